@@ -46,12 +46,11 @@ def _max_forward(x, kh, kw, sh, sw, top, left, z, winner, labels, use_labels):
 
 @kernel
 def _max_transpose(s, winner, kh, kw, sh, sw, top, left, c):
-    n, h, w, channels = c.shape
     c[...] = 0
-    for b in range(n):
+    for b in range(c.shape[0]):
         for r in range(s.shape[1]):
             for q in range(s.shape[2]):
-                for k in range(channels):
+                for k in range(c.shape[3]):
                     p = np.int64(winner[b, r, q, k])
                     c[b, r * sh + p // kw - top, q * sw + p % kw - left, k] += s[b, r, q, k]
 
