@@ -1,0 +1,151 @@
+"""Convolutions and their transposes: the one place that chooses an algorithm and calls its kernels.
+
+Arrays are NHWC and C-contiguous, kernels HWIO. Nothing is checked here: `nplrp.layers` does.
+Results depend on shapes, dtype, weights and inputs, never on threads, batch, vector width or what ran before.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nplrp.kernels import direct, packing
+from nplrp.kernels.epilogue import BIAS, RATIO, RATIOS, RELU, STORE, TIMES, Epilogue
+from nplrp.kernels.geometry import Geometry, Problem
+from nplrp.kernels.microkernel import SLAB
+
+__all__ = ["Geometry", "Packed", "algorithm", "conv_forward", "conv_transpose", "pack"]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Weights prepared for the kernels, by `pack`.
+
+    Attributes
+    ----------
+    problem : Problem
+    algorithm : str
+        ``"winograd"`` or ``"direct"``.
+    terms : int
+        How many inputs are convolved and summed.
+    blocks : ndarray
+        The weights in the kernels' own order.
+    """
+
+    problem: Problem
+    algorithm: str
+    terms: int
+    blocks: np.ndarray
+
+
+def algorithm(geometry: Geometry, dtype) -> str:
+    """Return the algorithm for a convolution and its transpose: a fixed function of shape and dtype."""
+    return "direct"
+
+
+def pack(w, geometry, transposed=False, changes=((1.0, 1.0),), dtype=None, algorithm=None, threads=1) -> Packed:
+    """Prepare weights for `conv_forward`, or for `conv_transpose`.
+
+    Parameters
+    ----------
+    w : ndarray [kh, kw, cin, cout]
+        float32 or float64; may be read-only and memory-mapped.
+    geometry : Geometry
+    transposed : bool
+        For `conv_transpose`.
+    changes : sequence of (float, float)
+        One (p, n) per term: the term's weights are p * max(w, 0) + n * min(w, 0).
+    dtype : numpy dtype, optional
+        That of the computation; default: that of `w`.
+    algorithm : {"direct", "winograd"}, optional
+        Default: `algorithm(geometry, dtype)`.
+    threads : int
+    """
+    dtype = np.dtype(dtype or w.dtype)
+    name = algorithm or globals()["algorithm"](geometry, dtype)
+    problem = geometry.problem(transposed)
+    factors = np.array(changes, dtype)
+    slabs = -(-problem.cout // SLAB)
+    blocks = _scratch(slabs * packing.direct_slab_size(problem, len(changes)), dtype)
+    packing.pack_direct(problem, _read_only(w), transposed, factors, blocks, threads)
+    return Packed(problem, name, len(changes), _read_only(blocks))
+
+
+def conv_forward(x, packed, bias, relu, out, x2=None, packed2=None, bias2=None, out2=None, threads=1):
+    """Convolve: out = f(sum over terms conv(x_t, w_t) + bias), f the ReLU or nothing.
+
+    Parameters
+    ----------
+    x, x2 : ndarray [n, height, width, cin]
+        The inputs of the terms.
+    packed : Packed
+    bias : ndarray [cout]
+        Added once, to the finished sum.
+    relu : bool
+        A NaN passes the ReLU.
+    out : ndarray [n, out_height, out_width, cout]
+        Overwritten.
+    packed2, bias2, out2 : optional
+        A second convolution of the same inputs, stored without ReLU.
+    threads : int
+    """
+    _run(x, x2, packed, _epilogue(RELU if relu else BIAS, out, bias=bias), threads)
+    if packed2 is not None:
+        _run(x, x2, packed2, _epilogue(BIAS, out2, bias=bias2), threads)
+
+
+def conv_transpose(
+    s, packed, out, s2=None, a=None, z=None, eps=0.0, signed=False, out2=None, z2=None, weights=(1.0, 1.0), threads=1
+):
+    """Carry back: c = sum over terms of the transpose of conv applied to s_t, and what the next layer needs of it.
+
+    Parameters
+    ----------
+    s, s2 : ndarray [n, out_height, out_width, cout]
+        The inputs of the terms.
+    packed : Packed
+        Made with ``transposed=True``.
+    out : ndarray [n, height, width, cin]
+        Overwritten: c; with `a` R = a * c; with `a` and `z` R / stab(z).
+    a, z : ndarray [n, height, width, cin], optional
+    eps : float
+        stab(z) = z + eps, or, if `signed`, z + eps * sign(z) with sign(0) = +1.
+    out2, z2 : ndarray [n, height, width, cin], optional
+        With them out = (alpha * R) / stab(z) and out2 = (beta * R) / stab(z2).
+    weights : (float, float)
+        alpha and beta.
+    threads : int
+    """
+    mode = STORE if a is None else TIMES if z is None else RATIO if z2 is None else RATIOS
+    _run(s, s2, packed, _epilogue(mode, out, None, a, z, z2, out2, eps, signed, weights), threads)
+
+
+def _epilogue(mode, out, bias=None, a=None, z=None, z2=None, out2=None, eps=0.0, signed=False, weights=(1.0, 1.0)):
+    number = out.dtype.type
+    unused = np.empty(0, out.dtype)
+    inputs = [_flat(unused if v is None else v) for v in (bias, a, z, z2)]
+    outputs = [out.reshape(-1), (unused if out2 is None else out2).reshape(-1)]
+    below = -eps if signed else eps
+    return Epilogue(mode, *inputs, *outputs, number(eps), number(below), number(weights[0]), number(weights[1]))
+
+
+def _run(x, x2, packed, epilogue, threads):
+    second = _flat(x if x2 is None else x2)
+    direct.convolve(packed.problem, x.shape[0], _flat(x), second, packed.terms, packed.blocks, epilogue, threads)
+
+
+def _flat(array):
+    return _read_only(array).reshape(-1)
+
+
+def _read_only(array):
+    """Return a plain view that can't be written: one type for Numba, whether the array was mapped from a file or not."""
+    view = np.require(array, requirements="A").view(np.ndarray)
+    view.flags.writeable = False
+    return view
+
+
+def _scratch(size, dtype):
+    """Return an uninitialised flat array that starts on a cache line."""
+    whole = np.empty(size * dtype.itemsize + 64, np.uint8)
+    start = -whole.ctypes.data % 64
+    return whole[start : start + size * dtype.itemsize].view(dtype)

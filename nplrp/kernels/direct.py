@@ -1,0 +1,133 @@
+"""Direct convolution: any kernel, stride, dilation and padding, and the transposes of all these.
+
+A thread copies a strip of input rows into a scratch in which zeros stand for everything outside the image, channels come
+in blocks of 16 and the columns that a stride skips are sorted apart, so that the pixels of an output row are neighbours
+under every tap. The taps are then a table of offsets for the microkernel.
+
+Order per output element: term by term, then kernel rows, kernel columns, input channels ascending, each product fused
+into the sum; padding takes part as exact zeros.
+"""
+
+import numpy as np
+from numba import prange
+
+from nplrp.kernels.epilogue import finish_pixels
+from nplrp.kernels.microkernel import BLOCK, ROW_STEP, SLAB, multiply
+from nplrp.kernels.parallel import kernel, parallel_kernel
+
+_STRIP_NUMBERS = 65536  # a quarter of a megabyte of float32: half of a usual second-level cache
+
+
+@kernel
+def blocking(channels):
+    """Return into how many blocks the channels fall, and how many (a multiple of 4, at most 16) are in each."""
+    blocks = max((channels + BLOCK - 1) // BLOCK, 1)
+    depth = ((channels + blocks - 1) // blocks + 3) // 4 * 4
+    return blocks, max(depth, 4)
+
+
+@kernel
+def _strip_columns(p):
+    """Return the scratch columns of one stride phase."""
+    pixels = (p.out_width + ROW_STEP - 1) // ROW_STEP * ROW_STEP
+    return ((pixels - 1) * p.stride_w + (p.kernel_w - 1) * p.dilation_w) // p.stride_w + 1
+
+
+@kernel
+def _fill_strip(p, x, x_from, first_row, rows, strip, strip_from):
+    """Copy the (dilated, padded) input rows first_row ... first_row + rows - 1 to [block][row][phase][column][16]."""
+    blocks, depth = blocking(p.cin)
+    columns = _strip_columns(p)
+    for block in range(blocks):
+        c0 = block * depth
+        count = min(depth, p.cin - c0)
+        for r in range(rows):
+            y = first_row + r
+            row_inside = y >= 0 and y % p.up_h == 0 and y // p.up_h < p.height
+            row_from = x_from + (y // p.up_h) * p.width * p.cin + c0
+            for phase in range(p.stride_w):
+                to = strip_from + ((block * rows + r) * p.stride_w + phase) * columns * BLOCK
+                for i in range(columns):
+                    q = phase + i * p.stride_w - p.left
+                    if row_inside and q >= 0 and q % p.up_w == 0 and q // p.up_w < p.width:
+                        pixel = row_from + (q // p.up_w) * p.cin
+                        if count == BLOCK:
+                            for c in range(BLOCK):
+                                strip[to + i * BLOCK + c] = x[pixel + c]
+                        else:
+                            for c in range(count):
+                                strip[to + i * BLOCK + c] = x[pixel + c]
+                            for c in range(count, BLOCK):
+                                strip[to + i * BLOCK + c] = 0
+                    else:
+                        for c in range(BLOCK):
+                            strip[to + i * BLOCK + c] = 0
+
+
+@kernel
+def _share(thread, threads, p, images, x, x2, terms, weights, e):
+    """Do one thread's share: of all (image, strip of rows, group of slabs)."""
+    blocks, depth = blocking(p.cin)
+    columns = _strip_columns(p)
+    row_size = p.stride_w * columns * BLOCK
+    reach = (p.kernel_h - 1) * p.dilation_h + 1
+    fit = _STRIP_NUMBERS // (blocks * row_size * terms)
+    strip_rows = max(1, min(p.out_height, (fit - reach) // p.stride_h + 1))
+    strips = (p.out_height + strip_rows - 1) // strip_rows
+    slabs = (p.cout + SLAB - 1) // SLAB
+    groups = max(1, min(slabs, 2 * threads // max(1, images * strips)))
+    strip_in = (strip_rows - 1) * p.stride_h + reach
+    taps = p.kernel_h * p.kernel_w
+    pixels = (p.out_width + ROW_STEP - 1) // ROW_STEP * ROW_STEP
+
+    strip = np.empty(terms * blocks * strip_in * row_size, x.dtype)
+    sums = np.empty(pixels * SLAB, x.dtype)
+    offsets = np.empty(terms * taps * blocks, np.int64)
+    slab_size = terms * taps * blocks * depth * SLAB
+    tasks = images * strips * groups
+    for task in range(tasks * thread // threads, tasks * (thread + 1) // threads):
+        image, s, group = task // (strips * groups), task // groups % strips, task % groups
+        first = s * strip_rows
+        rows = min(strip_rows, p.out_height - first)
+        rows_in = (rows - 1) * p.stride_h + reach
+        term_size = blocks * rows_in * row_size
+        image_from = image * p.height * p.width * p.cin
+        _fill_strip(p, x, image_from, first * p.stride_h - p.top, rows_in, strip, 0)
+        if terms == 2:
+            _fill_strip(p, x2, image_from, first * p.stride_h - p.top, rows_in, strip, term_size)
+        k = 0
+        for term in range(terms):
+            for i in range(p.kernel_h):
+                for j in range(p.kernel_w):
+                    column = j * p.dilation_w
+                    tap = i * p.dilation_h * row_size + (column % p.stride_w * columns + column // p.stride_w) * BLOCK
+                    for block in range(blocks):
+                        offsets[k] = term * term_size + block * rows_in * row_size + tap
+                        k += 1
+        for slab in range(slabs * group // groups, slabs * (group + 1) // groups):
+            channels = min(SLAB, p.cout - slab * SLAB)
+            for r in range(rows):
+                multiply(pixels, channels, strip, r * p.stride_h * row_size, offsets, k, depth, weights, slab * slab_size, sums, 0)
+                o_from = ((image * p.out_height + first + r) * p.out_width) * p.cout + slab * SLAB
+                finish_pixels(e, sums, 0, p.out_width, channels, slab * SLAB, o_from, p.cout)
+
+
+@parallel_kernel
+def convolve(p, images, x, x2, terms, weights, e, threads):
+    """Convolve `images` images with packed weights.
+
+    Parameters
+    ----------
+    p : Problem
+    images : int
+    x, x2 : ndarray, flat
+        The inputs of the first and second term, [images, height, width, cin]; `x2` counts only if `terms` is 2.
+    terms : int
+    weights : ndarray, flat
+        From `packing.pack_direct`.
+    e : Epilogue
+    threads : int
+        The work is split over image strips and output channels, never over a sum.
+    """
+    for thread in prange(threads):
+        _share(thread, threads, p, images, x, x2, terms, weights, e)

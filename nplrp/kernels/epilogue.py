@@ -1,0 +1,137 @@
+"""What happens to a finished sum on its way to the output array: the last line of every convolution kernel.
+
+======== ===================================================================================================
+STORE    out = v
+BIAS     out = v + bias
+RELU     out = y if not y < 0 else 0, with y = v + bias; a NaN stays a NaN
+TIMES    out = a * v
+RATIO    out = (a * v) / stab(z)
+RATIOS   out = (alpha * (a * v)) / stab(z), out2 = (beta * (a * v)) / stab(z2)
+======== ===================================================================================================
+
+with stab(z) = z + eps, or z + eps * sign(z) where sign(0) = +1: the operations, their order and so the bits are those of
+the page `R = a * c; s = R / stab(z)` in `nplrp.lrp`.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+from nplrp.kernels.microkernel import SLAB
+from nplrp.kernels.parallel import kernel
+from nplrp.kernels.simd import Assembler, lanes_of
+
+STORE, BIAS, RELU, TIMES, RATIO, RATIOS = range(6)
+_LANES_32, _LANES_64 = lanes_of(types.float32), lanes_of(types.float64)
+
+
+class Epilogue(NamedTuple):
+    """The operands of an epilogue: flat arrays (`a`, `z`, `z2`, `out`, `out2` of the shape of the output) and scalars.
+
+    `below` is what stab adds to a negative z: eps, or -eps if the stabiliser follows the sign.
+    """
+
+    mode: int
+    bias: np.ndarray
+    a: np.ndarray
+    z: np.ndarray
+    z2: np.ndarray
+    out: np.ndarray
+    out2: np.ndarray
+    eps: float
+    below: float
+    alpha: float
+    beta: float
+
+
+def _make_finish(lanes=None):
+    """Return an intrinsic that finishes `lanes` sums at v[v_from] and writes them to out[o_from]."""
+
+    @intrinsic
+    def finish(typing, mode, v, v_from, bias, b_from, a, z, z2, out, out2, o_from, eps, below, alpha, beta):
+        dtype = v.dtype
+        whole = types.int64
+        signature = types.void(whole, v, whole, bias, whole, a, z, z2, out, out2, whole, dtype, dtype, dtype, dtype)
+
+        def emit(context, builder, signature, args):
+            asm = Assembler(context, builder, signature, args, dtype, lanes or lanes_of(dtype))
+            mode, v_from, b_from, o_from = args[0], args[2], args[4], args[10]
+            eps, below, alpha, beta = (asm.splat(number) for number in args[11:])
+            sums = asm.load(asm.array(1, v_from))
+
+            def operand(position):
+                return asm.load(asm.array(position, o_from))
+
+            def stabilised(position):
+                z = operand(position)
+                return asm.add(z, asm.select(asm.below_zero(z), below, eps))
+
+            def biased():
+                return asm.add(sums, asm.load(asm.array(3, b_from)))
+
+            def relu():
+                y = biased()
+                return asm.select(asm.below_zero(y), asm.constant(0.0), y)
+
+            def times():
+                return asm.mul(operand(5), sums)
+
+            def ratios():
+                relevance = times()
+                asm.store(asm.div(asm.mul(beta, relevance), stabilised(7)), asm.array(9, o_from))
+                return asm.div(asm.mul(alpha, relevance), stabilised(6))
+
+            formulas = {BIAS: biased, RELU: relu, TIMES: times, RATIO: lambda: asm.div(times(), stabilised(6)), RATIOS: ratios}
+            store, done = builder.append_basic_block("store"), builder.append_basic_block("done")
+            switch = builder.switch(mode, store)
+            for number, formula in formulas.items():
+                block = builder.append_basic_block(f"mode{number}")
+                switch.add_case(ir.Constant(mode.type, number), block)
+                builder.position_at_end(block)
+                asm.store(formula(), asm.array(8, o_from))
+                builder.branch(done)
+            builder.position_at_end(store)
+            asm.store(sums, asm.array(8, o_from))
+            builder.branch(done)
+            builder.position_at_end(done)
+            return context.get_dummy_value()
+
+        return signature, emit
+
+    return finish
+
+
+_finish_vector, _finish_number = _make_finish(), _make_finish(1)
+
+
+@kernel
+def finish_pixels(e, v, v_from, pixels, channels, first_channel, o_from, o_step):
+    """Finish a row of pixels.
+
+    Parameters
+    ----------
+    e : Epilogue
+    v : ndarray, flat
+        The sums [pixels, 32], from `v_from` on.
+    pixels, channels : int
+        How many; at most 32 channels.
+    first_channel : int
+        Where the bias of the first of them is.
+    o_from, o_step : int
+        Where the first pixel's first channel is in the output, and the distance between pixels there.
+    """
+    lanes = _LANES_32 if v.itemsize == 4 else _LANES_64
+    whole = channels // lanes * lanes
+    for p in range(pixels):
+        vp, op = v_from + p * SLAB, o_from + p * o_step
+        for c in range(0, whole, lanes):
+            _finish_vector(
+                e.mode, v, vp + c, e.bias, first_channel + c, e.a, e.z, e.z2, e.out, e.out2, op + c, e.eps, e.below, e.alpha, e.beta
+            )
+        for c in range(whole, channels):
+            _finish_number(
+                e.mode, v, vp + c, e.bias, first_channel + c, e.a, e.z, e.z2, e.out, e.out2, op + c, e.eps, e.below, e.alpha, e.beta
+            )

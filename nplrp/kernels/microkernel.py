@@ -1,0 +1,169 @@
+"""The microkernel: a small block of outputs held in registers while the products run past.
+
+`multiply` is the inner loop of every convolution here, direct or Winograd. For `rows` pixels and 32 columns (output
+channels) it computes
+
+    C[m, n] = sum over blocks b, k < depth of A[offsets[b] + 16 m + k] * B[(b * depth + k), n]
+
+as one chain of fused multiply-adds per element, k ascending, starting from +0. The offset table lets the same loop walk
+the taps of a convolution or the channel blocks of a matrix product. Which pixels and columns share registers is a
+matter of speed only: no chain is ever split.
+"""
+
+import numpy as np
+from llvmlite import ir
+from numba import njit
+from numba.core import types
+from numba.extending import intrinsic
+
+from nplrp.kernels.simd import VECTOR_BITS, Assembler, lanes_of
+
+#: Channels in a block of A: the distance from one pixel to the next.
+BLOCK = 16
+#: Columns of a slab of B and of C, the same on every CPU.
+SLAB = 32
+#: Pixels come in even numbers; a caller pads.
+ROW_STEP = 2
+#: Most pixels (and vectors of columns) that the register file holds: 28, 12 and 24 accumulators.
+MAX_ROWS, VECTORS = {512: (14, 2), 256: (6, 2), 128: (6, 4)}[VECTOR_BITS]
+_UNROLL = 4
+
+
+def make_microkernel(rows, vectors=VECTORS, lanes=None):
+    """Return an intrinsic for `rows` pixels and `vectors * lanes` columns; nothing is emitted for more rows than fit.
+
+    Parameters
+    ----------
+    rows, vectors : int
+    lanes : int, optional
+        Default: the vector width of the target. `lanes=1` is the scalar twin, with the same bits.
+    """
+
+    @intrinsic
+    def microkernel(typing, a, a_from, offsets, blocks, depth, b, b_from, c, c_from):
+        dtype = a.dtype
+        whole = types.int64
+        signature = types.void(a, whole, offsets, whole, whole, b, whole, c, whole)
+
+        def emit(context, builder, signature, args):
+            if rows <= MAX_ROWS:
+                asm = Assembler(context, builder, signature, args, dtype, lanes or lanes_of(dtype))
+                _emit(asm, args, rows, vectors)
+            return context.get_dummy_value()
+
+        return signature, emit
+
+    return microkernel
+
+
+def _emit(asm, args, rows, vectors):
+    _, a_from, _, blocks, depth, _, b_from, _, c_from = args
+    builder, index = asm.builder, ir.IntType(64)
+    cells = [(m, v) for m in range(rows) for v in range(vectors)]
+    a, table, b, c = asm.array(0, a_from), asm.array(2, 0, index), asm.array(5, b_from), asm.array(7, c_from)
+    before = builder.block
+    over_blocks, over_depth, next_block, done = (builder.function.append_basic_block(n) for n in ("blocks", "depth", "next", "done"))
+    builder.branch(over_blocks)
+
+    builder.position_at_end(over_blocks)
+    block, b_block = builder.phi(index), builder.phi(b.type)
+    sums_block = {cell: builder.phi(asm.vector) for cell in cells}
+    block.add_incoming(ir.Constant(index, 0), before)
+    b_block.add_incoming(b, before)
+    for cell in cells:
+        sums_block[cell].add_incoming(asm.constant(0.0), before)
+    a_block = asm.step(a, asm.number(asm.step(table, block, index), index))
+    builder.branch(over_depth)
+
+    builder.position_at_end(over_depth)
+    k, b_k = builder.phi(index), builder.phi(b.type)
+    sums = {cell: builder.phi(asm.vector) for cell in cells}
+    k.add_incoming(ir.Constant(index, 0), over_blocks)
+    b_k.add_incoming(b_block, over_blocks)
+    for cell in cells:
+        sums[cell].add_incoming(sums_block[cell], over_blocks)
+    now, a_k = dict(sums), asm.step(a_block, k)
+    for u in range(_UNROLL):
+        columns = [asm.load(asm.step(b_k, u * SLAB + v * asm.lanes)) for v in range(vectors)]
+        for m in range(rows):
+            pixel = asm.splat(asm.number(asm.step(a_k, m * BLOCK + u)))
+            for v in range(vectors):
+                now[m, v] = asm.fma(pixel, columns[v], now[m, v])
+    k_next, b_next = builder.add(k, ir.Constant(index, _UNROLL)), asm.step(b_k, _UNROLL * SLAB)
+    k.add_incoming(k_next, over_depth)
+    b_k.add_incoming(b_next, over_depth)
+    for cell in cells:
+        sums[cell].add_incoming(now[cell], over_depth)
+    builder.cbranch(builder.icmp_signed("<", k_next, depth), over_depth, next_block)
+
+    builder.position_at_end(next_block)
+    block_next = builder.add(block, ir.Constant(index, 1))
+    block.add_incoming(block_next, next_block)
+    b_block.add_incoming(b_next, next_block)
+    for cell in cells:
+        sums_block[cell].add_incoming(now[cell], next_block)
+    builder.cbranch(builder.icmp_signed("<", block_next, blocks), over_blocks, done)
+
+    builder.position_at_end(done)
+    for m, v in cells:
+        asm.store(now[m, v], asm.step(c, m * SLAB + v * asm.lanes))
+
+
+_rows_2, _rows_4, _rows_6, _rows_8 = (make_microkernel(n) for n in (2, 4, 6, 8))
+_rows_10, _rows_12, _rows_14 = (make_microkernel(n) for n in (10, 12, 14))
+_COLUMNS_32, _COLUMNS_64 = VECTORS * VECTOR_BITS // 32, VECTORS * VECTOR_BITS // 64
+
+
+@njit(cache=True, nogil=True)
+def multiply(rows, columns, a, a_from, offsets, blocks, depth, b, b_from, c, c_from):
+    """Write the products of `rows` pixels (even) with the first `columns` (at most 32) columns of a slab to C.
+
+    Columns are rounded up to what the registers hold: C and B always have 32.
+
+    Parameters
+    ----------
+    rows, columns : int
+    a, b, c : ndarray, flat
+    a_from, b_from, c_from : int
+        Where the block starts in each of them.
+    offsets : ndarray of int64
+        Where each of the `blocks` blocks of channels starts in `a`, relative to `a_from`.
+    depth : int
+        Channels in a block that count: a multiple of 4, at most 16.
+    """
+    step = _COLUMNS_32 if a.itemsize == 4 else _COLUMNS_64
+    calls = (rows + MAX_ROWS - 1) // MAX_ROWS
+    pairs = rows // ROW_STEP
+    for n in range(0, columns, step):
+        bn, cn = b_from + n, c_from + n
+        for i in range(calls):
+            m = pairs * i // calls * ROW_STEP
+            count = pairs * (i + 1) // calls * ROW_STEP - m
+            am, cm = a_from + m * BLOCK, cn + m * SLAB
+            if count == 6:
+                _rows_6(a, am, offsets, blocks, depth, b, bn, c, cm)
+            elif count == 4:
+                _rows_4(a, am, offsets, blocks, depth, b, bn, c, cm)
+            elif count == 2:
+                _rows_2(a, am, offsets, blocks, depth, b, bn, c, cm)
+            elif count == 14:
+                _rows_14(a, am, offsets, blocks, depth, b, bn, c, cm)
+            elif count == 12:
+                _rows_12(a, am, offsets, blocks, depth, b, bn, c, cm)
+            elif count == 10:
+                _rows_10(a, am, offsets, blocks, depth, b, bn, c, cm)
+            elif count == 8:
+                _rows_8(a, am, offsets, blocks, depth, b, bn, c, cm)
+
+
+def multiply_loops(a, offsets, depth, b, rows, columns):
+    """The definition of `multiply` as plain loops, for the tests: returns C [rows, columns] in the dtype of `a`.
+
+    Python has no fused multiply-add, so the sums agree with the kernel to rounding only.
+    """
+    c = np.zeros((rows, columns), a.dtype)
+    for m in range(rows):
+        for block, start in enumerate(offsets):
+            for k in range(depth):
+                c[m] += a[start + m * BLOCK + k] * b[block * depth + k, :columns]
+    return c

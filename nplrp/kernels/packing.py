@@ -1,0 +1,63 @@
+"""Weights in the order in which the kernels read them: slabs of 32 output channels.
+
+A `change` (p, n) stands for the weights p * max(w, 0) + n * min(w, 0): (1, 1) is w, (1, 0) is w+, (0, 1) is w- and
+(1 + gamma, 1) the gamma rule's. It is made here, on the way, so that no rule needs another copy of a layer's weights.
+"""
+
+import numpy as np
+from numba import prange
+
+from nplrp.kernels.direct import blocking
+from nplrp.kernels.microkernel import SLAB
+from nplrp.kernels.parallel import kernel, parallel_kernel
+
+
+@kernel
+def direct_slab_size(p, terms):
+    """Return how many numbers a slab of direct weights has."""
+    blocks, depth = blocking(p.cin)
+    return terms * p.kernel_h * p.kernel_w * blocks * depth * SLAB
+
+
+@kernel
+def _direct_slab(p, w, transposed, changes, slab, packed):
+    """Write one slab, [term][kernel row][kernel column][channel, zero-padded][32]."""
+    blocks, depth = blocking(p.cin)
+    size = direct_slab_size(p, changes.shape[0])
+    packed[slab * size : (slab + 1) * size] = 0
+    count = min(SLAB, p.cout - slab * SLAB)
+    to = slab * size
+    for term in range(changes.shape[0]):
+        positive, negative = changes[term, 0], changes[term, 1]
+        for i in range(p.kernel_h):
+            for j in range(p.kernel_w):
+                for c in range(p.cin):
+                    for n in range(count):
+                        if transposed:
+                            v = packed.dtype.type(w[p.kernel_h - 1 - i, p.kernel_w - 1 - j, slab * SLAB + n, c])
+                        else:
+                            v = packed.dtype.type(w[i, j, c, slab * SLAB + n])
+                        packed[to + c * SLAB + n] = v * (positive if v > 0 else negative)
+                to += blocks * depth * SLAB
+
+
+@parallel_kernel
+def pack_direct(p, w, transposed, changes, packed, threads):
+    """Pack HWIO weights for `direct.convolve`.
+
+    Parameters
+    ----------
+    p : Problem
+    w : ndarray [kh, kw, i, o]
+    transposed : bool
+        Turn the kernel round and swap its channels.
+    changes : ndarray [terms, 2]
+        One change (p, n) per term.
+    packed : ndarray, flat
+        `direct_slab_size` numbers for every 32 output channels.
+    threads : int
+    """
+    slabs = (p.cout + SLAB - 1) // SLAB
+    for thread in prange(threads):
+        for slab in range(slabs * thread // threads, slabs * (thread + 1) // threads):
+            _direct_slab(p, w, transposed, changes, slab, packed)

@@ -1,0 +1,120 @@
+"""Vectors for the kernels: how wide they are on this target, and a small assembler for LLVM vector code.
+
+A kernel that must run at the speed of the machine is written as a Numba `intrinsic` that emits LLVM IR with explicit
+vector types. Lanes never talk to each other, so an output element sees the same operations in the same order whether
+it sits in a vector of 1, 4, 8 or 16 lanes: the width changes the speed and never a bit.
+"""
+
+import re
+
+import llvmlite.binding as llvm
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.core.registry import cpu_target
+
+_I32, _I64 = ir.IntType(32), ir.IntType(64)
+_PROBE = """
+define <16 x float> @probe(<16 x float> %x, <16 x float> %y, <16 x float> %z) {
+  %r = call <16 x float> @llvm.fma.v16f32(<16 x float> %x, <16 x float> %y, <16 x float> %z)
+  ret <16 x float> %r
+}
+declare <16 x float> @llvm.fma.v16f32(<16 x float>, <16 x float>, <16 x float>)
+"""
+
+
+def _vector_bits() -> int:
+    """Return the width in bits of the widest fused multiply-add of the CPU that Numba compiles for.
+
+    Asks the compiler instead of the host, so NUMBA_CPU_NAME and NUMBA_CPU_FEATURES are honoured.
+    """
+    codegen = cpu_target.target_context.codegen()
+    target = llvm.Target.from_triple(llvm.get_process_triple())
+    machine = target.create_target_machine(cpu=codegen._get_host_cpu_name(), features=codegen._tm_features, opt=2)
+    assembly = machine.emit_assembly(llvm.parse_assembly(_PROBE))
+    for register, bits in (("zmm", 512), ("ymm", 256)):
+        if re.search(rf"vfm.*{register}", assembly):
+            return bits
+    return 128
+
+
+#: Width of a vector register, in bits: 512 (AVX-512), 256 (AVX2) or 128 (NEON, SSE).
+VECTOR_BITS = _vector_bits()
+
+
+def lanes_of(dtype: types.Float) -> int:
+    """Return how many numbers of a Numba float type fit into one vector."""
+    return VECTOR_BITS // dtype.bitwidth
+
+
+class Assembler:
+    """Emits vector code for the arrays that an intrinsic was given.
+
+    Parameters
+    ----------
+    context, builder, signature, args
+        What Numba hands to the code generator of an intrinsic.
+    dtype : numba.types.Float
+        Element type of the vectors.
+    lanes : int
+        Numbers in a vector; 1 gives the scalar twin of the same code.
+    """
+
+    def __init__(self, context, builder, signature, args, dtype, lanes):
+        self.context, self.builder, self.signature, self.args = context, builder, signature, args
+        self.element = ir.FloatType() if dtype.bitwidth == 32 else ir.DoubleType()
+        self.round = np.float32 if dtype.bitwidth == 32 else np.float64
+        self.bytes, self.lanes = dtype.bitwidth // 8, lanes
+        self.vector = ir.VectorType(self.element, lanes)
+        self.add, self.sub, self.mul, self.div = builder.fadd, builder.fsub, builder.fmul, builder.fdiv
+        self._fma = self._declare("llvm.fma", 3)
+
+    def _declare(self, name, arity):
+        suffix = f".v{self.lanes}f{8 * self.bytes}"
+        kind = ir.FunctionType(self.vector, [self.vector] * arity)
+        module = self.builder.module
+        return module.globals.get(name + suffix) or ir.Function(module, kind, name + suffix)
+
+    def array(self, position, offset, element=None):
+        """Return the address of element `offset` of the array at `position` among the arguments."""
+        data = self.context.make_array(self.signature.args[position])(self.context, self.builder, self.args[position]).data
+        return self.step(data, offset, element)
+
+    def step(self, pointer, offset, element=None):
+        """Return `pointer` moved on by `offset` elements."""
+        offset = ir.Constant(_I64, offset) if isinstance(offset, int) else offset
+        return self.builder.gep(pointer, [offset], inbounds=True, source_etype=element or self.element)
+
+    def load(self, pointer):
+        """Load a vector; the address needs no more alignment than one element."""
+        return self.builder.load(self.builder.bitcast(pointer, self.vector.as_pointer()), align=self.bytes, typ=self.vector)
+
+    def store(self, value, pointer):
+        """Store a vector; the address needs no more alignment than one element."""
+        self.builder.store(value, self.builder.bitcast(pointer, self.vector.as_pointer()), align=self.bytes)
+
+    def number(self, pointer, element=None):
+        """Load one number."""
+        return self.builder.load(pointer, typ=element or self.element)
+
+    def splat(self, number):
+        """Return a vector with `number` in every lane."""
+        undefined = ir.Constant(self.vector, ir.Undefined)
+        first = self.builder.insert_element(undefined, number, ir.Constant(_I32, 0))
+        return self.builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_I32, self.lanes), [0] * self.lanes))
+
+    def constant(self, number):
+        """Return a vector with `number`, rounded to the element type, in every lane."""
+        return ir.Constant(self.vector, [float(self.round(number))] * self.lanes)
+
+    def fma(self, x, y, z):
+        """Return x * y + z, rounded once."""
+        return self.builder.call(self._fma, [x, y, z])
+
+    def below_zero(self, x):
+        """Return per lane whether x < 0, which is false for a NaN."""
+        return self.builder.fcmp_ordered("<", x, self.constant(0.0))
+
+    def select(self, condition, yes, no):
+        """Return per lane `yes` where `condition` holds, else `no`."""
+        return self.builder.select(condition, yes, no)
