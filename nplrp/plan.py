@@ -1,0 +1,300 @@
+"""From a model and a composite to the list of steps that run: batch norms merged, weights checked and converted, a rule for each step.
+
+Batch normalisation is y = g x + h per channel, g = gamma / sqrt(variance + epsilon), h = beta - mean g. It is merged into the linear
+layer before it when nothing lies between, else into the dense layer (or the convolution without padding) that follows; where neither is exact
+it stays a linear step of its own, "scale". A merged batch norm passes relevance on as it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from nplrp import layers
+from nplrp.composites import Composite, composite_named
+from nplrp.errors import ModelError, NumericsError, RuleError
+from nplrp.model import Layer, Model, Shape, Window
+from nplrp.rules import Rule
+
+DTYPES = ("float32", "float64")
+ALGORITHMS = ("auto", "direct")
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One layer as it is computed.
+
+    Attributes
+    ----------
+    name : str
+        The layer's.
+    kind : str
+        ``conv``, ``dense``, ``scale``, ``avgpool`` (linear), ``maxpool``, or ``reshape``, ``pad``, ``identity``.
+    input_shape, output_shape : tuple of int
+        Without the batch axis.
+    activation : str
+        ``"linear"``, ``"relu"`` or ``"softmax"``.
+    window : Window or None
+    pads : (int, int, int, int) or None
+    weight, bias : ndarray or None
+        In the plan's dtype: HWIO, (in, out), or (channels,) of a scale. Linear steps always have a bias, zeros if the layer has none.
+    merged : bool
+        A batch norm that lives in a neighbour's weights.
+    algorithm : str
+        ``"auto"`` or ``"direct"``.
+    prepared : dict
+        Packed weights by change; filled on first use and shared by every plan of the model and dtype.
+    """
+
+    name: str
+    kind: str
+    input_shape: Shape
+    output_shape: Shape
+    activation: str = "linear"
+    window: Window | None = None
+    pads: tuple[int, int, int, int] | None = None
+    weight: np.ndarray | None = field(default=None, repr=False)
+    bias: np.ndarray | None = field(default=None, repr=False)
+    merged: bool = False
+    algorithm: str = "auto"
+    prepared: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Which rule with which constants runs on which step; prints itself.
+
+    Attributes
+    ----------
+    model : Model
+    composite : Composite
+    dtype : numpy.dtype
+    algorithm : str
+    steps : tuple of Step
+    rules : tuple of Rule
+        One for each step.
+    """
+
+    model: Model
+    composite: Composite
+    dtype: np.dtype
+    algorithm: str
+    steps: tuple[Step, ...]
+    rules: tuple[Rule, ...]
+
+    def __str__(self) -> str:
+        rows = [("layer", "kind", "rule")] + [
+            (step.name, step.kind, str(rule)) for step, rule in zip(self.steps, self.rules, strict=True)
+        ]
+        first, second = (max(len(row[i]) for row in rows) for i in (0, 1))
+        lines = [f"{a:<{first}}  {b:<{second}}  {c}" for a, b, c in rows]
+        return "\n".join([f"{self.composite.name} on {self.model.name}, {self.dtype}, start {self.composite.start}", *lines])
+
+
+def make_plan(model: Model, composite: str | Composite = "notebook", dtype: Any = "float32", algorithm: str = "auto") -> Plan:
+    """Choose a rule for each layer of a model and prepare its weights.
+
+    Parameters
+    ----------
+    model : Model
+    composite : str or Composite
+    dtype : "float32" or "float64"
+    algorithm : "auto" or "direct"
+        ``"direct"``: every convolution by its definition, also where a faster algorithm would run.
+
+    Raises
+    ------
+    RuleError
+        If the composite, dtype or algorithm is unknown, or a rule doesn't fit a layer.
+    ModelError
+        If the layers can't be explained as a chain.
+    NumericsError
+        If a weight is NaN or infinite.
+    """
+    composite = composite_named(composite)
+    dtype = check_dtype(dtype)
+    if algorithm not in ALGORITHMS:
+        raise RuleError(f"there is no algorithm {algorithm!r}; expected one of {', '.join(ALGORITHMS)}")
+    key = ("plan", composite, dtype.name, algorithm)
+    if key not in model._cache:
+        steps = make_steps(model, dtype, algorithm, merge=True)
+        rules = tuple(composite.rule_for(step.kind, step.name) for step in steps)
+        model._cache[key] = Plan(model, composite, dtype, algorithm, steps, rules)
+    plan: Plan = model._cache[key]
+    return plan
+
+
+def check_dtype(dtype: Any) -> np.dtype:
+    """Return the dtype to compute in.
+
+    Raises
+    ------
+    RuleError
+        If it is not float32 or float64.
+    """
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = None
+    if found is None or found.name not in DTYPES:
+        raise RuleError(f"there is no dtype {dtype!r} to compute in; expected {' or '.join(DTYPES)}")
+    return found
+
+
+def make_steps(model: Model, dtype: np.dtype, algorithm: str, merge: bool) -> tuple[Step, ...]:
+    """Return a model's layers as steps, with batch norms merged or (``merge=False``) each as a scale of its own."""
+    key = ("steps", dtype.name, algorithm, merge and any(layer.kind == "batchnorm" for layer in model))
+    if key not in model._cache:
+        check_weights(model)
+        steps = [_step(layer, algorithm) for layer in model.layers]
+        _check_softmax(steps)
+        if merge:
+            _merge_batch_norms(steps)
+        model._cache[key] = tuple(
+            dataclasses.replace(step, weight=_cast(step.weight, dtype), bias=_cast(step.bias, dtype)) for step in steps
+        )
+    made: tuple[Step, ...] = model._cache[key]
+    return made
+
+
+def check_weights(model: Model) -> None:
+    """Look for NaN and infinity in a model's weights, once for each model.
+
+    Raises
+    ------
+    NumericsError
+        Naming file, layer, array and index.
+    """
+    if model._cache.get("weights_checked"):
+        return
+    for layer in model:
+        for key, array in layer.arrays.items():
+            index = layers.first_nonfinite(array)
+            if index is not None:
+                raise NumericsError(
+                    f"{model.source or model.name}: layer {layer.name!r}: {key}{list(index)} is {array[index]}; "
+                    "weights must be finite: export the model again"
+                )
+    model._cache["weights_checked"] = True
+
+
+def _cast(array: np.ndarray | None, dtype: np.dtype) -> np.ndarray | None:
+    return None if array is None else np.ascontiguousarray(array, dtype=dtype)
+
+
+_KINDS = {
+    "conv": "conv",
+    "dense": "dense",
+    "maxpool": "maxpool",
+    "avgpool": "avgpool",
+    "global_maxpool": "maxpool",
+    "global_avgpool": "avgpool",
+    "flatten": "reshape",
+    "batchnorm": "scale",
+    "pad": "pad",
+    "input": "identity",
+    "activation": "identity",
+    "identity": "identity",
+}
+
+
+def _step(layer: Layer, algorithm: str) -> Step:
+    """Translate one layer; a batch norm becomes a scale."""
+    window = layer.window
+    if layer.kind.startswith("global_"):
+        size = (layer.input_shape[0], layer.input_shape[1])
+        window = Window(size=size, stride=size)
+    weight, bias = layer.arrays.get("kernel"), layer.arrays.get("bias")
+    if layer.kind == "batchnorm":
+        weight, bias = _scale_of(layer)
+    elif layer.kind == "avgpool" or layer.kind == "global_avgpool":
+        bias = np.zeros(layer.input_shape[-1])
+    elif weight is not None and bias is None:
+        bias = np.zeros(weight.shape[-1])
+    return Step(
+        name=layer.name,
+        kind=_KINDS[layer.kind],
+        input_shape=layer.input_shape,
+        output_shape=layer.output_shape,
+        activation=layer.activation,
+        window=window,
+        pads=layer.pads if layer.kind == "pad" else None,
+        weight=weight,
+        bias=bias,
+        algorithm=algorithm,
+    )
+
+
+def _scale_of(layer: Layer) -> tuple[np.ndarray, np.ndarray]:
+    """Return a batch norm's g and h, float64: y = g x + h."""
+    arrays = {key: np.asarray(array, dtype=np.float64) for key, array in layer.arrays.items()}
+    variance = arrays["variance"] + layer.epsilon
+    if not np.all(variance > 0):
+        worst = int(np.argmin(variance))
+        raise NumericsError(
+            f"layer {layer.name!r}: variance + epsilon is {variance[worst]:g} at channel {worst}; it must be > 0: export the model again"
+        )
+    g = arrays.get("gamma", 1.0) / np.sqrt(variance)
+    h = arrays.get("beta", 0.0) - arrays["mean"] * g
+    return np.asarray(g), np.asarray(h)
+
+
+def _check_softmax(steps: Sequence[Step]) -> None:
+    for i, step in enumerate(steps):
+        if step.activation == "softmax" and (len(step.output_shape) != 1 or any(_computes(later) for later in steps[i + 1 :])):
+            raise ModelError(
+                f"layer {step.name!r} has a softmax of shape {step.output_shape} inside the network; LRP is defined up to the logits, "
+                "so a softmax may only be the last thing that the model does, on a vector"
+            )
+
+
+def _computes(step: Step) -> bool:
+    return step.kind != "identity" or step.activation != "linear"
+
+
+def _merge_batch_norms(steps: list[Step]) -> None:
+    """Merge every scale into a neighbour where that is exact, in float64; the step itself becomes an identity."""
+    for i, step in enumerate(steps):
+        if step.kind != "scale" or step.weight is None or step.bias is None:
+            continue
+        g, h = step.weight, step.bias
+        before = next((j for j in range(i - 1, -1, -1) if _computes(steps[j])), None)
+        after = next((j for j in range(i + 1, len(steps)) if _computes(steps[j]) and steps[j].kind != "reshape"), None)
+        if before is not None and steps[before].kind in ("conv", "dense", "scale") and steps[before].activation == "linear":
+            j, (w, b) = before, _float64(steps[before])
+            merged = (w * g, b * g + h)
+        elif after is not None and step.activation == "linear" and steps[after].kind == "dense":
+            j, (w, b) = after, _float64(steps[after])
+            repeat = w.shape[0] // g.size  # behind a flatten the channels come again for every pixel
+            merged = (w * np.tile(g, repeat)[:, None], b + np.tile(h, repeat) @ w)
+        elif after is not None and step.activation == "linear" and steps[after].kind == "conv" and (not np.any(h) or not _padded(steps[after])):
+            j, (w, b) = after, _float64(steps[after])
+            merged = (w * g[:, None], b + np.einsum("ijkl,k->l", w, h))
+        else:
+            continue
+        steps[j] = dataclasses.replace(steps[j], weight=merged[0], bias=merged[1])
+        steps[i] = dataclasses.replace(step, kind="identity", weight=None, bias=None, merged=True)
+
+
+def _padded(step: Step) -> bool:
+    return step.window is None or any(step.window.pads(*step.input_shape[:2]))
+
+
+def _float64(step: Step) -> tuple[np.ndarray, np.ndarray]:
+    return np.asarray(step.weight, dtype=np.float64), np.asarray(step.bias, dtype=np.float64)
+
+
+def unit_name(index: Sequence[int]) -> str:
+    """Write a unit's place as the messages do: image, then row, column, channel or unit."""
+    image, *rest = index
+    return f"image {image}, unit {tuple(rest) if len(rest) > 1 else rest[0] if rest else 0}"
+
+
+def size_of(shape: Shape) -> int:
+    """Return the number of units of a shape."""
+    return math.prod(shape)

@@ -1,0 +1,111 @@
+"""Which output is explained: indices, class ids and class names; and labels of the outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nplrp.errors import ModelError
+from nplrp.model import Model
+
+
+class Label(NamedTuple):
+    """One output unit of one image.
+
+    Attributes
+    ----------
+    index : int
+    id, name : str
+        The class's id (ImageNet: its WordNet id) and description; the index as text where the model has no class names.
+    score : float
+        Softmax probability.
+    """
+
+    index: int
+    id: str
+    name: str
+    score: float
+
+
+def find_targets(model: Model, target: Any, images: int) -> np.ndarray | None:
+    """Return the index of the output to explain for each image, or None for the composite's default.
+
+    Parameters
+    ----------
+    model : Model
+    target : int, str, a sequence of them (one for each image), or None
+        A unit's index, a class id, or a class name (case, spaces and underscores don't matter).
+    images : int
+        Number of images.
+
+    Raises
+    ------
+    ModelError
+        If the model has no such output, or the name belongs to several.
+    """
+    if target is None:
+        return None
+    if isinstance(target, (str, int, np.integer)):
+        return np.full(images, find_target(model, target), dtype=np.int64)
+    targets = list(target)
+    if len(targets) != images:
+        raise ModelError(f"there are {len(targets)} targets for {images} images; give one target, or one for each image")
+    return np.array([find_target(model, each) for each in targets], dtype=np.int64)
+
+
+def find_target(model: Model, target: Any) -> int:
+    """Return the index of one output, given by index, class id or class name.
+
+    Raises
+    ------
+    ModelError
+        If there is no such output, or several.
+    """
+    units = model.output_shape[-1]
+    if isinstance(target, (int, np.integer)) and not isinstance(target, bool):
+        if not 0 <= target < units:
+            raise ModelError(f"there is no output {int(target)}; the model has {units} outputs, 0 to {units - 1}")
+        return int(target)
+    if not isinstance(target, str):
+        raise ModelError(f"a target is an index, a class id or a class name, not {target!r}")
+    classes = model.classes or ()
+    wanted = _plain(target)
+    found = [i for i, (id_, name) in enumerate(classes) if wanted in (_plain(id_), _plain(name))]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        choices = ", ".join(f"{classes[i][0]} (index {i})" for i in found)
+        raise ModelError(f"the class name {target!r} belongs to several outputs: {choices}; give the id or the index")
+    if target.strip().lstrip("-").isdigit():
+        return find_target(model, int(target))
+    if not classes:
+        raise ModelError(f"the model has no class names, so the target {target!r} can't be looked up; give an index from 0 to {units - 1}")
+    close = _similar(wanted, classes)
+    hint = f"; did you mean {close}?" if close else f"; its {units} classes start with {', '.join(name for _, name in classes[:4])}"
+    raise ModelError(f"the model has no class {target!r}{hint}")
+
+
+def labels_of(model: Model, probabilities: np.ndarray, top: int) -> list[Label]:
+    """Return the `top` outputs of one image with the largest scores, the first of equal ones first; probabilities [classes]."""
+    order = np.argsort(-probabilities, kind="stable")[: max(top, 0)]
+    return [label_of(model, int(i), float(probabilities[i])) for i in order]
+
+
+def label_of(model: Model, index: int, score: float) -> Label:
+    """Return the label of one output."""
+    id_, name = model.classes[index] if model.classes else (str(index), f"output {index}")
+    return Label(index, id_, name, score)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.replace("_", " ").replace("-", " ").lower().split())
+
+
+def _similar(wanted: str, classes: Sequence[tuple[str, str]]) -> str:
+    import difflib
+
+    names = {_plain(name): name for _, name in classes}
+    close = difflib.get_close_matches(wanted, names, n=3, cutoff=0.6) or [name for name in names if wanted in name][:3]
+    return ", ".join(names[name] for name in close)
