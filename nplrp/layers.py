@@ -14,6 +14,7 @@ import numpy as np
 from nplrp.rules import AS_IS, NOTHING, Clamp, Rule
 
 if TYPE_CHECKING:
+    from nplrp.kernels.conv import Packed
     from nplrp.plan import Step
 
 
@@ -37,12 +38,13 @@ def forward(step: Step, inputs: Sequence[np.ndarray], weights: Sequence[Clamp], 
         return choose(step, inputs[0])[0]
     z = np.empty((len(inputs[0]), *step.output_shape), inputs[0].dtype)
     b = changed_bias(step, bias)
-    if step.kind == "conv":
-        _conv_forward(step, inputs, weights, b, relu, z)
-        return z
-    from nplrp.kernels import dense, elementwise, pool
+    from nplrp.kernels import conv, dense, elementwise, pool
 
     nt = threads()
+    if step.kind == "conv":
+        second = inputs[1] if len(inputs) > 1 else None
+        conv.conv_forward(inputs[0], _packed(step, tuple(weights), False), b, relu, z, x2=second, threads=nt)
+        return z
     for t, (a, change) in enumerate(zip(inputs, weights, strict=True)):
         if step.kind == "dense":
             dense.dense_forward(a, step.weight, *change, z, t > 0, nt)
@@ -76,7 +78,7 @@ def transpose(step: Step, s: np.ndarray, weights: Sequence[Clamp], winner: np.nd
     -------
     list of ndarray [n, *input_shape]
     """
-    from nplrp.kernels import dense, elementwise, pool
+    from nplrp.kernels import conv, dense, elementwise, pool
 
     nt = threads()
     carried = []
@@ -85,7 +87,7 @@ def transpose(step: Step, s: np.ndarray, weights: Sequence[Clamp], winner: np.nd
         if step.kind == "maxpool":
             pool.max_transpose(_image(s, step), winner, *_window(step), c, nt)
         elif step.kind == "conv":
-            _conv_transpose(step, s, change, c)
+            conv.conv_transpose(s, _packed(step, (change,), True), c, threads=nt)
         elif step.kind == "dense":
             dense.dense_transpose(s, step.weight, *change, c, False, nt)
         elif step.kind == "avgpool":
@@ -235,6 +237,23 @@ def threads() -> int:
     return int(parallel.threads())
 
 
+def _packed(step: Step, changes: tuple[Clamp, ...], transposed: bool) -> Packed:
+    """Return a convolution's weights as the kernels want them, prepared once for each change."""
+    from nplrp.kernels import conv
+
+    key = (transposed, changes)
+    if key not in step.prepared:
+        window = step.window
+        assert window is not None and step.weight is not None
+        height, width, cin = step.input_shape
+        pads = window.pads(height, width)
+        geometry = conv.Geometry(height, width, cin, step.output_shape[2], window.size, window.stride, window.dilation, pads)
+        algorithm = "direct" if step.algorithm == "direct" else None
+        step.prepared[key] = conv.pack(step.weight, geometry, transposed, changes, algorithm=algorithm, threads=threads())
+    packed: Packed = step.prepared[key]
+    return packed
+
+
 def _image(x: np.ndarray, step: Step) -> np.ndarray:
     """View a pool's output with height and width, which a global pool may have dropped."""
     height, width = step.window.output_size(*step.input_shape[:2])  # type: ignore[union-attr]
@@ -252,27 +271,3 @@ def _window(step: Step) -> tuple[int, int, int, int, int, int]:
 def sums(x: np.ndarray) -> np.ndarray:
     """Return the sum over each image's units: [n, ...] -> [n] float64, accurate to rounding and in a fixed order."""
     return x.reshape(len(x), -1).sum(axis=1, dtype=np.float64)
-
-
-def _conv_forward(step, inputs, weights, b, relu, z):
-    w = step.window
-    t, bo, l, r = w.pads(*step.input_shape[:2])
-    z[...] = 0
-    for a, ch in zip(inputs, weights):
-        ap = np.pad(a, ((0, 0), (t, bo), (l, r), (0, 0)))
-        k = change_weight(step.weight, ch)
-        for i in range(w.size[0]):
-            for j in range(w.size[1]):
-                z += ap[:, i*w.dilation[0]:, j*w.dilation[1]:][:, :(z.shape[1]-1)*w.stride[0]+1:w.stride[0], :(z.shape[2]-1)*w.stride[1]+1:w.stride[1]] @ k[i, j]
-    z += b
-
-
-def _conv_transpose(step, s, change, c):
-    w = step.window
-    t, bo, l, r = w.pads(*step.input_shape[:2])
-    cp = np.zeros((len(c), c.shape[1]+t+bo, c.shape[2]+l+r, c.shape[3]), c.dtype)
-    k = change_weight(step.weight, change)
-    for i in range(w.size[0]):
-        for j in range(w.size[1]):
-            cp[:, i*w.dilation[0]:, j*w.dilation[1]:][:, :(s.shape[1]-1)*w.stride[0]+1:w.stride[0], :(s.shape[2]-1)*w.stride[1]+1:w.stride[1]] += s @ k[i, j].T
-    c[...] = cp[:, t:t+c.shape[1], l:l+c.shape[2]]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -104,6 +104,13 @@ class Ledger:
         """Relevance that arrived at the model's input, [n]."""
         return self.entries[-1].relevance_out
 
+    def as_rows(self) -> list[dict[str, Any]]:
+        """Return the sums over the images as JSON values, one dict for each layer."""
+        return [
+            {"layer": e.layer, "rule": e.rule, **{term: float(getattr(e, term).sum()) for term in (*TERMS, "residual")}}
+            for e in self.entries
+        ]
+
     def __str__(self) -> str:
         head = ("layer", "relevance in", "out", "bias", "epsilon", "dropped", "residual", "rule")
         rows = [head]
@@ -115,7 +122,9 @@ class Ledger:
         rows.append(("total", *(_number(v) for v in totals), ""))
         widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
         lines = [
-            "  ".join([f"{row[0]:<{widths[0]}}", *(f"{cell:>{w}}" for cell, w in zip(row[1:-1], widths[1:-1], strict=True)), row[-1]]).rstrip()
+            "  ".join(
+                [f"{row[0]:<{widths[0]}}", *(f"{cell:>{w}}" for cell, w in zip(row[1:-1], widths[1:-1], strict=True)), row[-1]]
+            ).rstrip()
             for row in rows
         ]
         images = len(self.start)

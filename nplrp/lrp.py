@@ -222,6 +222,24 @@ def forward(model: Model, x: np.ndarray, dtype: Any = "float32", algorithm: str 
     return {name: np.concatenate(arrays) for name, arrays in zip(names, zip(*traces, strict=True), strict=True)}
 
 
+def predict(model: Model, x: np.ndarray, top: int = 5, dtype: Any = "float32", algorithm: str = "auto") -> list[list[Label]]:
+    """Return for each image the `top` outputs with the largest softmax scores.
+
+    Parameters
+    ----------
+    model : Model
+    x : ndarray [n, *input_shape]
+    top : int
+    dtype, algorithm
+        As for `explain`.
+    """
+    dtype = check_dtype(dtype)
+    steps = make_steps(model, dtype, algorithm, merge=True)
+    x = _tensor(model, x, dtype)
+    logits = np.concatenate([run_forward(steps, x[chunk]).logits for chunk in _chunks(len(x))])
+    return [labels_of(model, scores, top) for scores in layers.softmax(logits)]
+
+
 @dataclass(frozen=True, eq=False)
 class Explanation:
     """What a decision was made of. Everything but the first six is computed when it is first asked for, with the same bits.

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -73,9 +73,7 @@ class Window:
         top, bottom, left, right = self.pads(height, width)
         rows, columns = (
             (n - (k - 1) * d - 1) // s + 1
-            for n, k, s, d in zip(
-                (height + top + bottom, width + left + right), self.size, self.stride, self.dilation, strict=True
-            )
+            for n, k, s, d in zip((height + top + bottom, width + left + right), self.size, self.stride, self.dilation, strict=True)
         )
         return rows, columns
 
@@ -122,6 +120,8 @@ class Layer:
         Of ``conv``, ``maxpool`` and ``avgpool``.
     pads : (int, int, int, int) or None
         Of ``pad``: rows and columns of zeros at top, bottom, left, right.
+    keepdims : bool
+        Of the global poolings: the output keeps its axes, (1, 1, C).
     epsilon : float
         Of ``batchnorm``: added to the variance.
     arrays : mapping of str to ndarray, float32
@@ -135,6 +135,7 @@ class Layer:
     activation: str = "linear"
     window: Window | None = None
     pads: tuple[int, int, int, int] | None = None
+    keepdims: bool = False
     epsilon: float = 0.0
     arrays: Mapping[str, np.ndarray] = field(default_factory=lambda: MappingProxyType({}), repr=False)
 
@@ -154,6 +155,7 @@ class Layer:
             "activation": self.activation,
             "window": window and [list(window.size), list(window.stride), list(window.dilation), window.padding],
             "pads": self.pads and list(self.pads),
+            "keepdims": self.keepdims,
             "epsilon": self.epsilon,
             "arrays": {key: list(a.shape) for key, a in sorted(self.arrays.items())},
         }
@@ -175,8 +177,6 @@ def chain(input_shape: Shape, layers: list[Layer], name: str = "model", **attrib
     ModelError
         If a layer doesn't fit the output of the one before it; the message names the layer and both shapes.
     """
-    import dataclasses
-
     shape, done = tuple(input_shape), []
     seen: set[str] = set()
     for layer in layers:
@@ -184,7 +184,7 @@ def chain(input_shape: Shape, layers: list[Layer], name: str = "model", **attrib
             raise ModelError(f"two layers are called {layer.name!r}; relevances are kept by name, so rename one of them")
         seen.add(layer.name)
         out = output_shape(layer, shape)
-        done.append(dataclasses.replace(layer, input_shape=shape, output_shape=out))
+        done.append(replace(layer, input_shape=shape, output_shape=out))
         shape = out
     return Model(name=name, input_shape=tuple(input_shape), layers=tuple(done), **attributes)
 
@@ -212,7 +212,7 @@ def output_shape(layer: Layer, shape: Shape) -> Shape:
     if layer.kind in ("maxpool", "avgpool"):
         return _fits(layer, shape, (*_window(layer).output_size(*shape[:2]), shape[2]))
     if layer.kind in ("global_maxpool", "global_avgpool"):
-        return _fits(layer, shape, (shape[2],))
+        return _fits(layer, shape, (1, 1, shape[2]) if layer.keepdims else (shape[2],))
     if layer.kind == "pad":
         top, bottom, left, right = layer.pads or (0, 0, 0, 0)
         return (shape[0] + top + bottom, shape[1] + left + right, shape[2])

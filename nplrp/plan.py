@@ -88,9 +88,7 @@ class Plan:
     rules: tuple[Rule, ...]
 
     def __str__(self) -> str:
-        rows = [("layer", "kind", "rule")] + [
-            (step.name, step.kind, str(rule)) for step, rule in zip(self.steps, self.rules, strict=True)
-        ]
+        rows = [("layer", "kind", "rule")] + [(step.name, step.kind, str(rule)) for step, rule in zip(self.steps, self.rules, strict=True)]
         first, second = (max(len(row[i]) for row in rows) for i in (0, 1))
         lines = [f"{a:<{first}}  {b:<{second}}  {c}" for a, b, c in rows]
         return "\n".join([f"{self.composite.name} on {self.model.name}, {self.dtype}, start {self.composite.start}", *lines])
@@ -272,7 +270,12 @@ def _merge_batch_norms(steps: list[Step]) -> None:
             j, (w, b) = after, _float64(steps[after])
             repeat = w.shape[0] // g.size  # behind a flatten the channels come again for every pixel
             merged = (w * np.tile(g, repeat)[:, None], b + np.tile(h, repeat) @ w)
-        elif after is not None and step.activation == "linear" and steps[after].kind == "conv" and (not np.any(h) or not _padded(steps[after])):
+        elif (
+            after is not None
+            and step.activation == "linear"
+            and steps[after].kind == "conv"
+            and (not np.any(h) or not _padded(steps[after]))
+        ):
             j, (w, b) = after, _float64(steps[after])
             merged = (w * g[:, None], b + np.einsum("ijkl,k->l", w, h))
         else:

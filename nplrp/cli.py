@@ -1,0 +1,319 @@
+"""The command line: `nplrp explain | predict | info | plan | demo | fetch`. Each command imports only what it needs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nplrp import __version__
+from nplrp.errors import ImageError, NplrpError, OutputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from nplrp.lrp import Explanation
+    from nplrp.model import Model
+
+#: Exit codes: everything went well; bad input, in one line on stderr; stopped by Ctrl-C.
+OK, BAD_INPUT, INTERRUPTED = 0, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    arguments = make_parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+        sys.stdout.flush()
+    except NplrpError as error:
+        message = " ".join(str(error).split())
+        print(f"nplrp: {message}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("nplrp: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader has gone (as in `nplrp info | head`): nothing is wrong, and nobody is left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    return OK
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="nplrp", description="Layer-wise Relevance Propagation of Keras networks without a framework: which pixels decided?"
+    )
+    parser.add_argument("--version", action="version", version=f"nplrp {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    weights = argparse.ArgumentParser(add_help=False)
+    weights.add_argument(
+        "--weights",
+        "-w",
+        metavar="FILE",
+        help="Keras weights or model (.h5, .keras); default: $NPLRP_WEIGHTS, then VGG16 in Keras's cache, then in ours",
+    )
+    numerics = argparse.ArgumentParser(add_help=False)
+    numerics.add_argument("--dtype", default="float32", help="float32 (default) or float64")
+    numerics.add_argument("--algorithm", default="auto", help="auto (default), or direct: every convolution by its definition")
+    image = argparse.ArgumentParser(add_help=False)
+    image.add_argument("images", nargs="+", metavar="IMAGE", help="image file")
+    image.add_argument("--resample", help="filter for the resize; default: the model's own (VGG: nearest, as in Keras)")
+    image.add_argument("--crop", action="store_true", default=None, help="resize the shorter side and cut out the centre")
+    rules = argparse.ArgumentParser(add_help=False)
+    rules.add_argument(
+        "--composite", "-c", default=None, metavar="NAME[,NAME...]", help="rules: notebook (default), zplus; several give a panel"
+    )
+
+    explain = commands.add_parser(
+        "explain",
+        parents=[image, weights, rules, numerics],
+        help="top-5 labels and a heatmap",
+        description="Explain decisions about images.",
+    )
+    explain.add_argument("--target", "-t", metavar="T", help="output to explain: index, class id or class name; default: the composite's")
+    explain.add_argument(
+        "-o", "--output", metavar="OUT.png", help="picture to write; a folder for several images; default: IMAGE-COMPOSITE.png here"
+    )
+    explain.add_argument("--save", metavar="OUT.npz|.h5", help="write the numbers")
+    explain.add_argument("--json", action="store_true", help="print the results as JSON, and draw only if -o is given")
+    explain.add_argument("--layers", action="store_true", help="print every layer's relevance; with --save, write every layer")
+    explain.add_argument("--ledger", action="store_true", help="print where the relevance went, layer by layer")
+    explain.set_defaults(run=run_explain)
+
+    predict = commands.add_parser(
+        "predict", parents=[image, weights, numerics], help="top-5 labels", description="Print the top labels of images."
+    )
+    predict.add_argument("--top", type=int, default=5, help="how many labels (default 5)")
+    predict.add_argument("--json", action="store_true", help="print the results as JSON")
+    predict.set_defaults(run=run_predict)
+
+    info = commands.add_parser("info", help="a model's layers", description="Print a model's layers, input, classes and content hash.")
+    info.add_argument("weights", nargs="?", metavar="W", help="weights file; default: as for explain")
+    info.add_argument("--json", action="store_true", help="print as JSON")
+    info.set_defaults(run=run_info)
+
+    plan = commands.add_parser(
+        "plan", parents=[rules, numerics], help="which rule runs on which layer", description="Print the rule of every layer."
+    )
+    plan.add_argument("weights", nargs="?", metavar="W", help="weights file; default: as for explain")
+    plan.set_defaults(run=run_plan)
+
+    demo = commands.add_parser(
+        "demo",
+        parents=[numerics],
+        help="explain an MRI slice with a trained VGG16 (needs the extra demo)",
+        description="A demonstration of the method, not a diagnosis: a trained VGG16 from PyPI, an MRI slice from matplotlib, two composites.",
+    )
+    demo.add_argument("-o", "--output", metavar="OUT.png", default="nplrp-demo.png", help="picture to write (default nplrp-demo.png)")
+    demo.set_defaults(run=run_demo)
+
+    fetch = commands.add_parser("fetch", help="download the official weights", description="Download Keras's official ImageNet weights.")
+    fetch.add_argument("model", nargs="?", default="vgg16", choices=("vgg16", "vgg19"))
+    fetch.set_defaults(run=run_fetch)
+    return parser
+
+
+def run_explain(arguments: argparse.Namespace) -> None:
+    """Explain images and write pictures, numbers or JSON."""
+    from nplrp.composites import composite_named
+    from nplrp.save import about, check_suffix, save
+
+    composites = (arguments.composite or "notebook").split(",")
+    for name in composites:
+        composite_named(name)
+    if arguments.save:
+        check_suffix(Path(arguments.save))
+        if len(composites) > 1:
+            raise OutputError("--save holds one explanation; give one composite")
+    draw = arguments.output is not None or not (arguments.json or arguments.save)
+    pictures = _picture_paths(arguments.images, arguments.output, "+".join(composites)) if draw else []
+    model = _model(arguments.weights)
+    x = _images(arguments, model)
+
+    from nplrp.lrp import explain
+
+    explanations = [explain(model, x, name, arguments.target, arguments.dtype, arguments.algorithm) for name in composites]
+    if arguments.save:
+        save(explanations[0], arguments.save, arguments.layers)
+    if arguments.json:
+        print(json.dumps([{"about": about(e), "images": _results(e, arguments)} for e in explanations], indent=2))
+    else:
+        _print_explanations(explanations, arguments)
+    for i, path in enumerate(pictures):
+        _progress(f"drawing {i + 1} of {len(pictures)}", len(pictures) > 1)
+        _draw(model, explanations, i, arguments, path)
+        print(f"wrote {path}", file=sys.stderr if arguments.json else sys.stdout)
+    if arguments.save:
+        print(f"wrote {arguments.save}", file=sys.stderr if arguments.json else sys.stdout)
+
+
+def run_predict(arguments: argparse.Namespace) -> None:
+    """Print the top labels of images."""
+    model = _model(arguments.weights)
+    x = _images(arguments, model)
+
+    from nplrp.lrp import predict
+
+    labels = predict(model, x, arguments.top, arguments.dtype, arguments.algorithm)
+    if arguments.json:
+        rows = [{"image": path, "labels": [label._asdict() for label in each]} for path, each in zip(arguments.images, labels, strict=True)]
+        print(json.dumps(rows, indent=2))
+        return
+    for path, each in zip(arguments.images, labels, strict=True):
+        print(path)
+        _print_labels(each)
+
+
+def run_info(arguments: argparse.Namespace) -> None:
+    """Print a model's layers."""
+    model = _model(arguments.weights)
+    how = model.preprocessing
+    if arguments.json:
+        facts = {
+            "name": model.name,
+            "input_shape": model.input_shape,
+            "layers": [layer.describe() for layer in model],
+            "preprocessing": vars(how),
+            "classes": model.classes,
+            "content_sha256": model.content_hash,
+        }
+        print(json.dumps(facts, indent=2))
+        return
+    print(model)
+    print(
+        f"input           {' x '.join(map(str, model.input_shape))}, {how.mode} preprocessing, {how.resample} resize{', centre crop' if how.crop else ''}"
+    )
+    if model.classes:
+        names = [name for _, name in model.classes]
+        print(f"classes         {len(names)}: {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}")
+    print(f"content sha256  {model.content_hash}")
+
+
+def run_plan(arguments: argparse.Namespace) -> None:
+    """Print the rule of every layer."""
+    from nplrp.plan import make_plan
+
+    model = _model(arguments.weights)
+    for name in (arguments.composite or "notebook").split(","):
+        print(make_plan(model, name, arguments.dtype, arguments.algorithm))
+
+
+def run_demo(arguments: argparse.Namespace) -> None:
+    """Explain the demonstration's image."""
+    from nplrp.demo import demo
+
+    _check_folder(Path(arguments.output))
+    demo(Path(arguments.output), dtype=arguments.dtype, algorithm=arguments.algorithm)
+
+
+def run_fetch(arguments: argparse.Namespace) -> None:
+    """Download the official weights."""
+    from nplrp.fetch import fetch
+
+    print(fetch(arguments.model))
+
+
+def _model(weights: str | None) -> Model:
+    from nplrp.fetch import find_weights
+    from nplrp.weights import load
+
+    return load(find_weights(weights))
+
+
+def _images(arguments: argparse.Namespace, model: Model) -> np.ndarray:
+    from nplrp.images import preprocess
+
+    return preprocess(list(arguments.images), model, resample=arguments.resample, crop=arguments.crop)
+
+
+def _picture_paths(images: Sequence[str], output: str | None, suffix: str) -> list[Path]:
+    """Decide where each image's picture goes, and refuse before anything is computed."""
+    names = [f"{Path(image).stem}-{suffix}.png" for image in images]
+    if output is None:
+        paths = [Path(name) for name in names]
+    elif Path(output).is_dir() or output.endswith(os.sep):
+        Path(output).mkdir(parents=True, exist_ok=True)
+        paths = [Path(output) / name for name in names]
+    elif len(images) > 1:
+        raise OutputError(f"-o {output}: {len(images)} images need a folder to write to; give one that ends in {os.sep!r}")
+    else:
+        paths = [Path(output)]
+    twice = {path for path in paths if paths.count(path) > 1}
+    if twice:
+        raise OutputError(f"two images would be written to {min(twice)}; explain them one at a time with -o")
+    for path in paths:
+        _check_folder(path)
+    return paths
+
+
+def _check_folder(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: there is no folder {path.parent}; make it first")
+
+
+def _draw(model: Model, explanations: Sequence[Explanation], i: int, arguments: argparse.Namespace, path: Path) -> None:
+    from nplrp.heatmap import figure, heatmap, panel, save_png
+    from nplrp.images import display
+
+    picture = display(arguments.images[i], model, resample=arguments.resample, crop=arguments.crop)
+    label = explanations[0].target_labels()[i]
+    if len(explanations) == 1:
+        drawn = figure(picture, heatmap(explanations[0].relevance[i : i + 1])[0], label.id, label.name, label.score)
+    else:
+        maps = {e.plan.composite.name: e.relevance[i] for e in explanations}
+        drawn = panel(picture, maps, f"{label.name} ({label.id}), {label.score:.4f}")
+    save_png(drawn, path)
+
+
+def _results(explanation: Explanation, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return each image's results as JSON values."""
+    top, chosen = explanation.labels(5), explanation.target_labels()
+    rows: list[dict[str, Any]] = []
+    for i, path in enumerate(arguments.images):
+        R = explanation.relevance[i]
+        row: dict[str, Any] = {
+            "image": path,
+            "labels": [label._asdict() for label in top[i]],
+            "target": None if explanation.targets is None else chosen[i]._asdict(),
+            "relevance": {"sum": float(R.sum(dtype=float)), "min": float(R.min()), "max": float(R.max())},
+        }
+        if arguments.layers:
+            row["layers"] = {name: float(each[i].sum(dtype=float)) for name, each in explanation.relevances.items()}
+        if arguments.ledger:
+            row["ledger"] = explanation.ledger.image(i).as_rows()
+        rows.append(row)
+    return rows
+
+
+def _print_explanations(explanations: Sequence[Explanation], arguments: argparse.Namespace) -> None:
+    for i, path in enumerate(arguments.images):
+        print(path)
+        _print_labels(explanations[0].labels(5)[i])
+        for e in explanations:
+            what = "all outputs" if e.targets is None else e.target_labels()[i].name
+            print(f"  {e.plan.composite.name}: relevance of {what}, sum over pixels {e.relevance[i].sum(dtype=float):.6g}")
+            if arguments.layers:
+                for name, R in e.relevances.items():
+                    print(f"    {name:<20} sum {R[i].sum(dtype=float):>12.6g}   min {R[i].min():>12.6g}   max {R[i].max():>12.6g}")
+            if arguments.ledger:
+                print(e.ledger.image(i))
+
+
+def _print_labels(labels: Sequence[Any]) -> None:
+    for label in labels:
+        print(f"  {label.score:8.4f}  {label.id:<10} {label.name}")
+
+
+def _progress(message: str, wanted: bool) -> None:
+    if wanted and sys.stderr.isatty():
+        print(f"\r{message}", end="", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
