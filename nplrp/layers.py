@@ -169,8 +169,9 @@ def changed_input(a: np.ndarray, change: str) -> np.ndarray:
     return part
 
 
-def change_weight(w: np.ndarray, change: Clamp) -> np.ndarray:
+def change_weight(w: np.ndarray | None, change: Clamp) -> np.ndarray:
     """Return positive * max(w, 0) + negative * min(w, 0)."""
+    assert w is not None
     if change == AS_IS:
         return w
     return w.dtype.type(change.positive) * np.maximum(w, 0) + w.dtype.type(change.negative) * np.minimum(w, 0)

@@ -113,7 +113,7 @@ class Ledger:
 
     def __str__(self) -> str:
         head = ("layer", "relevance in", "out", "bias", "epsilon", "dropped", "residual", "rule")
-        rows = [head]
+        rows: list[tuple[str, ...]] = [head]
         for e in self.entries:
             sums = [float(getattr(e, term).sum()) for term in TERMS] + [float(e.residual.sum())]
             rows.append((e.layer, *(_number(v) for v in sums), e.rule))

@@ -1,8 +1,8 @@
 """LRP's rules as data.
 
 Once the ReLU and max decisions are made, every layer is linear: z = sum_j a_j w_jk + b_k. A rule says which changes of
-(input, weight, bias) the four steps of `nplrp.lrp.redistribute` are run with. A rule is a sum of `Part`\\ s, a part is a
-list of `Term`\\ s that share one denominator:
+(input, weight, bias) the four steps of `nplrp.lrp.redistribute` are run with. A rule is a sum of `Part`s, a part is a
+list of `Term`s that share one denominator:
 
     z_k = sum over terms, sum_j  a'_j w'_jk  +  b'_k
     R_j = sum over parts,        weight * sum over terms  a'_j sum_k w'_jk R_k / stabilise(z_k)

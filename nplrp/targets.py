@@ -16,14 +16,15 @@ class Label(NamedTuple):
 
     Attributes
     ----------
-    index : int
+    unit : int
+        Its index.
     id, name : str
         The class's id (ImageNet: its WordNet id) and description; the index as text where the model has no class names.
     score : float
         Softmax probability.
     """
 
-    index: int
+    unit: int
     id: str
     name: str
     score: float
@@ -93,10 +94,10 @@ def labels_of(model: Model, probabilities: np.ndarray, top: int) -> list[Label]:
     return [label_of(model, int(i), float(probabilities[i])) for i in order]
 
 
-def label_of(model: Model, index: int, score: float) -> Label:
+def label_of(model: Model, unit: int, score: float) -> Label:
     """Return the label of one output."""
-    id_, name = model.classes[index] if model.classes else (str(index), f"output {index}")
-    return Label(index, id_, name, score)
+    id_, name = model.classes[unit] if model.classes else (str(unit), f"output {unit}")
+    return Label(unit, id_, name, score)
 
 
 def _plain(text: str) -> str:
