@@ -1,0 +1,374 @@
+"""From picture files, Pillow images or arrays to the tensor a model was trained on, bit for bit as Keras makes it.
+
+`preprocess` is `load_pixels` (decode, convert, resize: values 0 to 255) followed by `normalize` (the arithmetic of one mode);
+`display` turns the same pixels into what a figure shows.
+
+What Keras's `load_img` does is done here too: transparency is dropped, not blended; the EXIF orientation is ignored
+unless asked for. Where Keras and Pillow would silently give nonsense (16-bit grey clipped at 255, one frame of an animation) it isn't.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from nplrp.errors import ImageError
+from nplrp.model import Model, Preprocessing
+
+ImageLike = str | os.PathLike[str] | IO[bytes] | Image.Image | np.ndarray
+
+#: Pillow's decoders that files are tried with: pictures only, nothing that starts another program (EPS) or draws (SVG, WMF).
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+
+#: Width x height above which a file isn't decoded. Above every camera of the day, below Pillow's own warning.
+MAX_PIXELS = 64_000_000
+
+RESAMPLE = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
+
+#: mode -> (BGR order, divisor, subtracted per channel, divided by per channel), applied in this order as Keras does.
+MODES: dict[str, tuple[bool, float | None, tuple[float, ...] | None, tuple[float, ...] | None]] = {
+    "caffe": (True, None, (103.939, 116.779, 123.68), None),
+    "tf": (False, 127.5, (1.0,), None),
+    "torch": (False, 255.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "unit": (False, 255.0, None, None),
+    "none": (False, None, None, None),
+}
+
+
+def preprocess(
+    images: ImageLike | Iterable[ImageLike],
+    model: Model,
+    *,
+    resample: str | None = None,
+    crop: bool | None = None,
+    resize_to: int | None = None,
+    exif: bool = False,
+    max_pixels: int = MAX_PIXELS,
+) -> np.ndarray:
+    """Turn pictures into a model's input, bit for bit as Keras's `load_img`, `img_to_array` and `preprocess_input` do.
+
+    Parameters
+    ----------
+    images : path, binary file, Pillow image, array, or an iterable of these
+        Arrays are (H, W), (H, W, 1), (H, W, 3) or with a batch axis (N, H, W, 1 or 3): uint8; uint16, whose full range 0 to 65535
+        is scaled by 1/257; or floating with values 0 to 255, which are resized without rounding.
+    model : Model
+        Gives the size and, in ``model.preprocessing``, the filter and the mode.
+    resample, crop, resize_to
+        Override those of ``model.preprocessing``.
+    exif : bool
+        Turn a photograph upright by its EXIF orientation first. Keras doesn't.
+    max_pixels : int
+        Largest width x height that is decoded; read from the header.
+
+    Returns
+    -------
+    ndarray (N, H, W, C), float32
+
+    Raises
+    ------
+    ImageError
+        If a picture can't be read or isn't one; the message names the file or the position in `images`.
+    """
+    pixels = load_pixels(images, model, resample=resample, crop=crop, resize_to=resize_to, exif=exif, max_pixels=max_pixels)
+    return normalize(pixels, model.preprocessing.mode)
+
+
+def load_pixels(
+    images: ImageLike | Iterable[ImageLike],
+    model: Model,
+    *,
+    resample: str | None = None,
+    crop: bool | None = None,
+    resize_to: int | None = None,
+    exif: bool = False,
+    max_pixels: int = MAX_PIXELS,
+) -> np.ndarray:
+    """Decode pictures and bring them to a model's size and number of channels; parameters as `preprocess`.
+
+    Returns
+    -------
+    ndarray (N, H, W, C)
+        0 to 255, RGB or grey; uint8, or float32 if one of the arrays given was floating.
+
+    Raises
+    ------
+    ImageError
+    """
+    if len(model.input_shape) != 3 or model.input_shape[2] not in (1, 3):
+        raise ImageError(
+            f"model {model.name!r} takes input of shape {model.input_shape}, pictures give (H, W, 3) or (H, W, 1): "
+            "make its input array yourself and hand it to nplrp.explain"
+        )
+    overrides: dict[str, Any] = {"resample": resample, "crop": crop, "resize_to": resize_to}
+    how = dataclasses.replace(model.preprocessing, **{key: value for key, value in overrides.items() if value is not None})
+    if how.resample not in RESAMPLE:
+        raise ImageError(f"unknown resample filter {how.resample!r}; there are {', '.join(RESAMPLE)}")
+    height, width, channels = model.input_shape
+    done = [
+        _resized(_converted(image, channels, where), (height, width), how, max_pixels, where)
+        for where, image in _pictures(images, exif, max_pixels)
+    ]
+    if not done:
+        raise ImageError("no images: the list is empty; give at least one path, Pillow image or array")
+    return np.stack(done)
+
+
+def normalize(pixels: np.ndarray, mode: str) -> np.ndarray:
+    """Apply the arithmetic of one preprocessing mode, in float32 and in Keras's order.
+
+    Parameters
+    ----------
+    pixels : ndarray (N, H, W, C)
+        0 to 255, RGB.
+    mode : str
+        A key of `MODES`; see `nplrp.model.Preprocessing`.
+
+    Returns
+    -------
+    ndarray (N, H, W, C), float32
+
+    Raises
+    ------
+    ImageError
+        If the mode is unknown or is for colour and the pixels are grey.
+    """
+    if mode not in MODES:
+        raise ImageError(f"unknown preprocessing mode {mode!r}; there are {', '.join(MODES)}")
+    bgr, divisor, mean, deviation = MODES[mode]
+    if pixels.shape[-1] != 3 and (bgr or deviation):
+        raise ImageError(
+            f"preprocessing mode {mode!r} is for 3 channels, the model's input has {pixels.shape[-1]}: "
+            "give the model preprocessing=Preprocessing(mode='unit'), 'tf' or 'none', as it was trained"
+        )
+    x = np.array(pixels[..., ::-1] if bgr else pixels, dtype=np.float32, order="C")
+    if divisor is not None:
+        x /= np.float32(divisor)
+    if mean is not None:
+        x -= np.array(mean, dtype=np.float32)
+    if deviation is not None:
+        x /= np.array(deviation, dtype=np.float32)
+    return x
+
+
+def display(pixels: np.ndarray) -> np.ndarray:
+    """Turn pixels at the model's size into what a figure shows.
+
+    Parameters
+    ----------
+    pixels : ndarray (N, H, W, 1 or 3)
+        From `load_pixels`.
+
+    Returns
+    -------
+    ndarray (N, H, W, 3), uint8
+    """
+    if pixels.dtype != np.uint8:
+        pixels = np.rint(pixels).clip(0, 255).astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:-1], 3)))
+
+
+def open_image(
+    source: str | os.PathLike[str] | IO[bytes],
+    *,
+    formats: tuple[str, ...] = FORMATS,
+    exif: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    where: str | None = None,
+) -> Image.Image:
+    """Read one picture file as 8-bit RGB or grey, checking its header before decoding.
+
+    Parameters
+    ----------
+    source : path or binary file
+        What to read.
+    formats : tuple of str
+        Pillow's names of the formats to accept.
+    exif, max_pixels
+        As in `preprocess`.
+    where : str, optional
+        What messages call the file; the default is its path.
+
+    Raises
+    ------
+    ImageError
+        If it is missing, damaged, of another format, too large, or an animation or multi-page file (MPO, a JPEG with previews, counts as one).
+    """
+    where = where or (str(source) if isinstance(source, str | os.PathLike) else "the image")
+    with _pillow_errors(where, formats), Image.open(source, formats=formats) as image:
+        _check_size(image, max_pixels, where)
+        # An MPO's further pictures are previews or a second eye, so the first one is the photograph.
+        if image.format != "MPO" and getattr(image, "is_animated", False):
+            frames = getattr(image, "n_frames", 2)
+            raise ImageError(
+                f"{where}: has {frames} frames or pages, expected one picture: save the one you mean as PNG, "
+                "or open it with Pillow, seek(k), and give that image"
+            )
+        return _eight_bit(image, exif, where)
+
+
+def _pictures(images: ImageLike | Iterable[ImageLike], exif: bool, max_pixels: int) -> Iterator[tuple[str, Image.Image | np.ndarray]]:
+    """Yield every picture with the name that messages give it: an 8-bit Pillow image or a float32 array (H, W, C)."""
+    if isinstance(images, np.ndarray) and images.ndim == 4:
+        images = list(images)
+    alone = isinstance(images, str | bytes | os.PathLike | Image.Image | np.ndarray) or hasattr(images, "read")
+    if not alone and not isinstance(images, Iterable):
+        raise ImageError(f"images: expected paths, Pillow images or arrays, found {type(images).__name__}")
+    several: Iterable[Any] = [images] if alone else images  # type: ignore[assignment]
+    for index, image in enumerate(several):
+        where = f"image {index}"
+        if isinstance(image, str | os.PathLike):
+            yield str(image), open_image(image, exif=exif, max_pixels=max_pixels)
+        elif isinstance(image, Image.Image):
+            _check_size(image, max_pixels, where)
+            with _pillow_errors(where, FORMATS):
+                eight_bit = _eight_bit(image, exif, where)
+            yield where, eight_bit
+        elif isinstance(image, np.ndarray):
+            yield where, _from_array(image, where)
+        elif hasattr(image, "read"):
+            yield where, open_image(image, exif=exif, max_pixels=max_pixels, where=where)
+        else:
+            raise ImageError(f"{where}: expected a path, a binary file, a Pillow image or an array, found {type(image).__name__}")
+
+
+@contextmanager
+def _pillow_errors(where: str, formats: tuple[str, ...]) -> Iterator[None]:
+    """Turn whatever Pillow raises or warns of into one ImageError."""
+    with warnings.catch_warnings():
+        # Odd metadata is no reason to refuse good pixels, nor to print more than one line.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            yield
+        except ImageError:
+            raise
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            found = str(error).split(",")[0]
+            raise ImageError(f"{where}: {found} (Pillow's own, PIL.Image.MAX_IMAGE_PIXELS): make it smaller first") from error
+        except UnidentifiedImageError as error:
+            names = ", ".join(formats)
+            raise ImageError(f"{where}: not a picture, or damaged at its start; expected {names}: convert it to PNG or JPEG") from error
+        except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+            raise ImageError(f"{where}: can't be opened: {error.strerror}") from error
+        except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ImageError(f"{where}: truncated or damaged, can't be decoded ({reason}): get the file again") from error
+
+
+def _check_size(image: Image.Image, max_pixels: int, where: str) -> None:
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise ImageError(f"{where}: has no pixels, its size is {width} x {height}")
+    if width * height > max_pixels:
+        raise ImageError(
+            f"{where}: {width} x {height} is {width * height / 1e6:.1f} megapixels, the limit is {max_pixels / 1e6:g}: "
+            "make it smaller first, or raise max_pixels"
+        )
+
+
+def _eight_bit(image: Image.Image, exif: bool, where: str) -> Image.Image:
+    """Decode, and bring what Pillow would clip to 8 bits; other modes stay for `_converted`."""
+    file_format = image.format
+    image.load()
+    image = ImageOps.exif_transpose(image) if exif else image.copy()
+    # Pillow warns when it drops a palette's transparency; the pixels are the same.
+    image.info.pop("transparency", None)
+    if image.mode.startswith("I;16") or (image.mode == "I" and file_format in ("PNG", "PPM")):
+        return Image.fromarray(_scaled_16_bit(np.asarray(image)))
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        raise ImageError(
+            f"{where}: its pixels are 32-bit numbers (Pillow's mode {image.mode!r}) without a known range: "
+            "scale them to 0..255 and give a uint8 array"
+        )
+    return image
+
+
+def _scaled_16_bit(values: np.ndarray) -> np.ndarray:
+    """Scale 0..65535 to 0..255 by 1/257, rounded to the nearest."""
+    return ((values.astype(np.int64) + 128) // 257).astype(np.uint8)
+
+
+def _from_array(array: np.ndarray, where: str) -> Image.Image | np.ndarray:
+    """Check an array; return an 8-bit Pillow image, or float32 (H, W, 1 or 3) for floating ones."""
+    expected = "expected (H, W), (H, W, 1) or (H, W, 3), or all of them in one array (N, H, W, 1 or 3)"
+    if array.ndim == 3 and array.shape[2] == 4:
+        raise ImageError(f"{where}: its array has 4 channels, {expected}: drop alpha with array[..., :3]")
+    if array.ndim == 2:
+        array = array[..., np.newaxis]
+    if array.ndim != 3 or array.shape[2] not in (1, 3):
+        raise ImageError(f"{where}: its array has shape {array.shape}, {expected}")
+    if array.size == 0:
+        raise ImageError(f"{where}: has no pixels, its array has shape {array.shape}")
+    if array.dtype == np.uint16:
+        array = _scaled_16_bit(array)
+    if array.dtype == np.uint8:
+        return Image.fromarray(np.ascontiguousarray(array[..., 0] if array.shape[2] == 1 else array))
+    if not np.issubdtype(array.dtype, np.floating):
+        raise ImageError(
+            f"{where}: its array has dtype {array.dtype}, expected uint8, uint16 or floating: convert it with .astype(np.uint8)"
+        )
+    if not np.isfinite(array).all():
+        row, column, channel = np.argwhere(~np.isfinite(array))[0]
+        raise ImageError(f"{where}: its array holds {array[row, column, channel]} at row {row}, column {column}, channel {channel}")
+    low, high = array.min(), array.max()
+    if low < 0 or high > 255:
+        raise ImageError(
+            f"{where}: its array has values from {low:g} to {high:g}, expected 0 to 255: if it is preprocessed already, "
+            "hand it to nplrp.explain as it is"
+        )
+    if 0 < high <= 1:
+        raise ImageError(f"{where}: its array has values from {low:g} to {high:g}, expected 0 to 255: multiply it by 255")
+    return array.astype(np.float32)
+
+
+def _converted(image: Image.Image | np.ndarray, channels: int, where: str) -> Image.Image | np.ndarray:
+    """Bring a picture to 1 or 3 channels."""
+    if isinstance(image, np.ndarray):
+        if channels == 1 and image.shape[2] == 3:
+            # Pillow's own weights for convert("L"), ITU-R 601-2, without its rounding.
+            return image @ (np.array([[19595], [38470], [7471]], dtype=np.float32) / np.float32(65536))
+        return np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], channels)))
+    mode = "L" if channels == 1 else "RGB"
+    with _pillow_errors(where, FORMATS):
+        return image if image.mode == mode else image.convert(mode)
+
+
+def _resized(image: Image.Image | np.ndarray, size: tuple[int, int], how: Preprocessing, max_pixels: int, where: str) -> np.ndarray:
+    """Bring a picture to (H, W); return uint8 or float32 (H, W, C)."""
+    if isinstance(image, np.ndarray):
+        planes = [Image.fromarray(np.ascontiguousarray(image[..., c])) for c in range(image.shape[2])]
+        resized = [_resized(plane, size, how, max_pixels, where)[..., 0] for plane in planes]
+        return np.stack(resized, axis=-1).clip(0, 255)  # bicubic and lanczos overshoot
+    height, width = size
+    between = _size_before_crop(image.size, size, how) if how.crop else (width, height)
+    if between[0] * between[1] > max_pixels:
+        raise ImageError(
+            f"{where}: {image.size[0]} x {image.size[1]} is too narrow to be cut: resized it would be {between[0]} x {between[1]}"
+        )
+    if between[0] < width or between[1] < height:
+        raise ImageError(
+            f"{where}: resized to {between[0]} x {between[1]} it is smaller than the model's {width} x {height}: make resize_to larger"
+        )
+    if image.size != between:
+        image = image.resize(between, Image.Resampling[how.resample.upper()])
+    left, top = round((between[0] - width) / 2), round((between[1] - height) / 2)
+    pixels = np.asarray(image)[top : top + height, left : left + width]
+    return pixels[..., np.newaxis] if pixels.ndim == 2 else pixels
+
+
+def _size_before_crop(image: tuple[int, int], size: tuple[int, int], how: Preprocessing) -> tuple[int, int]:
+    """Return width and height that a picture is resized to before its centre is cut out, rounded as torchvision's `Resize` does."""
+    (width, height), (rows, columns) = image, size
+    if how.resize_to is not None:
+        by_width, short = width <= height, (how.resize_to, how.resize_to)
+    else:
+        by_width, short = width * rows <= height * columns, (columns, rows)
+    return (short[0], int(short[0] * height / width)) if by_width else (int(short[1] * width / height), short[1])
