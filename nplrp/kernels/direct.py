@@ -14,6 +14,7 @@ from numba import prange
 from nplrp.kernels.epilogue import finish_pixels
 from nplrp.kernels.microkernel import BLOCK, ROW_STEP, SLAB, multiply
 from nplrp.kernels.parallel import kernel, parallel_kernel
+from nplrp.kernels.simd import keep_apart
 
 _STRIP_NUMBERS = 65536  # a quarter of a megabyte of float32: half of a usual second-level cache
 
@@ -36,6 +37,7 @@ def _strip_columns(p):
 @kernel
 def _fill_strip(p, x, x_from, first_row, rows, strip, strip_from):
     """Copy the (dilated, padded) input rows first_row ... first_row + rows - 1 to [block][row][phase][column][16]."""
+    keep_apart()
     blocks, depth = blocking(p.cin)
     columns = _strip_columns(p)
     for block in range(blocks):
@@ -67,6 +69,7 @@ def _fill_strip(p, x, x_from, first_row, rows, strip, strip_from):
 @kernel
 def _share(thread, threads, p, images, x, x2, terms, weights, e):
     """Do one thread's share: of all (image, strip of rows, group of slabs)."""
+    keep_apart()
     blocks, depth = blocking(p.cin)
     columns = _strip_columns(p)
     row_size = p.stride_w * columns * BLOCK
@@ -84,6 +87,7 @@ def _share(thread, threads, p, images, x, x2, terms, weights, e):
     sums = np.empty(pixels * SLAB, x.dtype)
     offsets = np.empty(terms * taps * blocks, np.int64)
     slab_size = terms * taps * blocks * depth * SLAB
+    sums_from = thread - thread  # not a literal: Numba would compile the callees anew for it
     tasks = images * strips * groups
     for task in range(tasks * thread // threads, tasks * (thread + 1) // threads):
         image, s, group = task // (strips * groups), task // groups % strips, task % groups
@@ -92,24 +96,22 @@ def _share(thread, threads, p, images, x, x2, terms, weights, e):
         rows_in = (rows - 1) * p.stride_h + reach
         term_size = blocks * rows_in * row_size
         image_from = image * p.height * p.width * p.cin
-        _fill_strip(p, x, image_from, first * p.stride_h - p.top, rows_in, strip, 0)
-        if terms == 2:
-            _fill_strip(p, x2, image_from, first * p.stride_h - p.top, rows_in, strip, term_size)
-        k = 0
         for term in range(terms):
+            source = x if term == 0 else x2
+            _fill_strip(p, source, image_from, first * p.stride_h - p.top, rows_in, strip, term * term_size)
             for i in range(p.kernel_h):
                 for j in range(p.kernel_w):
                     column = j * p.dilation_w
                     tap = i * p.dilation_h * row_size + (column % p.stride_w * columns + column // p.stride_w) * BLOCK
                     for block in range(blocks):
+                        k = ((term * p.kernel_h + i) * p.kernel_w + j) * blocks + block
                         offsets[k] = term * term_size + block * rows_in * row_size + tap
-                        k += 1
         for slab in range(slabs * group // groups, slabs * (group + 1) // groups):
             channels = min(SLAB, p.cout - slab * SLAB)
             for r in range(rows):
-                multiply(pixels, channels, strip, r * p.stride_h * row_size, offsets, k, depth, weights, slab * slab_size, sums, 0)
+                multiply(pixels, channels, strip, r * p.stride_h * row_size, offsets, len(offsets), depth, weights, slab * slab_size, sums, sums_from)
                 o_from = ((image * p.out_height + first + r) * p.out_width) * p.cout + slab * SLAB
-                finish_pixels(e, sums, 0, p.out_width, channels, slab * SLAB, o_from, p.cout)
+                finish_pixels(e, sums, sums_from, p.out_width, channels, slab * SLAB, o_from, p.cout)
 
 
 @parallel_kernel
@@ -130,4 +132,4 @@ def convolve(p, images, x, x2, terms, weights, e, threads):
         The work is split over image strips and output channels, never over a sum.
     """
     for thread in prange(threads):
-        _share(thread, threads, p, images, x, x2, terms, weights, e)
+        _share(np.int64(thread), threads, p, images, x, x2, terms, weights, e)

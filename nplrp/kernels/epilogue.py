@@ -22,7 +22,7 @@ from numba.extending import intrinsic
 
 from nplrp.kernels.microkernel import SLAB
 from nplrp.kernels.parallel import kernel
-from nplrp.kernels.simd import Assembler, lanes_of
+from nplrp.kernels.simd import Assembler, keep_apart, lanes_of
 
 STORE, BIAS, RELU, TIMES, RATIO, RATIOS = range(6)
 _LANES_32, _LANES_64 = lanes_of(types.float32), lanes_of(types.float64)
@@ -123,6 +123,7 @@ def finish_pixels(e, v, v_from, pixels, channels, first_channel, o_from, o_step)
     o_from, o_step : int
         Where the first pixel's first channel is in the output, and the distance between pixels there.
     """
+    keep_apart()
     lanes = _LANES_32 if v.itemsize == 4 else _LANES_64
     whole = channels // lanes * lanes
     for p in range(pixels):

@@ -12,11 +12,11 @@ matter of speed only: no chain is ever split.
 
 import numpy as np
 from llvmlite import ir
-from numba import njit
 from numba.core import types
 from numba.extending import intrinsic
 
-from nplrp.kernels.simd import VECTOR_BITS, Assembler, lanes_of
+from nplrp.kernels.parallel import kernel
+from nplrp.kernels.simd import VECTOR_BITS, Assembler, keep_apart, lanes_of
 
 #: Channels in a block of A: the distance from one pixel to the next.
 BLOCK = 16
@@ -114,7 +114,7 @@ _rows_10, _rows_12, _rows_14 = (make_microkernel(n) for n in (10, 12, 14))
 _COLUMNS_32, _COLUMNS_64 = VECTORS * VECTOR_BITS // 32, VECTORS * VECTOR_BITS // 64
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def multiply(rows, columns, a, a_from, offsets, blocks, depth, b, b_from, c, c_from):
     """Write the products of `rows` pixels (even) with the first `columns` (at most 32) columns of a slab to C.
 
@@ -131,6 +131,7 @@ def multiply(rows, columns, a, a_from, offsets, blocks, depth, b, b_from, c, c_f
     depth : int
         Channels in a block that count: a multiple of 4, at most 16.
     """
+    keep_apart()
     step = _COLUMNS_32 if a.itemsize == 4 else _COLUMNS_64
     calls = (rows + MAX_ROWS - 1) // MAX_ROWS
     pairs = rows // ROW_STEP

@@ -10,6 +10,7 @@ from numba import prange
 from nplrp.kernels.direct import blocking
 from nplrp.kernels.microkernel import SLAB
 from nplrp.kernels.parallel import kernel, parallel_kernel
+from nplrp.kernels.simd import keep_apart
 
 
 @kernel
@@ -22,6 +23,7 @@ def direct_slab_size(p, terms):
 @kernel
 def _direct_slab(p, w, transposed, changes, slab, packed):
     """Write one slab, [term][kernel row][kernel column][channel, zero-padded][32]."""
+    keep_apart()
     blocks, depth = blocking(p.cin)
     size = direct_slab_size(p, changes.shape[0])
     packed[slab * size : (slab + 1) * size] = 0

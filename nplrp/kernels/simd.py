@@ -12,6 +12,7 @@ import numpy as np
 from llvmlite import ir
 from numba.core import types
 from numba.core.registry import cpu_target
+from numba.extending import intrinsic
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 _PROBE = """
@@ -118,3 +119,14 @@ class Assembler:
     def select(self, condition, yes, no):
         """Return per lane `yes` where `condition` holds, else `no`."""
         return self.builder.select(condition, yes, no)
+
+
+@intrinsic
+def keep_apart(typing):
+    """Forbid the compiler to inline the function that calls this: kernels nest, and each level would compile it anew."""
+
+    def emit(context, builder, signature, args):
+        builder.function.attributes.add("noinline")
+        return context.get_dummy_value()
+
+    return types.void(), emit
