@@ -10,13 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from nplrp.cache import remembered_hash
 from nplrp.errors import ModelError
 
 Shape = tuple[int, ...]
@@ -125,7 +127,8 @@ class Layer:
     epsilon : float
         Of ``batchnorm``: added to the variance.
     arrays : mapping of str to ndarray, float32
-        ``kernel`` and ``bias`` (``bias`` may be absent); for ``batchnorm`` ``gamma`` and ``beta`` (each may be absent), ``mean``, ``variance``.
+        ``kernel`` and ``bias`` (which may be absent); for ``batchnorm`` ``gamma`` and ``beta`` (which may be absent), ``mean``,
+        ``variance``.
     """
 
     name: str
@@ -159,6 +162,11 @@ class Layer:
             "epsilon": self.epsilon,
             "arrays": {key: list(a.shape) for key, a in sorted(self.arrays.items())},
         }
+
+
+def size_of(shape: Shape) -> int:
+    """Return the number of units of a shape."""
+    return math.prod(shape)
 
 
 def chain(input_shape: Shape, layers: list[Layer], name: str = "model", **attributes: Any) -> Model:
@@ -274,7 +282,7 @@ class Model:
     preprocessing: Preprocessing = Preprocessing()
     classes: tuple[tuple[str, str], ...] | None = None
     source: str | None = None
-    _cache: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    _cache: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)  # not handed on by `replace`
 
     def __iter__(self) -> Iterator[Layer]:
         return iter(self.layers)
@@ -294,8 +302,16 @@ class Model:
     def content_hash(self) -> str:
         """SHA-256 over the layers and their arrays: the same however the file was laid out. Read once, then kept."""
         if "content_hash" not in self._cache:
-            self._cache["content_hash"] = content_hash(self)
+            stamps = self._cache.get("stamps")
+            fresh = stamps and all(_stamp(path) == (size, modified) for path, size, modified in stamps)
+            self._cache["content_hash"] = (
+                remembered_hash(f"content hash 1 {stamps}", lambda: content_hash(self)) if fresh else content_hash(self)
+            )
         return str(self._cache["content_hash"])
+
+    def remember_hash(self, stamps: Sequence[tuple[str, int, int]]) -> None:
+        """Keep the content hash between runs, under (path, size, modification time in ns) of every file that the arrays are mapped from."""
+        self._cache["stamps"] = stamps
 
     def __str__(self) -> str:
         rows = [("layer", "kind", "output shape", "parameters")]
@@ -307,6 +323,14 @@ class Model:
         lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:<{widths[2]}}  {d:>{widths[3]}}" for a, b, c, d in rows]
         total = sum(layer.parameters for layer in self.layers)
         return "\n".join([f"{self.name}: {len(self.layers)} layers, {total:,} parameters", *lines])
+
+
+def _stamp(path: str) -> tuple[int, int] | None:
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
 def content_hash(model: Model) -> str:

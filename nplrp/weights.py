@@ -1,0 +1,455 @@
+"""Weight files as Keras has written them, of every vintage -> a `Model` whose arrays are mapped from the file.
+
+Layouts: by name (the official VGG files, Keras 1 and 2, and Keras 3's legacy HDF5: root or ``model_weights``, attributes
+``layer_names`` and ``weight_names``) and by class and number (Keras 2.13 on and Keras 3: ``layers/conv2d_1/vars/0``), the latter also
+in ``.keras`` archives and in shards. A file with a configuration tells its own network; without one it must be VGG16 or VGG19.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from nplrp import architectures, hdf5, keras_config
+from nplrp.errors import ModelError, WeightsError
+from nplrp.keras_config import ConfigLayer, Network
+from nplrp.model import Layer, Model, Preprocessing, chain
+
+#: Keras's names of variables -> ours.
+VARIABLES = {"kernel": "kernel", "bias": "bias", "gamma": "gamma", "beta": "beta", "moving_mean": "mean", "moving_variance": "variance"}
+#: Groups that hold a model's layers by class and number; the second name was Keras 2.12's.
+CONTAINERS = ("layers", "_layer_checkpoint_dependencies")
+MAX_JSON = 64 << 20
+
+_MAGIC = (
+    (b"\x89PNG", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"GIF8", "a GIF image"),
+    (b"\x80", "a Python pickle or PyTorch file"),
+    (b"\x1f\x8b", "a gzip file"),
+    (b"<", "a web page, perhaps a failed download"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself"),
+)
+
+
+@dataclass
+class _Stored:
+    """A layer's arrays in the file, by the names the file has for them, in its order."""
+
+    name: str | None
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def describe(self) -> str:
+        return f"{self.name or '?'} {' '.join(str(a.shape).replace(' ', '') for a in self.arrays.values())}".rstrip()
+
+
+@dataclass
+class _Contents:
+    """What a file holds: layers by group, and the texts beside them."""
+
+    by_name: bool
+    stored: dict[str, _Stored]
+    config: Any = None
+    preprocessing: Any = None
+    classes: Any = None
+
+
+def load(path: str | os.PathLike[str]) -> Model:
+    """Load a model from a weight file that Keras wrote: ``.h5``, ``.weights.h5``, ``.keras`` or ``.weights.json``.
+
+    Nothing is read but the structure: the arrays stay in the file until they are used, so the file must not be changed
+    in place while the model is in use. They are read-only.
+
+    Parameters
+    ----------
+    path : str or path-like
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    WeightsError
+        If the file is missing, damaged, of no known layout, or describes anything but a chain of supported layers. One line.
+    """
+    path = Path(path)
+    try:
+        contents, stamps = _read(path)
+        network, lookup = _understand(contents)
+        layers = [_layer(item, lookup) for item in network.layers]
+        model = chain(network.input_shape, layers, network.name)
+        model = replace(model, preprocessing=_preprocessing(contents), classes=_classes(contents, model), source=str(path))
+        model.remember_hash(stamps)
+        return model
+    except (WeightsError, ModelError) as error:
+        raise WeightsError(_one_line(f"{path}: {error}")) from error
+
+
+def _one_line(message: str) -> str:
+    line = " ".join(message.split()).encode("utf-8", "backslashreplace").decode()
+    return "".join(char if char.isprintable() else "?" for char in line)[:2000]
+
+
+# From the file to its contents
+
+
+def _read(path: Path) -> tuple[_Contents, list[tuple[str, int, int]]]:
+    """Return a file's contents, and path, size and modification time of every file they lie in."""
+    data, stamp = _map(path)
+    start = bytes(data[:64])
+    if _is_hdf5(data):
+        shard = re.fullmatch(r"(.+)_\d{5}\.weights\.h5", path.name)
+        if shard and (index := path.with_name(f"{shard[1]}.weights.json")).is_file():
+            raise WeightsError(f"this is one shard of a model; load {index.name} beside it")
+        return _read_hdf5(data), [stamp]
+    if start.startswith(b"PK\x03\x04"):
+        return _read_keras(data), [stamp]
+    if start.lstrip()[:1] == b"{":
+        contents, stamps = _read_shards(path, data)
+        return contents, [stamp, *stamps]
+    looks = next((what for magic, what in _MAGIC if start.startswith(magic)), f"a file that starts with {start[:8]!r}")
+    raise WeightsError(
+        f"expected Keras weights (HDF5, a .keras archive or a .weights.json index), found {looks}; "
+        "export them from Keras with model.save('model.h5')"
+    )
+
+
+def _map(path: Path) -> tuple[memoryview, tuple[str, int, int]]:
+    """Map a whole file read-only; the file is closed again, the mapping lives as long as an array uses it."""
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            if status.st_size == 0:
+                raise WeightsError("the file is empty, expected Keras weights; copy or download it again")
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except FileNotFoundError:
+        raise WeightsError("there is no such file, expected Keras weights (.h5, .keras or .weights.json); check the path") from None
+    except IsADirectoryError:
+        raise WeightsError("this is a directory, expected a file; from a SavedModel, export with model.save('model.h5')") from None
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"the file can't be read ({error}); check its permissions and that it is a plain file") from error
+    return memoryview(mapped), (str(path.absolute()), status.st_size, status.st_mtime_ns)
+
+
+def _is_hdf5(data: memoryview) -> bool:
+    """Look for HDF5's signature where it may stand: at 0 or behind a user block of 512 bytes times a power of two."""
+    places = [0, *(512 << i for i in range(32))]
+    return any(data[place : place + 8] == b"\x89HDF\r\n\x1a\n" for place in places if place < len(data))
+
+
+def _read_hdf5(data: memoryview) -> _Contents:
+    with hdf5.open_hdf5(data) as file:
+        within = hdf5.child(file, "model_weights")
+        within = within if isinstance(within, h5py.Group) else file
+        names = hdf5.text(within, "layer_names")
+        if names is not None:
+            contents = _Contents(True, _read_by_name(data, within, names))
+        elif any(isinstance(hdf5.child(file, container), h5py.Group) for container in CONTAINERS):
+            contents = _Contents(False, {})
+            _read_by_number(data, file, "", contents.stored, 0)
+        else:
+            found = ", ".join(map(repr, hdf5.members(file)[:8])) or "nothing"
+            raise WeightsError(
+                f"the HDF5 file holds no Keras weights: expected the attribute 'layer_names' or a group 'layers', found {found}; "
+                "export them from Keras with model.save('model.h5')"
+            )
+        contents.config = _json_attribute(file, "model_config")
+        contents.preprocessing = _json_attribute(file, "nplrp_preprocessing")
+        contents.classes = _json_attribute(file, "nplrp_classes")
+    return contents
+
+
+def _read_by_name(data: memoryview, within: h5py.Group, names: list[str]) -> dict[str, _Stored]:
+    found = {}
+    for name in names:
+        group = hdf5.child(within, name)
+        if not isinstance(group, h5py.Group):
+            raise WeightsError(
+                f"layer {name!r} is listed, but its group is missing from the file; the file is damaged: copy or download it again"
+            )
+        found[name] = _Stored(name)
+        for variable in hdf5.text(group, "weight_names") or []:
+            dataset = hdf5.child(group, variable)
+            if not isinstance(dataset, h5py.Dataset):
+                raise WeightsError(
+                    f"layer {name!r}: dataset {variable!r} is listed, but missing from the file; it is damaged: copy or download it again"
+                )
+            found[name].arrays[variable] = hdf5.array(data, dataset)
+    return found
+
+
+def _read_by_number(data: memoryview, group: h5py.Group, prefix: str, found: dict[str, _Stored], depth: int) -> None:
+    """Collect ``layers/<class>_<n>/vars/<i>`` under the path in the file, also of models inside models."""
+    if depth > keras_config.MAX_DEPTH:
+        raise WeightsError(f"more than {keras_config.MAX_DEPTH} models lie inside each other in the file; it is damaged")
+    for container in CONTAINERS:
+        layers = hdf5.child(group, container)
+        for name in hdf5.members(layers) if isinstance(layers, h5py.Group) else []:
+            layer = hdf5.child(layers, name)
+            if not isinstance(layer, h5py.Group):
+                continue
+            path, variables = f"{prefix}layers/{name}", hdf5.child(layer, "vars")
+            if isinstance(variables, h5py.Group):
+                stored = found[path] = _Stored(next(iter(hdf5.text(variables, "name") or []), None))
+                for key in sorted(hdf5.members(variables), key=_natural):
+                    dataset = hdf5.child(variables, key)
+                    if isinstance(dataset, h5py.Dataset):
+                        stored.arrays[key] = hdf5.array(data, dataset)
+            _read_by_number(data, layer, f"{path}/", found, depth + 1)
+
+
+def _natural(name: str) -> tuple[tuple[str, int], ...]:
+    """Return a key that sorts conv2d_10 behind conv2d_9."""
+    return tuple((word, int(digits or -1)) for word, digits in re.findall(r"(\D*)(\d{0,9})", name))
+
+
+def _json_attribute(file: h5py.File, name: str) -> Any:
+    value = hdf5.text(file, name)
+    return None if value is None else _json("".join(value), f"attribute {name!r}")
+
+
+def _json(value: str | bytes, what: str) -> Any:
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{what} isn't valid JSON ({error}); the file is damaged: save or download it again") from error
+
+
+def _read_keras(data: memoryview) -> _Contents:
+    """Read a ``.keras`` archive: ``config.json`` and ``model.weights.h5``, which is mapped where it is stored uncompressed."""
+    try:
+        with zipfile.ZipFile(hdf5.Source(data)) as archive:
+            entries = {info.filename: info for info in archive.infolist()}
+            missing = [name for name in ("config.json", "model.weights.h5") if name not in entries]
+            if missing:
+                found = ", ".join(map(repr, list(entries)[:8])) or "nothing"
+                raise WeightsError(
+                    f"the zip archive is no Keras model: expected config.json and model.weights.h5, found {found}; "
+                    "save it with model.save('model.keras') or model.save('model.h5')"
+                )
+            config = _unpack(archive, entries["config.json"], MAX_JSON)
+            weights = _stored_entry(data, entries["model.weights.h5"])
+            if weights is None:
+                weights = memoryview(_unpack(archive, entries["model.weights.h5"], hdf5.MAX_COMPRESSION * len(data)))
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        struct.error,
+        OSError,
+        EOFError,
+        ValueError,
+        RuntimeError,
+        LookupError,
+        OverflowError,
+        MemoryError,
+    ) as error:
+        raise WeightsError(f"the .keras archive is damaged ({error}); copy or download it again") from error
+    if not _is_hdf5(weights):
+        raise WeightsError("model.weights.h5 in the archive is no HDF5 file; it is damaged: copy or download it again")
+    contents = _read_hdf5(weights)
+    contents.config = _json(config, "config.json in the archive")
+    return contents
+
+
+def _stored_entry(data: memoryview, info: zipfile.ZipInfo) -> memoryview | None:
+    """Return where an archive's entry lies in `data`, None if it is compressed."""
+    if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
+        return None
+    header = bytes(data[info.header_offset : info.header_offset + 30])
+    if len(header) < 30 or not header.startswith(b"PK\x03\x04"):
+        raise zipfile.BadZipFile(f"no entry at {info.header_offset}")
+    start = info.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
+    if start + info.file_size > len(data):
+        raise zipfile.BadZipFile(f"{info.filename} should end at {start + info.file_size}, the file has {len(data)} bytes")
+    return data[start : start + info.file_size]
+
+
+def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> bytes:
+    if info.file_size > limit:
+        raise WeightsError(
+            f"{info.filename} in the archive claims {info.file_size} bytes, at most {limit} are expected; the file is damaged"
+        )
+    return archive.read(info)
+
+
+def _read_shards(path: Path, data: memoryview) -> tuple[_Contents, list[tuple[str, int, int]]]:
+    """Read Keras 3's shards: an index that says which files beside it hold which variables."""
+    if len(data) > MAX_JSON:
+        raise WeightsError(f"the file starts like JSON but has {len(data)} bytes, expected a .weights.json index of at most {MAX_JSON}")
+    index = _json(bytes(data), "the index of shards")
+    places = index.get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise WeightsError(
+            "expected an index of Keras 3 shards with a 'weight_map', found other JSON; give the file of weights (.h5 or .keras)"
+        )
+    names = sorted({name for value in places.values() for name in (value if isinstance(value, list) else [value]) if isinstance(name, str)})
+    merged, stamps = _Contents(False, {}), []
+    for name in names:
+        if Path(name).name != name:
+            raise WeightsError(f"the index names the shard {name!r}, expected a file beside it; the index is damaged")
+        shard, stamp = _map(path.with_name(name))
+        stamps.append(stamp)
+        for place, stored in _read_hdf5(shard).stored.items():
+            known = merged.stored.setdefault(place, stored)
+            known.name = known.name or stored.name
+            known.arrays |= stored.arrays
+    for stored in merged.stored.values():
+        stored.arrays = dict(sorted(stored.arrays.items(), key=lambda item: _natural(item[0])))
+    return merged, stamps
+
+
+# From the contents to the network
+
+
+def _understand(contents: _Contents) -> tuple[Network, Callable[[ConfigLayer], _Stored]]:
+    """Return the network, and what finds a layer's arrays among those stored."""
+    if contents.config is None:
+        network, found = _recognise(contents)
+        return network, lambda item: found[item.layer.name]
+    network = keras_config.parse(contents.config)
+
+    def lookup(item: ConfigLayer) -> _Stored:
+        place = item.path[0] if contents.by_name else item.store
+        if place not in contents.stored:
+            raise WeightsError(
+                f"layer {item.layer.name!r} is in the configuration, but the file has no weights at {place!r}; {_found(contents)}"
+            )
+        return contents.stored[place]
+
+    return network, lookup
+
+
+def _found(contents: _Contents) -> str:
+    weighted = [
+        stored.describe() if stored.name else f"{place}{stored.describe()[1:]}"
+        for place, stored in contents.stored.items()
+        if stored.arrays
+    ]
+    return f"found {len(weighted)} layers with weights: {', '.join(weighted[:6])}{', ...' if len(weighted) > 6 else ''}"
+
+
+def _recognise(contents: _Contents) -> tuple[Network, dict[str, _Stored]]:
+    """Understand weights without configuration as VGG16 or VGG19: by layer names, else by order and shapes."""
+    weighted = [contents.stored[place] for place in _in_order(contents) if contents.stored[place].arrays]
+    named = {stored.name: stored for stored in weighted if stored.name}
+    heads = [(), *((*architectures.HIDDEN, last) for last in architectures.OUTPUTS)]
+    for name in architectures.BLOCKS:
+        for names in ([*architectures.conv_names(name), *head] for head in heads):
+            if set(named) == set(names) and len(weighted) == len(named):
+                return _lay_out(name, names, [named[layer] for layer in names])
+    convs, dense = ([stored for stored in weighted if _first(stored).ndim == ndim] for ndim in (4, 2))
+    for name, blocks in architectures.BLOCKS.items():
+        regular = len(convs) == sum(blocks) and len(dense) in (0, 3) and len(convs) + len(dense) == len(weighted)
+        if regular and _widths_by_block(blocks, [_first(stored).shape[3] for stored in convs]) and convs == weighted[: len(convs)]:
+            names = [*architectures.conv_names(name), *((*architectures.HIDDEN, architectures.OUTPUTS[0]) if dense else ())]
+            if all(stored.name for stored in weighted) and len(named) == len(weighted):
+                names = [str(stored.name) for stored in weighted]
+            return _lay_out(name, names, weighted)
+    raise WeightsError(
+        f"the file has no model configuration, and its layers aren't those of VGG16 or VGG19; {_found(contents)}; "
+        "save the whole model with model.save('model.h5'), which carries its configuration"
+    )
+
+
+def _in_order(contents: _Contents) -> list[str]:
+    """Return the stored layers in forward order: the file's own by name; by number, the convolutions before the dense layers."""
+    return list(contents.stored) if contents.by_name else sorted(contents.stored, key=_natural)
+
+
+def _first(stored: _Stored) -> np.ndarray:
+    return next(iter(stored.arrays.values()))
+
+
+def _widths_by_block(blocks: tuple[int, ...], widths: list[int]) -> bool:
+    """Whether the convolutions of each block have one width, as a VGG's do."""
+    starts = [sum(blocks[:i]) for i in range(len(blocks))]
+    return all(len(set(widths[start : start + count])) == 1 for start, count in zip(starts, blocks, strict=True))
+
+
+def _lay_out(name: str, names: list[str], stored: list[_Stored]) -> tuple[Network, dict[str, _Stored]]:
+    return architectures.network(name, names, [_first(one) for one in stored]), dict(zip(names, stored, strict=True))
+
+
+# From the network to the model
+
+
+def _layer(item: ConfigLayer, lookup: Callable[[ConfigLayer], _Stored]) -> Layer:
+    """Give a layer its arrays."""
+    if not item.variables:
+        return item.layer
+    arrays = _pick(item, lookup(item))
+    if item.units is not None and (arrays["kernel"].ndim == 0 or arrays["kernel"].shape[-1] != item.units):
+        raise WeightsError(
+            f"layer {item.layer.name!r}: its kernel has shape {arrays['kernel'].shape}, expected {item.units} outputs by its configuration; "
+            "the weights belong to another model or are damaged"
+        )
+    return replace(item.layer, arrays=arrays)
+
+
+def _pick(item: ConfigLayer, stored: _Stored) -> Mapping[str, np.ndarray]:
+    """Choose a layer's arrays from its group: by the variables' names, or by their order where the names say nothing."""
+    nested = len(item.path) > 1 and item.store not in ("",) and bool(stored.arrays) and not next(iter(stored.arrays)).isdigit()
+    paths = {variable: variable.split(":")[0].split("/") for variable in stored.arrays}
+    mine = [v for v, parts in paths.items() if not nested or parts[-2:-1] == [item.path[-1]]]
+    closer = [v for v in mine if tuple(paths[v][-3:-1]) == item.path[-2:]]
+    mine = closer if len(mine) > len(item.variables) and len(closer) == len(item.variables) else mine
+    by_name = {VARIABLES[paths[v][-1]]: stored.arrays[v] for v in mine if paths[v][-1] in VARIABLES}
+    if set(by_name) == set(item.variables) and len(mine) == len(by_name):
+        return by_name
+    if not by_name and not nested and len(mine) == len(item.variables):
+        return dict(zip(item.variables, stored.arrays.values(), strict=True))
+    raise WeightsError(
+        f"layer {item.layer.name!r}: expected its {', '.join(item.variables)}, found {_names(stored)}; "
+        "the weights belong to another model or are damaged"
+    )
+
+
+def _names(stored: _Stored) -> str:
+    return ", ".join(map(repr, stored.arrays)) or "no weights"
+
+
+def _preprocessing(contents: _Contents) -> Preprocessing:
+    value = contents.preprocessing
+    if value is None:
+        return Preprocessing()
+    known = {one.name for one in fields(Preprocessing)}
+    if not isinstance(value, dict) or not set(value) <= known:
+        raise WeightsError(f"attribute 'nplrp_preprocessing' is {value!r}, expected a JSON object with {', '.join(sorted(known))}")
+    return Preprocessing(**value)
+
+
+def _classes(contents: _Contents, model: Model) -> tuple[tuple[str, str], ...] | None:
+    """Return the file's classes; ImageNet's for a model of 1000 outputs that names none; else None."""
+    value, outputs = contents.classes, model.output_shape[-1]
+    if value is None:
+        return imagenet_classes() if model.output_shape == (1000,) else None
+    pairs = [tuple(pair) if isinstance(pair, list) else pair for pair in value] if isinstance(value, list) else None
+    if (
+        pairs is None
+        or len(pairs) != outputs
+        or not all(isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(t, str) for t in pair) for pair in pairs)
+    ):
+        raise WeightsError(
+            f"attribute 'nplrp_classes' should be a JSON list of {outputs} pairs [id, name], one for each; found {_one_line(repr(value))[:80]}"
+        )
+    return tuple(pairs)
+
+
+def imagenet_classes() -> tuple[tuple[str, str], ...]:
+    """Return ImageNet's 1000 classes as (WordNet id, name), in Keras's order."""
+    table = json.loads(resources.files("nplrp").joinpath("data/imagenet_classes.json").read_text("utf-8"))
+    return tuple((table[str(i)][0], table[str(i)][1]) for i in range(1000))
