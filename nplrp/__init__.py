@@ -36,7 +36,7 @@ _PUBLIC = {
     "save_png": "heatmap",
 }
 
-__all__ = sorted([*_PUBLIC, "__version__"])
+__all__ = list(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nplrp import __version__
-from nplrp.errors import ImageError, NplrpError, OutputError
+from nplrp.errors import NplrpError, OutputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,7 +78,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     explain.add_argument("--target", "-t", metavar="T", help="output to explain: index, class id or class name; default: the composite's")
     explain.add_argument(
-        "-o", "--output", metavar="OUT.png", help="picture to write; a folder for several images; default: IMAGE-COMPOSITE.png here"
+        "-o", "--output", metavar="OUT.png", help="picture to write, or a folder; default: IMAGE-COMPOSITE.png here"
     )
     explain.add_argument("--save", metavar="OUT.npz|.h5", help="write the numbers")
     explain.add_argument("--json", action="store_true", help="print the results as JSON, and draw only if -o is given")
@@ -108,7 +108,7 @@ def make_parser() -> argparse.ArgumentParser:
         "demo",
         parents=[numerics],
         help="explain an MRI slice with a trained VGG16 (needs the extra demo)",
-        description="A demonstration of the method, not a diagnosis: a trained VGG16 from PyPI, an MRI slice from matplotlib, two composites.",
+        description="A demonstration of a method, not a diagnosis: a trained VGG16 from PyPI, an MRI slice from matplotlib.",
     )
     demo.add_argument("-o", "--output", metavar="OUT.png", default="nplrp-demo.png", help="picture to write (default nplrp-demo.png)")
     demo.set_defaults(run=run_demo)
@@ -134,7 +134,7 @@ def run_explain(arguments: argparse.Namespace) -> None:
     draw = arguments.output is not None or not (arguments.json or arguments.save)
     pictures = _picture_paths(arguments.images, arguments.output, "+".join(composites)) if draw else []
     model = _model(arguments.weights)
-    x = _images(arguments, model)
+    pixels, x = _images(arguments, model)
 
     from nplrp.lrp import explain
 
@@ -147,7 +147,7 @@ def run_explain(arguments: argparse.Namespace) -> None:
         _print_explanations(explanations, arguments)
     for i, path in enumerate(pictures):
         _progress(f"drawing {i + 1} of {len(pictures)}", len(pictures) > 1)
-        _draw(model, explanations, i, arguments, path)
+        _draw(pixels[i : i + 1], explanations, i, path)
         print(f"wrote {path}", file=sys.stderr if arguments.json else sys.stdout)
     if arguments.save:
         print(f"wrote {arguments.save}", file=sys.stderr if arguments.json else sys.stdout)
@@ -156,7 +156,7 @@ def run_explain(arguments: argparse.Namespace) -> None:
 def run_predict(arguments: argparse.Namespace) -> None:
     """Print the top labels of images."""
     model = _model(arguments.weights)
-    x = _images(arguments, model)
+    _, x = _images(arguments, model)
 
     from nplrp.lrp import predict
 
@@ -186,9 +186,8 @@ def run_info(arguments: argparse.Namespace) -> None:
         print(json.dumps(facts, indent=2))
         return
     print(model)
-    print(
-        f"input           {' x '.join(map(str, model.input_shape))}, {how.mode} preprocessing, {how.resample} resize{', centre crop' if how.crop else ''}"
-    )
+    size, crop = " x ".join(map(str, model.input_shape)), ", centre crop" if how.crop else ""
+    print(f"input           {size}, {how.mode} preprocessing, {how.resample} resize{crop}")
     if model.classes:
         names = [name for _, name in model.classes]
         print(f"classes         {len(names)}: {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}")
@@ -226,10 +225,12 @@ def _model(weights: str | None) -> Model:
     return load(find_weights(weights))
 
 
-def _images(arguments: argparse.Namespace, model: Model) -> np.ndarray:
-    from nplrp.images import preprocess
+def _images(arguments: argparse.Namespace, model: Model) -> tuple[np.ndarray, np.ndarray]:
+    """Return the images at the model's size, and the tensor made of them."""
+    from nplrp.images import load_pixels, normalize
 
-    return preprocess(list(arguments.images), model, resample=arguments.resample, crop=arguments.crop)
+    pixels = load_pixels(list(arguments.images), model, resample=arguments.resample, crop=arguments.crop)
+    return pixels, normalize(pixels, model.preprocessing.mode)
 
 
 def _picture_paths(images: Sequence[str], output: str | None, suffix: str) -> list[Path]:
@@ -257,11 +258,11 @@ def _check_folder(path: Path) -> None:
         raise OutputError(f"{path}: there is no folder {path.parent}; make it first")
 
 
-def _draw(model: Model, explanations: Sequence[Explanation], i: int, arguments: argparse.Namespace, path: Path) -> None:
+def _draw(pixels: np.ndarray, explanations: Sequence[Explanation], i: int, path: Path) -> None:
     from nplrp.heatmap import figure, heatmap, panel, save_png
     from nplrp.images import display
 
-    picture = display(arguments.images[i], model, resample=arguments.resample, crop=arguments.crop)
+    picture = display(pixels)[0]
     label = explanations[0].target_labels()[i]
     if len(explanations) == 1:
         drawn = figure(picture, heatmap(explanations[0].relevance[i : i + 1])[0], label.id, label.name, label.score)

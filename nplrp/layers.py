@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nplrp.model import size_of
 from nplrp.rules import AS_IS, NOTHING, Clamp, Rule
 
 if TYPE_CHECKING:
@@ -271,4 +272,4 @@ def _window(step: Step) -> tuple[int, int, int, int, int, int]:
 
 def sums(x: np.ndarray) -> np.ndarray:
     """Return the sum over each image's units: [n, ...] -> [n] float64, accurate to rounding and in a fixed order."""
-    return x.reshape(len(x), -1).sum(axis=1, dtype=np.float64)
+    return x.reshape(len(x), size_of(x.shape[1:])).sum(axis=1, dtype=np.float64)

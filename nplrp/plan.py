@@ -1,14 +1,13 @@
 """From a model and a composite to the list of steps that run: batch norms merged, weights checked and converted, a rule for each step.
 
 Batch normalisation is y = g x + h per channel, g = gamma / sqrt(variance + epsilon), h = beta - mean g. It is merged into the linear
-layer before it when nothing lies between, else into the dense layer (or the convolution without padding) that follows; where neither is exact
-it stays a linear step of its own, "scale". A merged batch norm passes relevance on as it is.
+layer before it when nothing lies between, else into the dense layer (or the convolution without padding) that follows; where neither is
+exact it stays a linear step of its own, "scale". A merged batch norm passes relevance on as it is.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -210,7 +209,7 @@ def _step(layer: Layer, algorithm: str) -> Step:
     weight, bias = layer.arrays.get("kernel"), layer.arrays.get("bias")
     if layer.kind == "batchnorm":
         weight, bias = _scale_of(layer)
-    elif layer.kind == "avgpool" or layer.kind == "global_avgpool":
+    elif layer.kind in ("avgpool", "global_avgpool"):
         bias = np.zeros(layer.input_shape[-1])
     elif weight is not None and bias is None:
         bias = np.zeros(weight.shape[-1])
@@ -297,7 +296,3 @@ def unit_name(index: Sequence[int]) -> str:
     image, *rest = index
     return f"image {image}, unit {tuple(rest) if len(rest) > 1 else rest[0] if rest else 0}"
 
-
-def size_of(shape: Shape) -> int:
-    """Return the number of units of a shape."""
-    return math.prod(shape)

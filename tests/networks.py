@@ -1,0 +1,68 @@
+"""Small networks for tests: seeded random weights with non-zero biases, built without any file."""
+
+import numpy as np
+
+from nplrp.model import Layer, Window, chain
+
+SAME3 = Window((3, 3), padding="same")
+POOL2 = Window((2, 2), (2, 2))
+
+
+def conv(name, kernel, bias=None, activation="relu", window=None):
+    """A convolution layer; shapes are derived by `chain`."""
+    arrays = {"kernel": np.asarray(kernel, np.float32)} | ({} if bias is None else {"bias": np.asarray(bias, np.float32)})
+    return Layer(name, "conv", (), (), activation, window or Window(arrays["kernel"].shape[:2], padding="same"), arrays=arrays)
+
+
+def dense(name, kernel, bias=None, activation="relu"):
+    """A dense layer."""
+    arrays = {"kernel": np.asarray(kernel, np.float32)} | ({} if bias is None else {"bias": np.asarray(bias, np.float32)})
+    return Layer(name, "dense", (), (), activation, arrays=arrays)
+
+
+def pool(name, kind="maxpool", window=POOL2):
+    """A pooling layer."""
+    return Layer(name, kind, (), (), window=None if kind.startswith("global") else window)
+
+
+def plain(name, kind, activation="linear", **more):
+    """A layer without arrays."""
+    return Layer(name, kind, (), (), activation, **more)
+
+
+def batch_norm(name, rng, channels, epsilon=1e-3):
+    """A batch norm with all four arrays away from their defaults."""
+    arrays = {
+        "gamma": rng.uniform(0.5, 1.5, channels),
+        "beta": rng.normal(size=channels),
+        "mean": rng.normal(size=channels),
+        "variance": rng.uniform(0.3, 2.0, channels),
+    }
+    return Layer(name, "batchnorm", (), (), epsilon=epsilon, arrays={k: v.astype(np.float32) for k, v in arrays.items()})
+
+
+def random_kernel(rng, *shape):
+    """He-scaled weights."""
+    return rng.normal(size=shape) * np.sqrt(2 / np.prod(shape[:-1]))
+
+
+def small_vgg(seed=0, size=8, classes=5, biases=0.2):
+    """Two conv blocks and two dense layers: [n, size, size, 3] -> [n, classes]."""
+    rng = np.random.default_rng(seed)
+    flat = (size // 4) ** 2 * 6
+    layers = [
+        conv("block1_conv1", random_kernel(rng, 3, 3, 3, 4), biases * rng.normal(size=4)),
+        conv("block1_conv2", random_kernel(rng, 3, 3, 4, 5), biases * rng.normal(size=5)),
+        pool("block1_pool"),
+        conv("block2_conv1", random_kernel(rng, 3, 3, 5, 6), biases * rng.normal(size=6)),
+        pool("block2_pool"),
+        plain("flatten", "flatten"),
+        dense("fc1", random_kernel(rng, flat, 7), biases * rng.normal(size=7)),
+        dense("predictions", random_kernel(rng, 7, classes), biases * rng.normal(size=classes), "softmax"),
+    ]
+    return chain((size, size, 3), layers, "small VGG")
+
+
+def images(seed, n, shape):
+    """Seeded inputs of both signs: [n, *shape] float64."""
+    return np.random.default_rng(seed).normal(size=(n, *shape)) * 2

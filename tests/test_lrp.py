@@ -1,0 +1,331 @@
+"""The page and the pass: the notebook's own numbers, the laws of LRP, and fractions worked by hand."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import nplrp
+from nplrp import lrp
+from nplrp.composites import LINEAR, POOL, Composite
+from nplrp.errors import ModelError, NumericsError, RuleError
+from nplrp.model import Window, chain
+from nplrp.rules import Rule
+from tests import naive
+from tests.networks import conv, dense, images, plain, pool, random_kernel, small_vgg
+
+DATA = Path(__file__).parent / "data"
+ORACLE_NAMES = {"input_1": "input", "fc_out": "predictions"}
+
+
+def oracle(name):
+    return np.load(DATA / "oracle" / f"{name}.npz")
+
+
+@pytest.fixture(scope="module")
+def notebook_model():
+    return nplrp.load(DATA / "keras_files" / "small32_k2_save_weights.h5")
+
+
+def worst(found, expected):
+    """Largest error in units of the expected array's largest value."""
+    assert found.shape == expected.shape
+    scale = np.abs(expected).max()
+    return np.abs(found - expected).max() / (scale or 1.0)
+
+
+# --- the notebook's numbers -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-11), ("float32", 2e-5)])
+def test_every_layer_of_the_notebook(notebook_model, dtype, tolerance):
+    expected = oracle(f"notebook_small32_{dtype}")
+    explanation = nplrp.explain(notebook_model, expected["x"], "notebook", dtype=dtype)
+    assert explanation.relevance.dtype == dtype
+    compared = 0
+    for key in expected.files:
+        kind, _, layer = key.partition("/")
+        if kind in ("act", "rel"):
+            found = (explanation.activations if kind == "act" else explanation.relevances)[ORACLE_NAMES.get(layer, layer)]
+            assert worst(found, expected[key]) < tolerance, key
+            compared += 1
+    assert compared == 23 + 22
+    assert worst(explanation.relevance, expected["lrp"]) < tolerance
+    assert worst(explanation.output, expected["preds"]) < tolerance
+
+
+def test_special_images_of_the_notebook(notebook_model):
+    quirks = oracle("notebook_quirks")
+    exact = nplrp.explain(notebook_model, quirks["special_x"], dtype="float64").relevance
+    single = nplrp.explain(notebook_model, quirks["special_x"], dtype="float32").relevance
+    for i, name in enumerate(["zero", "white", "half white"]):
+        assert worst(exact[i], quirks["special_lrp_np64"][i]) < 1e-11, name
+        assert worst(single[i], quirks["special_lrp"][i]) < 1e-4, name
+    assert np.abs(quirks["special_lrp"][1:]).max() > 0.01  # the comparison is of something
+
+
+@pytest.mark.parametrize("case", ["tie", "tie2"])
+def test_max_pool_ties_of_the_notebook(case):
+    quirks = oracle("notebook_quirks")
+    a, R = quirks[f"{case}_a"], quirks[f"{case}_r"]
+    model = chain(a.shape[1:], [pool("pool")])
+    plan = nplrp.make_plan(model, "notebook")
+    trace = lrp.run_forward(plan.steps, a)
+    assert worst(lrp.run_backward(plan, trace, R), quirks[f"{case}_R"]) < 1e-6
+
+
+# --- laws -------------------------------------------------------------------------------------------------------------
+
+
+def numeric_gradient(model, x, start, h=1e-6):
+    """d (logit of the target) / dx by central differences, float64."""
+    gradient = np.zeros_like(x)
+    for i in np.ndindex(x.shape[1:]):
+        up, down = x.copy(), x.copy()
+        up[(0, *i)] += h
+        down[(0, *i)] -= h
+        logits = [nplrp.explain(model, v, dtype="float64").logits[0, start] for v in (up, down)]
+        gradient[(0, *i)] = (logits[0] - logits[1]) / (2 * h)
+    return gradient
+
+
+def test_lrp0_without_bias_is_gradient_times_input():
+    model = small_vgg(biases=0, size=4)
+    x = images(1, 1, (4, 4, 3))
+    rules = Composite("lrp0", ((LINEAR, Rule("epsilon", epsilon=0.0)), (POOL, Rule("winner"))), "logit", "test")
+    explanation = nplrp.explain(model, x, rules, target=2, dtype="float64")
+    expected = x * numeric_gradient(model, x, 2)
+    assert worst(explanation.relevance, expected) < 1e-7
+    assert explanation.relevance.sum() == pytest.approx(explanation.logits[0, 2], rel=1e-12)
+
+
+@pytest.mark.parametrize("composite", ["notebook", "zplus"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_batches_are_singles_bit_for_bit(composite, dtype):
+    model, x = small_vgg(), images(2, lrp.CHUNK + 3, (8, 8, 3))
+    batch = nplrp.explain(model, x, composite, dtype=dtype)
+    for i in range(len(x)):
+        single = nplrp.explain(model, x[i : i + 1], composite, dtype=dtype)
+        assert np.array_equal(single.relevance[0], batch.relevance[i])
+        assert np.array_equal(single.output[0], batch.output[i])
+
+
+@pytest.mark.parametrize("composite", ["notebook", "zplus"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_layers_on_first_access_have_the_same_bits(composite, dtype):
+    explanation = nplrp.explain(small_vgg(), images(3, 3, (8, 8, 3)), composite, dtype=dtype)
+    assert np.array_equal(explanation.relevances["input"], explanation.relevance)
+    assert np.array_equal(explanation.activations["predictions"], explanation.output)
+    assert list(explanation.relevances) == list(explanation.activations)
+
+
+def test_explain_is_linear_in_the_start():
+    model, x = small_vgg(), images(4, 1, (8, 8, 3))
+    plan = nplrp.make_plan(model, "zplus", "float64")
+    trace = lrp.run_forward(plan.steps, x)
+    rng = np.random.default_rng(5)
+    first, second = rng.normal(size=(2, 1, 5))
+    parts = 2 * lrp.run_backward(plan, trace, first) - 3 * lrp.run_backward(plan, trace, second)
+    assert worst(lrp.run_backward(plan, trace, 2 * first - 3 * second), parts) < 1e-13
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_one_conv_layer_is_the_formula_in_loops(data):
+    """R = a * convT(R / (conv(a, w) + b + eps), w), written with naive loops."""
+    draw = data.draw
+    height, width = draw(st.integers(1, 6)), draw(st.integers(1, 6))
+    kernel, stride, dilation = (tuple(draw(st.integers(1, 3)) for _ in range(2)) for _ in range(3))
+    padding = "same" if draw(st.booleans()) or min(height, width) < 6 else "valid"
+    window = Window(kernel, stride, dilation, padding)
+    rng = np.random.default_rng(draw(st.integers(0, 999)))
+    w, b = rng.normal(size=(*kernel, 2, 3)).astype(np.float32), rng.normal(size=3).astype(np.float32)
+    if min(window.output_size(height, width)) < 1:
+        return
+    a = rng.uniform(0.1, 1, size=(2, height, width, 2))
+    model = chain((height, width, 2), [conv("conv", w, b, "linear", window)])
+    plan = nplrp.make_plan(model, "notebook", "float64")
+    trace = lrp.run_forward(plan.steps, a)
+    pads = window.pads(height, width)
+    z = naive.conv_forward(a, w.astype(float), b.astype(float), stride, dilation, pads)
+    assert worst(trace.output, z) < 1e-12
+    R = rng.normal(size=z.shape)
+    s = R / (z + 1e-7)
+    expected = a * naive.conv_transpose(s, w.astype(float), height, width, stride, dilation, pads)
+    assert worst(lrp.run_backward(plan, trace, R), expected) < 1e-9
+
+
+# --- worked by hand ---------------------------------------------------------------------------------------------------
+
+
+def one_dense(weights, bias, rule, a, R):
+    """Relevance of the inputs of one dense unit, as Python fractions would have it."""
+    model = chain((len(weights),), [dense("out", np.array(weights)[:, None], [bias], "linear")])
+    composite = Composite("one", ((LINEAR, rule),), "logit", "test")
+    plan = nplrp.make_plan(model, composite, "float64")
+    trace = lrp.run_forward(plan.steps, np.array([a], float))
+    return lrp.run_backward(plan, trace, np.array([[R]], float))[0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        # W = (2, -1), b = 1/2, a = (1, 1): z = 3/2, z+ = 5/2
+        (Rule("epsilon", epsilon=0.0), (Fraction(2), Fraction(-1))),
+        (Rule("epsilon", epsilon=0.5), (Fraction(2) * Fraction(3, 4), Fraction(-1) * Fraction(3, 4))),
+        (Rule("epsilon", epsilon=0.5, bias=False), (Fraction(2), Fraction(-1))),
+        (Rule("zplus", epsilon=0.0), (Fraction(6, 5), Fraction(0))),
+        (Rule("zplus", epsilon=0.5), (Fraction(1), Fraction(0))),
+        (Rule("zplus", epsilon=0.0, bias=False), (Fraction(3, 2), Fraction(0))),
+    ],
+)
+def test_two_weights_by_hand(rule, expected):
+    assert one_dense((2, -1), 0.5, rule, (1, 1), 1.5) == pytest.approx([float(v) for v in expected], rel=1e-15)
+
+
+def test_epsilon_takes_the_sign_of_z_or_not():
+    # W = (1, -3), b = 0, a = (1, 1): z = -2, R = -2
+    signed = one_dense((1, -3), 0, Rule("epsilon", epsilon=0.5), (1, 1), -2)
+    unsigned = one_dense((1, -3), 0, Rule("epsilon", epsilon=0.5, stabiliser="plus"), (1, 1), -2)
+    assert signed == pytest.approx([4 / 5, -12 / 5], rel=1e-15)
+    assert unsigned == pytest.approx([4 / 3, -12 / 3], rel=1e-15)
+
+
+def test_zplus_splits_inputs_by_sign():
+    # W = (1, -2), b = 1/2, a = (-1, 2): a+ w+ + a- w- = 0; the unit has no positive contribution, so nothing passes
+    assert one_dense((1, -2), 0.5, Rule("zplus", epsilon=0.0), (-1, 2), -4.5) == [0, 0]
+    # a = (-1, -2): a- w- = 4, b+ = 1/2 -> R2 = 4 / 4.5 * R
+    assert one_dense((1, -2), 0.5, Rule("zplus", epsilon=0.0), (-1, -2), 9) == pytest.approx([0, 8], rel=1e-15)
+
+
+# --- start and target -------------------------------------------------------------------------------------------------
+
+
+def test_starts():
+    model, x = small_vgg(), images(6, 2, (8, 8, 3))
+    everything = nplrp.explain(model, x, "notebook", dtype="float64")
+    assert everything.targets is None
+    assert np.allclose(everything.relevances["predictions"], everything.output, rtol=0, atol=0)
+    assert everything.relevances["predictions"].sum(axis=1) == pytest.approx([1, 1], rel=1e-14)
+    top = nplrp.explain(model, x, "zplus", dtype="float64")
+    assert top.targets.tolist() == top.logits.argmax(axis=1).tolist()
+    assert top.ledger.start == pytest.approx(top.logits.max(axis=1), rel=1e-15)
+    parts = [nplrp.explain(model, x, "notebook", target=k, dtype="float64").relevance for k in range(5)]
+    assert worst(sum(parts), everything.relevance) < 1e-13
+
+
+def test_a_target_for_each_image():
+    model, x = small_vgg(), images(7, 3, (8, 8, 3))
+    several = nplrp.explain(model, x, "zplus", target=[4, 0, 2])
+    for i, target in enumerate([4, 0, 2]):
+        assert np.array_equal(several.relevance[i], nplrp.explain(model, x[i : i + 1], "zplus", target=target).relevance[0])
+
+
+def test_labels():
+    explanation = nplrp.explain(small_vgg(), images(8, 2, (8, 8, 3)))
+    labels = explanation.labels(top=3)
+    assert [len(each) for each in labels] == [3, 3]
+    assert [label.score for label in labels[0]] == sorted(explanation.output[0], reverse=True)[:3]
+    assert labels[0][0].unit == explanation.output[0].argmax()
+
+
+def test_no_images_give_empty_results():
+    explanation = nplrp.explain(small_vgg(), np.zeros((0, 8, 8, 3)))
+    assert explanation.relevance.shape == (0, 8, 8, 3)
+    assert explanation.output.shape == (0, 5)
+    assert explanation.relevances["fc1"].shape == (0, 7)
+    assert nplrp.forward(small_vgg(), np.zeros((0, 8, 8, 3)))["block2_pool"].shape == (0, 2, 2, 6)
+
+
+def test_a_network_of_every_kind_of_layer():
+    """All kinds run in one chain, and LRP-0 without bias conserves the logit through them."""
+    rng = np.random.default_rng(9)
+    layers = [
+        plain("input_1", "input"),
+        plain("zero_padding", "pad", pads=(1, 0, 2, 1)),
+        conv("conv1", random_kernel(rng, 3, 2, 3, 6), None, "linear", Window((3, 2), (2, 1), (1, 2), "valid")),
+        plain("relu1", "activation", "relu"),
+        plain("dropout", "identity"),
+        pool("average", "avgpool", Window((3, 2), (2, 2), padding="same")),
+        conv("conv2", random_kernel(rng, 1, 1, 6, 8)),
+        pool("pool", "maxpool", Window((3, 3), (1, 1), padding="same")),
+        pool("global_average", "global_avgpool"),
+        dense("fc", random_kernel(rng, 8, 5)),
+        dense("logits", random_kernel(rng, 5, 4), None, "linear"),
+        plain("softmax", "activation", "softmax"),
+    ]
+    model = chain((9, 10, 3), layers)
+    x = images(10, 2, (9, 10, 3))
+    rules = Composite("lrp0", ((LINEAR, Rule("epsilon", epsilon=0.0)), (POOL, Rule("winner"))), "logit", "test")
+    explanation = nplrp.explain(model, x, rules, dtype="float64")
+    assert explanation.output.sum(axis=1) == pytest.approx([1, 1], rel=1e-14)
+    assert explanation.relevance.sum(axis=(1, 2, 3)) == pytest.approx(explanation.logits.max(axis=1), rel=1e-12)
+    assert set(explanation.relevances) == {"input", *(layer.name for layer in layers)}
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (np.zeros((8, 8, 3)), r"shape \(8, 8, 3\).*add the batch axis with x\[None\]"),
+        (np.zeros((1, 9, 8, 3)), r"\(1, 9, 8, 3\).*takes \(n, 8, 8, 3\)"),
+        (np.zeros((1, 8, 8, 3), complex), "dtype complex128, expected float32 or float64"),
+        (np.array(["dog.jpg"]), "nplrp.preprocess"),
+    ],
+)
+def test_inputs_that_do_not_fit(x, message):
+    with pytest.raises(ModelError, match=message):
+        nplrp.explain(small_vgg(), x)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_bad_number_in_the_input_is_named(bad):
+    x = images(11, 2, (8, 8, 3))
+    x[1, 2, 3, 0] = bad
+    with pytest.raises(NumericsError, match=r"the input: (nan|-?inf) at image 1, unit \(2, 3, 0\)"):
+        nplrp.explain(small_vgg(), x)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_bad_weight_is_named(bad):
+    model = small_vgg()
+    model["fc1"].arrays["kernel"][3, 2] = bad
+    with pytest.raises(NumericsError, match=r"layer 'fc1': kernel\[3, 2\] is (nan|inf)"):
+        nplrp.explain(model, images(12, 1, (8, 8, 3)))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_an_overflow_stops_with_the_layer_and_unit(sign):
+    model = chain((2,), [dense("first", [[1e30], [0]], None), dense("second", [[sign * 1e30, 0]], None), dense("out", [[1], [1]], None)])
+    with pytest.raises(NumericsError, match=r"layer 'second': -?inf at image 0, unit 0"):
+        nplrp.explain(model, np.array([[1.0, 1.0]]))
+    assert np.isfinite(nplrp.explain(model, np.array([[1.0, 1.0]]), dtype="float64").output).all()
+
+
+def test_nothing_divided_by_nothing_is_named():
+    """A dead unit with z = -eps under the unsigned epsilon: 0/0 in the document, an error that names it here."""
+    model = chain((2,), [dense("dead", [[1, 1], [1, -1]], [0, -1.0], "linear"), dense("out", [[1], [1]], None, "linear")])
+    rules = Composite("unsigned", ((LINEAR, Rule("epsilon", epsilon=1.0, stabiliser="plus")),), "logit", "test")
+    with pytest.raises(NumericsError, match=r"layer 'dead', rule epsilon.*: s = R / z is -?inf at image 0, unit 1 .*denominator 0"):
+        nplrp.explain(model, np.array([[1.0, 1.0]]), rules)
+
+
+def test_unknown_names():
+    model, x = small_vgg(), images(13, 1, (8, 8, 3))
+    with pytest.raises(RuleError, match="no composite 'lrp'; the composites are notebook, zplus"):
+        nplrp.explain(model, x, "lrp")
+    with pytest.raises(RuleError, match="no dtype 'float16' to compute in; expected float32 or float64"):
+        nplrp.explain(model, x, dtype="float16")
+    with pytest.raises(RuleError, match="no dtype 'number'"):
+        nplrp.explain(model, x, dtype="number")
+    with pytest.raises(RuleError, match="no algorithm 'fast'"):
+        nplrp.explain(model, x, algorithm="fast")
+    with pytest.raises(RuleError, match="rule Rule|rule epsilon.*doesn't fit layer 'block1_pool' of kind 'maxpool'"):
+        nplrp.explain(model, x, Composite("bad", ((("conv", "dense", "maxpool"), Rule("epsilon")),), "logit", "test"))
+    with pytest.raises(RuleError, match="no rule for layer 'block1_pool' of kind 'maxpool'"):
+        nplrp.explain(model, x, Composite("short", ((("conv", "dense"), Rule("epsilon")),), "logit", "test"))
