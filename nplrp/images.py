@@ -199,7 +199,7 @@ def open_image(
     Raises
     ------
     ImageError
-        If it is missing, damaged, of another format, too large, or an animation or multi-page file (MPO, a JPEG with previews, counts as one).
+        If it is missing, damaged, of another format, too large, or has several frames or pages (MPO, a JPEG with previews, counts as one).
     """
     where = where or (str(source) if isinstance(source, str | os.PathLike) else "the image")
     with _pillow_errors(where, formats), Image.open(source, formats=formats) as image:
