@@ -12,6 +12,7 @@ import numpy as np
 from numba import prange
 
 from nplrp.kernels.epilogue import finish_pixels
+from nplrp.kernels.launch import Launcher, call_compiled
 from nplrp.kernels.microkernel import BLOCK, ROW_STEP, SLAB, multiply
 from nplrp.kernels.parallel import kernel, parallel_kernel
 from nplrp.kernels.simd import keep_apart
@@ -114,7 +115,15 @@ def _share(thread, threads, p, images, x, x2, terms, weights, e):
                 finish_pixels(e, sums, sums_from, p.out_width, channels, slab * SLAB, o_from, p.cout)
 
 
+_launcher = Launcher(_share)
+
+
 @parallel_kernel
+def _convolve(address, threads, p, images, x, x2, terms, weights, e):
+    for thread in prange(threads):
+        call_compiled(address, (np.int64(thread), threads, p, images, x, x2, terms, weights, e))
+
+
 def convolve(p, images, x, x2, terms, weights, e, threads):
     """Convolve `images` images with packed weights.
 
@@ -131,5 +140,5 @@ def convolve(p, images, x, x2, terms, weights, e, threads):
     threads : int
         The work is split over image strips and output channels, never over a sum.
     """
-    for thread in prange(threads):
-        _share(np.int64(thread), threads, p, images, x, x2, terms, weights, e)
+    args = (p, images, x, x2, terms, weights, e)
+    _convolve(_launcher.address(x.dtype, *args), threads, *args)

@@ -8,6 +8,7 @@ import numpy as np
 from numba import prange
 
 from nplrp.kernels.direct import blocking
+from nplrp.kernels.launch import Launcher, call_compiled
 from nplrp.kernels.microkernel import SLAB
 from nplrp.kernels.parallel import kernel, parallel_kernel
 from nplrp.kernels.simd import keep_apart
@@ -43,7 +44,22 @@ def _direct_slab(p, w, transposed, changes, slab, packed):
                 to += blocks * depth * SLAB
 
 
+@kernel
+def _direct_share(thread, threads, p, w, transposed, changes, packed):
+    slabs = (p.cout + SLAB - 1) // SLAB
+    for slab in range(slabs * thread // threads, slabs * (thread + 1) // threads):
+        _direct_slab(p, w, transposed, changes, slab, packed)
+
+
+_direct_launcher = Launcher(_direct_share)
+
+
 @parallel_kernel
+def _pack_direct(address, threads, p, w, transposed, changes, packed):
+    for thread in prange(threads):
+        call_compiled(address, (np.int64(thread), threads, p, w, transposed, changes, packed))
+
+
 def pack_direct(p, w, transposed, changes, packed, threads):
     """Pack HWIO weights for `direct.convolve`.
 
@@ -59,7 +75,5 @@ def pack_direct(p, w, transposed, changes, packed, threads):
         `direct_slab_size` numbers for every 32 output channels.
     threads : int
     """
-    slabs = (p.cout + SLAB - 1) // SLAB
-    for thread in prange(threads):
-        for slab in range(slabs * thread // threads, slabs * (thread + 1) // threads):
-            _direct_slab(p, w, transposed, changes, slab, packed)
+    args = (p, w, transposed, changes, packed)
+    _pack_direct(_direct_launcher.address((w.dtype, packed.dtype), *args), threads, *args)
