@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nplrp.atomic import atomic
 from nplrp.errors import OutputError
 from nplrp.lrp import Explanation
 
@@ -84,33 +82,3 @@ def check_suffix(path: Path) -> None:
     if path.suffix not in SUFFIXES:
         raise OutputError(f"{path}: results are saved as {' or '.join(SUFFIXES)}; give a name that ends so")
 
-
-@contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Give a temporary file beside `path` to write to, and rename it to `path` if all went well.
-
-    Raises
-    ------
-    OutputError
-        If the file can't be written; the temporary file is removed.
-    """
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        raise OutputError(f"{path}: can't be written: {error.strerror or error}; choose another place") from None
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: can't be written: {error.strerror or error}; free some space or choose another place") from None
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

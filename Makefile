@@ -1,0 +1,22 @@
+# The workshop. PYTHON is any Python >= 3.11 with `pip install -e ".[dev]"`.
+PYTHON ?= python
+
+.PHONY: check lint types imports test demo
+
+check: lint types imports test
+
+lint:
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+
+types:
+	$(PYTHON) -m mypy
+
+imports:
+	$(PYTHON) -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
+
+test:
+	$(PYTHON) -m pytest
+
+demo:
+	$(PYTHON) -m nplrp.cli demo -o docs/demo.png

@@ -1,0 +1,110 @@
+"""The ledger: every term from its own sum, balanced to rounding, and right where it can be worked by hand."""
+
+import numpy as np
+import pytest
+
+import nplrp
+from nplrp.composites import LINEAR, POOL, Composite
+from nplrp.model import chain
+from nplrp.rules import Rule
+from tests.networks import conv, dense, images, plain, small_vgg
+
+
+@pytest.mark.parametrize("composite", ["notebook", "zplus"])
+def test_balance(composite):
+    x = images(1, 3, (8, 8, 3))
+    exact = nplrp.explain(small_vgg(), x, composite, dtype="float64").ledger
+    for entry in exact.entries:
+        assert np.all(np.abs(entry.residual) <= 1e-12 * entry.magnitude), entry.layer
+    single = nplrp.explain(small_vgg(), x, composite, dtype="float32").ledger
+    for entry in single.entries:
+        assert np.all(np.abs(entry.residual) <= 1e-5 * entry.magnitude), entry.layer
+
+
+def test_layers_hand_over_what_they_get():
+    ledger = nplrp.explain(small_vgg(), images(2, 2, (8, 8, 3)), "notebook", dtype="float64").ledger
+    for above, below in zip(ledger.entries, ledger.entries[1:], strict=False):
+        assert np.array_equal(above.relevance_out, below.relevance_in)
+    assert ledger.start == pytest.approx([1, 1], rel=1e-14)
+    absorbed = sum(e.bias + e.epsilon + e.dropped for e in ledger.entries)
+    assert ledger.start == pytest.approx(ledger.end + absorbed, rel=1e-11)
+
+
+def one_layer(weights, bias, rule, a):
+    model = chain((len(weights),), [dense("out", np.array(weights, float)[:, None], [bias], "linear")])
+    composite = Composite("one", ((LINEAR, rule),), "logit", "test")
+    return nplrp.explain(model, np.array([a], float), composite, target=0, dtype="float64").ledger["out"]
+
+
+def test_terms_by_hand():
+    # W = (2, -1), b = 1/2, a = (1, 1): z = 3/2 = R, eps = 1/2: s = 3/4 -> out 3/4, bias 3/8, eps 3/8
+    entry = one_layer((2, -1), 0.5, Rule("epsilon", epsilon=0.5), (1, 1))
+    found = [float(getattr(entry, t)[0]) for t in ("relevance_in", "relevance_out", "bias", "epsilon", "dropped", "residual")]
+    assert found == pytest.approx([1.5, 0.75, 0.375, 0.375, 0, 0], abs=1e-15)
+    # z+: z = 2 + 1/2, eps = 1/2, s = 1/2 -> out 1, bias 1/4, eps 1/4
+    entry = one_layer((2, -1), 0.5, Rule("zplus", epsilon=0.5), (1, 1))
+    found = [float(getattr(entry, t)[0]) for t in ("relevance_in", "relevance_out", "bias", "epsilon", "dropped")]
+    assert found == pytest.approx([1.5, 1.0, 0.25, 0.25, 0], abs=1e-15)
+
+
+def test_units_that_divide_nothing_are_dropped_not_epsilon():
+    # W = (-1, -1), b = -2, a = (1, 2): z+ is 0, so the unit's relevance -5 goes nowhere
+    for eps in (0.0, 1e-7):
+        entry = one_layer((-1, -1), -2, Rule("zplus", epsilon=eps), (1, 2)) if eps else None
+        if entry is not None:
+            assert (entry.relevance_in, entry.relevance_out, entry.epsilon) == (-5, 0, 0)
+            assert entry.dropped == pytest.approx(-5, rel=1e-15)
+
+
+def test_relevance_on_padding_is_dropped():
+    model = chain(
+        (2, 2, 1), [plain("pad", "pad", pads=(1, 0, 0, 1)), plain("flatten", "flatten"), dense("out", np.ones((9, 1)), [9.0], "linear")]
+    )
+    plan = nplrp.make_plan(model, "notebook", "float64")
+    from nplrp.ledger import account
+
+    R = np.arange(9, dtype=float).reshape(1, 3, 3, 1)
+    inside = R[:, 1:, :2]
+    entry = account(plan.steps[0], plan.rules[0], np.ones((1, 2, 2, 1)), R, inside)
+    assert entry.dropped == R.sum() - inside.sum()
+    assert entry.residual == 0
+
+
+def test_images_join_and_part():
+    x = images(3, 11, (8, 8, 3))
+    whole = nplrp.explain(small_vgg(), x, "zplus", dtype="float64").ledger
+    assert whole["fc1"].bias.shape == (11,)
+    alone = nplrp.explain(small_vgg(), x[9:10], "zplus", dtype="float64").ledger
+    assert np.array_equal(whole.image(9)["block1_conv2"].epsilon, alone["block1_conv2"].epsilon)
+    assert "sums over 11 images" in str(whole)
+    assert "sums over" not in str(alone)
+    with pytest.raises(KeyError, match="no layer 'fc9'; it has predictions, fc1"):
+        whole["fc9"]
+
+
+def test_it_prints_a_line_for_each_layer_and_a_total():
+    text = str(nplrp.explain(small_vgg(), images(4, 1, (8, 8, 3)), "notebook").ledger)
+    lines = text.splitlines()
+    assert lines[0].split() == ["layer", "relevance", "in", "out", "bias", "epsilon", "dropped", "residual", "rule"]
+    assert [line.split()[0] for line in lines[1:]] == [layer.name for layer in reversed(small_vgg().layers)] + ["total"]
+
+
+def test_bias_that_takes_part_absorbs_and_one_that_does_not_absorbs_nothing():
+    def ledger(bias):
+        rules = Composite("b", ((LINEAR, Rule("epsilon", bias=bias)), (POOL, Rule("winner"))), "logit", "test")
+        return nplrp.explain(small_vgg(), images(5, 1, (8, 8, 3)), rules, dtype="float64").ledger
+
+    assert all(np.all(e.bias == 0) for e in ledger(False).entries)
+    assert any(np.any(e.bias != 0) for e in ledger(True).entries)
+
+
+def test_conv_bias_is_summed_over_all_pixels():
+    # 1x1 conv, w = 1, b = 1, a = (1, 3): z = (2, 4), R = (2, 4) -> s = 1 each; bias absorbs 2, out = 4
+    model = chain((1, 2, 1), [conv("c", np.ones((1, 1, 1, 1)), [1.0], "linear")])
+    composite = Composite("lrp0", ((LINEAR, Rule("epsilon", epsilon=0.0)),), "logit", "test")
+    plan = nplrp.make_plan(model, composite, "float64")
+    from nplrp.ledger import account
+
+    a = np.array([1.0, 3.0]).reshape(1, 1, 2, 1)
+    entry = account(plan.steps[0], plan.rules[0], a, np.array([2.0, 4.0]).reshape(1, 1, 2, 1), a)
+    assert (entry.bias, entry.relevance_out, entry.residual) == (2, 4, 0)

@@ -1,0 +1,63 @@
+"""Which output is explained: by index, class id and class name."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from nplrp.errors import ModelError
+from nplrp.targets import find_target, find_targets, labels_of
+from tests.networks import small_vgg
+
+CLASSES = (("n1", "golden_retriever"), ("n2", "tabby"), ("n3", "crane"), ("n4", "crane"), ("n5", "Egyptian_cat"))
+
+
+@pytest.fixture
+def model():
+    return dataclasses.replace(small_vgg(), classes=CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("target", "unit"),
+    [(0, 0), (np.int64(4), 4), ("3", 3), ("n2", 1), ("golden_retriever", 0), ("Golden retriever", 0), ("egyptian-cat", 4)],
+)
+def test_found(model, target, unit):
+    assert find_target(model, target) == unit
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (5, "no output 5; the model has 5 outputs, 0 to 4"),
+        (-1, "no output -1"),
+        ("-1", "no output -1"),
+        ("crane", r"several outputs: n3 \(index 2\), n4 \(index 3\); give the id"),
+        ("goldn retriever", "did you mean golden_retriever"),
+        ("zzz", "its 5 classes start with golden_retriever, tabby"),
+        (True, "index, a class id or a class name, not True"),
+        (1.5, "not 1.5"),
+    ],
+)
+def test_not_found(model, target, message):
+    with pytest.raises(ModelError, match=message):
+        find_target(model, target)
+
+
+def test_names_without_classes():
+    with pytest.raises(ModelError, match="no class names, so the target 'dog' can't be looked up; give an index from 0 to 4"):
+        find_target(small_vgg(), "dog")
+
+
+def test_several(model):
+    assert find_targets(model, None, 2) is None
+    assert find_targets(model, "tabby", 2).tolist() == [1, 1]
+    assert find_targets(model, ["tabby", 3], 2).tolist() == [1, 3]
+    with pytest.raises(ModelError, match="3 targets for 2 images"):
+        find_targets(model, [1, 2, 3], 2)
+
+
+def test_equal_scores_come_in_order(model):
+    found = labels_of(model, np.array([0.1, 0.3, 0.3, 0.2, 0.1]), 3)
+    assert [label.unit for label in found] == [1, 2, 3]
+    assert found[0].name == "tabby"
+    assert found[0].id == "n2"
