@@ -29,4 +29,4 @@ def _fma_exact(x, y, z):
 
 
 #: x * y + z, rounded once, in float32 if all three are, else in float64.
-fma = _fma_exact if config.DISABLE_JIT else _fma
+fma = _fma_exact if config.DISABLE_JIT else _fma  # type: ignore[attr-defined]

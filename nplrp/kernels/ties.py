@@ -1,0 +1,195 @@
+"""Structural ties: positions of a max-pool's windows that hold the same value because they see the same pixels.
+
+In exact arithmetic such positions tie, and direct convolution keeps the tie to the bit; Winograd's transforms round differently by place in
+the tile, so that the winner would be noise wherever a picture is flat. Hence ties are decided from the image, not from computed values.
+
+Two positions of a pool's input grid at distance D see the same pixels if the image equals itself, shifted by D times the strides so far,
+over the whole receptive field. A map e says where: e[p] at a layer is true if the value at p equals the value at p + D. A window (of a
+convolution, a pool, or the 1 x 1 window of a padding layer) ANDs e over its taps; a tap outside the grid equals its partner only if the
+partner is outside too. Layers that treat every position alike (bias, ReLU, batch normalisation) keep the map.
+"""
+
+import numpy as np
+
+from nplrp.kernels.parallel import in_threads, kernel
+
+# Kinds of layers: what a layer does with its window doesn't matter, only whether winners are chosen there.
+WINDOW = 0  #: convolution, average pool, or padding (a window of 1 x 1)
+MAX_POOL = 1
+
+
+def tie_labels(x, layers, nt=1):
+    """Find the structural ties of every max-pool.
+
+    Parameters
+    ----------
+    x : ndarray (n, h, w, c)
+        The images.
+    layers : list of (kind, kh, kw, sh, sw, dh, dw, top, bottom, left, right)
+        From the image up to the last max-pool: kind, window, strides, dilations and zero padding of every layer that has a window.
+    nt : int
+        Threads.
+
+    Returns
+    -------
+    list
+        For each max-pool int32 labels (n, ho, wo, kh * kw): the first position of the window, in row-major order, that ties with this one;
+        None if there is no tie in any image.
+    """
+    geometry = np.array(layers, np.int64).reshape(-1, 11)
+    grids, covered = _grids(geometry, x.shape[1:3])
+    # + 0 turns -0.0 into 0.0, so that equal numbers have equal bits; planes of 4-byte words serve every dtype
+    words = np.add(x, 0, dtype=x.dtype, order="C").view(np.uint32)
+    planes = np.ascontiguousarray(words.transpose(0, 3, 1, 2)).reshape(len(x), words.shape[3], -1)
+    pools = [int(p) for p in np.flatnonzero(geometry[:, 0] == MAX_POOL)]
+    labels = []
+    for p in pools:
+        positions = np.arange(geometry[p, 1] * geometry[p, 2], dtype=np.int32)
+        labels.append(np.tile(positions, (len(x), *grids[p + 1], 1)))
+    found = np.zeros((len(pools), len(x)), np.bool_)
+    in_threads(_label_some, max(1, min(nt, found.size)), planes, geometry, grids, covered, pools, labels, found)
+    return [each if any_found else None for each, any_found in zip(labels, found.any(1), strict=True)]
+
+
+def _grids(geometry, image):
+    """Return the sizes [layers + 1, 2] of all grids, and whether every window of a layer has a tap inside its input grid."""
+    grids, covered = [tuple(image)], []
+    for _, kh, kw, sh, sw, dh, dw, top, bottom, left, right in geometry:
+        size, inside = [], True
+        for n, k, s, d, before, after in zip(grids[-1], (kh, kw), (sh, sw), (dh, dw), (top, left), (bottom, right), strict=True):
+            size.append((n + before + after - (k - 1) * d - 1) // s + 1)
+            taps = np.arange(size[-1])[:, None] * s - before + np.arange(k) * d
+            inside &= bool(((taps >= 0) & (taps < n)).any(1).all())
+        grids.append(tuple(size))
+        covered.append(inside)
+    return np.array(grids, np.int64), np.array(covered, np.bool_)
+
+
+def _label_some(planes, geometry, grids, covered, pools, labels, found, t, nt):
+    """Fill the labels of every nt-th (pool, image) from the t-th on, and whether it has a tie."""
+    padded = (grids[:-1] + geometry[:, [7, 9]] + geometry[:, [8, 10]]).prod(1)
+    e, work, rows = np.empty((3, max(padded, default=0)), np.uint8)
+    for task in range(t, found.size, nt):
+        i, n = divmod(task, len(planes))
+        pool = pools[i]
+        kh, kw = geometry[pool, 1:3]
+        for dy in range(kh):
+            for dx in range(1 - kw if dy else 1, kw):
+                if _tie_map(planes[n], geometry, grids, covered, pool, dy, dx, e, work, rows):
+                    found[i, n] |= _label(e, *grids[pool], geometry[pool], dy, dx, labels[i][n])
+
+
+@kernel
+def _label(e, h, w, window, dy, dx, labels):
+    """Give the positions of each window at distance (dy, dx) from an earlier one that they tie with its number; return whether any does."""
+    _, kh, kw, sh, sw, _, _, top, _, left, _ = window
+    found = False
+    for r in range(labels.shape[0]):
+        for i in range(max(0, top - r * sh), min(kh - dy, h + top - r * sh)):
+            line = e[(r * sh + i - top) * w : (r * sh + i - top + 1) * w]
+            for j in range(max(0, -dx), kw - max(0, dx)):
+                this, other = i * kw + j, (i + dy) * kw + j + dx
+                for q in range(labels.shape[1]):
+                    x = q * sw + j - left
+                    if 0 <= x < w and line[x]:
+                        labels[r, q, other] = min(labels[r, q, other], this)
+                        found = True
+    return found
+
+
+@kernel
+def _tie_map(planes, geometry, grids, covered, pool, dy, dx, e, padded, rows):
+    """Write to e [h * w] where the input of layer `pool` equals itself at distance (dy, dx); return whether it does anywhere."""
+    last_uncovered = -1  # up to there, ties between paddings may appear where there was none
+    for i in range(pool):
+        dy, dx = dy * geometry[i, 3], dx * geometry[i, 4]
+        if not covered[i]:
+            last_uncovered = i
+    some = _equal_pixels(planes, grids[0, 0], grids[0, 1], dy, dx, e)
+    for i in range(pool):
+        if not some and i > last_uncovered:
+            return False
+        _, kh, kw, sh, sw, dh, dw, top, bottom, left, right = geometry[i]
+        h, w = grids[i]
+        _pad(e, h, w, dy, dx, top, bottom, left, right, padded)
+        width, size = left + w + right, (top + h + bottom) * (left + w + right)
+        # whole grids as one line, because LLVM vectorises long loops that start at 0; what wraps around isn't used
+        _and(padded, size, kh, dh * width, rows)
+        _and(rows, size - (kh - 1) * dh * width, kw, dw, padded)
+        some = _take(padded, width, sh, sw, grids[i + 1, 0], grids[i + 1, 1], e)
+        dy, dx = dy // sh, dx // sw
+    return some
+
+
+@kernel
+def _equal_pixels(planes, h, w, dy, dx, e):
+    """Write to e [h * w] whether pixel p equals p + (dy, dx) in all planes; it doesn't where that lies outside. dy >= 0."""
+    shift = dy * w + dx
+    first, last = max(0, -shift), max(0, h * w - max(0, shift))
+    middle = e[first:last]
+    for c in range(planes.shape[0]):
+        plane = planes[c]
+        a, b = plane[first:last], plane[first + shift : last + shift]
+        if c == 0:
+            for p in range(middle.size):
+                middle[p] = a[p] == b[p]
+        else:
+            for p in range(middle.size):
+                middle[p] &= a[p] == b[p]
+    for y in range(h):
+        for x in range(w if y + dy >= h else min(w, max(0, -dx))):
+            e[y * w + x] = 0
+        for x in range(max(0, w - max(0, dx)), w):
+            e[y * w + x] = 0
+    some = np.uint8(0)
+    for p in range(h * w):
+        some |= e[p]
+    return some != 0
+
+
+@kernel
+def _pad(e, h, w, dy, dx, top, bottom, left, right, padded):
+    """Copy e [h * w] into its place between the paddings, where a tap equals its partner if that is outside too."""
+    width = left + w + right
+    for y in range(-top, h + bottom):
+        line = padded[(y + top) * width : (y + top + 1) * width]
+        inside, partner_inside = 0 <= y < h, 0 <= y + dy < h
+        if inside:
+            source, middle = e[y * w : (y + 1) * w], line[left : left + w]
+            for x in range(w):
+                middle[x] = source[x]
+        for x in range(-left, 0 if inside else w):
+            line[x + left] = not (partner_inside and 0 <= x + dx < w)
+        for x in range(w, w + right):
+            line[x + left] = not (partner_inside and 0 <= x + dx < w)
+
+
+@kernel
+def _and(source, size, taps, step, out):
+    """Write source[p] & source[p + step] & ... to out[p], for every p whose taps lie in source [size]."""
+    count = size - (taps - 1) * step
+    for i in range(taps):
+        tap = source[i * step : i * step + count]
+        if i == 0:
+            for p in range(count):
+                out[p] = tap[p]
+        else:
+            for p in range(count):
+                out[p] &= tap[p]
+
+
+@kernel
+def _take(source, width, sh, sw, ho, wo, e):
+    """Copy every sh-th row and sw-th column of `source` to e [ho * wo]; return whether any is true."""
+    for r in range(ho):
+        line, out = source[r * sh * width : r * sh * width + (wo - 1) * sw + 1], e[r * wo : (r + 1) * wo]
+        if sw == 1:
+            for q in range(wo):
+                out[q] = line[q]
+        else:
+            for q in range(wo):
+                out[q] = line[q * sw]
+    some = np.uint8(0)
+    for p in range(ho * wo):
+        some |= e[p]
+    return some != 0
