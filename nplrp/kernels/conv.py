@@ -8,12 +8,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nplrp.kernels import direct, packing
+from nplrp.kernels import direct, packing, winograd_conv
 from nplrp.kernels.epilogue import BIAS, RATIO, RATIOS, RELU, STORE, TIMES, Epilogue
 from nplrp.kernels.geometry import Geometry, Problem
 from nplrp.kernels.microkernel import SLAB
+from nplrp.kernels.winograd_conv import Weights
 
-__all__ = ["Geometry", "Packed", "algorithm", "conv_forward", "conv_transpose", "pack"]
+__all__ = ["Geometry", "Packed", "Workspace", "algorithm", "conv_forward", "conv_transpose", "pack"]
+
+
+#: Floating point numbers that a stored slab set may have before weights are rather made on the fly, slab by slab.
+_CHANNELS_WORTH_TILES = 16
 
 
 @dataclass(frozen=True)
@@ -27,22 +32,37 @@ class Packed:
         ``"winograd"`` or ``"direct"``.
     terms : int
         How many inputs are convolved and summed.
-    blocks : ndarray
-        The weights in the kernels' own order.
+    weights : Weights
+        Blocks in the kernels' own order, or the HWIO weights to make them from on the fly.
     """
 
     problem: Problem
     algorithm: str
     terms: int
-    blocks: np.ndarray
+    weights: Weights
+
+
+class Workspace:
+    """Scratch memory for calls that follow each other; two threads need two."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[str, np.ndarray] = {}
+
+    def take(self, name, size):
+        """Return an uninitialised flat float32 array of at least `size` numbers, which starts on a cache line."""
+        if name not in self._arrays or len(self._arrays[name]) < size:
+            self._arrays[name] = _scratch(size, np.dtype(np.float32))
+        return self._arrays[name]
 
 
 def algorithm(geometry: Geometry, dtype) -> str:
     """Return the algorithm for a convolution and its transpose: a fixed function of shape and dtype."""
-    return "direct"
+    simple = geometry.kernel == (3, 3) and geometry.stride == geometry.dilation == (1, 1)
+    enough = min(geometry.cin, geometry.cout) >= 16 and min(geometry.out_height, geometry.out_width) >= 4
+    return "winograd" if simple and enough and np.dtype(dtype) == np.float32 else "direct"
 
 
-def pack(w, geometry, transposed=False, changes=((1.0, 1.0),), dtype=None, algorithm=None, threads=1) -> Packed:
+def pack(w, geometry, transposed=False, changes=((1.0, 1.0),), dtype=None, algorithm=None, threads=1, stored=None) -> Packed:
     """Prepare weights for `conv_forward`, or for `conv_transpose`.
 
     Parameters
@@ -59,18 +79,29 @@ def pack(w, geometry, transposed=False, changes=((1.0, 1.0),), dtype=None, algor
     algorithm : {"direct", "winograd"}, optional
         Default: `algorithm(geometry, dtype)`.
     threads : int
+    stored : bool, optional
+        Whether to keep transformed weights (4 times the size of `w`) or to make them in every call, which costs time and no memory.
+        Default: keep them unless a call reads each of them once. The bits are the same.
     """
     dtype = np.dtype(dtype or w.dtype)
     name = algorithm or globals()["algorithm"](geometry, dtype)
     problem = geometry.problem(transposed)
-    factors = np.array(changes, dtype)
+    factors = _read_only(np.array(changes, dtype))
     slabs = -(-problem.cout // SLAB)
-    blocks = _scratch(slabs * packing.direct_slab_size(problem, len(changes)), dtype)
-    packing.pack_direct(problem, _read_only(w), transposed, factors, blocks, threads)
-    return Packed(problem, name, len(changes), _read_only(blocks))
+    nothing = np.empty(0, dtype)
+    if name == "direct":
+        blocks = _scratch(slabs * packing.direct_slab_size(problem, len(changes)), dtype)
+        packing.pack_direct(problem, _read_only(w), transposed, factors, blocks, threads)
+        return Packed(problem, name, len(changes), Weights(_read_only(np.empty((0, 0, 0, 0), dtype)), transposed, factors, blocks))
+    weights = Weights(_read_only(w.astype(dtype, copy=False)), transposed, factors, nothing)
+    if stored if stored is not None else not winograd_conv.plan(problem, 1, len(changes)).small:
+        blocks = _scratch(slabs * winograd_conv.slab_size(problem, len(changes)), dtype)
+        winograd_conv.pack(problem, weights, blocks, threads)
+        weights = Weights(_read_only(np.empty((0, 0, 0, 0), dtype)), transposed, factors, blocks)
+    return Packed(problem, name, len(changes), weights)
 
 
-def conv_forward(x, packed, bias, relu, out, x2=None, packed2=None, bias2=None, out2=None, threads=1):
+def conv_forward(x, packed, bias, relu, out, x2=None, packed2=None, bias2=None, out2=None, threads=1, workspace=None):
     """Convolve: out = f(sum over terms conv(x_t, w_t) + bias), f the ReLU or nothing.
 
     Parameters
@@ -87,14 +118,14 @@ def conv_forward(x, packed, bias, relu, out, x2=None, packed2=None, bias2=None, 
     packed2, bias2, out2 : optional
         A second convolution of the same inputs, stored without ReLU.
     threads : int
+    workspace : Workspace, optional
     """
-    _run(x, x2, packed, _epilogue(RELU if relu else BIAS, out, bias=bias), threads)
-    if packed2 is not None:
-        _run(x, x2, packed2, _epilogue(BIAS, out2, bias=bias2), threads)
+    second = None if packed2 is None else _epilogue(BIAS, out2, bias=bias2)
+    _run(x, x2, packed, _epilogue(RELU if relu else BIAS, out, bias=bias), threads, workspace, packed2, second)
 
 
 def conv_transpose(
-    s, packed, out, s2=None, a=None, z=None, eps=0.0, signed=False, out2=None, z2=None, weights=(1.0, 1.0), threads=1
+    s, packed, out, s2=None, a=None, z=None, eps=0.0, signed=False, out2=None, z2=None, weights=(1.0, 1.0), threads=1, workspace=None
 ):
     """Carry back: c = sum over terms of the transpose of conv applied to s_t, and what the next layer needs of it.
 
@@ -114,9 +145,10 @@ def conv_transpose(
     weights : (float, float)
         alpha and beta.
     threads : int
+    workspace : Workspace, optional
     """
     mode = STORE if a is None else TIMES if z is None else RATIO if z2 is None else RATIOS
-    _run(s, s2, packed, _epilogue(mode, out, None, a, z, z2, out2, eps, signed, weights), threads)
+    _run(s, s2, packed, _epilogue(mode, out, None, a, z, z2, out2, eps, signed, weights), threads, workspace)
 
 
 def _epilogue(mode, out, bias=None, a=None, z=None, z2=None, out2=None, eps=0.0, signed=False, weights=(1.0, 1.0)):
@@ -128,9 +160,25 @@ def _epilogue(mode, out, bias=None, a=None, z=None, z2=None, out2=None, eps=0.0,
     return Epilogue(mode, *inputs, *outputs, number(eps), number(below), number(weights[0]), number(weights[1]))
 
 
-def _run(x, x2, packed, epilogue, threads):
-    second = _flat(x if x2 is None else x2)
-    direct.convolve(packed.problem, x.shape[0], _flat(x), second, packed.terms, packed.blocks, epilogue, threads)
+def _run(x, x2, packed, e, threads, workspace, packed2=None, e2=None):
+    problem, images = packed.problem, x.shape[0]
+    inputs = [_flat(x), _flat(x if x2 is None else x2)]
+    if packed.algorithm == "direct" or packed2 is not None and packed2.algorithm == "direct":
+        direct.convolve(problem, images, *inputs, packed.terms, packed.weights.blocks, e, threads)
+        if packed2 is not None:
+            direct.convolve(problem, images, *inputs, packed2.terms, packed2.weights.blocks, e2, threads)
+        return
+    workspace = workspace or Workspace()
+    group = winograd_conv.group_size(problem, images)
+    per_image = problem.height * problem.width * problem.cin
+    out_per_image = problem.out_height * problem.out_width * problem.cout
+    for first in range(0, images, group):
+        count = min(group, images - first)
+        parts = [v[first * per_image : (first + count) * per_image] for v in inputs]
+        span = slice(first * out_per_image, (first + count) * out_per_image)
+        ends = [end and end._replace(**{f: getattr(end, f)[span] for f in ("a", "z", "z2", "out", "out2")}) for end in (e, e2)]
+        second = packed2 and packed2.weights
+        winograd_conv.convolve(problem, count, *parts, packed.terms, packed.weights, ends[0], threads, workspace, second, ends[1])
 
 
 def _flat(array):

@@ -11,7 +11,7 @@ into the sum; padding takes part as exact zeros.
 import numpy as np
 from numba import prange
 
-from nplrp.kernels.epilogue import finish_pixels
+from nplrp.kernels.epilogue import finish_tile
 from nplrp.kernels.launch import Launcher, call_compiled
 from nplrp.kernels.microkernel import BLOCK, ROW_STEP, SLAB, multiply
 from nplrp.kernels.parallel import kernel, parallel_kernel
@@ -88,7 +88,7 @@ def _share(thread, threads, p, images, x, x2, terms, weights, e):
     sums = np.empty(pixels * SLAB, x.dtype)
     offsets = np.empty(terms * taps * blocks, np.int64)
     slab_size = terms * taps * blocks * depth * SLAB
-    sums_from = thread - thread  # not a literal: Numba would compile the callees anew for it
+    sums_from, one = thread - thread, thread - thread + 1  # not literals: Numba would compile the callees anew for them
     tasks = images * strips * groups
     for task in range(tasks * thread // threads, tasks * (thread + 1) // threads):
         image, s, group = task // (strips * groups), task // groups % strips, task % groups
@@ -112,7 +112,7 @@ def _share(thread, threads, p, images, x, x2, terms, weights, e):
             for r in range(rows):
                 multiply(pixels, channels, strip, r * p.stride_h * row_size, offsets, len(offsets), depth, weights, slab * slab_size, sums, sums_from)
                 o_from = ((image * p.out_height + first + r) * p.out_width) * p.cout + slab * SLAB
-                finish_pixels(e, sums, sums_from, p.out_width, channels, slab * SLAB, o_from, p.cout)
+                finish_tile(e, sums, sums_from, sums_from, one, p.out_width, channels, slab * SLAB, o_from, p.cout, p.cout)
 
 
 _launcher = Launcher(_share)

@@ -22,7 +22,7 @@ from numba.extending import intrinsic
 
 from nplrp.kernels.microkernel import SLAB
 from nplrp.kernels.parallel import kernel
-from nplrp.kernels.simd import Assembler, keep_apart, lanes_of
+from nplrp.kernels.simd import Assembler, lanes_of
 
 STORE, BIAS, RELU, TIMES, RATIO, RATIOS = range(6)
 _LANES_32, _LANES_64 = lanes_of(types.float32), lanes_of(types.float64)
@@ -108,31 +108,29 @@ _finish_vector, _finish_number = _make_finish(), _make_finish(1)
 
 
 @kernel
-def finish_pixels(e, v, v_from, pixels, channels, first_channel, o_from, o_step):
-    """Finish a row of pixels.
+def finish_tile(e, v, v_from, v_row, height, width, channels, first_channel, o_from, o_row, o_pixel):
+    """Finish a tile of pixels.
 
     Parameters
     ----------
     e : Epilogue
     v : ndarray, flat
-        The sums [pixels, 32], from `v_from` on.
-    pixels, channels : int
-        How many; at most 32 channels.
+        The sums: 32 for every pixel, `v_row` numbers from one row of pixels to the next.
+    height, width, channels : int
+        Pixels down and across, and at most 32 channels.
     first_channel : int
         Where the bias of the first of them is.
-    o_from, o_step : int
-        Where the first pixel's first channel is in the output, and the distance between pixels there.
+    o_from, o_row, o_pixel : int
+        Where the first pixel's first channel is in the output, and the steps from row to row and pixel to pixel there.
     """
-    keep_apart()
     lanes = _LANES_32 if v.itemsize == 4 else _LANES_64
     whole = channels // lanes * lanes
-    for p in range(pixels):
-        vp, op = v_from + p * SLAB, o_from + p * o_step
-        for c in range(0, whole, lanes):
-            _finish_vector(
-                e.mode, v, vp + c, e.bias, first_channel + c, e.a, e.z, e.z2, e.out, e.out2, op + c, e.eps, e.below, e.alpha, e.beta
-            )
-        for c in range(whole, channels):
-            _finish_number(
-                e.mode, v, vp + c, e.bias, first_channel + c, e.a, e.z, e.z2, e.out, e.out2, op + c, e.eps, e.below, e.alpha, e.beta
-            )
+    for i in range(height):
+        for j in range(width):
+            vp, op = v_from + i * v_row + j * SLAB, o_from + i * o_row + j * o_pixel
+            for c in range(0, whole, lanes):
+                bc = first_channel + c
+                _finish_vector(e.mode, v, vp + c, e.bias, bc, e.a, e.z, e.z2, e.out, e.out2, op + c, e.eps, e.below, e.alpha, e.beta)
+            for c in range(whole, channels):
+                bc = first_channel + c
+                _finish_number(e.mode, v, vp + c, e.bias, bc, e.a, e.z, e.z2, e.out, e.out2, op + c, e.eps, e.below, e.alpha, e.beta)

@@ -1,0 +1,155 @@
+"""Winograd's F(4x4, 3x3): the points, the matrices and the three transforms.
+
+A tile of 4 x 4 outputs of a 3 x 3 convolution needs 6 x 6 inputs d and the 3 x 3 kernel g. Cook and Toom multiply
+polynomials at points; Winograd transposes that into (Lavin and Gray 2015, eq. 8)
+
+    Y = A^T [(G g G^T) * (B^T d B)] A
+
+with 36 products where the definition needs 144. The points are 0, +-a, +-b and infinity with a = 1/sqrt(2), b = sqrt(2):
+the powers of the textbook's 0, +-1, +-2 grow faster and cost two to three times the rounding error. With N(p) the product
+of p - q over the other finite points q,
+
+    A^T[k, p] = p^k            G[p, k] = p^k / N(p)            B^T[p] = coefficients of the product of (x - q), q != p
+
+and at infinity A^T has a 1 in its last row, G picks g[2], and B^T has the product over all finite points. Since
+a^2 b^2 = 1, N(0) = 1. The transforms below use that the rows of +-p share their even and odd parts.
+"""
+
+import math
+
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+from nplrp.kernels.microkernel import BLOCK, SLAB
+from nplrp.kernels.simd import Assembler, lanes_of
+
+#: Outputs and inputs along one side of a tile, and products in a tile.
+OUT, IN = 4, 6
+POSITIONS = IN * IN
+
+_A, _B = math.sqrt(0.5), math.sqrt(2.0)
+_A2, _B2 = 0.5, 2.0
+POINTS = (0.0, _A, -_A, _B, -_B)
+
+
+def matrices():
+    """Return A^T [4, 6], G [6, 3] and B^T [6, 6] in float64, straight from their definition."""
+    at, g, bt = np.zeros((OUT, IN)), np.zeros((IN, 3)), np.zeros((IN, IN))
+    for i, p in enumerate(POINTS):
+        others = POINTS[:i] + POINTS[i + 1 :]
+        at[:, i] = [p**k for k in range(OUT)]
+        g[i] = [p**k / math.prod(p - q for q in others) for k in range(3)]
+        bt[i, : IN - 1] = np.poly(others)[::-1]
+    at[-1, -1] = g[-1, -1] = 1
+    bt[-1] = np.poly(POINTS)[::-1]
+    return at, g, bt
+
+
+def _input_row(asm, d):
+    """Return B^T d."""
+    k = asm.constant
+    even_a, odd_a = asm.fma(d[2], k(-_B2), d[4]), asm.mul(asm.fma(d[1], k(-_B2), d[3]), k(_A))
+    even_b, odd_b = asm.fma(d[2], k(-_A2), d[4]), asm.mul(asm.fma(d[1], k(-_A2), d[3]), k(_B))
+    zero = asm.add(d[0], asm.fma(d[2], k(-_A2 - _B2), d[4]))
+    infinity = asm.add(d[1], asm.fma(d[3], k(-_A2 - _B2), d[5]))
+    return [zero, asm.add(even_a, odd_a), asm.sub(even_a, odd_a), asm.add(even_b, odd_b), asm.sub(even_b, odd_b), infinity]
+
+
+def _output_row(asm, m):
+    """Return A^T m."""
+    k = asm.constant
+    sum_a, difference_a, sum_b, difference_b = asm.add(m[1], m[2]), asm.sub(m[1], m[2]), asm.add(m[3], m[4]), asm.sub(m[3], m[4])
+    return [
+        asm.add(m[0], asm.add(sum_a, sum_b)),
+        asm.fma(difference_b, k(_B), asm.mul(difference_a, k(_A))),
+        asm.fma(sum_b, k(_B2), asm.mul(sum_a, k(_A2))),
+        asm.fma(difference_b, k(_B2 * _B), asm.fma(difference_a, k(_A2 * _A), m[5])),
+    ]
+
+
+def _kernel_row(asm, g):
+    """Return G g."""
+    k, n_a, n_b = asm.constant, 2 * _A2 * (_A2 - _B2), 2 * _B2 * (_B2 - _A2)
+    even_a, odd_a = asm.fma(g[2], k(_A2 / n_a), asm.mul(g[0], k(1 / n_a))), asm.mul(g[1], k(_A / n_a))
+    even_b, odd_b = asm.fma(g[2], k(_B2 / n_b), asm.mul(g[0], k(1 / n_b))), asm.mul(g[1], k(_B / n_b))
+    return [g[0], asm.add(even_a, odd_a), asm.sub(even_a, odd_a), asm.add(even_b, odd_b), asm.sub(even_b, odd_b), g[2]]
+
+
+def _both_ways(row, asm, square):
+    """Return M square M^T as rows, for the matrix M that `row` applies."""
+    columns = [row(asm, [square[i][j] for i in range(len(square))]) for j in range(len(square[0]))]
+    return [row(asm, [column[i] for column in columns]) for i in range(len(columns[0]))]
+
+
+@intrinsic
+def transform_input(typing, x, x_from, row_step, column_step, v, v_from, v_step):
+    """V = B^T d B of one vector of channels: d[i, j] at x[x_from + i * row_step + j * column_step], V[p] at v[v_from + p * v_step]."""
+    whole = types.int64
+
+    def emit(context, builder, signature, args):
+        asm = Assembler(context, builder, signature, args, x.dtype, lanes_of(x.dtype))
+        _, x_from, row_step, column_step, _, v_from, v_step = args
+        rows = _addresses(asm, asm.array(0, x_from), row_step, IN)
+        tile = [[asm.load(q) for q in _addresses(asm, r, column_step, IN)] for r in rows]
+        transformed = _both_ways(_input_row, asm, tile)
+        for value, q in zip(sum(transformed, []), _addresses(asm, asm.array(4, v_from), v_step, POSITIONS), strict=True):
+            asm.store(value, q)
+        return context.get_dummy_value()
+
+    return types.void(x, whole, whole, whole, v, whole, whole), emit
+
+
+@intrinsic
+def transform_output(typing, m, m_from, m_step, y, y_from):
+    """Y = A^T M A of one vector of channels: M[p] at m[m_from + p * m_step], Y[i, j] at y[y_from + (4 i + j) * 32]."""
+    whole = types.int64
+
+    def emit(context, builder, signature, args):
+        asm = Assembler(context, builder, signature, args, m.dtype, lanes_of(m.dtype))
+        _, m_from, m_step, _, y_from = args
+        products = [asm.load(q) for q in _addresses(asm, asm.array(0, m_from), m_step, POSITIONS)]
+        tile = _both_ways(_output_row, asm, [products[i * IN : (i + 1) * IN] for i in range(IN)])
+        for n, value in enumerate(sum(tile, [])):
+            asm.store(value, asm.step(asm.array(3, y_from), n * SLAB))
+        return context.get_dummy_value()
+
+    return types.void(m, whole, whole, y, whole), emit
+
+
+@intrinsic
+def transform_kernel(typing, w, w_from, tap_step, u, u_from, u_step, positive, negative):
+    """U = G g G^T of 16 kernels, in float64, then rounded to float32.
+
+    Tap t of the kernels is at w[w_from + t * tap_step], U[p] at u[u_from + p * u_step]. The change (positive, negative) of
+    `nplrp.kernels.packing` is made on the way.
+    """
+    whole = types.int64
+
+    def emit(context, builder, signature, args):
+        _, w_from, tap_step, _, u_from, u_step, positive, negative = args
+        lanes = lanes_of(types.float64)
+        single = Assembler(context, builder, signature, args, types.float32, lanes)
+        double = Assembler(context, builder, signature, args, types.float64, lanes)
+        positive, negative = single.splat(positive), single.splat(negative)
+        zero = single.constant(0.0)
+        taps = _addresses(single, single.array(0, w_from), tap_step, 9)
+        places = _addresses(single, single.array(3, u_from), u_step, POSITIONS)
+        for n in range(0, BLOCK, lanes):
+            kernels = []
+            for tap in taps:
+                g = single.load(single.step(tap, n))
+                factor = builder.select(builder.fcmp_ordered(">", g, zero), positive, negative)
+                kernels.append(builder.fpext(builder.fmul(g, factor), double.vector))
+            transformed = _both_ways(_kernel_row, double, [kernels[3 * i : 3 * i + 3] for i in range(3)])
+            for value, q in zip(sum(transformed, []), places, strict=True):
+                single.store(builder.fptrunc(value, single.vector), single.step(q, n))
+        return context.get_dummy_value()
+
+    return types.void(w, whole, whole, u, whole, whole, types.float32, types.float32), emit
+
+
+def _addresses(asm, first, step, count):
+    """Return `count` addresses, `step` (a number known at run time) elements apart."""
+    return [asm.step(first, asm.builder.mul(step, ir.Constant(step.type, i))) for i in range(count)]

@@ -1,0 +1,283 @@
+"""Convolution by Winograd tiles: transform the input, 36 matrix products per slab of 32 output channels, transform back.
+
+Two ways through the same arithmetic, chosen by the shape alone. A large image is cut into chunks of tiles: a thread takes a
+chunk through all slabs while it stays in its cache. Of a small image all tiles are transformed first, then the threads share
+the slabs; every slab of weights is then read once, and may be made from the HWIO weights on the spot.
+
+Order per product: term by term, then input channels ascending, each fused into the sum.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import prange
+from numba.core import types
+
+from nplrp.kernels.direct import blocking
+from nplrp.kernels.epilogue import finish_tile
+from nplrp.kernels.launch import Launcher, call_compiled
+from nplrp.kernels.microkernel import BLOCK, MAX_ROWS, ROW_STEP, SLAB, multiply
+from nplrp.kernels.parallel import kernel, parallel_kernel
+from nplrp.kernels.simd import lanes_of
+from nplrp.kernels.winograd import IN, OUT, POSITIONS, transform_input, transform_kernel, transform_output
+
+#: Tiles of an image up to which all of them are transformed first.
+SMALL = 64
+_GROUP_TILES = 128
+_GAP = 16  # numbers between the matrices of a slab, lest all 36 start in the same cache set
+_LANES = lanes_of(types.float32)
+
+
+class Weights(NamedTuple):
+    """Weights of one convolution: transformed ones, or (if `blocks` is empty) what to make them from."""
+
+    source: np.ndarray
+    transposed: bool
+    changes: np.ndarray
+    blocks: np.ndarray
+
+
+class Plan(NamedTuple):
+    """How the work is cut: tiles of one image down and across, tiles of a chunk, and sizes of a thread's scratch."""
+
+    down: int
+    across: int
+    chunk: int
+    small: bool
+    v_size: int
+    m_size: int
+    u_size: int
+
+
+def plan(p, images, terms):
+    """Return the `Plan` for a group of images; the bits don't depend on it."""
+    down, across = -(-p.out_height // OUT), -(-p.out_width // OUT)
+    small = down * across <= SMALL
+    k = _depths(p, terms)
+    chunk = images * down * across
+    if not small:
+        chunk = min(chunk, 2 * MAX_ROWS if k > 128 else 4 * MAX_ROWS)
+    rows = -(-chunk // ROW_STEP) * ROW_STEP
+    v_blocks = -(-p.cin // BLOCK) * terms
+    return Plan(down, across, chunk, small, POSITIONS * v_blocks * rows * BLOCK, POSITIONS * rows * SLAB, slab_size(p, terms))
+
+
+def group_size(p, images):
+    """Return how many images to take together: as many small ones as make good use of a slab of weights."""
+    tiles = -(-p.out_height // OUT) * -(-p.out_width // OUT)
+    return max(1, _GROUP_TILES // tiles) if tiles <= SMALL else max(1, images)
+
+
+def slab_size(p, terms):
+    """Return how many numbers a slab of transformed weights has."""
+    return POSITIONS * (_depths(p, terms) * SLAB + _GAP)
+
+
+def _depths(p, terms):
+    blocks = max(-(-p.cin // BLOCK), 1)
+    return terms * blocks * (-(-(-(-p.cin // blocks)) // 4) * 4)
+
+
+@kernel
+def _transform_tiles(p, plan, x, first, count, rows, block_from, v, v_from):
+    """Transform tiles first ... first + count - 1 of all channels of one input to [36][block][rows][16]."""
+    blocks, depth = blocking(p.cin)
+    edge = np.empty(IN * IN * BLOCK, x.dtype)
+    edge_from = first - first
+    v_step = plan.v_size // POSITIONS
+    for t in range(count):
+        tile = first + t
+        image, y, q = tile // (plan.down * plan.across), tile // plan.across % plan.down, tile % plan.across
+        y, q = y * OUT - p.top, q * OUT - p.left
+        inside = y >= 0 and q >= 0 and y + IN <= p.height and q + IN <= p.width
+        x_from = ((image * p.height + y) * p.width + q) * p.cin
+        for block in range(blocks):
+            c0 = block * depth
+            to = v_from + ((block_from + block) * rows + t) * BLOCK
+            if inside and c0 + BLOCK <= p.cin and depth == BLOCK:
+                for n in range(0, BLOCK, _LANES):
+                    transform_input(x, x_from + c0 + n, p.width * p.cin, p.cin, v, to + n, v_step)
+            else:
+                channels = min(depth, p.cin - c0)
+                edge[:] = 0
+                for i in range(max(0, -y), min(IN, p.height - y)):
+                    for j in range(max(0, -q), min(IN, p.width - q)):
+                        pixel = x_from + (i * p.width + j) * p.cin + c0
+                        for c in range(channels):
+                            edge[(i * IN + j) * BLOCK + c] = x[pixel + c]
+                for n in range(0, BLOCK, _LANES):
+                    transform_input(edge, edge_from + n, IN * BLOCK, BLOCK, v, to + n, v_step)
+
+
+@kernel
+def _transform_slab(p, weights, slab, u, u_from):
+    """Transform the kernels of one slab to [36][channel, zero-padded][32]."""
+    blocks, depth = blocking(p.cin)
+    channels = min(SLAB, p.cout - slab * SLAB)
+    step = _matrix(p, weights.changes.shape[0])
+    w = weights.source
+    flat = w.reshape(-1)
+    some = np.zeros(9 * BLOCK * SLAB, w.dtype)
+    start = slab - slab
+    for term in range(weights.changes.shape[0]):
+        positive, negative = weights.changes[term, 0], weights.changes[term, 1]
+        to = u_from + term * blocks * depth * SLAB
+        for c0 in range(0, blocks * depth, BLOCK):
+            count = max(0, min(BLOCK, p.cin - c0))
+            if not weights.transposed and channels == SLAB:
+                for c in range(count):
+                    for n in range(0, SLAB, BLOCK):
+                        w_from = (c0 + c) * p.cout + slab * SLAB + n
+                        transform_kernel(flat, w_from, p.cin * p.cout, u, to + (c0 + c) * SLAB + n, step, positive, negative)
+            else:
+                _gather(p, w, weights.transposed, c0, count, slab, channels, some)
+                for c in range(count):
+                    for n in range(0, SLAB, BLOCK):
+                        w_from = start + c * SLAB + n
+                        transform_kernel(some, w_from, BLOCK * SLAB, u, to + (c0 + c) * SLAB + n, step, positive, negative)
+            for c in range(max(p.cin, c0), min(c0 + BLOCK, blocks * depth)):
+                for position in range(POSITIONS):
+                    for n in range(SLAB):
+                        u[to + position * step + c * SLAB + n] = 0
+
+
+@kernel
+def _gather(p, w, transposed, c0, count, slab, channels, some):
+    """Copy the taps [9, count, channels] to [9, 16, 32], turned round and with swapped channels if transposed."""
+    for tap in range(9):
+        for n in range(channels):
+            for c in range(count):
+                if transposed:
+                    some[(tap * BLOCK + c) * SLAB + n] = w[(8 - tap) // 3, (8 - tap) % 3, slab * SLAB + n, c0 + c]
+                else:
+                    some[(tap * BLOCK + c) * SLAB + n] = w[tap // 3, tap % 3, c0 + c, slab * SLAB + n]
+
+
+@kernel
+def _matrix(p, terms):
+    blocks, depth = blocking(p.cin)
+    return terms * blocks * depth * SLAB + _GAP
+
+
+@kernel
+def _do_slab(p, plan, terms, e, slab, first, count, rows, v, v_from, m, m_from, u, u_from):
+    """Multiply transformed tiles with one slab of weights, transform the products back and finish them."""
+    blocks, depth = blocking(p.cin)
+    step = _matrix(p, terms)
+    offsets = np.empty(terms * blocks, np.int64)
+    for k in range(len(offsets)):
+        offsets[k] = k * rows * BLOCK
+    channels = min(SLAB, p.cout - slab * SLAB)
+    m_step = rows * SLAB
+    for position in range(POSITIONS):
+        v_at, u_at = v_from + position * (plan.v_size // POSITIONS), u_from + position * step
+        multiply(rows, channels, v, v_at, offsets, len(offsets), depth, u, u_at, m, m_from + position * m_step)
+    y = np.empty(OUT * OUT * SLAB, v.dtype)
+    y_from = first - first
+    for t in range(count):
+        tile = first + t
+        image, r, q = tile // (plan.down * plan.across), tile // plan.across % plan.down, tile % plan.across
+        r, q = r * OUT, q * OUT
+        for n in range(0, channels, _LANES):
+            transform_output(m, m_from + t * SLAB + n, m_step, y, y_from + n)
+        o_from = ((image * p.out_height + r) * p.out_width + q) * p.cout + slab * SLAB
+        height, width = min(OUT, p.out_height - r), min(OUT, p.out_width - q)
+        finish_tile(e, y, y_from, y_from + OUT * SLAB, height, width, channels, slab * SLAB, o_from, p.out_width * p.cout, p.cout)
+
+
+@kernel
+def _share(thread, threads, phase, p, plan, images, x, x2, terms, weights, weights2, outputs, e, e2, v, m, u):
+    """Do one thread's share.
+
+    Phase 0: chunks of tiles, from input to output. Phases 1 and 2, for small images: all tiles' transforms, then all slabs.
+    """
+    tiles = images * plan.down * plan.across
+    slabs = (p.cout + SLAB - 1) // SLAB
+    channel_blocks, _ = blocking(p.cin)
+    m_from, u_from = thread * plan.m_size, thread * plan.u_size
+    if phase == 0:
+        chunks = (tiles + plan.chunk - 1) // plan.chunk
+        first_chunk, last_chunk = chunks * thread // threads, chunks * (thread + 1) // threads
+        v_from = thread * plan.v_size
+    else:
+        first_chunk, last_chunk, v_from = 0, 1, 0
+    for chunk in range(first_chunk, last_chunk):
+        first = chunk * plan.chunk
+        count = min(plan.chunk, tiles - first)
+        rows = (count + ROW_STEP - 1) // ROW_STEP * ROW_STEP
+        if phase != 2:
+            some, many = (0, count) if phase == 0 else (count * thread // threads, count * (thread + 1) // threads)
+            for term in range(terms):
+                source = x if term == 0 else x2
+                _transform_tiles(p, plan, source, first + some, many - some, rows, term * channel_blocks, v, v_from + some * BLOCK)
+        if phase != 1:
+            first_slab, last_slab = (0, slabs) if phase == 0 else (slabs * thread // threads, slabs * (thread + 1) // threads)
+            for slab in range(first_slab, last_slab):
+                for output in range(outputs):
+                    ws = weights if output == 0 else weights2
+                    on = e if output == 0 else e2
+                    ready = len(ws.blocks) > 0
+                    if not ready:
+                        _transform_slab(p, ws, slab, u, u_from)
+                    blocks, at = (ws.blocks, slab * plan.u_size) if ready else (u, u_from)
+                    _do_slab(p, plan, terms, on, slab, first, count, rows, v, v_from, m, m_from, blocks, at)
+
+
+_launcher = Launcher(_share)
+
+
+@parallel_kernel
+def _convolve(address, threads, phase, p, plan, images, x, x2, terms, weights, weights2, outputs, e, e2, v, m, u):
+    for thread in prange(threads):
+        call_compiled(address, (np.int64(thread), threads, phase, p, plan, images, x, x2, terms, weights, weights2, outputs, e, e2, v, m, u))
+
+
+def convolve(p, images, x, x2, terms, weights, e, threads, workspace, weights2=None, e2=None):
+    """Convolve `images` images.
+
+    Parameters
+    ----------
+    p : Problem
+        Of a 3 x 3 kernel without stride and dilation.
+    images : int
+    x, x2 : ndarray of float32, flat
+        The inputs of the first and second term, [images, height, width, cin]; `x2` counts only if `terms` is 2.
+    terms : int
+    weights : Weights
+    e : Epilogue
+    threads : int
+        The work is split over tiles and output channels, never over a sum.
+    workspace : Workspace
+    weights2, e2 : Weights, Epilogue, optional
+        A second convolution that shares the transformed inputs.
+    """
+    cut = plan(p, images, terms)
+    v = workspace.take("v", cut.v_size * (1 if cut.small else threads))
+    m = workspace.take("m", cut.m_size * threads)
+    u = workspace.take("u", 0 if len(weights.blocks) else cut.u_size * threads)
+    outputs = 1 if weights2 is None else 2
+    for phase in (1, 2) if cut.small else (0,):
+        args = (phase, p, cut, images, x, x2, terms, weights, weights2 or weights, outputs, e, e2 or e, v, m, u)
+        _convolve(_launcher.address("float32", *args), threads, *args)
+
+
+@kernel
+def _pack_share(thread, threads, p, slab_size, weights, u):
+    slabs = (p.cout + SLAB - 1) // SLAB
+    for slab in range(slabs * thread // threads, slabs * (thread + 1) // threads):
+        _transform_slab(p, weights, slab, u, slab * slab_size)
+
+
+_pack_launcher = Launcher(_pack_share)
+
+
+@parallel_kernel
+def _pack(address, threads, p, slab_size, weights, u):
+    for thread in prange(threads):
+        call_compiled(address, (np.int64(thread), threads, p, slab_size, weights, u))
+
+
+def pack(p, weights, u, threads):
+    """Write the transformed weights of all slabs, `slab_size` numbers each, to `u`."""
+    args = (p, slab_size(p, len(weights.changes)), weights, u)
+    _pack(_pack_launcher.address("float32", *args), threads, *args)
