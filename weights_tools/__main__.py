@@ -1,0 +1,126 @@
+"""The command line: `python -m weights_tools from-keras|from-onnx|from-pytorch IN OUT.h5`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nplrp.errors import NplrpError, WeightsError
+from nplrp.images import MODES, RESAMPLE
+from nplrp.model import Model
+from weights_tools.write_hdf5 import check_output, write
+
+#: Exit codes: everything went well; bad input, in one line on stderr; stopped by Ctrl-C.
+OK, BAD_INPUT, INTERRUPTED = 0, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Convert one file and return the exit code."""
+    arguments = make_parser().parse_args(argv)
+    try:
+        check_output(arguments.output, arguments.force)
+        model = _described(_read(arguments), arguments)
+        write(model, arguments.output, arguments.input, arguments.command, arguments.force)
+    except NplrpError as error:
+        print(f"weights_tools: {' '.join(str(error).split())}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("weights_tools: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    print(f"{arguments.output}: {model.name}, {len(model.layers)} layers, input {' x '.join(map(str, model.input_shape))}")
+    return OK
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="python -m weights_tools", description="Turn trained weights into the HDF5 that nplrp and Keras read."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("input", type=Path, metavar="IN")
+    common.add_argument("output", type=Path, metavar="OUT.h5")
+    common.add_argument("--preprocessing", choices=sorted(MODES), help="how a picture's values become the model's input")
+    common.add_argument("--resample", choices=RESAMPLE, help="filter that pictures are resized with")
+    common.add_argument(
+        "--crop", action=argparse.BooleanOptionalAction, default=None, help="resize the shorter side and cut out the centre"
+    )
+    common.add_argument("--resize-to", type=int, metavar="PIXELS", help="with --crop: length of the shorter side before the cut")
+    common.add_argument(
+        "--classes", type=Path, metavar="FILE.json", help="what the outputs are called: a list, or index -> name, or name -> index"
+    )
+    common.add_argument("--force", action="store_true", help="replace OUT.h5 if it is there")
+    commands.add_parser("from-keras", parents=[common], help="any file that Keras has written")
+    onnx = commands.add_parser("from-onnx", parents=[common], help="a graph that is a chain; needs --preprocessing")
+    onnx.add_argument("--input-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="where the graph leaves it open")
+    commands.add_parser("from-pytorch", parents=[common], help="a state dict (.pth or .safetensors) of one of torchvision's VGGs")
+    return parser
+
+
+def read_classes(path: Path, outputs: int) -> tuple[tuple[str, str], ...]:
+    """Read what the outputs are called.
+
+    Parameters
+    ----------
+    path : Path
+        JSON: ``[[id, name], ...]``, ``[name, ...]``, ``{"0": [id, name]}`` (as Keras's class index), ``{"0": name}``, or ``{name: 0}``
+        (a Keras generator's `class_indices`).
+    outputs : int
+
+    Raises
+    ------
+    WeightsError
+        If it is none of these, or has another number of classes.
+    """
+    try:
+        entries: Any = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path}: can't be read as JSON: {error}") from None
+    if isinstance(entries, dict):
+        if all(type(index) is int for index in entries.values()):
+            entries = {str(index): name for name, index in entries.items()}
+        entries = [entries.get(str(i)) for i in range(len(entries))]
+    pairs = [(entry, entry) if isinstance(entry, str) else entry for entry in entries] if isinstance(entries, list) else []
+    good = all(isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(text, str) for text in pair) for pair in pairs)
+    if not good or len(pairs) != outputs:
+        raise WeightsError(
+            f"{path}: expected names for outputs 0 to {outputs - 1}, found {len(pairs)} {'of them' if good else 'entries'}; see --help"
+        )
+    return tuple((pair[0], pair[1]) for pair in pairs)
+
+
+def _read(arguments: argparse.Namespace) -> Model:
+    if arguments.command == "from-keras":
+        from nplrp.weights import load
+
+        return load(arguments.input)
+    if arguments.command == "from-pytorch":
+        from weights_tools.from_pytorch import from_pytorch
+
+        return from_pytorch(arguments.input)
+    if arguments.preprocessing is None:
+        raise WeightsError(
+            f"{arguments.input}: an ONNX file doesn't say how its pictures were prepared; give --preprocessing {'|'.join(sorted(MODES))}"
+        )
+    from weights_tools.from_onnx import from_onnx
+
+    return from_onnx(arguments.input, arguments.input_size and tuple(arguments.input_size))
+
+
+def _described(model: Model, arguments: argparse.Namespace) -> Model:
+    """Put what the command line says about pictures and classes into the model."""
+    said = {"mode": arguments.preprocessing, "resample": arguments.resample, "crop": arguments.crop, "resize_to": arguments.resize_to}
+    how = dataclasses.replace(model.preprocessing, **{key: value for key, value in said.items() if value is not None})
+    if how.resize_to is not None and how.resize_to < 1:
+        raise WeightsError(f"--resize-to {how.resize_to}: expected at least 1 pixel")
+    classes = model.classes if arguments.classes is None else read_classes(arguments.classes, model.output_shape[-1])
+    return dataclasses.replace(model, preprocessing=how, classes=classes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

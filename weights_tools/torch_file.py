@@ -1,0 +1,167 @@
+"""Read the tensors of a PyTorch checkpoint without PyTorch, and without running what a pickle may tell to run.
+
+Both formats of `torch.save` are read: the zip archive (PyTorch 1.6 on) and the older stream of pickles, in which torchvision's VGGs are
+still distributed. The unpickler knows tensors, storages and ordered dictionaries, and refuses every other name.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import struct
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from nplrp.errors import WeightsError
+
+#: First number of the older format.
+MAGIC = 0x1950A86A20F9469CFC6C
+DTYPES = {"FloatStorage": "<f4", "HalfStorage": "<f2", "DoubleStorage": "<f8", "LongStorage": "<i8", "IntStorage": "<i4"}
+
+
+@dataclass(frozen=True)
+class _Storage:
+    """A flat array in the file; in the older format its bytes come behind the pickles."""
+
+    key: str
+    dtype: np.dtype
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """A window on a storage, in elements."""
+
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    def array(self, values: np.ndarray, name: str) -> np.ndarray:
+        last = self.offset + sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))
+        fits = len(self.shape) == len(self.stride) and min((self.offset, *self.shape, *self.stride), default=0) >= 0
+        if not fits or (0 not in self.shape and last >= values.size):
+            raise WeightsError(
+                f"tensor {name!r} (shape {self.shape}, stride {self.stride}) lies outside its storage of {values.size}: the file is damaged"
+            )
+        steps = [step * values.itemsize for step in self.stride]
+        return np.lib.stride_tricks.as_strided(values[self.offset :], self.shape, steps, writeable=False)
+
+
+def read_tensors(path: str | os.PathLike[str]) -> Mapping[str, np.ndarray]:
+    """Read a checkpoint that is a state dict, alone or under the key ``state_dict``, ``model_state_dict`` or ``model``.
+
+    Raises
+    ------
+    WeightsError
+        If the file is missing, damaged, holds anything but tensors and plain values, or no state dict.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+            file.seek(0)
+            if start[:2] == b"PK":
+                return _read_zip(file)
+            if start[:1] == b"\x80":
+                return _read_stream(file)
+    except FileNotFoundError:
+        raise WeightsError(f"{path}: there is no such file, expected a PyTorch checkpoint") from None
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from None
+    # A damaged pickle can fail in as many ways as there are Python errors; it can't do more than fail.
+    except Exception as error:
+        raise WeightsError(f"{path}: can't be read as a PyTorch checkpoint: {error}; save the state dict again with torch.save") from error
+    raise WeightsError(f"{path}: starts with {start!r}, which is no PyTorch checkpoint; expected what torch.save or safetensors writes")
+
+
+def _read_zip(file: IO[bytes]) -> dict[str, np.ndarray]:
+    with zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
+        pickled = [name for name in names if name.endswith("/data.pkl")]
+        if len(pickled) != 1:
+            raise WeightsError("the zip archive holds no data.pkl, so torch.save didn't write it; expected a state dict")
+        folder = pickled[0].removesuffix("data.pkl")
+        if f"{folder}byteorder" in names and archive.read(f"{folder}byteorder").strip() != b"little":
+            raise WeightsError("it was saved on a big-endian machine; save it again on a little-endian one")
+        tensors = _state_dict(_Unpickler(io.BytesIO(archive.read(pickled[0]))).load())
+        kept: dict[str, np.ndarray] = {}
+        for tensor in tensors.values():
+            storage = tensor.storage
+            if storage.key not in kept:
+                kept[storage.key] = np.frombuffer(archive.read(f"{folder}data/{storage.key}"), storage.dtype)
+    return {name: tensor.array(kept[tensor.storage.key], name) for name, tensor in tensors.items()}
+
+
+def _read_stream(file: IO[bytes]) -> dict[str, np.ndarray]:
+    if _Unpickler(file).load() != MAGIC:
+        raise WeightsError("it is a pickle, but not one of torch.save's; expected a state dict")
+    _Unpickler(file).load()  # protocol version
+    system = _Unpickler(file).load()
+    if not system.get("little_endian", True):
+        raise WeightsError("it was saved on a big-endian machine; save it again on a little-endian one")
+    tensors = _state_dict(_Unpickler(file).load())
+    dtypes = {tensor.storage.key: tensor.storage.dtype for tensor in tensors.values()}
+    kept: dict[str, np.ndarray] = {}
+    for key in _Unpickler(file).load():
+        (count,) = struct.unpack("<q", file.read(8))
+        if key not in dtypes:
+            raise WeightsError("it holds other tensors than its state dict; save only model.state_dict()")
+        data = file.read(count * dtypes[key].itemsize)
+        if count < 0 or len(data) < count * dtypes[key].itemsize:
+            raise WeightsError("it ends in the middle of a tensor: the file was cut off; copy or download it again")
+        kept[key] = np.frombuffer(data, dtypes[key])
+    return {name: tensor.array(kept[tensor.storage.key], name) for name, tensor in tensors.items()}
+
+
+def _state_dict(value: Any) -> dict[str, _Tensor]:
+    """Find the state dict in what was unpickled."""
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(value, dict) and isinstance(value.get(key), dict):
+            value = value[key]
+    if (
+        not isinstance(value, dict)
+        or not value
+        or not all(isinstance(item, _Tensor) and isinstance(name, str) for name, item in value.items())
+    ):
+        raise WeightsError("expected a state dict, names with tensors; save it with torch.save(model.state_dict(), path)")
+    return value
+
+
+def _rebuild_tensor(storage: _Storage, offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> _Tensor:
+    return _Tensor(storage, offset, tuple(shape), tuple(stride))
+
+
+def _rebuild_parameter(tensor: _Tensor, *_: Any) -> _Tensor:
+    return tensor
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows what a state dict is made of; every other name is refused before anything of it is imported."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _rebuild_tensor
+        if (module, name) == ("torch._utils", "_rebuild_parameter"):
+            return _rebuild_parameter
+        if module == "torch" and name in DTYPES:
+            return np.dtype(DTYPES[name])
+        known = ", ".join(sorted(DTYPES))
+        raise WeightsError(
+            f"it holds a {module}.{name}, which isn't read: it may run code, or its values have an unknown type (known are {known}); "
+            "save only the weights: torch.save(model.float().state_dict(), path)"
+        )
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        kind, dtype, key, *rest = pid
+        if kind != "storage" or not isinstance(dtype, np.dtype) or (len(rest) == 3 and rest[2] is not None):
+            raise WeightsError("it refers to something other than plain storages; save it with torch.save(model.state_dict(), path)")
+        return _Storage(str(key), dtype)
