@@ -138,7 +138,7 @@ def figure(image: np.ndarray, heatmap: np.ndarray, name: str, description: str, 
     """
     title = _wrapped(f"Class name: {name} \n Class description: {description} \n Score: {score:.4f}", width=100)
     fig = _canvas(12.0, 6.0)
-    fig.suptitle(title, fontsize=15, parse_math=False)
+    fig.suptitle(title, fontsize=15, color="black", parse_math=False)
     for position, (array, interpolation) in enumerate([(image, "auto"), (heatmap, "bilinear")], start=1):
         axes = fig.add_subplot(1, 2, position)
         axes.axis("off")
@@ -179,7 +179,7 @@ def panel(image: np.ndarray, relevances: Mapping[str, np.ndarray], title: str = 
     shown = _picture(image)
     names = [_wrapped(name, width=30) for name in relevances]
     columns = len(names) + 1
-    title = _wrapped(title, width=30 * columns)
+    title = _wrapped(title, width=26 * columns)
     side, gap, bar_below = 3.0, 0.3, 0.6  # inches
     tall = side * min(max(shown.shape[0] / shown.shape[1], 0.3), 2.0)
     headings = 0.1 + 0.25 * (1 + max(name.count("\n") for name in names))
@@ -187,7 +187,7 @@ def panel(image: np.ndarray, relevances: Mapping[str, np.ndarray], title: str = 
     width = gap + (side + gap) * columns
     height = bar_below + tall + headings + titles + 0.1
     fig = _canvas(width, height)
-    fig.text(0.5, 1 - 0.12 / height, title, fontsize=15, ha="center", va="top", parse_math=False)
+    fig.text(0.5, 1 - 0.12 / height, title, fontsize=15, ha="center", va="top", color="black", parse_math=False)
 
     def cell(column: int, bottom: float, tall: float) -> Axes:
         return fig.add_axes(((gap + (side + gap) * column) / width, bottom / height, side / width, tall / height))
@@ -201,12 +201,15 @@ def panel(image: np.ndarray, relevances: Mapping[str, np.ndarray], title: str = 
         _check_finite(reduced[np.newaxis], "the relevance summed over its channels")
         absmax = float(np.abs(reduced).max())
         axes = cell(column, bar_below, tall)
-        axes.axis("off")
-        axes.set_title(name, fontsize=12, parse_math=False)
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_color("0.7")
+        axes.set_title(name, fontsize=12, color="black", parse_math=False)
         mesh = axes.imshow(reduced / (absmax or 1.0), cmap=cmap, vmin=-1.0, vmax=1.0, interpolation="nearest", origin="upper")
         bar = fig.colorbar(mesh, cax=cell(column, 0.38, 0.12), orientation="horizontal")
         bar.set_ticks([-1.0, 0.0, 1.0], labels=[f"{-absmax:.2g}", "0", f"{absmax:.2g}"] if absmax else ["", "0 everywhere", ""])
-        bar.ax.tick_params(labelsize=9)
+        # Inward, or the ends of neighbouring bars run into each other.
+        for text, side_of_bar in zip(bar.ax.get_xticklabels(), ("left", "center", "right"), strict=True):
+            text.set(fontsize=9, color="black", horizontalalignment=side_of_bar)
     return fig
 
 
