@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nplrp import layers
-from nplrp.rules import Rule
+from nplrp.rules import Part, Rule
 
 if TYPE_CHECKING:
     from nplrp.plan import Step
@@ -132,12 +132,13 @@ class Ledger:
         return "\n".join([*lines, *note])
 
 
-def account(step: Step, rule: Rule, a: np.ndarray, R_above: np.ndarray, R_below: np.ndarray) -> Entry:
+def account(step: Step, rule: Rule, parts: Sequence[Part], a: np.ndarray, R_above: np.ndarray, R_below: np.ndarray) -> Entry:
     """Balance one step.
 
     Parameters
     ----------
-    step, rule
+    step, rule, parts
+        The step, its rule, and the rule's parts as the plan runs them.
     a : ndarray [n, *input_shape]
         The step's input.
     R_above : ndarray [n, *output_shape]
@@ -151,7 +152,7 @@ def account(step: Step, rule: Rule, a: np.ndarray, R_above: np.ndarray, R_below:
         inside = np.zeros((1, *step.output_shape), bool)
         inside |= layers.reshape(step, np.ones((1, *step.input_shape), bool))
         dropped += layers.sums(np.where(inside, 0, R_above))
-    for part in rule.parts:
+    for part in parts:
         inputs = [layers.changed_input(a, term.input) for term in part.terms]
         z = layers.forward(step, inputs, [term.weight for term in part.terms], part.bias)
         d = layers.denominator(z, rule)

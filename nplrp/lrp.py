@@ -131,7 +131,7 @@ def run_backward(plan: Plan, trace: Trace, R: np.ndarray, keep: Callable[[int, n
         if keep:
             keep(i, R)
         a, winner = trace.activations[i], trace.winners.get(i)
-        below = step_back(plan.steps[i], plan.rules[i], a, R, winner)
+        below = step_back(plan.steps[i], plan.rules[i], plan.parts[i], a, R, winner)
         if layers.first_nonfinite(below) is not None:
             _report_nonfinite(plan, i, a, R, winner)
         R = below
@@ -140,13 +140,11 @@ def run_backward(plan: Plan, trace: Trace, R: np.ndarray, keep: Callable[[int, n
     return R
 
 
-def step_back(step: Step, rule: Rule, a: np.ndarray, R: np.ndarray, winner: np.ndarray | None) -> np.ndarray:
+def step_back(step: Step, rule: Rule, parts: Sequence[Part], a: np.ndarray, R: np.ndarray, winner: np.ndarray | None) -> np.ndarray:
     """Carry relevance back through one step, the sum over its rule's parts: [n, *output_shape] -> [n, *input_shape]."""
-    if not rule.parts:
+    if not parts:
         return layers.reshape_back(step, R)
-    shares = (
-        redistribute(R, [layers.changed_input(a, term.input) for term in part.terms], step, rule, part, winner) for part in rule.parts
-    )
+    shares = (redistribute(R, [layers.changed_input(a, term.input) for term in part.terms], step, rule, part, winner) for part in parts)
     total = next(shares)
     for share in shares:
         total += share
@@ -310,10 +308,7 @@ class Explanation:
             run_backward(plan, trace, start, at.__setitem__)
             kept.append([at[i] for i in range(-1, len(plan.steps))])
             books.append(
-                [
-                    account(step, rule, trace.activations[i], at[i], at[i - 1])
-                    for i, (step, rule) in enumerate(zip(plan.steps, plan.rules, strict=True))
-                ]
+                [account(step, plan.rules[i], plan.parts[i], trace.activations[i], at[i], at[i - 1]) for i, step in enumerate(plan.steps)]
             )
         arrays = [np.concatenate(each) for each in zip(*kept, strict=True)]
         return MappingProxyType(dict(zip(names, arrays, strict=True))), Ledger.join(books)
@@ -378,7 +373,7 @@ def _check_finite(values: np.ndarray, where: str) -> None:
 def _report_nonfinite(plan: Plan, i: int, a: np.ndarray, R: np.ndarray, winner: np.ndarray | None) -> None:
     """Run one step's page again and raise for the first line that gives a NaN or an infinity."""
     step, rule = plan.steps[i], plan.rules[i]
-    for part in rule.parts:
+    for part in plan.parts[i]:
         inputs = [layers.changed_input(a, term.input) for term in part.terms]
         weights = [term.weight for term in part.terms]
         z = layers.forward(step, inputs, weights, part.bias)

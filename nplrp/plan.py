@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from nplrp import layers
-from nplrp.composites import Composite, composite_named
+from nplrp.composites import PASSED, Composite, composite_named
 from nplrp.errors import ModelError, NumericsError, RuleError
 from nplrp.model import Layer, Model, Shape, Window
-from nplrp.rules import Rule
+from nplrp.rules import Part, Rule
 
 DTYPES = ("float32", "float64")
 ALGORITHMS = ("auto", "direct")
@@ -77,6 +77,8 @@ class Plan:
     steps : tuple of Step
     rules : tuple of Rule
         One for each step.
+    parts : tuple of tuple of Part
+        For each step what its rule runs: the rule's parts, without the terms that vanish because the step's input can't be negative.
     """
 
     model: Model
@@ -85,6 +87,7 @@ class Plan:
     algorithm: str
     steps: tuple[Step, ...]
     rules: tuple[Rule, ...]
+    parts: tuple[tuple[Part, ...], ...]
 
     def __str__(self) -> str:
         rows = [("layer", "kind", "rule")] + [(step.name, step.kind, str(rule)) for step, rule in zip(self.steps, self.rules, strict=True)]
@@ -121,9 +124,31 @@ def make_plan(model: Model, composite: str | Composite = "notebook", dtype: Any 
     if key not in model._cache:
         steps = make_steps(model, dtype, algorithm, merge=True)
         rules = tuple(composite.rule_for(step.kind, step.name) for step in steps)
-        model._cache[key] = Plan(model, composite, dtype, algorithm, steps, rules)
+        signs = _nonnegative_inputs(steps)
+        parts = tuple(without_vanishing_terms(rule.parts) if sign else rule.parts for rule, sign in zip(rules, signs, strict=True))
+        model._cache[key] = Plan(model, composite, dtype, algorithm, steps, rules, parts)
     plan: Plan = model._cache[key]
     return plan
+
+
+def _nonnegative_inputs(steps: Sequence[Step]) -> list[bool]:
+    """Tell for each step whether its input can't be negative: there is a ReLU below, and nothing but pools and moves since."""
+    signs, sign = [], False
+    for step in steps:
+        signs.append(sign)
+        keeps = step.kind in (*PASSED, "maxpool", "avgpool")
+        sign = step.activation in ("relu", "softmax") or (sign and keeps)
+    return signs
+
+
+def without_vanishing_terms(parts: tuple[Part, ...]) -> tuple[Part, ...]:
+    """Return a rule's parts for an input that can't be negative: its positive part is itself, its negative part is 0."""
+    return tuple(
+        dataclasses.replace(
+            part, terms=tuple(term._replace(input="a" if term.input == "a+" else term.input) for term in part.terms if term.input != "a-")
+        )
+        for part in parts
+    )
 
 
 def check_dtype(dtype: Any) -> np.dtype:
@@ -295,4 +320,3 @@ def unit_name(index: Sequence[int]) -> str:
     """Write a unit's place as the messages do: image, then row, column, channel or unit."""
     image, *rest = index
     return f"image {image}, unit {tuple(rest) if len(rest) > 1 else rest[0] if rest else 0}"
-

@@ -1,10 +1,13 @@
 """Plans: merged batch norms compute the same as unmerged ones, wherever they stand; rules are found; weights are checked once."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 import nplrp
 from nplrp.errors import ModelError, NumericsError, RuleError
+from nplrp.lrp import run_backward, run_forward
 from nplrp.model import Layer, Window, chain
 from nplrp.plan import make_plan, make_steps
 from tests.networks import SAME3, batch_norm, conv, dense, images, plain, pool, random_kernel, small_vgg
@@ -121,6 +124,17 @@ def test_plans_and_prepared_weights_are_shared():
     assert make_plan(model, "zplus") is make_plan(model, "zplus")
     assert make_plan(model, "zplus").steps is make_plan(model, "notebook").steps
     assert make_plan(model, "zplus", "float64").steps is not make_plan(model, "zplus").steps
+
+
+def test_terms_that_vanish_below_a_relu_are_dropped_without_changing_a_bit():
+    model, x = small_vgg(), images(5, 2, (8, 8, 3))
+    plan = make_plan(model, "zplus")
+    terms = {step.name: len(parts[0].terms) for step, parts in zip(plan.steps, plan.parts, strict=True) if step.kind in ("conv", "dense")}
+    assert terms == {"block1_conv1": 2, "block1_conv2": 1, "block2_conv1": 1, "fc1": 1, "predictions": 1}
+    whole = dataclasses.replace(plan, parts=tuple(rule.parts for rule in plan.rules))
+    trace = run_forward(plan.steps, x)
+    R = np.random.default_rng(6).normal(size=(2, 5)).astype(np.float32)
+    assert np.array_equal(run_backward(plan, trace, R), run_backward(whole, trace, R))
 
 
 def test_a_plan_prints_the_rule_of_every_layer():

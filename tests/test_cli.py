@@ -1,0 +1,243 @@
+"""The command line from the outside: what it prints, writes and refuses, and with which exit code."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+import nplrp
+from nplrp.cli import main
+
+DATA = Path(__file__).parent / "data"
+WEIGHTS = str(DATA / "keras_files" / "small32_k3.keras")
+
+
+@pytest.fixture
+def picture(tmp_path, monkeypatch):
+    """A small photograph-like picture in a folder of its own, which becomes the working folder."""
+    monkeypatch.chdir(tmp_path)
+    y, x = np.mgrid[:50, :60]
+    rgb = np.stack([x * 4, y * 5, (x * y) % 256], axis=-1).astype(np.uint8)
+    path = tmp_path / "dog.png"
+    Image.fromarray(rgb).save(path)
+    return path
+
+
+def run(capsys, *arguments):
+    """Run a command; return (exit code, stdout, stderr)."""
+    try:
+        code = main([str(a) for a in arguments])
+    except SystemExit as stop:  # argparse
+        code = stop.code
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+def refused(capsys, *arguments):
+    """Run a command that must fail with one line on stderr and exit code 2; return the line."""
+    before = sorted(Path.cwd().iterdir())
+    code, out, err = run(capsys, *arguments)
+    assert code == 2
+    assert out == ""
+    assert err.startswith("nplrp: ")
+    assert err.count("\n") == 1
+    assert sorted(Path.cwd().iterdir()) == before, "something was left behind"
+    return err
+
+
+def test_explain_writes_a_heatmap_and_prints_labels(capsys, picture):
+    code, out, _ = run(capsys, "explain", picture, "--weights", WEIGHTS)
+    assert code == 0
+    written = picture.parent / "dog-notebook.png"
+    assert f"wrote {written.name}" in out
+    assert len([line for line in out.splitlines() if line.startswith("    ")]) == 5
+    with Image.open(written) as image:
+        assert image.size == (1200, 600)
+
+
+def test_explain_draws_a_panel_for_several_composites(capsys, picture):
+    code, out, _ = run(capsys, "explain", picture, "-w", WEIGHTS, "-c", "notebook,zplus", "-o", "panel.png")
+    assert code == 0
+    assert "notebook: relevance of all outputs" in out
+    assert "zplus: relevance of output" in out
+    assert (picture.parent / "panel.png").stat().st_size > 5000
+
+
+def test_explain_several_images_into_a_folder(capsys, picture):
+    other = picture.with_name("cat.png")
+    shutil.copy(picture, other)
+    code, _, _ = run(capsys, "explain", picture, other, "-w", WEIGHTS, "-o", "pictures/")
+    assert code == 0
+    assert {p.name for p in (picture.parent / "pictures").iterdir()} == {"dog-notebook.png", "cat-notebook.png"}
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".h5"])
+def test_explain_saves_numbers(capsys, picture, suffix):
+    code, _, _ = run(
+        capsys, "explain", picture, "-w", WEIGHTS, "-c", "zplus", "-t", 3, "--save", f"out{suffix}", "--layers", "--dtype", "float64"
+    )
+    assert code == 0
+    model = nplrp.load(WEIGHTS)
+    expected = nplrp.explain(model, nplrp.preprocess(str(picture), model), "zplus", target=3, dtype="float64")
+    if suffix == ".npz":
+        found = np.load(picture.parent / "out.npz")
+        note = json.loads(str(found["about"]))
+    else:
+        found = h5py.File(picture.parent / "out.h5")
+        note = json.loads(found.attrs["about"])
+    assert np.array_equal(found["relevance"][...], expected.relevance)
+    assert np.array_equal(found["relevances/fc1"][...], expected.relevances["fc1"])
+    assert np.array_equal(found["activations/block3_conv2"][...], expected.activations["block3_conv2"])
+    assert found["targets"][...].tolist() == [3]
+    assert note["weights_sha256"] == model.content_hash
+    assert note["rules"]["fc1"] == "zplus(epsilon=1e-07, stabiliser=plus)"
+    assert not (picture.parent / "dog-zplus.png").exists()
+    found.close()
+
+
+def test_explain_as_json(capsys, picture):
+    code, out, _ = run(capsys, "explain", picture, "-w", WEIGHTS, "--json", "--ledger", "--layers")
+    assert code == 0
+    (result,) = json.loads(out)
+    (image,) = result["images"]
+    assert [label["score"] for label in image["labels"]] == sorted((label["score"] for label in image["labels"]), reverse=True)
+    assert image["target"] is None
+    assert image["layers"]["predictions"] == pytest.approx(1.0, rel=1e-6)
+    assert image["ledger"][0]["relevance_in"] == pytest.approx(1.0, rel=1e-6)
+    assert not list(picture.parent.glob("*-notebook.png"))
+
+
+def test_explain_prints_ledger_and_layers(capsys, picture):
+    code, out, _ = run(capsys, "explain", picture, "-w", WEIGHTS, "--ledger", "--layers")
+    assert code == 0
+    assert "relevance in" in out
+    assert "block1_conv1" in out
+    assert "min" in out
+
+
+def test_predict(capsys, picture):
+    code, out, _ = run(capsys, "predict", picture, "-w", WEIGHTS, "--top", 2)
+    assert code == 0
+    assert len(out.splitlines()) == 3
+    code, out, _ = run(capsys, "predict", picture, "-w", WEIGHTS, "--json", "--dtype", "float64")
+    (row,) = json.loads(out)
+    model = nplrp.load(WEIGHTS)
+    expected = nplrp.explain(model, nplrp.preprocess(str(picture), model), dtype="float64").labels(5)[0]
+    assert [label["unit"] for label in row["labels"]] == [label.unit for label in expected]
+    assert [label["score"] for label in row["labels"]] == [label.score for label in expected]
+
+
+def test_info(capsys):
+    code, out, _ = run(capsys, "info", WEIGHTS)
+    assert code == 0
+    assert "block1_conv1  conv + relu" in out
+    assert nplrp.load(WEIGHTS).content_hash in out
+    code, out, _ = run(capsys, "info", WEIGHTS, "--json")
+    assert json.loads(out)["input_shape"] == [32, 32, 3]
+
+
+def test_plan(capsys):
+    code, out, _ = run(capsys, "plan", WEIGHTS, "-c", "zplus")
+    assert code == 0
+    assert "zplus(epsilon=1e-07, stabiliser=plus)" in out
+
+
+def test_weights_come_from_the_environment(capsys, picture, monkeypatch):
+    monkeypatch.setenv("NPLRP_WEIGHTS", WEIGHTS)
+    assert run(capsys, "predict", picture)[0] == 0
+
+
+def test_no_weights_anywhere(capsys, picture, monkeypatch):
+    monkeypatch.delenv("NPLRP_WEIGHTS", raising=False)
+    for name in ("HOME", "KERAS_HOME", "XDG_CACHE_HOME", "NPLRP_CACHE"):
+        monkeypatch.setenv(name, str(picture.parent))
+    assert "nplrp fetch vgg16" in refused(capsys, "predict", picture)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["explain", "missing.jpg"], "missing.jpg"),
+        (["explain", "text.jpg"], "text.jpg"),
+        (["explain", "dog.png", "-c", "lrp"], "no composite 'lrp'"),
+        (["explain", "dog.png", "-c", "notebook,lrp"], "no composite 'lrp'"),
+        (["explain", "dog.png", "-t", "-1"], "no output -1"),
+        (["explain", "dog.png", "-t", "dog"], "no class names"),
+        (["explain", "dog.png", "--dtype", "float16"], "no dtype 'float16'"),
+        (["explain", "dog.png", "--algorithm", "quick"], "no algorithm 'quick'"),
+        (["explain", "dog.png", "-o", "none/out.png"], "no folder none"),
+        (["explain", "dog.png", "-o", "out.xyz"], "out.xyz"),
+        (["explain", "dog.png", "--save", "out.txt"], ".npz or .h5"),
+        (["explain", "dog.png", "--save", "none/out.npz"], "none/out.npz"),
+        (["explain", "dog.png", "--save", "out.npz", "-c", "notebook,zplus"], "one composite"),
+        (["explain", "dog.png", "dog.png", "-o", "pictures/"], "two images would be written to"),
+        (["explain", "dog.png", "text.jpg", "-o", "one.png"], "need a folder"),
+        (["explain", "dog.png", "--resample", "sharp"], "sharp"),
+        (["predict", "dog.png", "-w", "missing.h5"], "missing.h5"),
+        (["info", "text.jpg"], "text.jpg"),
+        (["info", "empty.h5"], "empty.h5"),
+        (["info", "truncated.keras"], "truncated.keras"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(capsys, picture, arguments, message):
+    (picture.parent / "text.jpg").write_text("I am no picture")
+    (picture.parent / "empty.h5").touch()
+    (picture.parent / "truncated.keras").write_bytes(Path(WEIGHTS).read_bytes()[:-1000])
+    if "-w" not in arguments and arguments[0] != "info":
+        arguments = [*arguments, "-w", WEIGHTS]
+    assert message in refused(capsys, *arguments)
+
+
+def test_nan_weights_are_named(capsys, picture):
+    bad = picture.with_name("nan.h5")
+    shutil.copy(DATA / "keras_files" / "small32_k2_save_weights.h5", bad)
+    with h5py.File(bad, "r+") as file:
+        file["block2_conv1/block2_conv1/kernel:0"][1, 2, 3, 4] = np.nan
+    assert "layer 'block2_conv1': kernel[1, 2, 3, 4] is nan" in refused(capsys, "explain", picture, "-w", bad)
+
+
+@pytest.mark.parametrize("arguments", [[], ["explain"], ["dance"], ["fetch", "vgg11"], ["explain", "a.png", "--sharp"]])
+def test_usage_errors(capsys, arguments):
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert "usage: nplrp" in err
+
+
+def test_a_full_disk_leaves_nothing(picture):
+    """Results go to a file system with too little room: one line, exit code 2, no half-written file."""
+    if not os.path.exists("/dev/full"):
+        pytest.fail("this test needs Linux's /dev/full")
+    code = (
+        "import os, sys, resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096));"
+        "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "from nplrp.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    environment = os.environ | {"NUMBA_CACHE_DIR": os.environ.get("NUMBA_CACHE_DIR", "")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, "explain", str(picture), "-w", WEIGHTS, "--save", "out.npz"],
+        capture_output=True,
+        text=True,
+        env={key: value for key, value in environment.items() if value},
+        cwd=picture.parent,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("nplrp: out.npz: can't be written")
+    assert sorted(p.name for p in picture.parent.iterdir()) == ["dog.png"]
+
+
+def test_as_a_program(picture):
+    done = subprocess.run(
+        [sys.executable, "-m", "nplrp.cli", "predict", str(picture), "-w", "none.h5"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    closed = subprocess.run(f"{sys.executable} -m nplrp.cli info {WEIGHTS} | true", shell=True, capture_output=True, text=True, check=False)
+    assert closed.stderr == ""
