@@ -40,7 +40,7 @@ def tie_labels(x, layers, nt=1):
     grids, covered = _grids(geometry, x.shape[1:3])
     # + 0 turns -0.0 into 0.0, so that equal numbers have equal bits; planes of 4-byte words serve every dtype
     words = np.add(x, 0, dtype=x.dtype, order="C").view(np.uint32)
-    planes = np.ascontiguousarray(words.transpose(0, 3, 1, 2)).reshape(len(x), words.shape[3], -1)
+    planes = np.ascontiguousarray(words.transpose(0, 3, 1, 2)).reshape(len(x), words.shape[3], x.shape[1] * x.shape[2])
     pools = [int(p) for p in np.flatnonzero(geometry[:, 0] == MAX_POOL)]
     labels = []
     for p in pools:
@@ -105,7 +105,8 @@ def _tie_map(planes, geometry, grids, covered, pool, dy, dx, e, padded, rows):
         dy, dx = dy * geometry[i, 3], dx * geometry[i, 4]
         if not covered[i]:
             last_uncovered = i
-    some = _equal_pixels(planes, grids[0, 0], grids[0, 1], dy, dx, e)
+    _equal_pixels(planes, grids[0, 0], grids[0, 1], dy, dx, e)
+    some = _only_with_partner(e, grids[0, 0], grids[0, 1], dy, dx)
     for i in range(pool):
         if not some and i > last_uncovered:
             return False
@@ -116,14 +117,15 @@ def _tie_map(planes, geometry, grids, covered, pool, dy, dx, e, padded, rows):
         # whole grids as one line, because LLVM vectorises long loops that start at 0; what wraps around isn't used
         _and(padded, size, kh, dh * width, rows)
         _and(rows, size - (kh - 1) * dh * width, kw, dw, padded)
-        some = _take(padded, width, sh, sw, grids[i + 1, 0], grids[i + 1, 1], e)
         dy, dx = dy // sh, dx // sw
+        _take(padded, width, sh, sw, grids[i + 1, 0], grids[i + 1, 1], e)
+        some = _only_with_partner(e, grids[i + 1, 0], grids[i + 1, 1], dy, dx)
     return some
 
 
 @kernel
 def _equal_pixels(planes, h, w, dy, dx, e):
-    """Write to e [h * w] whether pixel p equals p + (dy, dx) in all planes; it doesn't where that lies outside. dy >= 0."""
+    """Write to e [h * w] whether pixel p equals p + (dy, dx) in all planes, wherever that is a pixel."""
     shift = dy * w + dx
     first, last = max(0, -shift), max(0, h * w - max(0, shift))
     middle = e[first:last]
@@ -136,6 +138,11 @@ def _equal_pixels(planes, h, w, dy, dx, e):
         else:
             for p in range(middle.size):
                 middle[p] &= a[p] == b[p]
+
+
+@kernel
+def _only_with_partner(e, h, w, dy, dx):
+    """Make e [h * w] false where p + (dy, dx) lies outside, dy >= 0; return whether any is true."""
     for y in range(h):
         for x in range(w if y + dy >= h else min(w, max(0, -dx))):
             e[y * w + x] = 0
@@ -180,7 +187,7 @@ def _and(source, size, taps, step, out):
 
 @kernel
 def _take(source, width, sh, sw, ho, wo, e):
-    """Copy every sh-th row and sw-th column of `source` to e [ho * wo]; return whether any is true."""
+    """Copy every sh-th row and sw-th column of `source` to e [ho * wo]."""
     for r in range(ho):
         line, out = source[r * sh * width : r * sh * width + (wo - 1) * sw + 1], e[r * wo : (r + 1) * wo]
         if sw == 1:
@@ -189,7 +196,3 @@ def _take(source, width, sh, sw, ho, wo, e):
         else:
             for q in range(wo):
                 out[q] = line[q * sw]
-    some = np.uint8(0)
-    for p in range(ho * wo):
-        some |= e[p]
-    return some != 0
