@@ -9,18 +9,24 @@ from __future__ import annotations
 import io
 import itertools
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import h5py
 import numpy as np
+from h5py import Dataset, Group
 
 from nplrp.errors import WeightsError
+
+__all__ = ["Dataset", "Group", "Source", "array", "child", "members", "open_hdf5", "text"]
 
 #: Limits far above anything that Keras writes.
 MAX_MEMBERS = 100_000
 MAX_ATTRIBUTE = 1 << 20
+MAX_TEXT = 64 << 20
+MAX_CHUNKS = 1000
 #: Deflate packs at most 1032 : 1; a dataset that declares more than this is damaged or a trap.
 MAX_COMPRESSION = 1100
 
@@ -44,16 +50,21 @@ def open_hdf5(data: memoryview) -> Iterator[h5py.File]:
     WeightsError
         If the file, or anything asked of it inside the `with` block, is damaged.
     """
+    source = Source(data)
     try:
-        with h5py.File(Source(data), "r") as file:
+        with h5py.File(source, "r") as file:
+            if file.id.get_create_plist().get_sizes() != (8, 8):
+                raise WeightsError("the HDF5 file's addresses and lengths don't have 8 bytes; it is damaged: copy or download it again")
             yield file
+        if source.damage:
+            raise WeightsError(f"the HDF5 structure is damaged ({source.damage}); copy or download the file again")
     except WeightsError:
         raise
     except _DAMAGE as error:
-        raise WeightsError(f"the HDF5 structure is damaged ({error}); copy or download the file again") from error
+        raise WeightsError(f"the HDF5 structure is damaged ({source.damage or error}); copy or download the file again") from error
 
 
-def members(group: h5py.Group) -> list[str]:
+def members(group: Group) -> list[str]:
     """Return the names in a group, in h5py's order."""
     names = list(itertools.islice(group, MAX_MEMBERS + 1))
     if len(names) > MAX_MEMBERS:
@@ -61,7 +72,7 @@ def members(group: h5py.Group) -> list[str]:
     return names
 
 
-def child(group: h5py.Group, path: str) -> h5py.Group | h5py.Dataset | None:
+def child(group: Group, path: str) -> Group | Dataset | None:
     """Return what a relative path leads to, or None; only hard links are followed.
 
     Raises
@@ -69,11 +80,11 @@ def child(group: h5py.Group, path: str) -> h5py.Group | h5py.Dataset | None:
     WeightsError
         If a soft or external link lies on the way: it could lead in circles or to any file of the machine.
     """
-    found: h5py.Group | h5py.Dataset = group
+    found: Group | Dataset = group
     for part in filter(None, path.split("/")):
-        if not isinstance(found, h5py.Group) or part == "." or part not in found:
+        if not isinstance(found, Group) or part == "." or not found.id.links.exists(part.encode()):
             return None
-        if not isinstance(found.get(part, getlink=True), h5py.HardLink):
+        if found.id.links.get_info(part.encode()).type != h5py.h5l.TYPE_HARD:
             raise WeightsError(
                 f"{_join(found, part)!r} is a soft or external link, which isn't followed; save the weights into one plain file"
             )
@@ -81,7 +92,7 @@ def child(group: h5py.Group, path: str) -> h5py.Group | h5py.Dataset | None:
     return found
 
 
-def text(holder: h5py.Group, name: str) -> list[str] | None:
+def text(data: memoryview, holder: Group, name: str) -> list[str] | None:
     """Return a text attribute as a list of strings (one for a scalar), or None if there is none.
 
     Bytes and str, fixed and variable length are alike. Keras splits what is longer than HDF5's 64 KB into ``name0``, ``name1``, ...
@@ -92,14 +103,14 @@ def text(holder: h5py.Group, name: str) -> list[str] | None:
     WeightsError
         If it isn't UTF-8 text.
     """
-    whole = _text(holder, name)
+    whole = _text(data, holder, name)
     if whole is not None:
         return whole
-    parts = list(itertools.takewhile(lambda part: part is not None, (_text(holder, f"{name}{i}") for i in range(MAX_MEMBERS))))
+    parts = list(itertools.takewhile(lambda part: part is not None, (_text(data, holder, f"{name}{i}") for i in range(MAX_MEMBERS))))
     return [item for part in parts for item in part or ()] if parts else None
 
 
-def _text(holder: h5py.Group, name: str) -> list[str] | None:
+def _text(data: memoryview, holder: Group, name: str) -> list[str] | None:
     if not h5py.h5a.exists(holder.id, name.encode()):
         return None
     where = f"attribute {name!r} of {holder.name!r}"
@@ -113,6 +124,8 @@ def _text(holder: h5py.Group, name: str) -> list[str] | None:
         raise WeightsError(
             f"{where} claims {attribute.get_storage_size()} bytes, at most {MAX_ATTRIBUTE} are expected; the file is damaged"
         )
+    if attribute.get_type().is_variable_str():
+        _check_lengths(data, holder, name, math.prod(attribute.shape))
     value = holder.attrs[name]
     items = [value] if isinstance(value, str | bytes) else np.asarray(value).ravel().tolist()
     try:
@@ -122,7 +135,59 @@ def _text(holder: h5py.Group, name: str) -> list[str] | None:
         raise WeightsError(f"{where} isn't UTF-8 text ({error}); the file is damaged") from error
 
 
-def array(data: memoryview, dataset: h5py.Dataset) -> np.ndarray:
+def _check_lengths(data: memoryview, holder: Group, name: str, count: int) -> None:
+    """See that the lengths of variable-length texts are possible: libhdf5 allocates and clears what each claims, up to 4 GB."""
+    base = holder.file.id.get_create_plist().get_userblock()
+    body = _attribute_data(data, base, h5py.h5o.get_info(holder.id).addr, name.encode())
+    lengths = np.frombuffer(body[: 16 * count], "<u4")[::4] if body is not None and len(body) >= 16 * count else None
+    if lengths is None or int(lengths.sum(dtype=np.uint64)) > min(len(data), MAX_TEXT):
+        claims = "isn't in its group's header" if lengths is None else f"claims {int(lengths.sum(dtype=np.uint64))} characters"
+        raise WeightsError(f"attribute {name!r} of {holder.name!r} {claims}; the file is damaged or was rewritten: save the model again")
+
+
+def _attribute_data(data: memoryview, base: int, address: int, name: bytes) -> bytes | None:
+    """Return the raw data of an attribute kept in an object's header, None if it isn't there.
+
+    HDF5 File Format Specification 3.0, sections IV.A.1 (object headers), IV.A.2.m (attribute message).
+    """
+    for body in _attribute_messages(data, base, base + address):
+        version, name_size = body[0], int.from_bytes(body[2:4], "little")
+        sizes = (name_size, int.from_bytes(body[4:6], "little"), int.from_bytes(body[6:8], "little"))
+        head, pad = (9, 1) if version == 3 else (8, 8 if version == 1 else 1)
+        if body[head : head + name_size].rstrip(b"\0") == name:
+            return body[head + sum(-(-size // pad) * pad for size in sizes) :]
+    return None
+
+
+def _attribute_messages(data: memoryview, base: int, address: int) -> Iterator[bytes]:
+    """Walk an object header of version 1 or 2 with its continuations; yield the bodies of its attribute messages."""
+    newer = data[address : address + 4] == b"OHDR"
+    flags = data[address + 5] if newer else 0
+    head = 4 + (2 if flags & 4 else 0) if newer else 8
+    start = address + 6 + (16 if flags & 32 else 0) + (4 if flags & 16 else 0) if newer else address + 16
+    if newer:
+        width = 1 << (flags & 3)
+        chunks = [(start + width, int.from_bytes(data[start : start + width], "little"))]
+    else:
+        chunks = [(start, int.from_bytes(data[address + 8 : address + 12], "little"))]
+    for _ in range(MAX_CHUNKS):
+        if not chunks:
+            return
+        at, length = chunks.pop(0)
+        end = min(at + length, len(data))
+        while at + head <= end:
+            kind = data[at] if newer else int.from_bytes(data[at : at + 2], "little")
+            size = int.from_bytes(data[at + 1 : at + 3] if newer else data[at + 2 : at + 4], "little")
+            body = bytes(data[at + head : at + head + size])
+            if kind == 0x0C and len(body) > 8:
+                yield body
+            elif kind == 0x10 and len(body) >= 16:  # the header goes on elsewhere: OCHK ... checksum around it in version 2
+                place, room = int.from_bytes(body[:8], "little"), int.from_bytes(body[8:16], "little")
+                chunks.append((base + place + 4, room - 8) if newer else (base + place, room))
+            at += head + size
+
+
+def array(data: memoryview, dataset: Dataset) -> np.ndarray:
     """Return a dataset as float32: mapped from `data` where it lies there as such, otherwise read and converted.
 
     A mapped array is read-only, takes no memory until it is used, and may be unaligned (in a zip).
@@ -163,22 +228,28 @@ def array(data: memoryview, dataset: h5py.Dataset) -> np.ndarray:
     return result
 
 
-def _type_name(dataset: h5py.Dataset) -> str:
+def _type_name(dataset: Dataset) -> str:
     try:
         return str(dataset.dtype)
     except _DAMAGE:
         return "unknown"
 
 
-def _join(group: h5py.Group, name: str) -> str:
+def _join(group: Group, name: str) -> str:
     return f"{str(group.name).rstrip('/')}/{name}"
 
 
 class Source(io.RawIOBase):
-    """A file object over `data`; libhdf5 reads zeros behind its end, as its own drivers give it."""
+    """A file object over `data`; libhdf5 reads zeros behind its end, as its own drivers give it.
+
+    Attributes
+    ----------
+    damage : str
+        What was found wrong while libhdf5 read; it was given zeros in its place.
+    """
 
     def __init__(self, data: memoryview) -> None:
-        self._data, self._position = data, 0
+        self._data, self._position, self.damage = data, 0, ""
 
     def readable(self) -> bool:  # noqa: D102
         return True
@@ -197,5 +268,22 @@ class Source(io.RawIOBase):
         block = self._data[self._position : self._position + len(target)]
         target[: len(block)] = block
         target[len(block) :] = bytes(len(target) - len(block))
+        for heap in re.finditer(b"GCOL", block[:MAX_ATTRIBUTE]):
+            if not _is_heap(self._data, self._position + heap.start()):
+                self.damage = f"bad global heap at {self._position + heap.start()}"
+                target[heap.start() : heap.end()] = bytes(4)
         self._position += len(block)
         return len(block)
+
+
+def _is_heap(data: memoryview, start: int) -> bool:
+    """Whether a global heap, where long texts are kept, can be walked to its end: libhdf5 2.0 loops for ever on one that can't."""
+    size = int.from_bytes(data[start + 8 : start + 16], "little")
+    at, end = start + 16, start + size
+    while at + 16 <= end <= len(data):
+        index, length = int.from_bytes(data[at : at + 2], "little"), int.from_bytes(data[at + 8 : at + 16], "little")
+        step = 16 + (length + 7) // 8 * 8 if index else length  # object 0 is the free space; its length counts the header
+        if step < 16:
+            return False
+        at += step
+    return at <= end <= len(data)

@@ -86,6 +86,8 @@ def parse(config: Any) -> Network:
     shape, layers = _model(name, class_name, options, 0)
     if shape is None:
         raise WeightsError(f"model {name!r}: its configuration has no input shape; call the model once on data and save it again")
+    if not layers:
+        raise WeightsError(f"model {name!r} has no layers but its input, expected a chain of layers; save the whole model")
     _check_axes(layers, len(shape))
     return Network(name, shape, tuple(layers))
 
@@ -183,8 +185,8 @@ def _follow(model: str, options: Options, named: list[tuple[str, Any]]) -> list[
     aside = [name for name in numbers if numbers[name] not in order]
     if aside or at != ends["input_layers"][0]:
         raise WeightsError(
-            f"model {model!r} isn't a chain, expected each layer to feed the next: {_names(aside or [at])} lies beside the way from its input to its "
-            "output; only chains are supported"
+            f"model {model!r} isn't a chain: {_names(aside or [at])} lies beside the way from its input to its output; only chains are "
+            "supported"
         )
     return order[::-1]
 
@@ -294,20 +296,20 @@ def _conv(name: str, options: Options) -> ConfigLayer:
     _only(options, "groups", 1)
     window = _window(options, "kernel_size", (1, 1))
     return ConfigLayer(
-        Layer(name, "conv", (), (), _activation(options), window), _with_bias(options), _size(options.get("filters"), "filters")
+        Layer(name, "conv", (), (), _activation(options), window), _with_bias(options), _size(_given(options, "filters"), "filters")
     )
 
 
 def _dense(name: str, options: Options) -> ConfigLayer:
-    return ConfigLayer(Layer(name, "dense", (), (), _activation(options)), _with_bias(options), _size(options.get("units"), "units"))
+    return ConfigLayer(Layer(name, "dense", (), (), _activation(options)), _with_bias(options), _size(_given(options, "units"), "units"))
 
 
 def _batchnorm(name: str, options: Options) -> ConfigLayer:
     _only(options, "renorm", False)
-    epsilon = options.get("epsilon", 1e-3)
+    epsilon = _given(options, "epsilon")
     if isinstance(epsilon, bool) or not isinstance(epsilon, int | float) or not 0 <= epsilon < 1e6:
         raise ValueError(f"epsilon is {epsilon!r}, expected a number >= 0")
-    axis = options.get("axis", -1)
+    axis = _given(options, "axis")
     axis = axis[0] if isinstance(axis, list) and len(axis) == 1 else axis
     if isinstance(axis, bool) or not isinstance(axis, int):
         raise ValueError(f"axis is {axis!r}, expected the last one, -1")
@@ -334,7 +336,7 @@ def _plain(kind: str) -> Callable[[str, Options], ConfigLayer]:
 
 
 def _zero_padding(name: str, options: Options) -> ConfigLayer:
-    value = options.get("padding", 1)
+    value = _given(options, "padding")
     sides = [value, value] if isinstance(value, int) else _list(value)
     pairs = [[side, side] if isinstance(side, int) else _list(side) for side in sides]
     if [len(pair) for pair in pairs] != [2, 2] or not all(_is_size(size, 0) for pair in pairs for size in pair):
@@ -355,7 +357,7 @@ def _relu(name: str, options: Options) -> ConfigLayer:
 
 
 def _softmax(name: str, options: Options) -> ConfigLayer:
-    axis = options.get("axis", -1)
+    axis = _given(options, "axis")
     _only({"axis": axis[0] if isinstance(axis, list) and len(axis) == 1 else axis}, "axis", -1)
     return ConfigLayer(Layer(name, "activation", (), (), "softmax"))
 
@@ -385,13 +387,23 @@ _READERS: Mapping[str, Callable[[str, Options], ConfigLayer]] = MappingProxyType
 SUPPORTED = (INPUT, *_READERS, *MODELS)
 
 
+#: What an option is in files that were written before Keras had it. All others are always written: one that is missing was damaged.
+_DEFAULTS: Options = MappingProxyType({"data_format": "channels_last", "dilation_rate": 1, "groups": 1, "keepdims": False, "renorm": False})
+
+
+def _given(options: Options, key: str) -> Any:
+    if key not in options and key not in _DEFAULTS:
+        raise ValueError(f"its configuration has no {key!r}; it is damaged: save the model again")
+    return options.get(key, _DEFAULTS.get(key))
+
+
 def _with_bias(options: Options) -> tuple[str, ...]:
     return ("kernel", "bias") if _only(options, "use_bias", True, False) else ("kernel",)
 
 
 def _activation(options: Options) -> str:
     """Return the activation's name, also where it is written as a serialised function or layer."""
-    value = options.get("activation")
+    value = _given(options, "activation")
     if isinstance(value, dict):
         inner = value.get("config")
         if value.get("class_name") in ("ReLU", "Softmax") and isinstance(inner, dict):
@@ -405,12 +417,12 @@ def _activation(options: Options) -> str:
 
 def _window(options: Options, key: str, stride: tuple[int, int] | None) -> Window:
     """Read a window; `stride` is the default, None for the window's own size."""
-    size = _pair(options.get(key), key)
-    strides = options.get("strides")
+    size = _pair(_given(options, key), key)
+    strides = _given(options, "strides")
     return Window(
         size,
         (stride or size) if strides is None else _pair(strides, "strides"),
-        _pair(options.get("dilation_rate", 1), "dilation_rate"),
+        _pair(_given(options, "dilation_rate"), "dilation_rate"),
         str(_only(options, "padding", "valid", "same")),
     )
 
@@ -433,8 +445,8 @@ def _is_size(value: Any, least: int) -> bool:
 
 
 def _only(options: Options, key: str, *allowed: Any) -> Any:
-    """Return an option, the first of `allowed` if it isn't given; refuse any other value."""
-    value = options.get(key, allowed[0])
+    """Return an option that must have one of the values `allowed`."""
+    value = _given(options, key)
     if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed):
         raise ValueError(f"{key}={value!r} isn't supported, only {' or '.join(map(repr, allowed))}")
     return value

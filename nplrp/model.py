@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -39,6 +39,8 @@ KINDS = (
     "identity",
 )
 ACTIVATIONS = ("linear", "relu", "softmax")
+#: The most numbers that one layer may give for one image, 8 GB in float32; more is taken for a mistake.
+MAX_VALUES = 1 << 31
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,14 @@ class Layer:
     pads: tuple[int, int, int, int] | None = None
     keepdims: bool = False
     epsilon: float = 0.0
-    arrays: Mapping[str, np.ndarray] = field(default_factory=lambda: MappingProxyType({}), repr=False)
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "arrays", MappingProxyType(dict(self.arrays)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the arrays as a plain dict: a read-only view of one can't be pickled."""
+        return Layer, tuple(dict(self.arrays) if one.name == "arrays" else getattr(self, one.name) for one in fields(self))
 
     @property
     def parameters(self) -> int:
@@ -186,10 +195,12 @@ def chain(input_shape: Shape, layers: list[Layer], name: str = "model", **attrib
         If a layer doesn't fit the output of the one before it; the message names the layer and both shapes.
     """
     shape, done = tuple(input_shape), []
-    seen: set[str] = set()
+    seen = {"input"}
     for layer in layers:
         if layer.name in seen:
-            raise ModelError(f"two layers are called {layer.name!r}; relevances are kept by name, so rename one of them")
+            raise ModelError(
+                f"two layers are called {layer.name!r} (the model's input is called 'input'); relevances are kept by name, so rename one"
+            )
         seen.add(layer.name)
         out = output_shape(layer, shape)
         done.append(replace(layer, input_shape=shape, output_shape=out))
@@ -223,7 +234,7 @@ def output_shape(layer: Layer, shape: Shape) -> Shape:
         return _fits(layer, shape, (1, 1, shape[2]) if layer.keepdims else (shape[2],))
     if layer.kind == "pad":
         top, bottom, left, right = layer.pads or (0, 0, 0, 0)
-        return (shape[0] + top + bottom, shape[1] + left + right, shape[2])
+        return _fits(layer, shape, (shape[0] + top + bottom, shape[1] + left + right, shape[2]))
     if layer.kind == "flatten":
         return (math.prod(shape),)
     if layer.kind == "dense":
@@ -234,7 +245,7 @@ def output_shape(layer: Layer, shape: Shape) -> Shape:
                 f"gives {shape}"
             )
         _check_vector(layer, "bias", kernel.shape[1])
-        return (kernel.shape[1],)
+        return _fits(layer, shape, (kernel.shape[1],))
     if layer.kind == "batchnorm":
         for key in ("gamma", "beta", "mean", "variance"):
             _check_vector(layer, key, shape[-1])
@@ -254,6 +265,10 @@ def _check_vector(layer: Layer, key: str, length: int) -> None:
 
 
 def _fits(layer: Layer, before: Shape, after: Shape) -> Shape:
+    if math.prod(after) > MAX_VALUES:
+        raise ModelError(
+            f"layer {layer.name!r} ({layer.kind}): its output would have shape {after}; at most {MAX_VALUES} numbers are supported"
+        )
     if min(after) < 1 or min(before) < 1:
         raise ModelError(f"layer {layer.name!r} ({layer.kind}) doesn't fit: its input has shape {before}, its output would have {after}")
     return after

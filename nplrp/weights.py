@@ -15,12 +15,11 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from nplrp import architectures, hdf5, keras_config
@@ -32,7 +31,6 @@ from nplrp.model import Layer, Model, Preprocessing, chain
 VARIABLES = {"kernel": "kernel", "bias": "bias", "gamma": "gamma", "beta": "beta", "moving_mean": "mean", "moving_variance": "variance"}
 #: Groups that hold a model's layers by class and number; the second name was Keras 2.12's.
 CONTAINERS = ("layers", "_layer_checkpoint_dependencies")
-MAX_JSON = 64 << 20
 
 _MAGIC = (
     (b"\x89PNG", "a PNG image"),
@@ -154,11 +152,11 @@ def _is_hdf5(data: memoryview) -> bool:
 def _read_hdf5(data: memoryview) -> _Contents:
     with hdf5.open_hdf5(data) as file:
         within = hdf5.child(file, "model_weights")
-        within = within if isinstance(within, h5py.Group) else file
-        names = hdf5.text(within, "layer_names")
+        within = within if isinstance(within, hdf5.Group) else file
+        names = hdf5.text(data, within, "layer_names")
         if names is not None:
             contents = _Contents(True, _read_by_name(data, within, names))
-        elif any(isinstance(hdf5.child(file, container), h5py.Group) for container in CONTAINERS):
+        elif any(isinstance(hdf5.child(file, container), hdf5.Group) for container in CONTAINERS):
             contents = _Contents(False, {})
             _read_by_number(data, file, "", contents.stored, 0)
         else:
@@ -167,24 +165,24 @@ def _read_hdf5(data: memoryview) -> _Contents:
                 f"the HDF5 file holds no Keras weights: expected the attribute 'layer_names' or a group 'layers', found {found}; "
                 "export them from Keras with model.save('model.h5')"
             )
-        contents.config = _json_attribute(file, "model_config")
-        contents.preprocessing = _json_attribute(file, "nplrp_preprocessing")
-        contents.classes = _json_attribute(file, "nplrp_classes")
+        contents.config = _json_attribute(data, file, "model_config")
+        contents.preprocessing = _json_attribute(data, file, "nplrp_preprocessing")
+        contents.classes = _json_attribute(data, file, "nplrp_classes")
     return contents
 
 
-def _read_by_name(data: memoryview, within: h5py.Group, names: list[str]) -> dict[str, _Stored]:
+def _read_by_name(data: memoryview, within: hdf5.Group, names: list[str]) -> dict[str, _Stored]:
     found = {}
     for name in names:
         group = hdf5.child(within, name)
-        if not isinstance(group, h5py.Group):
+        if not isinstance(group, hdf5.Group):
             raise WeightsError(
-                f"layer {name!r} is listed, but its group is missing from the file; the file is damaged: copy or download it again"
+                f"layer {name!r} is listed, but its group is missing from the file; it is damaged: copy or download it again"
             )
         found[name] = _Stored(name)
-        for variable in hdf5.text(group, "weight_names") or []:
+        for variable in hdf5.text(data, group, "weight_names") or []:
             dataset = hdf5.child(group, variable)
-            if not isinstance(dataset, h5py.Dataset):
+            if not isinstance(dataset, hdf5.Dataset):
                 raise WeightsError(
                     f"layer {name!r}: dataset {variable!r} is listed, but missing from the file; it is damaged: copy or download it again"
                 )
@@ -192,22 +190,22 @@ def _read_by_name(data: memoryview, within: h5py.Group, names: list[str]) -> dic
     return found
 
 
-def _read_by_number(data: memoryview, group: h5py.Group, prefix: str, found: dict[str, _Stored], depth: int) -> None:
+def _read_by_number(data: memoryview, group: hdf5.Group, prefix: str, found: dict[str, _Stored], depth: int) -> None:
     """Collect ``layers/<class>_<n>/vars/<i>`` under the path in the file, also of models inside models."""
     if depth > keras_config.MAX_DEPTH:
         raise WeightsError(f"more than {keras_config.MAX_DEPTH} models lie inside each other in the file; it is damaged")
     for container in CONTAINERS:
         layers = hdf5.child(group, container)
-        for name in hdf5.members(layers) if isinstance(layers, h5py.Group) else []:
+        for name in hdf5.members(layers) if isinstance(layers, hdf5.Group) else []:
             layer = hdf5.child(layers, name)
-            if not isinstance(layer, h5py.Group):
+            if not isinstance(layer, hdf5.Group):
                 continue
             path, variables = f"{prefix}layers/{name}", hdf5.child(layer, "vars")
-            if isinstance(variables, h5py.Group):
-                stored = found[path] = _Stored(next(iter(hdf5.text(variables, "name") or []), None))
+            if isinstance(variables, hdf5.Group):
+                stored = found[path] = _Stored(next(iter(hdf5.text(data, variables, "name") or []), None))
                 for key in sorted(hdf5.members(variables), key=_natural):
                     dataset = hdf5.child(variables, key)
-                    if isinstance(dataset, h5py.Dataset):
+                    if isinstance(dataset, hdf5.Dataset):
                         stored.arrays[key] = hdf5.array(data, dataset)
             _read_by_number(data, layer, f"{path}/", found, depth + 1)
 
@@ -217,8 +215,8 @@ def _natural(name: str) -> tuple[tuple[str, int], ...]:
     return tuple((word, int(digits or -1)) for word, digits in re.findall(r"(\D*)(\d{0,9})", name))
 
 
-def _json_attribute(file: h5py.File, name: str) -> Any:
-    value = hdf5.text(file, name)
+def _json_attribute(data: memoryview, file: hdf5.Group, name: str) -> Any:
+    value = hdf5.text(data, file, name)
     return None if value is None else _json("".join(value), f"attribute {name!r}")
 
 
@@ -241,7 +239,7 @@ def _read_keras(data: memoryview) -> _Contents:
                     f"the zip archive is no Keras model: expected config.json and model.weights.h5, found {found}; "
                     "save it with model.save('model.keras') or model.save('model.h5')"
                 )
-            config = _unpack(archive, entries["config.json"], MAX_JSON)
+            config = _unpack(archive, entries["config.json"], hdf5.MAX_TEXT)
             weights = _stored_entry(data, entries["model.weights.h5"])
             if weights is None:
                 weights = memoryview(_unpack(archive, entries["model.weights.h5"], hdf5.MAX_COMPRESSION * len(data)))
@@ -288,8 +286,10 @@ def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> byte
 
 def _read_shards(path: Path, data: memoryview) -> tuple[_Contents, list[tuple[str, int, int]]]:
     """Read Keras 3's shards: an index that says which files beside it hold which variables."""
-    if len(data) > MAX_JSON:
-        raise WeightsError(f"the file starts like JSON but has {len(data)} bytes, expected a .weights.json index of at most {MAX_JSON}")
+    if len(data) > hdf5.MAX_TEXT:
+        raise WeightsError(
+            f"the file starts like JSON but has {len(data)} bytes, expected a .weights.json index of at most {hdf5.MAX_TEXT}"
+        )
     index = _json(bytes(data), "the index of shards")
     places = index.get("weight_map")
     if not isinstance(places, dict) or not places:
@@ -392,9 +392,9 @@ def _layer(item: ConfigLayer, lookup: Callable[[ConfigLayer], _Stored]) -> Layer
     if not item.variables:
         return item.layer
     arrays = _pick(item, lookup(item))
-    if item.units is not None and (arrays["kernel"].ndim == 0 or arrays["kernel"].shape[-1] != item.units):
+    if item.units is not None and (shape := arrays["kernel"].shape)[-1] != item.units:
         raise WeightsError(
-            f"layer {item.layer.name!r}: its kernel has shape {arrays['kernel'].shape}, expected {item.units} outputs by its configuration; "
+            f"layer {item.layer.name!r}: its kernel has shape {shape}, expected {item.units} outputs by its configuration; "
             "the weights belong to another model or are damaged"
         )
     return replace(item.layer, arrays=arrays)
@@ -402,12 +402,14 @@ def _layer(item: ConfigLayer, lookup: Callable[[ConfigLayer], _Stored]) -> Layer
 
 def _pick(item: ConfigLayer, stored: _Stored) -> Mapping[str, np.ndarray]:
     """Choose a layer's arrays from its group: by the variables' names, or by their order where the names say nothing."""
-    nested = len(item.path) > 1 and item.store not in ("",) and bool(stored.arrays) and not next(iter(stored.arrays)).isdigit()
     paths = {variable: variable.split(":")[0].split("/") for variable in stored.arrays}
-    mine = [v for v, parts in paths.items() if not nested or parts[-2:-1] == [item.path[-1]]]
-    closer = [v for v in mine if tuple(paths[v][-3:-1]) == item.path[-2:]]
-    mine = closer if len(mine) > len(item.variables) and len(closer) == len(item.variables) else mine
-    by_name = {VARIABLES[paths[v][-1]]: stored.arrays[v] for v in mine if paths[v][-1] in VARIABLES}
+    mine = list(paths)
+    nested = len(item.path) > 1 and any(len(parts) > 1 for parts in paths.values())
+    if nested:  # the group of a model inside holds the variables of all its layers, as [model/]layer/variable
+        mine = [variable for variable, parts in paths.items() if parts[-2:-1] == [item.path[-1]]]
+        if len(mine) > len(item.variables):
+            mine = [variable for variable in mine if tuple(paths[variable][-3:-1]) == item.path[-2:]]
+    by_name = {VARIABLES[paths[variable][-1]]: stored.arrays[variable] for variable in mine if paths[variable][-1] in VARIABLES}
     if set(by_name) == set(item.variables) and len(mine) == len(by_name):
         return by_name
     if not by_name and not nested and len(mine) == len(item.variables):
@@ -426,9 +428,9 @@ def _preprocessing(contents: _Contents) -> Preprocessing:
     value = contents.preprocessing
     if value is None:
         return Preprocessing()
-    known = {one.name for one in fields(Preprocessing)}
-    if not isinstance(value, dict) or not set(value) <= known:
-        raise WeightsError(f"attribute 'nplrp_preprocessing' is {value!r}, expected a JSON object with {', '.join(sorted(known))}")
+    types: dict[str, tuple[type, ...]] = {"mode": (str,), "resample": (str,), "crop": (bool,), "resize_to": (int, type(None))}
+    if not isinstance(value, dict) or not all(type(item) in types.get(key, ()) for key, item in value.items()):
+        raise WeightsError(f"attribute 'nplrp_preprocessing' is {value!r}, expected a JSON object with {', '.join(types)}; write it again")
     return Preprocessing(**value)
 
 
@@ -437,16 +439,17 @@ def _classes(contents: _Contents, model: Model) -> tuple[tuple[str, str], ...] |
     value, outputs = contents.classes, model.output_shape[-1]
     if value is None:
         return imagenet_classes() if model.output_shape == (1000,) else None
-    pairs = [tuple(pair) if isinstance(pair, list) else pair for pair in value] if isinstance(value, list) else None
+    pairs = [tuple(pair) for pair in value if isinstance(pair, list)] if isinstance(value, list) else []
     if (
-        pairs is None
-        or len(pairs) != outputs
-        or not all(isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(t, str) for t in pair) for pair in pairs)
+        len(pairs) != outputs
+        or len(value) != outputs
+        or not all(len(pair) == 2 and all(isinstance(text, str) for text in pair) for pair in pairs)
     ):
+        found = f"{len(value)} entries" if isinstance(value, list) else repr(value)[:80]
         raise WeightsError(
-            f"attribute 'nplrp_classes' should be a JSON list of {outputs} pairs [id, name], one for each; found {_one_line(repr(value))[:80]}"
+            f"attribute 'nplrp_classes' should be a JSON list of {outputs} pairs [id, name], one for each output; found {found}"
         )
-    return tuple(pairs)
+    return tuple((pair[0], pair[1]) for pair in pairs)
 
 
 def imagenet_classes() -> tuple[tuple[str, str], ...]:
