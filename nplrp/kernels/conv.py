@@ -94,9 +94,10 @@ def pack(w, geometry, transposed=False, changes=((1.0, 1.0),), dtype=None, algor
         packing.pack_direct(problem, _read_only(w), transposed, factors, blocks, threads)
         return Packed(problem, name, len(changes), Weights(_read_only(np.empty((0, 0, 0, 0), dtype)), transposed, factors, blocks))
     weights = Weights(_read_only(w.astype(dtype, copy=False)), transposed, factors, nothing)
-    if stored if stored is not None else not winograd_conv.plan(problem, 1, len(changes)).small:
-        blocks = _scratch(slabs * winograd_conv.slab_size(problem, len(changes)), dtype)
-        winograd_conv.pack(problem, weights, blocks, threads)
+    plan = winograd_conv.plan(problem, 1, len(changes), True)
+    if stored if stored is not None else not plan.small:
+        blocks = _scratch(slabs * plan.u_size, dtype)
+        winograd_conv.pack(problem, plan, weights, blocks, threads)
         weights = Weights(_read_only(np.empty((0, 0, 0, 0), dtype)), transposed, factors, blocks)
     return Packed(problem, name, len(changes), weights)
 

@@ -13,7 +13,7 @@ from numba import prange
 
 from nplrp.kernels.epilogue import finish_tile
 from nplrp.kernels.launch import Launcher, call_compiled
-from nplrp.kernels.microkernel import BLOCK, ROW_STEP, SLAB, multiply
+from nplrp.kernels.microkernel import BLOCK, PANEL_32, PANEL_64, ROW_STEP, SLAB, multiply
 from nplrp.kernels.parallel import kernel, parallel_kernel
 from nplrp.kernels.simd import keep_apart
 
@@ -88,7 +88,8 @@ def _share(thread, threads, p, images, x, x2, terms, weights, e):
     sums = np.empty(pixels * SLAB, x.dtype)
     offsets = np.empty(terms * taps * blocks, np.int64)
     slab_size = terms * taps * blocks * depth * SLAB
-    sums_from, one = thread - thread, thread - thread + 1  # not literals: Numba would compile the callees anew for them
+    panel = terms * taps * blocks * depth * (PANEL_32 if x.itemsize == 4 else PANEL_64)
+    zero, one = thread - thread, thread - thread + 1  # not literals: Numba would compile the callees anew for them
     tasks = images * strips * groups
     for task in range(tasks * thread // threads, tasks * (thread + 1) // threads):
         image, s, group = task // (strips * groups), task // groups % strips, task % groups
@@ -110,9 +111,9 @@ def _share(thread, threads, p, images, x, x2, terms, weights, e):
         for slab in range(slabs * group // groups, slabs * (group + 1) // groups):
             channels = min(SLAB, p.cout - slab * SLAB)
             for r in range(rows):
-                multiply(pixels, channels, strip, r * p.stride_h * row_size, offsets, len(offsets), depth, weights, slab * slab_size, sums, sums_from)
+                multiply(pixels, channels, strip, r * p.stride_h * row_size, offsets, zero, len(offsets), depth, weights, slab * slab_size, panel, sums, zero)
                 o_from = ((image * p.out_height + first + r) * p.out_width) * p.cout + slab * SLAB
-                finish_tile(e, sums, sums_from, sums_from, one, p.out_width, channels, slab * SLAB, o_from, p.cout, p.cout)
+                finish_tile(e, sums, zero, zero, one, p.out_width, channels, slab * SLAB, o_from, p.cout, p.cout)
 
 
 _launcher = Launcher(_share)

@@ -3,11 +3,11 @@
 `multiply` is the inner loop of every convolution here, direct or Winograd. For `rows` pixels and 32 columns (output
 channels) it computes
 
-    C[m, n] = sum over blocks b, k < depth of A[offsets[b] + 16 m + k] * B[(b * depth + k), n]
+    C[m, n] = (C[m, n] or +0) + sum over blocks b, k < depth of A[offsets[b] + 16 m + k] * B[(b - first) * depth + k, n]
 
-as one chain of fused multiply-adds per element, k ascending, starting from +0. The offset table lets the same loop walk
-the taps of a convolution or the channel blocks of a matrix product. Which pixels and columns share registers is a
-matter of speed only: no chain is ever split.
+as one chain of fused multiply-adds per element, k ascending. The offset table lets the same loop walk the taps of a
+convolution or the channel blocks of a matrix product. A chain that is put down in C and taken up again in the next call
+goes on with the same bits, so how the work is cut for registers and caches is a matter of speed only.
 """
 
 import numpy as np
@@ -20,12 +20,14 @@ from nplrp.kernels.simd import VECTOR_BITS, Assembler, keep_apart, lanes_of
 
 #: Channels in a block of A: the distance from one pixel to the next.
 BLOCK = 16
-#: Columns of a slab of B and of C, the same on every CPU.
+#: Columns (output channels) that are computed together.
 SLAB = 32
 #: Pixels come in even numbers; a caller pads.
 ROW_STEP = 2
 #: Most pixels (and vectors of columns) that the register file holds: 28, 12 and 24 accumulators.
 MAX_ROWS, VECTORS = {512: (14, 2), 256: (6, 2), 128: (6, 4)}[VECTOR_BITS]
+#: Columns of a panel of B, in which they are neighbours: as many as the registers hold.
+PANEL_32, PANEL_64 = VECTORS * VECTOR_BITS // 32, VECTORS * VECTOR_BITS // 64
 _UNROLL = 4
 
 
@@ -40,10 +42,10 @@ def make_microkernel(rows, vectors=VECTORS, lanes=None):
     """
 
     @intrinsic
-    def microkernel(typing, a, a_from, offsets, blocks, depth, b, b_from, c, c_from):
+    def microkernel(typing, a, a_from, offsets, first, last, depth, b, b_from, c, c_from):
         dtype = a.dtype
         whole = types.int64
-        signature = types.void(a, whole, offsets, whole, whole, b, whole, c, whole)
+        signature = types.void(a, whole, offsets, whole, whole, whole, b, whole, c, whole)
 
         def emit(context, builder, signature, args):
             if rows <= MAX_ROWS:
@@ -57,21 +59,27 @@ def make_microkernel(rows, vectors=VECTORS, lanes=None):
 
 
 def _emit(asm, args, rows, vectors):
-    _, a_from, _, blocks, depth, _, b_from, _, c_from = args
+    _, a_from, _, first, last, depth, _, b_from, _, c_from = args
     builder, index = asm.builder, ir.IntType(64)
     cells = [(m, v) for m in range(rows) for v in range(vectors)]
-    a, table, b, c = asm.array(0, a_from), asm.array(2, 0, index), asm.array(5, b_from), asm.array(7, c_from)
-    before = builder.block
-    over_blocks, over_depth, next_block, done = (builder.function.append_basic_block(n) for n in ("blocks", "depth", "next", "done"))
+    a, table, b, c = asm.array(0, a_from), asm.array(2, 0, index), asm.array(6, b_from), asm.array(8, c_from)
+    before, panel = builder.block, vectors * asm.lanes
+    places = {(m, v): asm.step(c, m * SLAB + v * asm.lanes) for m, v in cells}
+    take_up, over_blocks, over_depth, next_block, done = (builder.function.append_basic_block(n) for n in ("take_up", "blocks", "depth", "next", "done"))
+    builder.cbranch(builder.icmp_signed(">", first, ir.Constant(index, 0)), take_up, over_blocks)
+
+    builder.position_at_end(take_up)
+    put_down = {cell: asm.load(places[cell]) for cell in cells}
     builder.branch(over_blocks)
 
     builder.position_at_end(over_blocks)
     block, b_block = builder.phi(index), builder.phi(b.type)
     sums_block = {cell: builder.phi(asm.vector) for cell in cells}
-    block.add_incoming(ir.Constant(index, 0), before)
-    b_block.add_incoming(b, before)
-    for cell in cells:
-        sums_block[cell].add_incoming(asm.constant(0.0), before)
+    for source in (before, take_up):
+        block.add_incoming(first, source)
+        b_block.add_incoming(b, source)
+        for cell in cells:
+            sums_block[cell].add_incoming(asm.constant(0.0) if source is before else put_down[cell], source)
     a_block = asm.step(a, asm.number(asm.step(table, block, index), index))
     builder.branch(over_depth)
 
@@ -84,12 +92,12 @@ def _emit(asm, args, rows, vectors):
         sums[cell].add_incoming(sums_block[cell], over_blocks)
     now, a_k = dict(sums), asm.step(a_block, k)
     for u in range(_UNROLL):
-        columns = [asm.load(asm.step(b_k, u * SLAB + v * asm.lanes)) for v in range(vectors)]
+        columns = [asm.load(asm.step(b_k, u * panel + v * asm.lanes)) for v in range(vectors)]
         for m in range(rows):
             pixel = asm.splat(asm.number(asm.step(a_k, m * BLOCK + u)))
             for v in range(vectors):
                 now[m, v] = asm.fma(pixel, columns[v], now[m, v])
-    k_next, b_next = builder.add(k, ir.Constant(index, _UNROLL)), asm.step(b_k, _UNROLL * SLAB)
+    k_next, b_next = builder.add(k, ir.Constant(index, _UNROLL)), asm.step(b_k, _UNROLL * panel)
     k.add_incoming(k_next, over_depth)
     b_k.add_incoming(b_next, over_depth)
     for cell in cells:
@@ -102,59 +110,61 @@ def _emit(asm, args, rows, vectors):
     b_block.add_incoming(b_next, next_block)
     for cell in cells:
         sums_block[cell].add_incoming(now[cell], next_block)
-    builder.cbranch(builder.icmp_signed("<", block_next, blocks), over_blocks, done)
+    builder.cbranch(builder.icmp_signed("<", block_next, last), over_blocks, done)
 
     builder.position_at_end(done)
-    for m, v in cells:
-        asm.store(now[m, v], asm.step(c, m * SLAB + v * asm.lanes))
+    for cell in cells:
+        asm.store(now[cell], places[cell])
 
 
 _rows_2, _rows_4, _rows_6, _rows_8 = (make_microkernel(n) for n in (2, 4, 6, 8))
 _rows_10, _rows_12, _rows_14 = (make_microkernel(n) for n in (10, 12, 14))
-_COLUMNS_32, _COLUMNS_64 = VECTORS * VECTOR_BITS // 32, VECTORS * VECTOR_BITS // 64
 
 
 @kernel
-def multiply(rows, columns, a, a_from, offsets, blocks, depth, b, b_from, c, c_from):
-    """Write the products of `rows` pixels (even) with the first `columns` (at most 32) columns of a slab to C.
-
-    Columns are rounded up to what the registers hold: C and B always have 32.
+def multiply(rows, columns, a, a_from, offsets, first, last, depth, b, b_from, b_panel, c, c_from):
+    """Multiply `rows` pixels (an even number) with the first `columns` (at most 32) columns of a slab.
 
     Parameters
     ----------
     rows, columns : int
     a, b, c : ndarray, flat
+        C has 32 columns; columns that fill up the last panel are written too.
     a_from, b_from, c_from : int
-        Where the block starts in each of them.
+        Where the block starts in each of them; `b_from` is where the first panel starts.
     offsets : ndarray of int64
-        Where each of the `blocks` blocks of channels starts in `a`, relative to `a_from`.
+        Where each block of channels starts in `a`, relative to `a_from`.
+    first, last : int
+        The blocks to do: `first` to `last - 1`. If it isn't 0 the sums in C go on.
     depth : int
         Channels in a block that count: a multiple of 4, at most 16.
+    b_panel : int
+        Numbers from one panel of B to the next.
     """
     keep_apart()
-    step = _COLUMNS_32 if a.itemsize == 4 else _COLUMNS_64
+    panel = PANEL_32 if a.itemsize == 4 else PANEL_64
     calls = (rows + MAX_ROWS - 1) // MAX_ROWS
     pairs = rows // ROW_STEP
-    for n in range(0, columns, step):
-        bn, cn = b_from + n, c_from + n
+    for n in range((columns + panel - 1) // panel):
+        bn, cn = b_from + n * b_panel, c_from + n * panel
         for i in range(calls):
             m = pairs * i // calls * ROW_STEP
             count = pairs * (i + 1) // calls * ROW_STEP - m
             am, cm = a_from + m * BLOCK, cn + m * SLAB
             if count == 6:
-                _rows_6(a, am, offsets, blocks, depth, b, bn, c, cm)
+                _rows_6(a, am, offsets, first, last, depth, b, bn, c, cm)
             elif count == 4:
-                _rows_4(a, am, offsets, blocks, depth, b, bn, c, cm)
+                _rows_4(a, am, offsets, first, last, depth, b, bn, c, cm)
             elif count == 2:
-                _rows_2(a, am, offsets, blocks, depth, b, bn, c, cm)
+                _rows_2(a, am, offsets, first, last, depth, b, bn, c, cm)
             elif count == 14:
-                _rows_14(a, am, offsets, blocks, depth, b, bn, c, cm)
+                _rows_14(a, am, offsets, first, last, depth, b, bn, c, cm)
             elif count == 12:
-                _rows_12(a, am, offsets, blocks, depth, b, bn, c, cm)
+                _rows_12(a, am, offsets, first, last, depth, b, bn, c, cm)
             elif count == 10:
-                _rows_10(a, am, offsets, blocks, depth, b, bn, c, cm)
+                _rows_10(a, am, offsets, first, last, depth, b, bn, c, cm)
             elif count == 8:
-                _rows_8(a, am, offsets, blocks, depth, b, bn, c, cm)
+                _rows_8(a, am, offsets, first, last, depth, b, bn, c, cm)
 
 
 def multiply_loops(a, offsets, depth, b, rows, columns):

@@ -1,4 +1,4 @@
-"""Weights in the order in which the kernels read them: slabs of 32 output channels.
+"""Weights in the order in which the kernels read them: slabs of 32 output channels, cut into panels as wide as the registers.
 
 A `change` (p, n) stands for the weights p * max(w, 0) + n * min(w, 0): (1, 1) is w, (1, 0) is w+, (0, 1) is w- and
 (1 + gamma, 1) the gamma rule's. It is made here, on the way, so that no rule needs another copy of a layer's weights.
@@ -9,7 +9,7 @@ from numba import prange
 
 from nplrp.kernels.direct import blocking
 from nplrp.kernels.launch import Launcher, call_compiled
-from nplrp.kernels.microkernel import SLAB
+from nplrp.kernels.microkernel import PANEL_32, PANEL_64, SLAB
 from nplrp.kernels.parallel import kernel, parallel_kernel
 from nplrp.kernels.simd import keep_apart
 
@@ -23,12 +23,14 @@ def direct_slab_size(p, terms):
 
 @kernel
 def _direct_slab(p, w, transposed, changes, slab, packed):
-    """Write one slab, [term][kernel row][kernel column][channel, zero-padded][32]."""
+    """Write one slab, [panel][term][kernel row][kernel column][channel, zero-padded][column of the panel]."""
     keep_apart()
     blocks, depth = blocking(p.cin)
     size = direct_slab_size(p, changes.shape[0])
     packed[slab * size : (slab + 1) * size] = 0
     count = min(SLAB, p.cout - slab * SLAB)
+    panel = PANEL_32 if packed.itemsize == 4 else PANEL_64
+    step = size // SLAB * panel
     to = slab * size
     for term in range(changes.shape[0]):
         positive, negative = changes[term, 0], changes[term, 1]
@@ -40,8 +42,8 @@ def _direct_slab(p, w, transposed, changes, slab, packed):
                             v = packed.dtype.type(w[p.kernel_h - 1 - i, p.kernel_w - 1 - j, slab * SLAB + n, c])
                         else:
                             v = packed.dtype.type(w[i, j, c, slab * SLAB + n])
-                        packed[to + c * SLAB + n] = v * (positive if v > 0 else negative)
-                to += blocks * depth * SLAB
+                        packed[to + n // panel * step + c * panel + n % panel] = v * (positive if v > 0 else negative)
+                to += blocks * depth * panel
 
 
 @kernel

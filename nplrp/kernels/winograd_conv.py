@@ -16,7 +16,7 @@ from numba.core import types
 from nplrp.kernels.direct import blocking
 from nplrp.kernels.epilogue import finish_tile
 from nplrp.kernels.launch import Launcher, call_compiled
-from nplrp.kernels.microkernel import BLOCK, MAX_ROWS, ROW_STEP, SLAB, multiply
+from nplrp.kernels.microkernel import BLOCK, MAX_ROWS, PANEL_32, ROW_STEP, SLAB, multiply
 from nplrp.kernels.parallel import kernel, parallel_kernel
 from nplrp.kernels.simd import lanes_of
 from nplrp.kernels.winograd import IN, OUT, POSITIONS, transform_input, transform_kernel, transform_output
@@ -24,6 +24,7 @@ from nplrp.kernels.winograd import IN, OUT, POSITIONS, transform_input, transfor
 #: Tiles of an image up to which all of them are transformed first.
 SMALL = 64
 _GROUP_TILES = 128
+_PART = 4  # blocks of channels whose transformed weights fit into the second-level cache
 _GAP = 16  # numbers between the matrices of a slab, lest all 36 start in the same cache set
 _LANES = lanes_of(types.float32)
 
@@ -38,28 +39,30 @@ class Weights(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """How the work is cut: tiles of one image down and across, tiles of a chunk, and sizes of a thread's scratch."""
+    """How the work is cut: tiles of one image down and across, tiles of a chunk, blocks of channels done in one go, sizes of scratch."""
 
     down: int
     across: int
     chunk: int
     small: bool
+    part: int
     v_size: int
     m_size: int
     u_size: int
 
 
-def plan(p, images, terms):
+def plan(p, images, terms, stored):
     """Return the `Plan` for a group of images; the bits don't depend on it."""
     down, across = -(-p.out_height // OUT), -(-p.out_width // OUT)
     small = down * across <= SMALL
-    k = _depths(p, terms)
+    k = terms * p.cin
     chunk = images * down * across
     if not small:
         chunk = min(chunk, 2 * MAX_ROWS if k > 128 else 4 * MAX_ROWS)
     rows = -(-chunk // ROW_STEP) * ROW_STEP
     v_blocks = -(-p.cin // BLOCK) * terms
-    return Plan(down, across, chunk, small, POSITIONS * v_blocks * rows * BLOCK, POSITIONS * rows * SLAB, slab_size(p, terms))
+    part = v_blocks if stored else min(v_blocks, _PART)
+    return Plan(down, across, chunk, small, part, POSITIONS * v_blocks * rows * BLOCK, POSITIONS * rows * SLAB, _slab_size(p, part))
 
 
 def group_size(p, images):
@@ -68,14 +71,10 @@ def group_size(p, images):
     return max(1, _GROUP_TILES // tiles) if tiles <= SMALL else max(1, images)
 
 
-def slab_size(p, terms):
-    """Return how many numbers a slab of transformed weights has."""
-    return POSITIONS * (_depths(p, terms) * SLAB + _GAP)
-
-
-def _depths(p, terms):
-    blocks = max(-(-p.cin // BLOCK), 1)
-    return terms * blocks * (-(-(-(-p.cin // blocks)) // 4) * 4)
+def _slab_size(p, blocks):
+    """Return how many numbers a slab of so many blocks of transformed weights has."""
+    _, depth = blocking(p.cin)
+    return POSITIONS * (blocks * depth * SLAB + _GAP)
 
 
 @kernel
@@ -110,35 +109,34 @@ def _transform_tiles(p, plan, x, first, count, rows, block_from, v, v_from):
 
 
 @kernel
-def _transform_slab(p, weights, slab, u, u_from):
-    """Transform the kernels of one slab to [36][channel, zero-padded][32]."""
+def _transform_slab(p, plan, weights, slab, first, last, u, u_from):
+    """Transform the kernels of one slab and the blocks first ... last - 1 to [36][panel][channel, zero-padded][column]."""
     blocks, depth = blocking(p.cin)
     channels = min(SLAB, p.cout - slab * SLAB)
-    step = _matrix(p, weights.changes.shape[0])
+    panel_step, step = plan.part * depth * PANEL_32, plan.part * depth * SLAB + _GAP
     w = weights.source
     flat = w.reshape(-1)
     some = np.zeros(9 * BLOCK * SLAB, w.dtype)
     start = slab - slab
-    for term in range(weights.changes.shape[0]):
+    for block in range(first, last):
+        term, c0 = block // blocks, block % blocks * depth
+        count = min(depth, p.cin - c0)
         positive, negative = weights.changes[term, 0], weights.changes[term, 1]
-        to = u_from + term * blocks * depth * SLAB
-        for c0 in range(0, blocks * depth, BLOCK):
-            count = max(0, min(BLOCK, p.cin - c0))
-            if not weights.transposed and channels == SLAB:
-                for c in range(count):
-                    for n in range(0, SLAB, BLOCK):
-                        w_from = (c0 + c) * p.cout + slab * SLAB + n
-                        transform_kernel(flat, w_from, p.cin * p.cout, u, to + (c0 + c) * SLAB + n, step, positive, negative)
-            else:
-                _gather(p, w, weights.transposed, c0, count, slab, channels, some)
-                for c in range(count):
-                    for n in range(0, SLAB, BLOCK):
-                        w_from = start + c * SLAB + n
-                        transform_kernel(some, w_from, BLOCK * SLAB, u, to + (c0 + c) * SLAB + n, step, positive, negative)
-            for c in range(max(p.cin, c0), min(c0 + BLOCK, blocks * depth)):
-                for position in range(POSITIONS):
-                    for n in range(SLAB):
-                        u[to + position * step + c * SLAB + n] = 0
+        to = u_from + (block - first) * depth * PANEL_32
+        straight = not weights.transposed and channels == SLAB
+        if not straight:
+            _gather(p, w, weights.transposed, c0, count, slab, channels, some)
+        source = flat if straight else some
+        tap_step = p.cin * p.cout if straight else BLOCK * SLAB
+        for c in range(count):
+            w_from = (c0 + c) * p.cout + slab * SLAB if straight else start + c * SLAB
+            for n in range(0, SLAB, BLOCK):
+                u_to = to + n // PANEL_32 * panel_step + c * PANEL_32 + n % PANEL_32
+                transform_kernel(source, w_from + n, tap_step, u, u_to, step, positive, negative)
+        for c in range(count, depth):
+            for position in range(POSITIONS):
+                for n in range(SLAB):
+                    u[to + position * step + n // PANEL_32 * panel_step + c * PANEL_32 + n % PANEL_32] = 0
 
 
 @kernel
@@ -154,25 +152,24 @@ def _gather(p, w, transposed, c0, count, slab, channels, some):
 
 
 @kernel
-def _matrix(p, terms):
-    blocks, depth = blocking(p.cin)
-    return terms * blocks * depth * SLAB + _GAP
+def _multiply(p, plan, first, last, channels, rows, v, v_from, m, m_from, u, u_from):
+    """Multiply the transformed tiles' blocks first ... last - 1 with one slab of weights, all 36 matrices."""
+    _, depth = blocking(p.cin)
+    offsets = np.empty(last, np.int64)
+    for k in range(last):
+        offsets[k] = k * rows * BLOCK
+    v_step, u_step, m_step = plan.v_size // POSITIONS, plan.part * depth * SLAB + _GAP, rows * SLAB
+    panel_step = plan.part * depth * PANEL_32
+    for position in range(POSITIONS):
+        v_at, u_at, m_at = v_from + position * v_step, u_from + position * u_step, m_from + position * m_step
+        multiply(rows, channels, v, v_at, offsets, first, last, depth, u, u_at, panel_step, m, m_at)
 
 
 @kernel
-def _do_slab(p, plan, terms, e, slab, first, count, rows, v, v_from, m, m_from, u, u_from):
-    """Multiply transformed tiles with one slab of weights, transform the products back and finish them."""
-    blocks, depth = blocking(p.cin)
-    step = _matrix(p, terms)
-    offsets = np.empty(terms * blocks, np.int64)
-    for k in range(len(offsets)):
-        offsets[k] = k * rows * BLOCK
-    channels = min(SLAB, p.cout - slab * SLAB)
+def _finish_slab(p, plan, e, slab, channels, first, count, rows, m, m_from):
+    """Transform the products back and finish them."""
     m_step = rows * SLAB
-    for position in range(POSITIONS):
-        v_at, u_at = v_from + position * (plan.v_size // POSITIONS), u_from + position * step
-        multiply(rows, channels, v, v_at, offsets, len(offsets), depth, u, u_at, m, m_from + position * m_step)
-    y = np.empty(OUT * OUT * SLAB, v.dtype)
+    y = np.empty(OUT * OUT * SLAB, m.dtype)
     y_from = first - first
     for t in range(count):
         tile = first + t
@@ -213,14 +210,18 @@ def _share(thread, threads, phase, p, plan, images, x, x2, terms, weights, weigh
         if phase != 1:
             first_slab, last_slab = (0, slabs) if phase == 0 else (slabs * thread // threads, slabs * (thread + 1) // threads)
             for slab in range(first_slab, last_slab):
+                channels = min(SLAB, p.cout - slab * SLAB)
                 for output in range(outputs):
                     ws = weights if output == 0 else weights2
                     on = e if output == 0 else e2
                     ready = len(ws.blocks) > 0
-                    if not ready:
-                        _transform_slab(p, ws, slab, u, u_from)
-                    blocks, at = (ws.blocks, slab * plan.u_size) if ready else (u, u_from)
-                    _do_slab(p, plan, terms, on, slab, first, count, rows, v, v_from, m, m_from, blocks, at)
+                    for k in range(0, terms * channel_blocks, plan.part):
+                        last = min(k + plan.part, terms * channel_blocks)
+                        if not ready:
+                            _transform_slab(p, plan, ws, slab, k, last, u, u_from)
+                        us, at = (ws.blocks, slab * plan.u_size) if ready else (u, u_from)
+                        _multiply(p, plan, k, last, channels, rows, v, v_from, m, m_from, us, at)
+                    _finish_slab(p, plan, on, slab, channels, first, count, rows, m, m_from)
 
 
 _launcher = Launcher(_share)
@@ -251,7 +252,7 @@ def convolve(p, images, x, x2, terms, weights, e, threads, workspace, weights2=N
     weights2, e2 : Weights, Epilogue, optional
         A second convolution that shares the transformed inputs.
     """
-    cut = plan(p, images, terms)
+    cut = plan(p, images, terms, len(weights.blocks) > 0)
     v = workspace.take("v", cut.v_size * (1 if cut.small else threads))
     m = workspace.take("m", cut.m_size * threads)
     u = workspace.take("u", 0 if len(weights.blocks) else cut.u_size * threads)
@@ -262,22 +263,22 @@ def convolve(p, images, x, x2, terms, weights, e, threads, workspace, weights2=N
 
 
 @kernel
-def _pack_share(thread, threads, p, slab_size, weights, u):
+def _pack_share(thread, threads, p, plan, weights, u):
     slabs = (p.cout + SLAB - 1) // SLAB
     for slab in range(slabs * thread // threads, slabs * (thread + 1) // threads):
-        _transform_slab(p, weights, slab, u, slab * slab_size)
+        _transform_slab(p, plan, weights, slab, thread - thread, plan.part, u, slab * plan.u_size)
 
 
 _pack_launcher = Launcher(_pack_share)
 
 
 @parallel_kernel
-def _pack(address, threads, p, slab_size, weights, u):
+def _pack(address, threads, p, plan, weights, u):
     for thread in prange(threads):
-        call_compiled(address, (np.int64(thread), threads, p, slab_size, weights, u))
+        call_compiled(address, (np.int64(thread), threads, p, plan, weights, u))
 
 
-def pack(p, weights, u, threads):
-    """Write the transformed weights of all slabs, `slab_size` numbers each, to `u`."""
-    args = (p, slab_size(p, len(weights.changes)), weights, u)
+def pack(p, plan, weights, u, threads):
+    """Write the transformed weights of all slabs, `plan.u_size` numbers each, to `u`."""
+    args = (p, plan, weights, u)
     _pack(_pack_launcher.address("float32", *args), threads, *args)
