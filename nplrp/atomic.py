@@ -28,9 +28,10 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise OutputError(f"{given}: is a folder; give the name of a file")
         # Made with the permissions of any new file (mkstemp's are private), and never over an existing one.
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        yield temporary
-        temporary.replace(target)
+        try:
+            yield temporary
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"{given}: can't be written: {error.strerror or error}; free some space or choose another place") from error
-    finally:
-        temporary.unlink(missing_ok=True)
