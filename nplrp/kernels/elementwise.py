@@ -1,13 +1,13 @@
 """What happens to every number on its own: ReLU, bias, products, and the stabilised division of LRP.
 
-Arrays are C-contiguous and of any shape, float32 or float64; `out` may be one of the inputs. `nt` is a number of threads.
+Arrays are C-contiguous and of any shape, all float32 or all float64; `out` may be one of the inputs. `nt` is a number of threads.
 """
 
 import numpy as np
 
-from nplrp.kernels.parallel import kernel
+from nplrp.kernels.parallel import kernel, shared_kernel
 
-# Denominators that LRP implementations put below R, by what they do to z (sgn(0) = +1). "Dropped": the unit passes nothing on.
+# What LRP implementations put below R, by what they do to z (sgn(0) = +1). "Dropped": the unit passes nothing on.
 PLUS = 0  #: z + eps
 SIGN = 1  #: z + eps sgn(z)
 ZERO_REPLACE = 2  #: z, or eps where z = 0
@@ -18,145 +18,176 @@ NONE_DROP = 6  #: z; dropped where z = 0
 SPLIT = 7  #: z + eps sgn(z); where z = 0, 1e-6 in float32 and 1e-15 in float64
 CLIP = 8  #: sgn(z) max(|z|, eps)
 
-
-@kernel
-def denominator(z, kind, eps, tiny):
-    """Return the stabilised z, 0 meaning dropped; NaN stays NaN."""
-    if kind == PLUS:
-        return z + eps
-    if kind == ZERO_REPLACE:
-        return eps if z == 0 else z
-    if kind == GUARD:
-        return z - z if z <= 0 else z
-    if kind == NONE_DROP:
-        return z
-    if kind == CLIP:
-        if z < 0:
-            return z if z < -eps else -eps
-        return eps if z < eps else z
-    if z == 0:
-        if kind == SIGN_ZERO_SKIP:
-            return eps - eps + 1
-        if kind == SIGN_ZERO_DROP:
-            return z
-        if kind == SPLIT:
-            return tiny
-    return z - eps if z < 0 else z + eps
+#: Numbers below which a call isn't worth a second thread.
+SMALL = 16384
 
 
-@kernel
-def _relu(x, out):
-    zero = x.dtype.type(0)
-    for i in range(x.size):
-        out[i] = zero if x[i] < zero else x[i]
+def stabiliser(kind, eps, dtype):
+    """Return a stabiliser as the seven numbers that `denominator` takes, an array of `dtype`.
+
+    Below zero z becomes z + below, held between lowest and highest; above zero z + above, at least `least`; zero becomes at_zero.
+    The last number is 1 if a unit whose denominator is 0 is dropped.
+    """
+    inf, tiny = np.inf, 1e-6 if np.dtype(dtype) == np.float32 else 1e-15
+    below, lowest, highest, at_zero, above, least, drop = {
+        PLUS: (eps, -inf, inf, eps, eps, -inf, 0),
+        SIGN: (-eps, -inf, inf, eps, eps, -inf, 0),
+        ZERO_REPLACE: (0, -inf, inf, eps, 0, -inf, 0),
+        SIGN_ZERO_SKIP: (-eps, -inf, inf, 1, eps, -inf, 0),
+        SIGN_ZERO_DROP: (-eps, -inf, inf, 0, eps, -inf, 1),
+        GUARD: (0, 0, 0, 0, 0, -inf, 1),
+        NONE_DROP: (0, -inf, inf, 0, 0, -inf, 1),
+        SPLIT: (-eps, -inf, inf, tiny, eps, -inf, 0),
+        CLIP: (0, -inf, -eps, eps, 0, eps, 0),
+    }[kind]
+    return np.array([below, lowest, highest, at_zero, above, least, drop], dtype)
 
 
 @kernel
-def _add_bias(z, b, relu):
-    zero = z.dtype.type(0)
-    for r in range(z.shape[0]):
-        for i in range(z.shape[1]):
-            v = z[r, i] + b[i]
-            z[r, i] = zero if relu and v < zero else v
-
-
-@kernel
-def _multiply(a, c, out):
-    for i in range(a.size):
-        out[i] = a[i] * c[i]
-
-
-@kernel
-def _multiply_add(a, c, out):
-    for i in range(a.size):
-        out[i] += a[i] * c[i]
-
-
-@kernel
-def _stabilise(z, kind, eps, tiny, out):
-    for i in range(z.size):
-        out[i] = denominator(z[i], kind, eps, tiny)
-
-
-@kernel
-def _stabilise_divide(R, z, kind, eps, tiny, weight, out):
-    zero = z.dtype.type(0)
-    for i in range(z.size):
-        d = denominator(z[i], kind, eps, tiny)
-        out[i] = zero if d == zero and kind != PLUS else weight * R[i] / d
-
-
-@kernel
-def _affine(x, g, h, out):
-    for r in range(x.shape[0]):
-        for i in range(x.shape[1]):
-            out[r, i] = x[r, i] * g[i] + h[i]
-
-
-@kernel
-def _first_nonfinite(x):
-    for i in range(x.size):
-        if not np.isfinite(x[i]):
-            return i
-    return -1
-
-
-@kernel
-def _part(x, sign, out):
-    zero = x.dtype.type(0)
-    for i in range(x.size):
-        out[i] = zero if x[i] * sign < zero else x[i]
+def denominator(z, below, lowest, highest, at_zero, above, least):
+    """Return the stabilised z; NaN stays NaN. No branches: what is chosen between is cheap."""
+    negative = z < 0
+    d = z + (below if negative else above)
+    low = lowest if negative else least
+    d = low if d < low else d
+    d = highest if negative and d > highest else d
+    return at_zero if z == 0 else d
 
 
 def relu(x, out, nt=1):
     """Write max(x, 0) to `out`; NaN stays NaN."""
-    _relu(x.reshape(-1), out.reshape(-1))
-
-
-def add_bias(z, b, relu_flag, nt=1):
-    """Add b [c] to z [..., c] in place, and clamp at 0 if `relu_flag`."""
-    _add_bias(z.reshape(-1, b.size), b, bool(relu_flag))
-
-
-def multiply(a, c, out, nt=1):
-    """Write a * c to `out`."""
-    _multiply(a.reshape(-1), c.reshape(-1), out.reshape(-1))
-
-
-def multiply_add(a, c, out, nt=1):
-    """Add a * c to `out`: two roundings, as in the formula."""
-    _multiply_add(a.reshape(-1), c.reshape(-1), out.reshape(-1))
-
-
-def stabilise(z, kind, eps, out, nt=1):
-    """Write the stabilised z to `out`, 0 where a unit is dropped (or where z + eps vanishes)."""
-    _stabilise(z.reshape(-1), kind, *_scalars(z, eps), out.reshape(-1))
-
-
-def stabilise_divide(R, z, kind, eps, weight, out, nt=1):
-    """Write s = weight * R / stabilise(z) to `out`, 0 where a unit is dropped."""
-    _stabilise_divide(R.reshape(-1), z.reshape(-1), kind, *_scalars(z, eps), z.dtype.type(weight), out.reshape(-1))
-
-
-def affine(x, g, h, out, nt=1):
-    """Write x [..., c] * g [c] + h [c] to `out`."""
-    _affine(x.reshape(-1, g.size), g, h, out.reshape(-1, g.size))
-
-
-def first_nonfinite(x, nt=1):
-    """Return the flat index of the first NaN or infinity, or -1."""
-    return _first_nonfinite(x.reshape(-1))
+    _run(_clamp, nt, x, out, x.dtype.type(0), x.dtype.type(np.inf))
 
 
 def positive_part(x, out, nt=1):
     """Write max(x, 0) to `out`."""
-    _part(x.reshape(-1), x.dtype.type(1), out.reshape(-1))
+    relu(x, out, nt)
 
 
 def negative_part(x, out, nt=1):
     """Write min(x, 0) to `out`."""
-    _part(x.reshape(-1), x.dtype.type(-1), out.reshape(-1))
+    _run(_clamp, nt, x, out, x.dtype.type(-np.inf), x.dtype.type(0))
 
 
-def _scalars(z, eps):
-    return z.dtype.type(eps), z.dtype.type(1e-6 if z.dtype == np.float32 else 1e-15)
+def multiply(a, c, out, nt=1):
+    """Write a * c to `out`."""
+    _run(_multiply, nt, a, c, out, False)
+
+
+def multiply_add(a, c, out, nt=1):
+    """Add a * c to `out`: two roundings, as in the formula."""
+    _run(_multiply, nt, a, c, out, True)
+
+
+def stabilise(z, kind, eps, out, nt=1):
+    """Write the stabilised z to `out`; where a unit is dropped, 0."""
+    _run(_divide, nt, z, z, stabiliser(kind, eps, z.dtype), z.dtype.type(1), out, False)
+
+
+def stabilise_divide(R, z, kind, eps, weight, out, nt=1):
+    """Write s = (weight * R) / stabilise(z) to `out`, 0 where a unit is dropped."""
+    _run(_divide, nt, R, z, stabiliser(kind, eps, z.dtype), z.dtype.type(weight), out, True)
+
+
+def affine(x, g, h, out, nt=1):
+    """Write x [..., c] * g [c] + h [c] to `out`: two roundings."""
+    _affine_rows(x, g, h, False, out, nt)
+
+
+def add_bias(z, b, relu_flag, nt=1):
+    """Add b [c] to z [..., c] in place, and clamp at 0 if `relu_flag`."""
+    _affine_rows(z, np.ones_like(b), b, bool(relu_flag), z, nt)
+
+
+def first_nonfinite(x, nt=1):
+    """Return the flat index of the first NaN or infinity, or -1."""
+    found = np.empty(max(nt, 1), np.int64)
+    _run(_find_nonfinite, nt, x, found)
+    found = found[found >= 0]
+    return int(found[0]) if len(found) else -1
+
+
+def _run(share, nt, *args):
+    """Call a kernel over flat views; inputs become read-only, so that each kernel is compiled for one type."""
+    size = args[0].size
+    flat = [a.reshape(-1) if isinstance(a, np.ndarray) else a for a in args]
+    share(nt if size > SMALL else 1, *flat)
+
+
+def _affine_rows(x, g, h, clamp, out, nt):
+    shape = (-1, g.size) if g.size else (0, 0)
+    _affine(nt if x.size > SMALL else 1, x.reshape(shape), g, h, clamp, out.reshape(shape))
+
+
+@kernel
+def _part(x, t, nt):
+    """Return part t of nt of a flat array. Loops over such a part start at 0, which LLVM needs to vectorise them."""
+    return x[x.size * t // nt : x.size * (t + 1) // nt]
+
+
+@shared_kernel
+def _clamp(t, nt, x, out, low, high):
+    x, out = _part(x, t, nt), _part(out, t, nt)
+    for i in range(x.size):
+        v = x[i]
+        v = low if v < low else v
+        out[i] = high if v > high else v
+
+
+@shared_kernel
+def _multiply(t, nt, a, c, out, add):
+    a, c, out = _part(a, t, nt), _part(c, t, nt), _part(out, t, nt)
+    if add:
+        for i in range(a.size):
+            out[i] += a[i] * c[i]
+    else:
+        for i in range(a.size):
+            out[i] = a[i] * c[i]
+
+
+@shared_kernel
+def _divide(t, nt, R, z, numbers, weight, out, divide):
+    below, lowest, highest, at_zero, above, least, drop = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5], numbers[6]
+    R, z, out = _part(R, t, nt), _part(z, t, nt), _part(out, t, nt)
+    if not divide:
+        for i in range(z.size):
+            out[i] = denominator(z[i], below, lowest, highest, at_zero, above, least)
+    elif drop:
+        for i in range(z.size):
+            d = denominator(z[i], below, lowest, highest, at_zero, above, least)
+            s = weight * R[i] / d
+            out[i] = d if d == 0 else s
+    else:
+        for i in range(z.size):
+            out[i] = weight * R[i] / denominator(z[i], below, lowest, highest, at_zero, above, least)
+
+
+@shared_kernel
+def _affine(t, nt, x, g, h, clamp, out):
+    zero = x.dtype.type(0)
+    for r in range(x.shape[0] * t // nt, x.shape[0] * (t + 1) // nt):
+        row, to = x[r], out[r]
+        if clamp:
+            for i in range(g.size):
+                v = row[i] * g[i] + h[i]
+                to[i] = zero if v < zero else v
+        else:
+            for i in range(g.size):
+                to[i] = row[i] * g[i] + h[i]
+
+
+@shared_kernel
+def _find_nonfinite(t, nt, x, found):
+    """Write to found[t] the flat index of the first NaN or infinity in part t, or -1."""
+    start, x = x.size * t // nt, _part(x, t, nt)
+    found[t] = -1
+    for begin in range(0, x.size, 4096):
+        block = x[begin : begin + 4096]
+        bad = 0
+        for i in range(block.size):
+            bad |= not (abs(block[i]) < np.inf)
+        if bad:
+            for i in range(block.size):
+                if not (abs(block[i]) < np.inf):
+                    found[t] = start + begin + i
+                    return

@@ -6,14 +6,23 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numba
-from numba.core import config
+import numpy as np
+from llvmlite import ir
+from numba import prange
+from numba.core import cgutils, config, types
+from numba.extending import intrinsic
 
 from nplrp.kernels.jit_cache import KernelCache
+from nplrp.kernels.launch import Launcher
 
 #: Numba's workqueue layer, the only one that is always there, aborts the process on concurrent entry.
 _lock = threading.RLock()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_lock._at_fork_reinit)  # type: ignore[attr-defined]
+
+
+_I64 = ir.IntType(64)
+_THUNK = ir.FunctionType(ir.VoidType(), [_I64] * 3)
 
 
 def kernel(function):
@@ -34,6 +43,35 @@ def parallel_kernel(function):
             return compiled(*args)
 
     return call
+
+
+def shared_kernel(share):
+    """Compile a kernel share(t, nt, *args) that does part t of nt of the work, cached on disk.
+
+    The result is a Python function (nt, *args) that runs the parts in parallel. Parts write to places of their own. For one type of
+    arguments every argument in the same position has the same dtype, number of axes and flags.
+    """
+    compiled = kernel(share)
+    if config.DISABLE_JIT:
+
+        def call(nt, *args):
+            for t in range(nt):
+                share(t, nt, *args)
+    else:
+        launcher = Launcher(compiled)
+
+        def call(nt, *args):
+            if nt <= 1:
+                compiled(0, 1, *args)
+                return
+            key = tuple([(a.dtype.char, a.ndim, a.flags.num) if isinstance(a, np.ndarray) else type(a) for a in args])
+            address = launcher.address(key, *args)
+            with _lock:
+                failed = _hand_out(_run_launcher.address("", 0, 0), address, nt, args)
+            if failed:
+                raise MemoryError(f"no memory for the buffers of {share.__qualname__}")
+
+    return functools.wraps(share)(call)
 
 
 def in_threads(part, nt, *args):
@@ -71,3 +109,65 @@ def _compile(function, parallel):
     dispatcher = numba.njit(function, nogil=True, error_model="numpy", parallel=parallel)
     dispatcher._cache = KernelCache(function)
     return dispatcher
+
+
+@intrinsic
+def _call_thunk(typing, thunk, t, nt, block):
+    def emit(context, builder, signature, values):
+        builder.call(builder.inttoptr(values[0], _THUNK.as_pointer()), values[1:])
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), emit
+
+
+@functools.partial(_compile, parallel=True)
+def _run(t, nt, thunk, block):
+    """Call thunk(i, nt, block) for every i < nt, in parallel; t is always 0."""
+    for i in prange(nt):
+        _call_thunk(thunk, i, nt, block)
+
+
+@intrinsic
+def _hand_out_native(typing, run, share, nt, args):
+    """Put share(t, nt, *args) behind a thunk (t, nt, block) that finds the arguments in a block of memory, and `run` the thunk."""
+    whole = types.int64
+    kinds = (whole, whole, *args)
+
+    def emit(context, builder, signature, values):
+        run, share, nt, args = values
+        convention = context.call_conv
+        items = cgutils.unpack_tuple(builder, args)
+        layout = ir.LiteralStructType([_I64, _I64, *(item.type for item in items)])
+
+        thunk = ir.Function(builder.module, _THUNK, f"{builder.function.name}.thunk")
+        thunk.linkage = "internal"
+        inner = ir.IRBuilder(thunk.append_basic_block())
+        t, threads, place = thunk.args
+        block = inner.load(inner.inttoptr(place, layout.as_pointer()), typ=layout)
+        callee = inner.inttoptr(inner.extract_value(block, 0), convention.get_function_type(types.none, kinds).as_pointer())
+        stored = [inner.extract_value(block, 2 + i) for i in range(len(items))]
+        status, _ = convention.call_function(inner, callee, types.none, kinds, [t, threads, *stored])
+        with cgutils.if_unlikely(inner, status.is_error):
+            failed = inner.gep(inner.inttoptr(place, _I64.as_pointer()), [ir.Constant(_I64, 1)], source_etype=_I64)
+            inner.store(ir.Constant(_I64, 1), failed)
+        inner.ret_void()
+
+        place = cgutils.alloca_once(builder, layout)
+        block = ir.Constant(layout, ir.Undefined)
+        for i, value in enumerate([share, ir.Constant(_I64, 0), *items]):
+            block = builder.insert_value(block, value, i)
+        builder.store(block, place)
+        runner = builder.inttoptr(run, convention.get_function_type(types.none, (whole,) * 4).as_pointer())
+        arguments = [ir.Constant(_I64, 0), nt, builder.ptrtoint(thunk, _I64), builder.ptrtoint(place, _I64)]
+        convention.call_function(builder, runner, types.none, (whole,) * 4, arguments)
+        return builder.extract_value(builder.load(place, typ=layout), 1)
+
+    return whole(whole, whole, whole, args), emit
+
+
+@kernel
+def _hand_out(run, share, nt, args):
+    return _hand_out_native(run, share, nt, args)
+
+
+_run_launcher = Launcher(_run)

@@ -6,7 +6,7 @@ never wins a maximum and isn't counted in a mean. A winner is i * kw + j, of dty
 
 import numpy as np
 
-from nplrp.kernels.elementwise import PLUS, _scalars, denominator
+from nplrp.kernels.elementwise import stabiliser, denominator
 from nplrp.kernels.parallel import kernel
 
 
@@ -95,11 +95,10 @@ def _times(a, out):
 
 
 @kernel
-def _ratio(z, kind, eps, tiny, out):
-    zero = z.dtype.type(0)
+def _ratio(z, numbers, out):
     for i in range(z.size):
-        d = denominator(z[i], kind, eps, tiny)
-        out[i] = zero if d == zero and kind != PLUS else out[i] / d
+        d = denominator(z[i], numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5])
+        out[i] = d if d == 0 and numbers[6] else out[i] / d
 
 
 def max_forward(x, kh, kw, sh, sw, top, left, z, winner, labels, use_labels, nt=1):
@@ -126,7 +125,7 @@ def max_transpose_ratio(s, winner, kh, kw, sh, sw, top, left, a, z, kind, eps, o
     """Write a * max_transpose(s) / stabilise(z) to `out`: s of the layer below, bit for bit as in three steps."""
     _max_transpose(s, winner, kh, kw, sh, sw, top, left, out)
     _times(a.reshape(-1), out.reshape(-1))
-    _ratio(z.reshape(-1), kind, *_scalars(z, eps), out.reshape(-1))
+    _ratio(z.reshape(-1), stabiliser(kind, eps, z.dtype), out.reshape(-1))
 
 
 def avg_forward(x, kh, kw, sh, sw, top, left, z, nt=1):
