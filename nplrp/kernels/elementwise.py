@@ -101,7 +101,7 @@ def add_bias(z, b, relu_flag, nt=1):
 
 def first_nonfinite(x, nt=1):
     """Return the flat index of the first NaN or infinity, or -1."""
-    found = np.empty(max(nt, 1), np.int64)
+    found = np.full(max(nt, 1), -1, np.int64)
     _run(_find_nonfinite, nt, x, found)
     found = found[found >= 0]
     return int(found[0]) if len(found) else -1
@@ -178,9 +178,8 @@ def _affine(t, nt, x, g, h, clamp, out):
 
 @shared_kernel
 def _find_nonfinite(t, nt, x, found):
-    """Write to found[t] the flat index of the first NaN or infinity in part t, or -1."""
+    """Write to found[t] the flat index of the first NaN or infinity in part t, if there is one."""
     start, x = x.size * t // nt, _part(x, t, nt)
-    found[t] = -1
     for begin in range(0, x.size, 4096):
         block = x[begin : begin + 4096]
         bad = 0

@@ -6,7 +6,7 @@ never wins a maximum and isn't counted in a mean. A winner is i * kw + j, of dty
 
 import numpy as np
 
-from nplrp.kernels.elementwise import stabiliser, denominator
+from nplrp.kernels.elementwise import denominator, stabiliser
 from nplrp.kernels.parallel import kernel
 
 
