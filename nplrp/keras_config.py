@@ -88,7 +88,7 @@ def parse(config: Any) -> Network:
         raise WeightsError(f"model {name!r}: its configuration has no input shape; call the model once on data and save it again")
     if not layers:
         raise WeightsError(f"model {name!r} has no layers but its input, expected a chain of layers; save the whole model")
-    _check_axes(layers, len(shape))
+    _check_ranks(layers, len(shape))
     return Network(name, shape, tuple(layers))
 
 
@@ -265,13 +265,18 @@ def _shape(value: Any, name: str) -> Shape | None:
     return (*sides, sizes[-1])
 
 
-def _check_axes(layers: list[ConfigLayer], rank: int) -> None:
-    """See that every batch normalisation is over the last axis, whose number depends on the layers before it."""
+def _check_ranks(layers: list[ConfigLayer], rank: int) -> None:
+    """See that batch normalisation is over the last axis, and dense layers over vectors: both depend on the layers before."""
     for item in layers:
         layer = item.layer
         if item.axis not in (-1, rank):
             raise WeightsError(
                 f"layer {layer.name!r} (class BatchNormalization): axis={item.axis} isn't supported, only the last one, -1 or {rank}"
+            )
+        if layer.kind == "dense" and rank != 1:
+            raise WeightsError(
+                f"layer {layer.name!r} (class Dense) is applied to an image, which isn't supported, only to vectors (behind Flatten or a global "
+                f"pooling); supported layers are {', '.join(SUPPORTED)}"
             )
         if layer.kind == "flatten" or (layer.kind in ("global_maxpool", "global_avgpool") and not layer.keepdims):
             rank = 1

@@ -301,9 +301,13 @@ def _read_shards(path: Path, data: memoryview) -> tuple[_Contents, list[tuple[st
     for name in names:
         if Path(name).name != name:
             raise WeightsError(f"the index names the shard {name!r}, expected a file beside it; the index is damaged")
-        shard, stamp = _map(path.with_name(name))
+        try:
+            shard, stamp = _map(path.with_name(name))
+            found = _read_hdf5(shard).stored
+        except WeightsError as error:
+            raise WeightsError(f"shard {name!r}: {error}") from error
         stamps.append(stamp)
-        for place, stored in _read_hdf5(shard).stored.items():
+        for place, stored in found.items():
             known = merged.stored.setdefault(place, stored)
             known.name = known.name or stored.name
             known.arrays |= stored.arrays
