@@ -66,7 +66,7 @@ def preprocess(
     exif : bool
         Turn a photograph upright by its EXIF orientation first. Keras doesn't.
     max_pixels : int
-        Largest width x height that is decoded; read from the header.
+        Largest width x height that is decoded; read from the header. Pillow's own limit, ``PIL.Image.MAX_IMAGE_PIXELS``, holds too.
 
     Returns
     -------
@@ -243,7 +243,7 @@ def _pictures(images: ImageLike | Iterable[ImageLike], exif: bool, max_pixels: i
 def _pillow_errors(where: str, formats: tuple[str, ...]) -> Iterator[None]:
     """Turn whatever Pillow raises or warns of into one ImageError."""
     with warnings.catch_warnings():
-        # Odd metadata is no reason to refuse good pixels, nor to print more than one line.
+        # Odd metadata and a palette's dropped transparency are no reason to print anything.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
@@ -279,8 +279,6 @@ def _eight_bit(image: Image.Image, exif: bool, where: str) -> Image.Image:
     file_format = image.format
     image.load()
     image = ImageOps.exif_transpose(image) if exif else image.copy()
-    # Pillow warns when it drops a palette's transparency; the pixels are the same.
-    image.info.pop("transparency", None)
     if image.mode.startswith("I;16") or (image.mode == "I" and file_format in ("PNG", "PPM")):
         return Image.fromarray(_scaled_16_bit(np.asarray(image)))
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
@@ -357,8 +355,7 @@ def _resized(image: Image.Image | np.ndarray, size: tuple[int, int], how: Prepro
         raise ImageError(
             f"{where}: resized to {between[0]} x {between[1]} it is smaller than the model's {width} x {height}: make resize_to larger"
         )
-    if image.size != between:
-        image = image.resize(between, Image.Resampling[how.resample.upper()])
+    image = image.resize(between, Image.Resampling[how.resample.upper()])
     left, top = round((between[0] - width) / 2), round((between[1] - height) / 2)
     pixels = np.asarray(image)[top : top + height, left : left + width]
     return pixels[..., np.newaxis] if pixels.ndim == 2 else pixels

@@ -334,6 +334,12 @@ def test_huge_files_are_refused_by_their_header(side, tmp_path):
     assert not printed
 
 
+def test_pillows_limit_holds_too(tmp_path):
+    path = tmp_path / "bomb.png"
+    path.write_bytes(png_that_claims(9_500, 9_500))
+    assert "PIL.Image.MAX_IMAGE_PIXELS" in refusal(path, model(), max_pixels=10**9)
+
+
 def test_the_limit_is_the_callers():
     assert preprocess(RGB, model(), max_pixels=31 * 23).shape == (1, 9, 13, 3)
     assert "raise max_pixels" in refusal(RGB, model(), max_pixels=31 * 23 - 1)
