@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from nplrp.errors import ImageError, NumericsError, OutputError
@@ -34,7 +35,7 @@ def read(path):
 
 def texts(fig):
     """Draw, and return every text that can be seen."""
-    fig.canvas.draw()
+    FigureCanvasAgg(fig).draw()
     return [text for text in fig.findobj(matplotlib.text.Text) if text.get_visible() and text.get_text()]
 
 
