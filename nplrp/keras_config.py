@@ -271,12 +271,12 @@ def _check_ranks(layers: list[ConfigLayer], rank: int) -> None:
         layer = item.layer
         if item.axis not in (-1, rank):
             raise WeightsError(
-                f"layer {layer.name!r} (class BatchNormalization): axis={item.axis} isn't supported, only the last one, -1 or {rank}"
+                f"layer {layer.name!r} (class BatchNormalization): axis={item.axis} isn't supported, only the last, -1 or {rank}"
             )
         if layer.kind == "dense" and rank != 1:
             raise WeightsError(
-                f"layer {layer.name!r} (class Dense) is applied to an image, which isn't supported, only to vectors (behind Flatten or a global "
-                f"pooling); supported layers are {', '.join(SUPPORTED)}"
+                f"layer {layer.name!r} (class Dense) is applied to an image, which isn't supported, only to vectors (behind Flatten or "
+                f"a global pooling); supported layers are {', '.join(SUPPORTED)}"
             )
         if layer.kind == "flatten" or (layer.kind in ("global_maxpool", "global_avgpool") and not layer.keepdims):
             rank = 1

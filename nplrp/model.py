@@ -194,6 +194,8 @@ def chain(input_shape: Shape, layers: list[Layer], name: str = "model", **attrib
     ModelError
         If a layer doesn't fit the output of the one before it; the message names the layer and both shapes.
     """
+    if math.prod(input_shape) > MAX_VALUES or min(input_shape, default=0) < 1:
+        raise ModelError(f"the model's input has shape {tuple(input_shape)}, expected (H, W, C) or (C,) with 1 to {MAX_VALUES} numbers")
     shape, done = tuple(input_shape), []
     seen = {"input"}
     for layer in layers:

@@ -11,6 +11,7 @@ import json
 import mmap
 import os
 import re
+import stat
 import struct
 import zipfile
 import zlib
@@ -129,6 +130,8 @@ def _read(path: Path) -> tuple[_Contents, list[tuple[str, int, int]]]:
 def _map(path: Path) -> tuple[memoryview, tuple[str, int, int]]:
     """Map a whole file read-only; the file is closed again, the mapping lives as long as an array uses it."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
+            raise WeightsError("this is no plain file, expected Keras weights (.h5, .keras or .weights.json); copy them into one")
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
             if status.st_size == 0:
