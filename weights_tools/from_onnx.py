@@ -330,7 +330,8 @@ def _pool(walk: _Walk, node: Any, options: dict[str, Any], _: str) -> None:
     window = _window(walk, node, options, tuple(options["kernel_shape"]), zeros_count=bool(options.get("count_include_pad", 0)))
     if window.dilation != (1, 1):
         raise unsupported(node, f"dilations={list(window.dilation)} aren't supported for pooling")
-    walk.add(node, kind, window=window)
+    if window.size != (1, 1) or window.stride != (1, 1):  # an adaptive pool at the size that it adapts to
+        walk.add(node, kind, window=window)
 
 
 def _window(walk: _Walk, node: Any, options: dict[str, Any], size: tuple[int, ...], zeros_count: bool) -> Window:

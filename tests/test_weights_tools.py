@@ -1,0 +1,670 @@
+"""The exporters: what is written computes what the source computes, byte for byte the same each time, or nothing is written."""
+
+import dataclasses
+import json
+import pickle
+import time
+import zipfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, assume, example, given, settings
+from hypothesis import strategies as st
+
+import nplrp
+from nplrp.errors import NplrpError, OutputError, WeightsError
+from nplrp.model import Layer, Preprocessing, Window, chain
+from tests.networks import batch_norm, conv, dense, plain, pool, random_kernel
+from weights_tools.__main__ import main, read_classes
+from weights_tools.from_pytorch import from_pytorch, vgg
+from weights_tools.torch_file import read_tensors
+from weights_tools.write_hdf5 import write
+
+onnx = pytest.importorskip("onnx", reason="needs the extra tools")
+runtime = pytest.importorskip("onnxruntime", reason="needs the extra test")
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+
+from weights_tools.from_onnx import from_onnx  # noqa: E402
+
+DATA = Path(__file__).parent / "data"
+TORCH = DATA / "torch_files"
+
+
+def output(model, x):
+    return list(nplrp.forward(model, x, "float64").values())[-1]
+
+
+def every_kind():
+    """A model with a layer of every kind, and every option that a file must keep."""
+    rng = np.random.default_rng(2)
+    layers = [
+        plain("pad", "pad", pads=(1, 2, 0, 3)),
+        conv("conv", random_kernel(rng, 3, 3, 3, 5), rng.normal(size=5), window=Window((3, 3), (2, 1), padding="same")),
+        batch_norm("norm", rng, 5),
+        plain("relu", "activation", "relu"),
+        conv("dilated", random_kernel(rng, 3, 2, 5, 6), None, "linear", Window((3, 2), (1, 1), (2, 2))),
+        Layer("bare", "batchnorm", (), (), epsilon=0.1, arrays={"mean": np.ones(6, "f4"), "variance": np.full(6, 2, "f4")}),
+        pool("max", window=Window((2, 2), (2, 2), padding="same")),
+        pool("average", "avgpool", Window((2, 2), (1, 1), padding="same")),
+        plain("drop", "identity"),
+        plain("global", "global_maxpool", keepdims=True),
+        plain("flatten", "flatten"),
+        dense("out", random_kernel(rng, 6, 4), rng.normal(size=4), "softmax"),
+    ]
+    return chain(
+        (17, 18, 3), layers, "every", preprocessing=Preprocessing("tf", "box", True, 40), classes=tuple((f"n{i}", "é") for i in range(4))
+    )
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "source"
+    path.write_bytes(b"weights")
+    return path
+
+
+# The file
+
+
+def test_written_model_is_read_back_whole(tmp_path, source):
+    model, path = every_kind(), tmp_path / "out.h5"
+    write(model, path, source, "test")
+    found = nplrp.load(path)
+    assert [layer.describe() for layer in found] == [layer.describe() for layer in model]
+    assert found.content_hash == model.content_hash
+    assert (found.name, found.input_shape) == (model.name, model.input_shape)
+    assert (found.preprocessing, found.classes) == (model.preprocessing, model.classes)
+
+
+def test_layout_is_the_documented_one(tmp_path, source):
+    write(every_kind(), tmp_path / "out.h5", source, "from-test")
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert sorted(file.attrs) == [
+            "backend",
+            "keras_version",
+            "model_config",
+            "nplrp_classes",
+            "nplrp_preprocessing",
+            "nplrp_source_sha256",
+            "nplrp_tool",
+        ]
+        assert json.loads(file.attrs["nplrp_preprocessing"]) == {"mode": "tf", "resample": "box", "crop": True, "resize_to": 40}
+        assert json.loads(file.attrs["nplrp_classes"])[0] == ["n0", "é"]
+        assert (
+            file.attrs["nplrp_source_sha256"] == "9da9ac7e3c29b39c58e46e22ed177a473fd5d5d5e72c29bdc2d5bc7dbbbc4d52"
+            or len(file.attrs["nplrp_source_sha256"]) == 64
+        )
+        assert file.attrs["nplrp_tool"] == f"weights_tools {nplrp.__version__} from-test"
+        group = file["model_weights"]
+        assert list(group.attrs["layer_names"][:3]) == [b"input_1", b"pad", b"conv"]
+        assert list(group["norm"].attrs["weight_names"]) == [
+            b"norm/gamma:0",
+            b"norm/beta:0",
+            b"norm/moving_mean:0",
+            b"norm/moving_variance:0",
+        ]
+        assert group["pad"].attrs["weight_names"].shape == (0,)
+        arrays = [value for layer in group.values() for value in layer.get(layer.name.split("/")[-1], {}).values()]
+        assert len(arrays) == 11
+        for array in arrays:
+            assert array.dtype == "<f4" and array.chunks is None and array.compression is None
+            assert array.id.get_offset() % 64 == 0
+
+
+def test_same_model_gives_same_bytes(tmp_path, source):
+    write(every_kind(), tmp_path / "a.h5", source, "test")
+    time.sleep(1.1)  # HDF5's time stamps count seconds
+    write(every_kind(), tmp_path / "b.h5", source, "test")
+    assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+
+
+def test_long_lists_of_names_are_split(tmp_path, source):
+    layers = [dense(f"{i:03}{'x' * 250}", np.eye(2), None, "linear") for i in range(300)]
+    write(chain((2,), layers), tmp_path / "out.h5", source, "test")
+    with h5py.File(tmp_path / "out.h5") as file:
+        names = [name for name in file["model_weights"].attrs if name.startswith("layer_names")]
+        assert names == ["layer_names0", "layer_names1"]
+    assert [layer.name for layer in nplrp.load(tmp_path / "out.h5")] == [layer.name for layer in layers]
+
+
+def test_slashes_in_names_become_underscores_that_clash_with_nothing(tmp_path, source):
+    layers = [dense(name, np.eye(2) * i, None, "linear") for i, name in enumerate(("a_b", "a/b", "input_1"), 1)]
+    write(chain((2,), layers), tmp_path / "out.h5", source, "test")
+    model = nplrp.load(tmp_path / "out.h5")
+    assert [(layer.name, layer.arrays["kernel"][0, 0]) for layer in model] == [("a_b", 1), ("a_b_", 2), ("input_1", 3)]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_nonfinite_weights_are_not_written(tmp_path, source, bad):
+    kernel = np.ones((2, 2), "f4")
+    kernel[1, 0] = bad
+    with pytest.raises(WeightsError, match=rf"layer 'd': its kernel holds {bad} at \(1, 0\)"):
+        write(chain((2,), [dense("d", kernel)]), tmp_path / "out.h5", source, "test")
+    assert not (tmp_path / "out.h5").exists()
+
+
+def test_output_is_not_replaced_unasked(tmp_path, source):
+    path = tmp_path / "out.h5"
+    path.write_bytes(b"precious")
+    with pytest.raises(OutputError, match="exists already"):
+        write(every_kind(), path, source, "test")
+    assert path.read_bytes() == b"precious"
+    write(every_kind(), path, source, "test", force=True)
+    assert nplrp.load(path).name == "every"
+    for wrong in (tmp_path, tmp_path / "none" / "out.h5"):
+        with pytest.raises(OutputError, match="folder"):
+            write(every_kind(), wrong, source, "test")
+
+
+# The command line
+
+
+def run(capsys, *arguments):
+    code = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.mark.parametrize("name", ["keras2_nested.h5", "keras3_compiled.keras", "keras3_tiny.weights.json"])
+def test_from_keras_keeps_what_the_model_computes(tmp_path, capsys, name):
+    code, out, err = run(capsys, "from-keras", DATA / "keras_files" / name, tmp_path / "out.h5")
+    assert (code, err) == (0, "") and "layers, input" in out
+    before, after = nplrp.load(DATA / "keras_files" / name), nplrp.load(tmp_path / "out.h5")
+    assert before.content_hash == after.content_hash and before.classes == after.classes
+
+
+def test_what_is_said_about_pictures_and_classes_is_recorded(tmp_path, capsys):
+    classes = tmp_path / "classes.json"
+    model = nplrp.load(DATA / "keras_files" / "keras3_tiny.keras")
+    classes.write_text(json.dumps([f"class {i}" for i in range(model.output_shape[0])]))
+    said = ["--preprocessing", "torch", "--resample", "bicubic", "--crop", "--resize-to", "9", "--classes", classes]
+    code, _, err = run(capsys, "from-keras", DATA / "keras_files" / "keras3_tiny.keras", tmp_path / "out.h5", *said)
+    assert (code, err) == (0, "")
+    found = nplrp.load(tmp_path / "out.h5")
+    assert found.preprocessing == Preprocessing("torch", "bicubic", True, 9)
+    assert found.classes[1] == ("class 1", "class 1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["from-keras", "missing.h5", "out.h5"], "missing.h5: there is no such file"),
+        (["from-onnx", "missing.onnx", "out.h5", "--preprocessing", "unit"], "missing.onnx: there is no such file"),
+        (["from-onnx", "missing.onnx", "out.h5"], "give --preprocessing caffe|none|tf|torch|unit"),
+        (["from-pytorch", "missing.pth", "out.h5"], "missing.pth: there is no such file"),
+        (["from-pytorch", "missing.safetensors", "out.h5"], "missing.safetensors: there is no such file"),
+        (["from-pytorch", "text", "out.h5"], "starts with b'text', which is no PyTorch checkpoint"),
+        (["from-keras", "text", "out.h5"], "text: expected Keras weights"),
+        (["from-onnx", "text", "out.h5", "--preprocessing", "unit"], "text: isn't an ONNX file"),
+        (["from-keras", "text", "text"], "text exists already"),
+        (["from-pytorch", "vgg.pth", "out.h5", "--classes", "text"], "text: can't be read as JSON"),
+        (["from-pytorch", "vgg.pth", "out.h5", "--resize-to", "0"], "--resize-to 0"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    Path("text").write_text("text, not weights")
+    Path("vgg.pth").write_bytes((TORCH / "vgg11_small_legacy.pth").read_bytes())
+    code, out, err = run(capsys, *arguments)
+    assert (code, out) == (2, "") and err.count("\n") == 1 and message in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["text", "vgg.pth"]
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [[["a", "A"], ["b", "B"]], {"0": ["a", "A"], "1": ["b", "B"]}],
+)
+def test_classes_with_ids(tmp_path, entries):
+    (tmp_path / "c.json").write_text(json.dumps(entries))
+    assert read_classes(tmp_path / "c.json", 2) == (("a", "A"), ("b", "B"))
+
+
+@pytest.mark.parametrize("entries", [["a", "b"], {"0": "a", "1": "b"}, {"b": 1, "a": 0}])
+def test_classes_without_ids(tmp_path, entries):
+    (tmp_path / "c.json").write_text(json.dumps(entries))
+    assert read_classes(tmp_path / "c.json", 2) == (("a", "a"), ("b", "b"))
+
+
+@pytest.mark.parametrize("entries", [["a"], ["a", 2], {"0": "a", "2": "b"}, {"a": 0, "b": 2}, 3, [["a"], ["b"]], {"a": 0, "b": 0}])
+def test_wrong_classes(tmp_path, entries):
+    (tmp_path / "c.json").write_text(json.dumps(entries))
+    with pytest.raises(WeightsError, match="expected names for outputs 0 to 1"):
+        read_classes(tmp_path / "c.json", 2)
+
+
+# PyTorch
+
+
+def torch_input():
+    """What the stored outputs were computed from."""
+    return np.random.default_rng(5).random((2, 64, 64, 3)).astype("f4")
+
+
+@pytest.mark.parametrize(("name", "key"), [("vgg11_bn_small.pth", "bn"), ("vgg11_small_legacy.pth", "plain")])
+def test_from_pytorch_computes_what_torch_computed(tmp_path, capsys, name, key):
+    code, _, err = run(capsys, "from-pytorch", TORCH / name, tmp_path / "out.h5")
+    assert (code, err) == (0, "")
+    model = nplrp.load(tmp_path / "out.h5")
+    with np.load(TORCH / "expected.npz") as expected:
+        np.testing.assert_allclose(output(model, torch_input()), expected[key], rtol=1e-5)
+    assert model.preprocessing == Preprocessing("torch", "bilinear", True, 73)
+    names = [layer.name for layer in model if layer.arrays]
+    assert names[0] == "block1_conv1" and names[-3:] == ["fc1", "fc2", "predictions"]
+
+
+def test_safetensors_give_the_same_model_as_torch_save(tmp_path):
+    save_file = pytest.importorskip("safetensors.numpy").save_file
+    tensors = {f"module.{name}": np.ascontiguousarray(array) for name, array in read_tensors(TORCH / "vgg11_bn_small.pth").items()}
+    save_file(tensors, tmp_path / "vgg.safetensors")
+    assert from_pytorch(tmp_path / "vgg.safetensors").content_hash == from_pytorch(TORCH / "vgg11_bn_small.pth").content_hash
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "vgg.safetensors").read_bytes()[:-100])
+    with pytest.raises(WeightsError, match="can't be read as safetensors"):
+        from_pytorch(tmp_path / "cut.safetensors")
+
+
+@pytest.mark.parametrize(("name", "blocks"), [("vgg13", (2, 2, 2, 2, 2)), ("vgg16", (2, 2, 3, 3, 3)), ("vgg19", (2, 2, 4, 4, 4))])
+def test_deeper_vggs_and_imagenet(name, blocks):
+    rng = np.random.default_rng(0)
+    tensors, place = {}, 0
+    for count in blocks:
+        for _ in range(count):
+            tensors |= {f"features.{place}.weight": rng.random((3, 3, 3, 3), "f"), f"features.{place}.bias": rng.random(3, "f")}
+            place += 2
+        place += 1
+    for key, (n, m) in {"0": (4, 3 * 49), "3": (4, 4), "6": (1000, 4)}.items():
+        tensors |= {f"classifier.{key}.weight": rng.random((n, m), "f"), f"classifier.{key}.bias": rng.random(n, "f")}
+    model = vgg(tensors)
+    assert model.name == name and model.input_shape == (224, 224, 3)
+    assert model.preprocessing == Preprocessing("torch", "bilinear", True, 256)
+    assert model.classes[0] == ("n01440764", "tench")
+    # fc1: Keras's row h, w, c is torch's column c, h, w
+    np.testing.assert_array_equal(
+        model["fc1"].arrays["kernel"].reshape(7, 7, 3, 4)[2, 5, 1], tensors["classifier.0.weight"][:, 1 * 49 + 2 * 7 + 5]
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"features.0.weight": None}, "aren't those of torchvision's"),
+        ({"classifier.6.bias": None}, "has no 'classifier.6.bias'"),
+        ({"extra.weight": np.ones(3, "f4")}, "no extra.weight"),
+        ({"classifier.3.weight": np.ones((8, 10))}, "type float64"),
+        ({"classifier.3.weight": np.ones((8, 9), "f4")}, "fc2"),
+        ({"classifier.0.weight": np.ones((10, 18), "f4")}, "6 channels x a square"),
+    ],
+)
+def test_other_state_dicts_are_refused(change, message):
+    tensors = {**read_tensors(TORCH / "vgg11_small_legacy.pth"), **change}
+    with pytest.raises(NplrpError, match=message):
+        vgg({name: array for name, array in tensors.items() if array is not None})
+
+
+class Evil:
+    """Pickles to a call that writes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_cannot_run_anything(tmp_path, zipped):
+    pickled = pickle.dumps({"features.0.weight": Evil(tmp_path / "touched")})
+    path = tmp_path / "evil.pth"
+    if zipped:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("evil/data.pkl", pickled)
+    else:
+        path.write_bytes(pickled)
+    with pytest.raises(WeightsError, match=r"pathlib.*isn't read: it may run code"):
+        from_pytorch(path)
+    assert not (tmp_path / "touched").exists()
+
+
+def test_half_precision_is_widened(tmp_path):
+    tensors = {name: array.astype("f2") for name, array in read_tensors(TORCH / "vgg11_small_legacy.pth").items()}
+    kernel = vgg(tensors)["block1_conv1"].arrays["kernel"]
+    assert kernel.dtype == np.float32
+    np.testing.assert_array_equal(kernel, tensors["features.0.weight"].transpose(2, 3, 1, 0).astype("f4"))
+
+
+FUZZ = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+PATCHES = st.lists(st.tuples(st.integers(0, 1 << 20), st.binary(min_size=1, max_size=4)), min_size=1, max_size=5)
+
+
+def patched(data, patches, cut):
+    damaged = bytearray(data)
+    for place, block in patches:
+        at = place % len(data)
+        damaged[at : at + len(block)] = block
+    return bytes(damaged[: len(data) - cut % len(data)])
+
+
+@FUZZ
+@given(PATCHES, st.sampled_from([0, 0, 1, 1000, 20000]), st.sampled_from(["vgg11_bn_small.pth", "vgg11_small_legacy.pth"]))
+def test_damaged_checkpoints_are_refused_or_read(tmp_path, patches, cut, name):
+    path = tmp_path / "damaged.pth"
+    path.write_bytes(patched((TORCH / name).read_bytes(), patches, cut))
+    try:
+        model = from_pytorch(path)
+    except NplrpError as error:
+        assert str(path) in str(error)
+    else:
+        assert model.name.startswith("vgg11")
+
+
+# ONNX
+
+
+def graph_file(path, nodes, constants, sizes, outputs=("y",), opset=17, producer="", extra_inputs=()):
+    """Write an ONNX model whose input is ``x``."""
+    tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, sizes)]
+    inputs += [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in extra_inputs]
+    results = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
+    graph = helper.make_graph(nodes, "graph", inputs, results, tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], producer_name=producer, ir_version=8)
+    onnx.save(model, path)
+    return path
+
+
+def node(kind, inputs, outputs="y", name="", **options):
+    return helper.make_node(kind, inputs.split(), outputs.split(), name=name, **options)
+
+
+def by_runtime(path, x):
+    quiet = runtime.SessionOptions()
+    quiet.log_severity_level, quiet.intra_op_num_threads = 3, 1
+    return runtime.InferenceSession(path, quiet, providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+
+
+def agrees(path, x, rtol=2e-5, channels_last=False, **options):
+    """Hold the converted model's output to onnxruntime's; x is given as the graph takes it."""
+    expected = by_runtime(path, x)
+    model = from_onnx(path, **options)
+    found = output(model, x if x.ndim == 2 or channels_last else x.transpose(0, 2, 3, 1))
+    if expected.ndim == 4 and not channels_last:
+        expected = expected.transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(found, expected.reshape(found.shape), rtol=rtol, atol=rtol * np.abs(expected).max())
+    return model
+
+
+def numbers(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype("f4")
+
+
+def moments(channels, prefix=""):
+    rng = np.random.default_rng(7)
+    return {
+        f"{prefix}g": numbers(channels, seed=1),
+        f"{prefix}h": numbers(channels, seed=2),
+        f"{prefix}m": numbers(channels, seed=3),
+        f"{prefix}v": rng.uniform(0.5, 2, channels).astype("f4"),
+    }
+
+
+def test_chain_as_pytorch_exports_it(tmp_path):
+    nodes = [
+        node("Conv", "x w1 b1", "a", "/features/features.0/Conv", pads=[1, 1, 1, 1], kernel_shape=[3, 3]),
+        node("Relu", "a", "b", "/features/features.1/Relu"),
+        node("MaxPool", "b", "c", "/features/features.2/MaxPool", kernel_shape=[2, 2], strides=[2, 2]),
+        node("Conv", "c w2", "d", "/features/features.3/Conv", pads=[1, 2, 1, 2], strides=[2, 1]),
+        node("BatchNormalization", "d g h m v", "e", "/features/features.4/BatchNormalization", epsilon=1e-3),
+        node("Relu", "e", "f", "/features/features.5/Relu"),
+        node("AveragePool", "f", "f1", "/avgpool/AveragePool", kernel_shape=[1, 1]),
+        node("Flatten", "f1", "g1", "/Flatten"),
+        node("Dropout", "g1", "g2", "/classifier/classifier.0/Dropout"),
+        node("Gemm", "g2 w3 b3", "h1", "/classifier/classifier.1/Gemm", transB=1),
+        node("Softmax", "h1", "y", "/Softmax", axis=-1),
+    ]
+    constants = {"w1": numbers(4, 3, 3, 3), "b1": numbers(4), "w2": numbers(5, 4, 3, 3), **moments(5)}
+    constants |= {"w3": numbers(6, 5 * 3 * 7) / 9, "b3": numbers(6)}
+    path = graph_file(tmp_path / "net.onnx", nodes, constants, ["n", 3, 12, 11])
+    model = agrees(path, numbers(2, 3, 12, 11))
+    assert [(layer.name, layer.kind, layer.activation) for layer in model] == [
+        ("features.0", "conv", "relu"),
+        ("features.2", "maxpool", "linear"),
+        ("features.3_pad", "pad", "linear"),
+        ("features.3", "conv", "linear"),
+        ("features.4", "batchnorm", "linear"),
+        ("features.5", "activation", "relu"),
+        ("Flatten", "flatten", "linear"),
+        ("classifier.1", "dense", "softmax"),
+    ]
+    assert model.name == "net" and model["features.4"].epsilon == pytest.approx(1e-3)
+
+
+def test_chain_as_tf2onnx_exports_it(tmp_path):
+    """Transposes around the convolutions, batch norms folded to multiply and add, a reshape whose target is computed."""
+    nodes = [
+        node("Transpose", "x", "x1", "functional_1/conv_1/BiasAdd__6", perm=[0, 3, 1, 2]),
+        node("Conv", "x1 w1 b1", "a", "functional_1/conv_1/BiasAdd", auto_pad="SAME_UPPER"),
+        node("Relu", "a", "b", "functional_1/conv_1/Relu"),
+        node("MaxPool", "b", "c", "functional_1/pool_1/MaxPool2d", kernel_shape=[2, 2], strides=[2, 2]),
+        node("Transpose", "c", "d", "Transpose__90", perm=[0, 2, 3, 1]),
+        node("Shape", "c", "s", "Shape__94"),
+        node("Gather", "s order", "s1", "Gather__97"),
+        node("Cast", "s1", "s2", "Cast__1", to=6),
+        node("Slice", "s2 zero one zero", "s3", "functional_1/flatten_1/strided_slice"),
+        node("Concat", "s3 minus", "s4", "functional_1/flatten_1/concat", axis=0),
+        node("Cast", "s4", "s5", "Cast__2", to=7),
+        node("Reshape", "d s5", "e", "functional_1/flatten_1/Reshape"),
+        node("MatMul", "e w2", "f", "functional_1/dense_1/MatMul"),
+        node("Add", "f b2", "g", "functional_1/dense_1/BiasAdd"),
+        node("Relu", "g", "h", "functional_1/dense_1/Relu"),
+        node("Mul", "h scale", "i", "functional_1/batch_normalization_1/batchnorm/mul_1"),
+        node("Sub", "i shift", "j", "functional_1/batch_normalization_1/batchnorm/sub_1"),
+        node("MatMul", "j w3", "k", "functional_1/dense_1_2/MatMul"),
+        node("Softmax", "k", "y", "functional_1/dense_1_2/Softmax"),
+    ]
+    constants = {"w1": numbers(4, 3, 3, 3), "b1": numbers(4), "w2": numbers(4 * 9, 5) / 6, "b2": numbers(5)}
+    constants |= {"scale": numbers(5, seed=4), "shift": numbers(5, seed=5), "w3": numbers(5, 3)}
+    constants |= {
+        "order": np.array([0, 2, 3, 1]),
+        "zero": np.array([0], np.int32),
+        "one": np.array([1], np.int32),
+        "minus": np.array([-1], np.int32),
+    }
+    path = graph_file(tmp_path / "net.onnx", nodes, constants, ["n", 6, 7, 3], producer="tf2onnx", opset=13)
+    model = agrees(path, numbers(2, 6, 7, 3), channels_last=True)
+    assert model.input_shape == (6, 7, 3)
+    assert [layer.name for layer in model] == ["conv", "pool", "flatten", "dense", "batch_normalization", "dense_1"]
+    norm = model["batch_normalization"]
+    np.testing.assert_array_equal(norm.arrays["gamma"], constants["scale"])
+    np.testing.assert_array_equal(norm.arrays["beta"], -constants["shift"])
+    assert np.all(norm.arrays["variance"] + np.float32(norm.epsilon) == 1) and not norm.arrays["mean"].any()
+    assert np.all(norm.arrays["variance"].astype("f8") + norm.epsilon == 1)
+    np.testing.assert_array_equal(model["flatten"].output_shape, (36,))
+
+
+@pytest.mark.parametrize("last", ["Flatten", "Squeeze", "Reshape"])
+@pytest.mark.parametrize("kind", ["GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax"])
+def test_global_pools(tmp_path, kind, last):
+    reduction = {"axes": [2, 3], "keepdims": 1} if kind.startswith("Reduce") else {}
+    nodes = [node("Conv", "x w b", "a"), node(kind, "a", "b1", **reduction)]
+    nodes += [node(last, "b1" + {"Flatten": "", "Squeeze": " axes", "Reshape": " target"}[last], "c"), node("Gemm", "c k", "y")]
+    constants = {"w": numbers(4, 2, 3, 3), "b": numbers(4), "k": numbers(4, 3), "axes": np.array([2, 3]), "target": np.array([0, -1])}
+    model = agrees(graph_file(tmp_path / "net.onnx", nodes, constants, [1, 2, 6, 5]), numbers(1, 2, 6, 5))
+    assert [layer.kind for layer in model] == ["conv", "global_maxpool" if "Max" in kind else "global_avgpool", "dense"]
+
+
+def test_reduction_without_the_axes_it_takes_away(tmp_path):
+    nodes = [node("Transpose", "x", "a", perm=[0, 3, 1, 2]), node("Conv", "a w", "b"), node("Transpose", "b", "c", perm=[0, 2, 3, 1])]
+    nodes += [node("ReduceMean", "c", "d", axes=[1, 2], keepdims=0), node("MatMul", "d k", "y")]
+    path = graph_file(tmp_path / "net.onnx", nodes, {"w": numbers(4, 2, 3, 3), "k": numbers(4, 3)}, [1, 6, 5, 2])
+    model = agrees(path, numbers(1, 6, 5, 2), channels_last=True)
+    assert [layer.name for layer in model] == ["conv2d", "global_average_pooling2d", "dense"]
+
+
+@pytest.mark.parametrize("kind", ["mul and add", "batch norm", "add twice"])
+@pytest.mark.parametrize("place", ["image", "flat"])
+def test_scales_before_and_behind_a_flatten_in_channel_order(tmp_path, kind, place):
+    """Behind a (C, H, W) flatten every constant is permuted like the dense layer's rows."""
+    size = 4 if place == "image" else 4 * 2 * 3
+    shape = (1, size, 1, 1) if place == "image" else (size,)
+    scale = {
+        "mul and add": [node("Mul", "g t0", "t1"), node("Add", "t1 h", "t2")],
+        "batch norm": [node("BatchNormalization", "t0 g1 h1 m v", "t2")],
+        "add twice": [node("Sub", "t0 g", "t1"), node("Add", "h t1", "t2")],
+    }[kind]
+    start, end = ("t0", "f0") if place == "image" else ("f0", "f1")
+    rename = {"t0": start, "t2": end}
+    for one in scale:
+        for names in (one.input, one.output):
+            for i, name in enumerate(names):
+                names[i] = rename.get(name, name)
+    flatten = [node("Flatten", "t0", "f0")] if place == "flat" else [node("Flatten", "f0", "f1")]
+    nodes = [
+        node("Conv", "x w", "z"),
+        node("Relu", "z", "t0"),
+        *(flatten + scale if place == "flat" else scale + flatten),
+        node("Gemm", "f1 k", "y"),
+    ]
+    values = moments(size)
+    constants = {"w": numbers(4, 2, 3, 3), "k": numbers(24, 3), "g1": values["g"], "h1": values["h"], "m": values["m"], "v": values["v"]}
+    constants |= {"g": values["g"].reshape(shape), "h": values["h"].reshape(shape)}
+    path = graph_file(tmp_path / "net.onnx", nodes, constants, [2, 2, 4, 5])
+    model = agrees(path, numbers(2, 2, 4, 5))
+    assert sum(layer.kind == "batchnorm" for layer in model) == (2 if kind == "add twice" else 1) - (kind == "add twice")
+
+
+def test_padding_nodes_and_average_pools_that_count_zeros(tmp_path):
+    nodes = [
+        node("Pad", "x pads", "a"),
+        node("Conv", "a w", "b"),
+        node("AveragePool", "b", "c", kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=1),
+        node("AveragePool", "c", "d", kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[1, 1]),
+        node("Identity", "d", "y"),
+    ]
+    constants = {"pads": np.array([0, 0, 1, 2, 0, 0, 0, 3]), "w": numbers(4, 2, 3, 3)}
+    model = agrees(graph_file(tmp_path / "net.onnx", nodes, constants, [1, 2, 6, 5]), numbers(1, 2, 6, 5))
+    assert [layer.kind for layer in model] == ["pad", "conv", "pad", "avgpool", "avgpool"]
+    assert [layer.window.padding for layer in model if layer.kind == "avgpool"] == ["valid", "same"]
+
+
+def test_weights_in_constant_nodes_and_half_precision(tmp_path):
+    kernel = numbers(3, 4).astype("f2")
+    nodes = [
+        node("Constant", "", "k16", value=numpy_helper.from_array(kernel)),
+        node("Cast", "k16", "k32", to=TensorProto.FLOAT),
+        node("Transpose", "k32", "k", perm=[1, 0]),
+        node("MatMul", "x k", "y"),
+    ]
+    model = agrees(graph_file(tmp_path / "net.onnx", nodes, {}, [None, 4]), numbers(5, 4))
+    np.testing.assert_array_equal(model["dense"].arrays["kernel"], kernel.T.astype("f4"))
+
+
+def test_open_sides_are_asked_for(tmp_path):
+    path = graph_file(tmp_path / "net.onnx", [node("Conv", "x w")], {"w": numbers(4, 2, 3, 3)}, ["n", 2, "h", "w"])
+    with pytest.raises(WeightsError, match="--input-size HEIGHT WIDTH"):
+        from_onnx(path)
+    assert agrees(path, numbers(1, 2, 6, 5), input_size=(6, 5)).output_shape == (4, 3, 4)
+    fixed = graph_file(tmp_path / "fixed.onnx", [node("Conv", "x w")], {"w": numbers(4, 2, 3, 3)}, ["n", 2, 6, 5])
+    with pytest.raises(WeightsError, match="fixes its input's sides to 6 x 5"):
+        from_onnx(fixed, (7, 5))
+
+
+SIDE = st.integers(1, 3)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    size=st.tuples(st.integers(3, 9), st.integers(3, 9)),
+    kernel=st.tuples(SIDE, SIDE),
+    stride=st.tuples(SIDE, SIDE),
+    dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    pads=st.one_of(st.sampled_from(["SAME_UPPER", "SAME_LOWER", "VALID"]), st.lists(st.integers(0, 2), min_size=4, max_size=4)),
+)
+@example(size=(6, 6), kernel=(3, 3), stride=(2, 2), dilation=(1, 1), pads=[0, 0, 1, 1])
+@example(size=(6, 6), kernel=(3, 3), stride=(2, 2), dilation=(1, 1), pads=[1, 1, 0, 0])
+def test_convolutions_of_any_geometry(tmp_path, size, kernel, stride, dilation, pads):
+    assume(isinstance(pads, str) or all(n + pads[i] + pads[i + 2] > (kernel[i] - 1) * dilation[i] for i, n in enumerate(size)))
+    assume(pads != "VALID" or all(n > (kernel[i] - 1) * dilation[i] for i, n in enumerate(size)))
+    assume(pads not in ("SAME_UPPER", "SAME_LOWER") or dilation == (1, 1))  # onnxruntime refuses it
+    padding = {"auto_pad": pads} if isinstance(pads, str) else {"pads": pads}
+    options = {"kernel_shape": kernel, "strides": stride, "dilations": dilation, **padding}
+    path = graph_file(tmp_path / "net.onnx", [node("Conv", "x w", **options)], {"w": numbers(2, 2, *kernel)}, [1, 2, *size])
+    agrees(path, numbers(1, 2, *size))
+
+
+CONV = {"w": numbers(4, 2, 3, 3), "k": numbers(64, 3), "one": numbers(1), "four": numbers(4)}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "message"),
+    [
+        ([node("Sigmoid", "x", name="s")], r"node 's' \(Sigmoid\): this operator isn't supported; supported is a chain of Conv, Relu"),
+        ([node("Conv", "x w", "a"), node("Relu", "a", "b"), node("Add", "a b")], "the graph branches"),
+        ([node("Conv", "x w", "a"), node("Relu", "a", "b"), node("Softmax", "a")], "the graph branches"),
+        ([node("Conv", "x w", "a"), node("Add", "a a")], "must be constant|branches"),
+        ([node("Conv", "x x")], "must be constant"),
+        ([node("Conv", "x half", group=2)], "group=2"),
+        ([node("Conv", "x double")], "type float64, expected float32"),
+        ([node("MaxPool", "x", kernel_shape=[3, 3], pads=[1, 1, 0, 0])], "neither 'same' nor none"),
+        ([node("MaxPool", "x", kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1)], "ceil_mode=1"),
+        ([node("MaxPool", "x", kernel_shape=[2, 2], dilations=[2, 2])], "dilations"),
+        ([node("Conv", "x w", "a"), node("Softmax", "a", axis=1)], "only the softmax over"),
+        ([node("Conv", "x w", "a"), node("Flatten", "a")], r"flattened in the order \(C, H, W\)"),
+        ([node("Conv", "x w", "a"), node("Flatten", "a", axis=2)], "axis=2"),
+        ([node("Conv", "x w", "a"), node("MatMul", "a k")], "reads its input as NC, but the tensor there is NCHW"),
+        ([node("Conv", "x w", "a"), node("Sub", "four4 a")], "subtracts the tensor from a constant"),
+        ([node("Conv", "x w", "a"), node("Mul", "a four")], "one number for each of the 4 channels"),
+        ([node("Conv", "x w", "a"), node("Transpose", "a", perm=[1, 0, 2, 3])], "moves the batch axis"),
+        ([node("Conv", "x w", "a"), node("Transpose", "a", "b", perm=[0, 2, 3, 1]), node("Conv", "b w")], "reads its input as NCHW"),
+        ([node("Conv", "x w", "a"), node("Reshape", "a target")], "only flattening is supported"),
+        ([node("Pad", "x pads", "a", mode="edge"), node("Conv", "a w")], "only constant padding"),
+        ([node("Pad", "x chpads", "a"), node("Conv", "a w")], "only height and width"),
+        ([node("Conv", "x w", "a")], "chain ends at 'a'"),
+        ([node("Identity", "x")], "no layers"),
+        ([node("Conv", "x w", "a"), node("Flatten", "a", "b"), node("Gemm", "b k", alpha=2.0)], "alpha=1"),
+        ([node("Conv", "x missing")], "must be constant|branches"),
+        ([node("Conv", "x w", domain="com.microsoft")], "isn't supported"),
+        ([node("MaxPool", "x")], "breaks ONNX's own rules"),
+    ],
+)
+def test_anything_else_is_refused_by_name(tmp_path, nodes, message):
+    constants = {**CONV, "half": numbers(4, 1, 3, 3), "double": numbers(4, 2, 3, 3).astype("f8"), "four4": numbers(4, 1, 1)}
+    constants |= {"target": np.array([1, 8, 8]), "pads": np.array([0, 0, 1, 1] * 2), "chpads": np.array([0, 1, 0, 0] * 2)}
+    path = graph_file(tmp_path / "net.onnx", nodes, constants, [1, 2, 6, 6])
+    with pytest.raises(NplrpError, match=message) as caught:
+        from_onnx(path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_one_input_and_one_output(tmp_path):
+    for options in ({"outputs": ("y", "a")}, {"extra_inputs": ("z",)}):
+        path = graph_file(tmp_path / "net.onnx", [node("Conv", "x w", "a"), node("Relu", "a")], CONV, [1, 2, 6, 6], **options)
+        with pytest.raises(WeightsError, match="expected one of each"):
+            from_onnx(path)
+
+
+@FUZZ
+@given(PATCHES, st.sampled_from([0, 0, 0, 1, 100]))
+def test_damaged_graphs_are_refused_or_read(tmp_path, patches, cut):
+    nodes = [
+        node("Conv", "x w", "a", "c", pads=[1, 1, 1, 1]),
+        node("Relu", "a", "b"),
+        node("Shape", "b", "s"),
+        node("Gather", "s zero", "n"),
+    ]
+    nodes += [node("Concat", "n minus", "t", axis=0), node("Reshape", "b t", "d"), node("Gemm", "d k")]
+    constants = {"w": numbers(1, 1, 3, 3), "k": numbers(9, 2), "zero": np.array([0]), "minus": np.array([-1])}
+    path = graph_file(tmp_path / "net.onnx", nodes, constants, [1, 1, 3, 3])
+    path.write_bytes(patched(path.read_bytes(), patches, cut))
+    try:
+        from_onnx(path)
+    except NplrpError as error:
+        assert str(path) in str(error)
+
+
+def test_layer_with_an_activation_that_keras_has_no_place_for(tmp_path, source):
+    model = every_kind()
+    layers = [dataclasses.replace(layer, activation="relu") if layer.kind == "batchnorm" else layer for layer in model.layers]
+    with pytest.raises(NplrpError, match=r"layer 'norm' \(batchnorm\) applies 'relu' itself"):
+        write(dataclasses.replace(model, layers=tuple(layers)), tmp_path / "out.h5", source, "test")
+    assert not (tmp_path / "out.h5").exists()
