@@ -77,9 +77,7 @@ def make_parser() -> argparse.ArgumentParser:
         description="Explain decisions about images.",
     )
     explain.add_argument("--target", "-t", metavar="T", help="output to explain: index, class id or class name; default: the composite's")
-    explain.add_argument(
-        "-o", "--output", metavar="OUT.png", help="picture to write, or a folder; default: IMAGE-COMPOSITE.png here"
-    )
+    explain.add_argument("-o", "--output", metavar="OUT.png", help="picture to write, or a folder; default: IMAGE-COMPOSITE.png here")
     explain.add_argument("--save", metavar="OUT.npz|.h5", help="write the numbers")
     explain.add_argument("--json", action="store_true", help="print the results as JSON, and draw only if -o is given")
     explain.add_argument("--layers", action="store_true", help="print every layer's relevance; with --save, write every layer")
@@ -146,6 +144,7 @@ def run_explain(arguments: argparse.Namespace) -> None:
     else:
         _print_explanations(explanations, arguments)
     for i, path in enumerate(pictures):
+        path.parent.mkdir(exist_ok=True)
         _progress(f"drawing {i + 1} of {len(pictures)}", len(pictures) > 1)
         _draw(pixels[i : i + 1], explanations, i, path)
         print(f"wrote {path}", file=sys.stderr if arguments.json else sys.stdout)
@@ -239,7 +238,6 @@ def _picture_paths(images: Sequence[str], output: str | None, suffix: str) -> li
     if output is None:
         paths = [Path(name) for name in names]
     elif Path(output).is_dir() or output.endswith(os.sep):
-        Path(output).mkdir(parents=True, exist_ok=True)
         paths = [Path(output) / name for name in names]
     elif len(images) > 1:
         raise OutputError(f"-o {output}: {len(images)} images need a folder to write to; give one that ends in {os.sep!r}")
@@ -249,7 +247,9 @@ def _picture_paths(images: Sequence[str], output: str | None, suffix: str) -> li
     if twice:
         raise OutputError(f"two images would be written to {min(twice)}; explain them one at a time with -o")
     for path in paths:
-        _check_folder(path)
+        if path.suffix.lower() != ".png":
+            raise OutputError(f"{path}: pictures are written as .png; give a name that ends so")
+        _check_folder(path if output is None or not output.endswith(os.sep) else path.parent)
     return paths
 
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nplrp.model import size_of
-from nplrp.rules import AS_IS, NOTHING, Clamp, Rule
+from nplrp.rules import AS_IS, NOTHING, Clamp, Part, Rule
 
 if TYPE_CHECKING:
-    from nplrp.kernels.conv import Packed
+    from nplrp.kernels.conv import Geometry, Packed, Workspace
     from nplrp.plan import Step
 
 
@@ -64,6 +64,85 @@ def forward(step: Step, inputs: Sequence[np.ndarray], weights: Sequence[Clamp], 
     return z
 
 
+def forward_beside(step: Step, a: np.ndarray, part: Part | None, workspace: Workspace) -> tuple[np.ndarray, np.ndarray | None]:
+    """Apply a linear step to its activation, and beside it with the weights and bias of a rule's part, in one pass over the input.
+
+    Parameters
+    ----------
+    step : Step
+    a : ndarray [n, *input_shape]
+    part : Part or None
+        With one term; None if the first result is all that is wanted.
+    workspace : Workspace
+
+    Returns
+    -------
+    (ndarray [n, *output_shape], ndarray [n, *output_shape] or None)
+        The step's z, already max(z, 0) if its activation is a ReLU; and the part's.
+    """
+    from nplrp.kernels import conv, dense, elementwise
+
+    relu, nt = step.activation == "relu", threads()
+    if step.kind != "conv" and part is None:
+        return forward(step, [a], [AS_IS], AS_IS, relu), None
+    z = np.empty((len(a), *step.output_shape), a.dtype)
+    if part is None:
+        conv.conv_forward(a, _packed(step, (AS_IS,), False), step.bias, relu, z, threads=nt, workspace=workspace)
+        return z, None
+    beside = np.empty_like(z)
+    b, change = changed_bias(step, part.bias), part.terms[0].weight
+    if step.kind == "conv":
+        first, second = _packed(step, (AS_IS,), False), _packed(step, (change,), False)
+        conv.conv_forward(a, first, step.bias, relu, z, packed2=second, bias2=b, out2=beside, threads=nt, workspace=workspace)
+    else:
+        dense.dense_forward_two(a, step.weight, *AS_IS, z, *change, beside, False, nt)
+        elementwise.add_bias(z, step.bias, relu, nt)
+        elementwise.add_bias(beside, b, False, nt)
+    return z, beside
+
+
+def transpose_times(
+    step: Step, s: np.ndarray, change: Clamp, a: np.ndarray, divide_by: tuple[np.ndarray, Rule, float] | None, workspace: Workspace
+) -> np.ndarray:
+    """Do lines 3 and 4 in one pass, and line 2 of the step below: R = a * c, or with (z, rule, weight) weight * R / stabilise(z).
+
+    Parameters
+    ----------
+    step : Step
+        Of kind conv or dense.
+    s : ndarray [n, *output_shape]
+    change : Clamp
+    a : ndarray [n, *input_shape]
+    divide_by : (ndarray [n, *input_shape], Rule, float) or None
+        The denominators of the step below, its rule, and its part's weight.
+    workspace : Workspace
+
+    Returns
+    -------
+    ndarray [n, *input_shape]
+    """
+    from nplrp.kernels import conv
+
+    if step.kind == "conv" and (divide_by is None or divide_by[2] == 1):
+        R = np.empty_like(a)
+        packed, nt = _packed(step, (change,), True), threads()
+        if divide_by is None:
+            conv.conv_transpose(s, packed, R, a=a, threads=nt, workspace=workspace)
+        else:
+            z, rule, _ = divide_by
+            signed = rule.stabiliser == "sign"
+            conv.conv_transpose(s, packed, R, a=a, z=z, eps=rule.epsilon, signed=signed, threads=nt, workspace=workspace)
+        return R
+    R = multiply([a], transpose(step, s, [change]))
+    return R if divide_by is None else divide(R, *divide_by)
+
+
+def route(step: Step, R: np.ndarray, winner: np.ndarray, divide_by: tuple[np.ndarray, Rule, float] | None) -> np.ndarray:
+    """Give a max-pool's relevance to its winners, and do line 2 of the step below."""
+    (c,) = transpose(step, R, [AS_IS], winner)
+    return c if divide_by is None else divide(c, *divide_by)
+
+
 def transpose(step: Step, s: np.ndarray, weights: Sequence[Clamp], winner: np.ndarray | None = None) -> list[np.ndarray]:
     """Apply the transpose of a linear step, for each term: c = s times changed weight, transposed.
 
@@ -102,8 +181,54 @@ def transpose(step: Step, s: np.ndarray, weights: Sequence[Clamp], winner: np.nd
     return carried
 
 
-def choose(step: Step, a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def tie_labels(steps: Sequence[Step], x: np.ndarray) -> dict[int, np.ndarray]:
+    """Find where max-pools have structural ties, by step; nothing for networks whose convolutions keep ties exact by themselves.
+
+    Parameters
+    ----------
+    steps : sequence of Step
+    x : ndarray [n, h, w, c]
+        The image.
+
+    Returns
+    -------
+    dict of int to ndarray [n, ho, wo, height * width]
+        For each place in a window the first place that sees the same pixels (see `nplrp.kernels.ties`).
+    """
+    from nplrp.kernels import pool, ties
+
+    rounds, chain, pools = False, [], []
+    for i, step in enumerate(steps):
+        if step.kind in ("dense", "reshape"):
+            break
+        if step.kind == "conv":
+            rounds |= _algorithm(step, x.dtype) != "direct"
+        if step.kind in ("conv", "avgpool", "maxpool", "pad"):
+            if step.kind == "maxpool" and rounds:
+                pools.append((i, len(chain)))
+            chain.append(_tie_row(step))
+    if not pools:
+        return {}
+    last = pools[-1][1]
+    labels = ties.tie_labels(x, chain[: last + 1], threads())
+    at = [k for k, row in enumerate(chain[: last + 1]) if row[0] == ties.MAX_POOL]
+    found = {}
+    for i, position in pools:
+        each = labels[at.index(position)]
+        if each is not None:
+            found[i] = each.astype(pool.winner_dtype(*steps[i].window.size), copy=False)
+    return found
+
+
+def choose(step: Step, a: np.ndarray, labels: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Run a max-pool: the maxima and where they were, the first one in row-major order if several are equal.
+
+    Parameters
+    ----------
+    step : Step
+    a : ndarray [n, *input_shape]
+    labels : ndarray or None
+        Structural ties, from `tie_labels`.
 
     Returns
     -------
@@ -116,7 +241,8 @@ def choose(step: Step, a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     image = _image(z, step)
     height, width = _window(step)[:2]
     winner = np.empty(image.shape, pool.winner_dtype(height, width))
-    pool.max_forward(a, *_window(step), image, winner, pool.no_labels(height, width), False, threads())
+    ties = pool.no_labels(height, width) if labels is None else labels
+    pool.max_forward(a, *_window(step), image, winner, ties, labels is not None, threads())
     return z, winner
 
 
@@ -202,9 +328,11 @@ def denominator(z: np.ndarray, rule: Rule) -> np.ndarray:
 
 
 def stabiliser_code(rule: Rule) -> int:
-    """Return the kernels' number for a rule's stabiliser."""
+    """Return the kernels' number for a rule's stabiliser; without an epsilon, a unit with z = 0 passes nothing on."""
     from nplrp.kernels import elementwise
 
+    if rule.stabiliser == "sign" and rule.epsilon == 0:
+        return elementwise.NONE_DROP
     return {"plus": elementwise.PLUS, "sign": elementwise.SIGN}[rule.stabiliser]
 
 
@@ -232,11 +360,35 @@ def first_nonfinite(x: np.ndarray) -> tuple[int, ...] | None:
     return None if i < 0 else tuple(int(k) for k in np.unravel_index(i, x.shape))
 
 
+def new_workspace() -> Workspace:
+    """Return scratch memory for one pass."""
+    from nplrp.kernels import conv
+
+    return conv.Workspace()
+
+
 def threads() -> int:
     """Return the number of threads that kernels may use."""
     from nplrp.kernels import parallel
 
     return int(parallel.threads())
+
+
+def _geometry(step: Step) -> Geometry:
+    from nplrp.kernels import conv
+
+    window = step.window
+    assert window is not None
+    height, width, cin = step.input_shape
+    pads = window.pads(height, width)
+    return conv.Geometry(height, width, cin, step.output_shape[2], window.size, window.stride, window.dilation, pads)
+
+
+def _algorithm(step: Step, dtype: np.dtype) -> str:
+    """Return which algorithm a convolution runs with: a fixed function of its shape and dtype, or the direct one if asked for."""
+    from nplrp.kernels import conv
+
+    return "direct" if step.algorithm == "direct" else conv.algorithm(_geometry(step), dtype)
 
 
 def _packed(step: Step, changes: tuple[Clamp, ...], transposed: bool) -> Packed:
@@ -245,15 +397,23 @@ def _packed(step: Step, changes: tuple[Clamp, ...], transposed: bool) -> Packed:
 
     key = (transposed, changes)
     if key not in step.prepared:
-        window = step.window
-        assert window is not None and step.weight is not None
-        height, width, cin = step.input_shape
-        pads = window.pads(height, width)
-        geometry = conv.Geometry(height, width, cin, step.output_shape[2], window.size, window.stride, window.dilation, pads)
-        algorithm = "direct" if step.algorithm == "direct" else None
-        step.prepared[key] = conv.pack(step.weight, geometry, transposed, changes, algorithm=algorithm, threads=threads())
+        assert step.weight is not None
+        algorithm = _algorithm(step, step.weight.dtype)
+        step.prepared[key] = conv.pack(step.weight, _geometry(step), transposed, changes, algorithm=algorithm, threads=threads())
     packed: Packed = step.prepared[key]
     return packed
+
+
+def _tie_row(step: Step) -> tuple[int, ...]:
+    """Describe a step with a window to `nplrp.kernels.ties`."""
+    from nplrp.kernels import ties
+
+    if step.kind == "pad":
+        return (ties.WINDOW, 1, 1, 1, 1, 1, 1, *(step.pads or (0, 0, 0, 0)))
+    window = step.window
+    assert window is not None
+    kind = ties.MAX_POOL if step.kind == "maxpool" else ties.WINDOW
+    return (kind, *window.size, *window.stride, *window.dilation, *window.pads(*step.input_shape[:2]))
 
 
 def _image(x: np.ndarray, step: Step) -> np.ndarray:

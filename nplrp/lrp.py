@@ -6,7 +6,7 @@ brings it its inputs and keeps its outputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from nplrp import layers
+from nplrp import fused, layers
 from nplrp.composites import PASSED, Composite
 from nplrp.errors import ModelError, NumericsError
+from nplrp.fused import Keep, Trace
 from nplrp.ledger import Ledger, account
 from nplrp.model import Model
 from nplrp.plan import Plan, Step, check_dtype, make_plan, make_steps, unit_name
@@ -57,32 +58,8 @@ def redistribute(
     return R
 
 
-@dataclass(frozen=True, eq=False)
-class Trace:
-    """What a forward pass leaves.
-
-    Attributes
-    ----------
-    activations : tuple of ndarray
-        Every step's input [n, *input_shape], then the model's output.
-    winners : mapping of int to ndarray
-        By step: which place of each max-pool window gave the maximum.
-    logits : ndarray [n, units]
-        What the softmax at the end is taken of; the output, if the model has none.
-    """
-
-    activations: tuple[np.ndarray, ...]
-    winners: Mapping[int, np.ndarray]
-    logits: np.ndarray
-
-    @property
-    def output(self) -> np.ndarray:
-        """The model's output, [n, *output_shape]."""
-        return self.activations[-1]
-
-
 def run_forward(steps: Sequence[Step], x: np.ndarray) -> Trace:
-    """Run steps on x [n, *input_shape] and keep every activation.
+    """Run steps on x [n, *input_shape] and keep every activation, checking each.
 
     Raises
     ------
@@ -90,10 +67,11 @@ def run_forward(steps: Sequence[Step], x: np.ndarray) -> Trace:
         If a value is NaN or infinite; the message names layer and unit.
     """
     activations, winners, logits = [x], {}, None
+    ties = layers.tie_labels(steps, x)
     for i, step in enumerate(steps):
         a = activations[-1]
         if step.kind == "maxpool":
-            a, winners[i] = layers.choose(step, a)
+            a, winners[i] = layers.choose(step, a, ties.get(i))
         elif step.kind in PASSED:
             a = layers.reshape(step, a)
         else:
@@ -102,17 +80,17 @@ def run_forward(steps: Sequence[Step], x: np.ndarray) -> Trace:
         if step.activation == "softmax":
             logits = a
         activations.append(layers.activate(step, a, in_place=step.kind not in PASSED))
-    return Trace(tuple(activations), winners, activations[-1] if logits is None else logits)
+    return Trace(tuple(activations), winners, activations[-1] if logits is None else logits, {})
 
 
-def run_backward(plan: Plan, trace: Trace, R: np.ndarray, keep: Callable[[int, np.ndarray], None] | None = None) -> np.ndarray:
-    """Carry relevance from the logits to the input.
+def run_backward(plan: Plan, trace: Trace, R: np.ndarray, keep: Keep | None = None) -> np.ndarray:
+    """Carry relevance from the logits to the input by the page alone, checking every layer.
 
     Parameters
     ----------
     plan : Plan
     trace : Trace
-        Of the same plan's steps.
+        From `run_forward` or `nplrp.fused.run_forward`.
     R : ndarray [n, units]
         Relevance of the logits.
     keep : callable or None
@@ -130,25 +108,59 @@ def run_backward(plan: Plan, trace: Trace, R: np.ndarray, keep: Callable[[int, n
     for i in range(len(plan.steps) - 1, -1, -1):
         if keep:
             keep(i, R)
-        a, winner = trace.activations[i], trace.winners.get(i)
-        below = step_back(plan.steps[i], plan.rules[i], plan.parts[i], a, R, winner)
+        below = step_back(plan, trace, i, R)
         if layers.first_nonfinite(below) is not None:
-            _report_nonfinite(plan, i, a, R, winner)
+            _report_nonfinite(plan, i, trace.activations[i], R)
         R = below
     if keep:
         keep(-1, R)
     return R
 
 
-def step_back(step: Step, rule: Rule, parts: Sequence[Part], a: np.ndarray, R: np.ndarray, winner: np.ndarray | None) -> np.ndarray:
-    """Carry relevance back through one step, the sum over its rule's parts: [n, *output_shape] -> [n, *input_shape]."""
+def step_back(plan: Plan, trace: Trace, i: int, R: np.ndarray) -> np.ndarray:
+    """Carry relevance back through step i, the sum over its rule's parts: [n, *output_shape] -> [n, *input_shape]."""
+    step, rule, parts = plan.steps[i], plan.rules[i], plan.parts[i]
     if not parts:
         return layers.reshape_back(step, R)
+    a, winner = trace.activations[i], trace.winners.get(i)
     shares = (redistribute(R, [layers.changed_input(a, term.input) for term in part.terms], step, rule, part, winner) for part in parts)
     total = next(shares)
     for share in shares:
         total += share
     return total
+
+
+def run(plan: Plan, x: np.ndarray, targets: np.ndarray | None, keep: Keep | None = None) -> tuple[Trace, np.ndarray]:
+    """Run a plan forward and backward, fused where that is possible, and by the page if a number turns out not to be finite.
+
+    Parameters
+    ----------
+    plan : Plan
+    x : ndarray [n, *input_shape]
+    targets : ndarray [n] of int, or None
+    keep : callable or None
+        As for `run_backward`.
+
+    Returns
+    -------
+    (Trace, ndarray [n, *input_shape])
+        What the forward pass left, and the relevance of the input.
+
+    Raises
+    ------
+    NumericsError
+        Naming layer and unit.
+    """
+    trace = fused.run_forward(plan, x)
+    if layers.first_nonfinite(trace.logits) is not None:
+        run_forward(plan.steps, x)
+        _check_finite(trace.logits, "the logits")
+    start = _start(plan.composite.start, trace.logits, targets)
+    R = fused.run_backward(plan, trace, start, lambda i, R: step_back(plan, trace, i, R), keep)
+    if layers.first_nonfinite(R) is not None:
+        run_backward(plan, trace, start)
+        _check_finite(R, "the input's relevance")
+    return trace, R
 
 
 def explain(
@@ -302,10 +314,8 @@ class Explanation:
         kept: list[list[np.ndarray]] = []
         books = []
         for chunk in _chunks(len(self.x)):
-            trace = run_forward(plan.steps, self.x[chunk])
-            start = _start(plan.composite.start, trace.logits, None if self.targets is None else self.targets[chunk])
             at: dict[int, np.ndarray] = {}
-            run_backward(plan, trace, start, at.__setitem__)
+            trace, _ = run(plan, self.x[chunk], None if self.targets is None else self.targets[chunk], at.__setitem__)
             kept.append([at[i] for i in range(-1, len(plan.steps))])
             books.append(
                 [account(step, plan.rules[i], plan.parts[i], trace.activations[i], at[i], at[i - 1]) for i, step in enumerate(plan.steps)]
@@ -320,8 +330,7 @@ class Explanation:
 
 def _explain_chunk(plan: Plan, x: np.ndarray, targets: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return (output, logits, relevance) of a few images."""
-    trace = run_forward(plan.steps, x)
-    R = run_backward(plan, trace, _start(plan.composite.start, trace.logits, targets))
+    trace, R = run(plan, x, targets)
     return trace.output, trace.logits, R
 
 
@@ -370,7 +379,7 @@ def _check_finite(values: np.ndarray, where: str) -> None:
         raise NumericsError(f"{where}: {values[index]} at {unit_name(index)}; no explanation can be computed from it")
 
 
-def _report_nonfinite(plan: Plan, i: int, a: np.ndarray, R: np.ndarray, winner: np.ndarray | None) -> None:
+def _report_nonfinite(plan: Plan, i: int, a: np.ndarray, R: np.ndarray) -> None:
     """Run one step's page again and raise for the first line that gives a NaN or an infinity."""
     step, rule = plan.steps[i], plan.rules[i]
     for part in plan.parts[i]:

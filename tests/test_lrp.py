@@ -1,6 +1,7 @@
 """The page and the pass: the notebook's own numbers, the laws of LRP, and fractions worked by hand."""
 
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nplrp
-from nplrp import lrp
+from nplrp import fused, lrp
 from nplrp.composites import LINEAR, POOL, Composite
 from nplrp.errors import ModelError, NumericsError, RuleError
 from nplrp.model import Window, chain
@@ -120,6 +121,31 @@ def test_layers_on_first_access_have_the_same_bits(composite, dtype):
     assert np.array_equal(explanation.relevances["input"], explanation.relevance)
     assert np.array_equal(explanation.activations["predictions"], explanation.output)
     assert list(explanation.relevances) == list(explanation.activations)
+
+
+@pytest.mark.parametrize("composite", ["notebook", "zplus"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_fused_pass_is_the_page(composite, dtype):
+    """Same values layer by layer; only the sign of a zero may differ."""
+    model, x = small_vgg(), images(14, 2, (8, 8, 3)).astype(dtype)
+    plan = nplrp.make_plan(model, composite, dtype)
+    sources = fused.denominator_sources(plan)
+    assert {sources[plan.steps.index(step)] for step in plan.steps if step.kind in ("conv", "dense")} >= {
+        "output" if composite == "notebook" else "beside"
+    }
+    page = lrp.run_forward(plan.steps, x)
+    fast = fused.run_forward(plan, x)
+    for found, expected in zip(fast.activations, page.activations, strict=True):
+        assert np.array_equal(found, expected)
+    R = np.random.default_rng(15).normal(size=(2, 5)).astype(dtype)
+    at_page, at_fast = {}, {}
+    expected = lrp.run_backward(plan, page, R, at_page.__setitem__)
+    back = partial(lrp.step_back, plan, fast)
+    found = fused.run_backward(plan, fast, R, back, at_fast.__setitem__)
+    assert np.array_equal(found, expected)
+    assert np.array_equal(fused.run_backward(plan, fast, R, back), expected)
+    for i in at_page:
+        assert np.array_equal(at_fast[i], at_page[i]), i
 
 
 def test_explain_is_linear_in_the_start():

@@ -127,7 +127,7 @@ def test_plans_and_prepared_weights_are_shared():
 
 
 def test_terms_that_vanish_below_a_relu_are_dropped_without_changing_a_bit():
-    model, x = small_vgg(), images(5, 2, (8, 8, 3))
+    model, x = small_vgg(), images(5, 2, (8, 8, 3)).astype(np.float32)
     plan = make_plan(model, "zplus")
     terms = {step.name: len(parts[0].terms) for step, parts in zip(plan.steps, plan.parts, strict=True) if step.kind in ("conv", "dense")}
     assert terms == {"block1_conv1": 2, "block1_conv2": 1, "block2_conv1": 1, "fc1": 1, "predictions": 1}

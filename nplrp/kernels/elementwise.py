@@ -55,7 +55,7 @@ def denominator(z, below, lowest, highest, at_zero, above, least):
 
 
 def relu(x, out, nt=1):
-    """Write max(x, 0) to `out`; NaN stays NaN."""
+    """Write max(x, 0) to `out`; NaN stays NaN, and an infinity of either sign stays one or becomes NaN."""
     _run(_clamp, nt, x, out, x.dtype.type(0), x.dtype.type(np.inf))
 
 
@@ -127,10 +127,10 @@ def _part(x, t, nt):
 
 @shared_kernel
 def _clamp(t, nt, x, out, low, high):
-    x, out = _part(x, t, nt), _part(out, t, nt)
+    x, out, zero = _part(x, t, nt), _part(out, t, nt), x.dtype.type(0)
     for i in range(x.size):
         v = x[i]
-        v = low if v < low else v
+        v = low + v * zero if v < low else v  # v * 0 makes a NaN of -inf, which must not be lost
         out[i] = high if v > high else v
 
 
@@ -170,7 +170,7 @@ def _affine(t, nt, x, g, h, clamp, out):
         if clamp:
             for i in range(g.size):
                 v = row[i] * g[i] + h[i]
-                to[i] = zero if v < zero else v
+                to[i] = v * zero + zero if v < zero else v
         else:
             for i in range(g.size):
                 to[i] = row[i] * g[i] + h[i]

@@ -3,7 +3,7 @@
 ======== ===================================================================================================
 STORE    out = v
 BIAS     out = v + bias
-RELU     out = y if not y < 0 else 0, with y = v + bias; a NaN stays a NaN
+RELU     out = y if not y < 0 else 0, with y = v + bias; a NaN stays a NaN, -inf becomes one
 TIMES    out = a * v
 RATIO    out = (a * v) / stab(z)
 RATIOS   out = (alpha * (a * v)) / stab(z), out2 = (beta * (a * v)) / stab(z2)
@@ -73,8 +73,8 @@ def _make_finish(lanes=None):
                 return asm.add(sums, asm.load(asm.array(3, b_from)))
 
             def relu():
-                y = biased()
-                return asm.select(asm.below_zero(y), asm.constant(0.0), y)
+                y, zero = biased(), asm.constant(0.0)
+                return asm.select(asm.below_zero(y), asm.fma(y, zero, zero), y)  # y * 0 makes a NaN of -inf, which must not be lost
 
             def times():
                 return asm.mul(operand(5), sums)
