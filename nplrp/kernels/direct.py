@@ -15,7 +15,7 @@ from nplrp.kernels.epilogue import finish_tile
 from nplrp.kernels.launch import Launcher, call_compiled
 from nplrp.kernels.microkernel import BLOCK, PANEL_32, PANEL_64, ROW_STEP, SLAB, multiply
 from nplrp.kernels.parallel import kernel, parallel_kernel
-from nplrp.kernels.simd import keep_apart
+from nplrp.kernels.simd import copy_16, keep_apart
 
 _STRIP_NUMBERS = 65536  # a quarter of a megabyte of float32: half of a usual second-level cache
 
@@ -55,8 +55,7 @@ def _fill_strip(p, x, x_from, first_row, rows, strip, strip_from):
                     if row_inside and q >= 0 and q % p.up_w == 0 and q // p.up_w < p.width:
                         pixel = row_from + (q // p.up_w) * p.cin
                         if count == BLOCK:
-                            for c in range(BLOCK):
-                                strip[to + i * BLOCK + c] = x[pixel + c]
+                            copy_16(x, pixel, strip, to + i * BLOCK)
                         else:
                             for c in range(count):
                                 strip[to + i * BLOCK + c] = x[pixel + c]

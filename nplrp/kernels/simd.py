@@ -104,6 +104,10 @@ class Assembler:
         first = self.builder.insert_element(undefined, number, ir.Constant(_I32, 0))
         return self.builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_I32, self.lanes), [0] * self.lanes))
 
+    def shuffle(self, x, y, lanes):
+        """Return the vector of these lanes of x (0, 1, ...) and y (as many later)."""
+        return self.builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(_I32, len(lanes)), lanes))
+
     def constant(self, number):
         """Return a vector with `number`, rounded to the element type, in every lane."""
         return ir.Constant(self.vector, [float(self.round(number))] * self.lanes)
@@ -119,6 +123,20 @@ class Assembler:
     def select(self, condition, yes, no):
         """Return per lane `yes` where `condition` holds, else `no`."""
         return self.builder.select(condition, yes, no)
+
+
+@intrinsic
+def copy_16(typing, x, x_from, y, y_from):
+    """Copy x[x_from : x_from + 16] to y[y_from : y_from + 16]."""
+
+    def emit(context, builder, signature, args):
+        asm = Assembler(context, builder, signature, args, x.dtype, lanes_of(x.dtype))
+        source, to = asm.array(0, args[1]), asm.array(2, args[3])
+        for n in range(0, 16, asm.lanes):
+            asm.store(asm.load(asm.step(source, n)), asm.step(to, n))
+        return context.get_dummy_value()
+
+    return types.void(x, types.int64, y, types.int64), emit
 
 
 @intrinsic

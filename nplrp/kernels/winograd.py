@@ -72,15 +72,21 @@ def _output_row(asm, m):
 def _kernel_row(asm, g):
     """Return G g."""
     k, n_a, n_b = asm.constant, 2 * _A2 * (_A2 - _B2), 2 * _B2 * (_B2 - _A2)
-    even_a, odd_a = asm.fma(g[2], k(_A2 / n_a), asm.mul(g[0], k(1 / n_a))), asm.mul(g[1], k(_A / n_a))
-    even_b, odd_b = asm.fma(g[2], k(_B2 / n_b), asm.mul(g[0], k(1 / n_b))), asm.mul(g[1], k(_B / n_b))
-    return [g[0], asm.add(even_a, odd_a), asm.sub(even_a, odd_a), asm.add(even_b, odd_b), asm.sub(even_b, odd_b), g[2]]
+    even_a = asm.fma(g[2], k(_A2 / n_a), asm.mul(g[0], k(1 / n_a)))
+    even_b = asm.fma(g[2], k(_B2 / n_b), asm.mul(g[0], k(1 / n_b)))
+    plus_minus = [asm.fma(g[1], k(p / n), even) for even, p, n in ((even_a, _A, n_a), (even_b, _B, n_b)) for p in (p, -p)]
+    return [g[0], *plus_minus, g[2]]
 
 
-def _both_ways(row, asm, square):
-    """Return M square M^T as rows, for the matrix M that `row` applies."""
-    columns = [row(asm, [square[i][j] for i in range(len(square))]) for j in range(len(square[0]))]
-    return [row(asm, [column[i] for column in columns]) for i in range(len(columns[0]))]
+def _both_ways(row, asm, size, load, store):
+    """Compute M S M^T for the matrix M that `row` applies and a square S of this size.
+
+    Every number is loaded right before use and stored right after: 36 vectors don't fit into the registers.
+    """
+    columns = [row(asm, [load(i, j) for i in range(size)]) for j in range(size)]
+    for i in range(len(columns[0])):
+        for j, value in enumerate(row(asm, [column[i] for column in columns])):
+            store(i, j, value)
 
 
 @intrinsic
@@ -91,11 +97,15 @@ def transform_input(typing, x, x_from, row_step, column_step, v, v_from, v_step)
     def emit(context, builder, signature, args):
         asm = Assembler(context, builder, signature, args, x.dtype, lanes_of(x.dtype))
         _, x_from, row_step, column_step, _, v_from, v_step = args
-        rows = _addresses(asm, asm.array(0, x_from), row_step, IN)
-        tile = [[asm.load(q) for q in _addresses(asm, r, column_step, IN)] for r in rows]
-        transformed = _both_ways(_input_row, asm, tile)
-        for value, q in zip(sum(transformed, []), _addresses(asm, asm.array(4, v_from), v_step, POSITIONS), strict=True):
-            asm.store(value, q)
+        first, to = asm.array(0, x_from), asm.array(4, v_from)
+
+        def load(i, j):
+            return asm.load(_at(asm, _at(asm, first, row_step, i), column_step, j))
+
+        def store(i, j, value):
+            asm.store(value, _at(asm, to, v_step, i * IN + j))
+
+        _both_ways(_input_row, asm, IN, load, store)
         return context.get_dummy_value()
 
     return types.void(x, whole, whole, whole, v, whole, whole), emit
@@ -109,47 +119,78 @@ def transform_output(typing, m, m_from, m_step, y, y_from):
     def emit(context, builder, signature, args):
         asm = Assembler(context, builder, signature, args, m.dtype, lanes_of(m.dtype))
         _, m_from, m_step, _, y_from = args
-        products = [asm.load(q) for q in _addresses(asm, asm.array(0, m_from), m_step, POSITIONS)]
-        tile = _both_ways(_output_row, asm, [products[i * IN : (i + 1) * IN] for i in range(IN)])
-        for n, value in enumerate(sum(tile, [])):
-            asm.store(value, asm.step(asm.array(3, y_from), n * SLAB))
+        first, to = asm.array(0, m_from), asm.array(3, y_from)
+
+        def load(i, j):
+            return asm.load(_at(asm, first, m_step, i * IN + j))
+
+        def store(i, j, value):
+            asm.store(value, asm.step(to, (i * OUT + j) * SLAB))
+
+        _both_ways(_output_row, asm, IN, load, store)
         return context.get_dummy_value()
 
     return types.void(m, whole, whole, y, whole), emit
 
 
 @intrinsic
-def transform_kernel(typing, w, w_from, tap_step, u, u_from, u_step, positive, negative):
+def transform_kernel(typing, w, w_from, u, u_from, u_step, positive, negative):
     """U = G g G^T of 16 kernels, in float64, then rounded to float32.
 
-    Tap t of the kernels is at w[w_from + t * tap_step], U[p] at u[u_from + p * u_step]. The change (positive, negative) of
+    Tap t of the kernels is at w[w_from + t * 512], U[p] at u[u_from + p * u_step]. The change (positive, negative) of
     `nplrp.kernels.packing` is made on the way.
     """
     whole = types.int64
 
     def emit(context, builder, signature, args):
-        _, w_from, tap_step, _, u_from, u_step, positive, negative = args
+        _, w_from, _, u_from, u_step, positive, negative = args
         lanes = lanes_of(types.float64)
         single = Assembler(context, builder, signature, args, types.float32, lanes)
         double = Assembler(context, builder, signature, args, types.float64, lanes)
         positive, negative = single.splat(positive), single.splat(negative)
         zero = single.constant(0.0)
-        taps = _addresses(single, single.array(0, w_from), tap_step, 9)
-        places = _addresses(single, single.array(3, u_from), u_step, POSITIONS)
+        first, to = single.array(0, w_from), single.array(2, u_from)
         for n in range(0, BLOCK, lanes):
-            kernels = []
-            for tap in taps:
-                g = single.load(single.step(tap, n))
+
+            def load(i, j, n=n):
+                g = single.load(single.step(first, (3 * i + j) * BLOCK * SLAB + n))
                 factor = builder.select(builder.fcmp_ordered(">", g, zero), positive, negative)
-                kernels.append(builder.fpext(builder.fmul(g, factor), double.vector))
-            transformed = _both_ways(_kernel_row, double, [kernels[3 * i : 3 * i + 3] for i in range(3)])
-            for value, q in zip(sum(transformed, []), places, strict=True):
-                single.store(builder.fptrunc(value, single.vector), single.step(q, n))
+                return builder.fpext(builder.fmul(g, factor), double.vector)
+
+            def store(i, j, value, n=n):
+                single.store(builder.fptrunc(value, single.vector), single.step(_at(single, to, u_step, IN * i + j), n))
+
+            _both_ways(_kernel_row, double, 3, load, store)
         return context.get_dummy_value()
 
-    return types.void(w, whole, whole, u, whole, whole, types.float32, types.float32), emit
+    return types.void(w, whole, u, whole, whole, types.float32, types.float32), emit
 
 
-def _addresses(asm, first, step, count):
-    """Return `count` addresses, `step` (a number known at run time) elements apart."""
-    return [asm.step(first, asm.builder.mul(step, ir.Constant(step.type, i))) for i in range(count)]
+#: Side of the squares that are transposed.
+SIDE = 8
+
+
+@intrinsic
+def transpose_square(typing, x, x_from, x_step, y, y_from, y_step):
+    """Write y[y_from + j * y_step + i] = x[x_from + i * x_step + j] for i, j < 8."""
+    whole = types.int64
+
+    def emit(context, builder, signature, args):
+        asm = Assembler(context, builder, signature, args, x.dtype, SIDE)
+        _, x_from, x_step, _, y_from, y_step = args
+        first, to = asm.array(0, x_from), asm.array(3, y_from)
+        rows = [asm.load(_at(asm, first, x_step, i)) for i in range(SIDE)]
+        for d in (4, 2, 1):  # swap the off-diagonal quarters of ever smaller squares
+            for i in (i for i in range(SIDE) if not i & d):
+                pick = [[n if not n & d else SIDE + n - d for n in range(SIDE)], [n + d if not n & d else SIDE + n for n in range(SIDE)]]
+                rows[i], rows[i + d] = (asm.shuffle(rows[i], rows[i + d], lanes) for lanes in pick)
+        for j, row in enumerate(rows):
+            asm.store(row, _at(asm, to, y_step, j))
+        return context.get_dummy_value()
+
+    return types.void(x, whole, whole, y, whole, whole), emit
+
+
+def _at(asm, first, step, count):
+    """Return the address `count` times `step` (a number known at run time) elements after `first`."""
+    return asm.step(first, asm.builder.mul(step, ir.Constant(step.type, count)))

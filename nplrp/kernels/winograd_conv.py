@@ -18,14 +18,14 @@ from nplrp.kernels.epilogue import finish_tile
 from nplrp.kernels.launch import Launcher, call_compiled
 from nplrp.kernels.microkernel import BLOCK, MAX_ROWS, PANEL_32, ROW_STEP, SLAB, multiply
 from nplrp.kernels.parallel import kernel, parallel_kernel
-from nplrp.kernels.simd import lanes_of
-from nplrp.kernels.winograd import IN, OUT, POSITIONS, transform_input, transform_kernel, transform_output
+from nplrp.kernels.simd import copy_16, lanes_of
+from nplrp.kernels.winograd import IN, OUT, POSITIONS, SIDE, transform_input, transform_kernel, transform_output, transpose_square
 
 #: Tiles of an image up to which all of them are transformed first.
 SMALL = 64
 _GROUP_TILES = 128
 _PART = 4  # blocks of channels whose transformed weights fit into the second-level cache
-_GAP = 16  # numbers between the matrices of a slab, lest all 36 start in the same cache set
+_GAP = 16  # numbers between the 36 matrices of weights, inputs or products, lest all start in the same cache set
 _LANES = lanes_of(types.float32)
 
 
@@ -61,8 +61,9 @@ def plan(p, images, terms, stored):
         chunk = min(chunk, 2 * MAX_ROWS if k > 128 else 4 * MAX_ROWS)
     rows = -(-chunk // ROW_STEP) * ROW_STEP
     v_blocks = -(-p.cin // BLOCK) * terms
+    v_size, m_size = POSITIONS * (v_blocks * rows * BLOCK + _GAP), POSITIONS * (rows * SLAB + _GAP)
     part = v_blocks if stored else min(v_blocks, _PART)
-    return Plan(down, across, chunk, small, part, POSITIONS * v_blocks * rows * BLOCK, POSITIONS * rows * SLAB, _slab_size(p, part))
+    return Plan(down, across, chunk, small, part, v_size, m_size, _slab_size(p, part))
 
 
 def group_size(p, images):
@@ -102,8 +103,11 @@ def _transform_tiles(p, plan, x, first, count, rows, block_from, v, v_from):
                 for i in range(max(0, -y), min(IN, p.height - y)):
                     for j in range(max(0, -q), min(IN, p.width - q)):
                         pixel = x_from + (i * p.width + j) * p.cin + c0
-                        for c in range(channels):
-                            edge[(i * IN + j) * BLOCK + c] = x[pixel + c]
+                        if channels == BLOCK:
+                            copy_16(x, pixel, edge, edge_from + (i * IN + j) * BLOCK)
+                        else:
+                            for c in range(channels):
+                                edge[(i * IN + j) * BLOCK + c] = x[pixel + c]
                 for n in range(0, BLOCK, _LANES):
                     transform_input(edge, edge_from + n, IN * BLOCK, BLOCK, v, to + n, v_step)
 
@@ -114,25 +118,18 @@ def _transform_slab(p, plan, weights, slab, first, last, u, u_from):
     blocks, depth = blocking(p.cin)
     channels = min(SLAB, p.cout - slab * SLAB)
     panel_step, step = plan.part * depth * PANEL_32, plan.part * depth * SLAB + _GAP
-    w = weights.source
-    flat = w.reshape(-1)
-    some = np.zeros(9 * BLOCK * SLAB, w.dtype)
+    some = np.zeros(9 * BLOCK * SLAB, weights.source.dtype)
     start = slab - slab
     for block in range(first, last):
         term, c0 = block // blocks, block % blocks * depth
         count = min(depth, p.cin - c0)
         positive, negative = weights.changes[term, 0], weights.changes[term, 1]
         to = u_from + (block - first) * depth * PANEL_32
-        straight = not weights.transposed and channels == SLAB
-        if not straight:
-            _gather(p, w, weights.transposed, c0, count, slab, channels, some)
-        source = flat if straight else some
-        tap_step = p.cin * p.cout if straight else BLOCK * SLAB
+        _gather(p, weights.source, weights.transposed, c0, count, slab, channels, some)
         for c in range(count):
-            w_from = (c0 + c) * p.cout + slab * SLAB if straight else start + c * SLAB
             for n in range(0, SLAB, BLOCK):
                 u_to = to + n // PANEL_32 * panel_step + c * PANEL_32 + n % PANEL_32
-                transform_kernel(source, w_from + n, tap_step, u, u_to, step, positive, negative)
+                transform_kernel(some, start + c * SLAB + n, u, u_to, step, positive, negative)
         for c in range(count, depth):
             for position in range(POSITIONS):
                 for n in range(SLAB):
@@ -142,6 +139,21 @@ def _transform_slab(p, plan, weights, slab, first, last, u, u_from):
 @kernel
 def _gather(p, w, transposed, c0, count, slab, channels, some):
     """Copy the taps [9, count, channels] to [9, 16, 32], turned round and with swapped channels if transposed."""
+    flat = w.reshape(-1)
+    if transposed and count == BLOCK and channels == SLAB:
+        for tap in range(9):
+            for n in range(0, SLAB, SIDE):
+                w_from = ((8 - tap) * p.cout + slab * SLAB + n) * p.cin + c0
+                for c in range(0, BLOCK, SIDE):
+                    transpose_square(flat, w_from + c, p.cin, some, (tap * BLOCK + c) * SLAB + n, SLAB)
+        return
+    if not transposed and channels == SLAB:
+        for tap in range(9):
+            for c in range(count):
+                w_from = (tap * p.cin + c0 + c) * p.cout + slab * SLAB
+                for n in range(0, SLAB, BLOCK):
+                    copy_16(flat, w_from + n, some, (tap * BLOCK + c) * SLAB + n)
+        return
     for tap in range(9):
         for n in range(channels):
             for c in range(count):
@@ -158,7 +170,7 @@ def _multiply(p, plan, first, last, channels, rows, v, v_from, m, m_from, u, u_f
     offsets = np.empty(last, np.int64)
     for k in range(last):
         offsets[k] = k * rows * BLOCK
-    v_step, u_step, m_step = plan.v_size // POSITIONS, plan.part * depth * SLAB + _GAP, rows * SLAB
+    v_step, u_step, m_step = plan.v_size // POSITIONS, plan.part * depth * SLAB + _GAP, plan.m_size // POSITIONS
     panel_step = plan.part * depth * PANEL_32
     for position in range(POSITIONS):
         v_at, u_at, m_at = v_from + position * v_step, u_from + position * u_step, m_from + position * m_step
@@ -168,7 +180,7 @@ def _multiply(p, plan, first, last, channels, rows, v, v_from, m, m_from, u, u_f
 @kernel
 def _finish_slab(p, plan, e, slab, channels, first, count, rows, m, m_from):
     """Transform the products back and finish them."""
-    m_step = rows * SLAB
+    m_step = plan.m_size // POSITIONS
     y = np.empty(OUT * OUT * SLAB, m.dtype)
     y_from = first - first
     for t in range(count):
