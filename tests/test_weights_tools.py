@@ -1,6 +1,7 @@
 """The exporters: what is written computes what the source computes, byte for byte the same each time, or nothing is written."""
 
 import dataclasses
+import hashlib
 import json
 import pickle
 import time
@@ -92,10 +93,7 @@ def test_layout_is_the_documented_one(tmp_path, source):
         ]
         assert json.loads(file.attrs["nplrp_preprocessing"]) == {"mode": "tf", "resample": "box", "crop": True, "resize_to": 40}
         assert json.loads(file.attrs["nplrp_classes"])[0] == ["n0", "é"]
-        assert (
-            file.attrs["nplrp_source_sha256"] == "9da9ac7e3c29b39c58e46e22ed177a473fd5d5d5e72c29bdc2d5bc7dbbbc4d52"
-            or len(file.attrs["nplrp_source_sha256"]) == 64
-        )
+        assert file.attrs["nplrp_source_sha256"] == hashlib.sha256(b"weights").hexdigest()
         assert file.attrs["nplrp_tool"] == f"weights_tools {nplrp.__version__} from-test"
         group = file["model_weights"]
         assert list(group.attrs["layer_names"][:3]) == [b"input_1", b"pad", b"conv"]
@@ -530,7 +528,7 @@ def test_scales_before_and_behind_a_flatten_in_channel_order(tmp_path, kind, pla
     constants |= {"g": values["g"].reshape(shape), "h": values["h"].reshape(shape)}
     path = graph_file(tmp_path / "net.onnx", nodes, constants, [2, 2, 4, 5])
     model = agrees(path, numbers(2, 2, 4, 5))
-    assert sum(layer.kind == "batchnorm" for layer in model) == (2 if kind == "add twice" else 1) - (kind == "add twice")
+    assert sum(layer.kind == "batchnorm" for layer in model) == (2 if kind == "add twice" else 1)
 
 
 def test_padding_nodes_and_average_pools_that_count_zeros(tmp_path):
@@ -601,8 +599,8 @@ CONV = {"w": numbers(4, 2, 3, 3), "k": numbers(64, 3), "one": numbers(1), "four"
         ([node("Sigmoid", "x", name="s")], r"node 's' \(Sigmoid\): this operator isn't supported; supported is a chain of Conv, Relu"),
         ([node("Conv", "x w", "a"), node("Relu", "a", "b"), node("Add", "a b")], "the graph branches"),
         ([node("Conv", "x w", "a"), node("Relu", "a", "b"), node("Softmax", "a")], "the graph branches"),
-        ([node("Conv", "x w", "a"), node("Add", "a a")], "must be constant|branches"),
-        ([node("Conv", "x x")], "must be constant"),
+        ([node("Conv", "x w", "a"), node("Add", "a a")], "the graph branches"),
+        ([node("Conv", "x x")], "the graph branches"),
         ([node("Conv", "x half", group=2)], "group=2"),
         ([node("Conv", "x double")], "type float64, expected float32"),
         ([node("MaxPool", "x", kernel_shape=[3, 3], pads=[1, 1, 0, 0])], "neither 'same' nor none"),
@@ -622,7 +620,7 @@ CONV = {"w": numbers(4, 2, 3, 3), "k": numbers(64, 3), "one": numbers(1), "four"
         ([node("Conv", "x w", "a")], "chain ends at 'a'"),
         ([node("Identity", "x")], "no layers"),
         ([node("Conv", "x w", "a"), node("Flatten", "a", "b"), node("Gemm", "b k", alpha=2.0)], "alpha=1"),
-        ([node("Conv", "x missing")], "must be constant|branches"),
+        ([node("Conv", "x missing")], "the graph branches"),
         ([node("Conv", "x w", domain="com.microsoft")], "isn't supported"),
         ([node("MaxPool", "x")], "breaks ONNX's own rules"),
     ],

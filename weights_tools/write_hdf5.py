@@ -66,7 +66,7 @@ def write(model: Model, path: str | os.PathLike[str], source: str | os.PathLike[
     }
     if model.classes is not None:
         about["nplrp_classes"] = json.dumps([list(pair) for pair in model.classes], ensure_ascii=False)
-    with atomic(path) as temporary, h5py.File(temporary, "w", alignment_threshold=ALIGNMENT, alignment_interval=ALIGNMENT) as file:
+    with atomic(path) as temporary, h5py.File(temporary, "w", alignment_threshold=1, alignment_interval=ALIGNMENT) as file:
         for name, value in about.items():
             file.attrs[name] = value
         group = file.create_group("model_weights")
