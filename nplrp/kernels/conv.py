@@ -167,7 +167,7 @@ def _epilogue(mode, out, bias=None, a=None, z=None, z2=None, out2=None, eps=0.0,
 def _run(x, x2, packed, e, threads, workspace, packed2=None, e2=None):
     problem, images = packed.problem, x.shape[0]
     inputs = [_flat(x), _flat(x if x2 is None else x2)]
-    if packed.algorithm == "direct" or packed2 is not None and packed2.algorithm == "direct":
+    if packed.algorithm == "direct" or (packed2 is not None and packed2.algorithm == "direct"):
         direct.convolve(problem, images, *inputs, packed.terms, packed.weights.blocks, e, threads)
         if packed2 is not None:
             direct.convolve(problem, images, *inputs, packed2.terms, packed2.weights.blocks, e2, threads)

@@ -110,7 +110,21 @@ def _share(thread, threads, p, images, x, x2, terms, weights, e):
         for slab in range(slabs * group // groups, slabs * (group + 1) // groups):
             channels = min(SLAB, p.cout - slab * SLAB)
             for r in range(rows):
-                multiply(pixels, channels, strip, r * p.stride_h * row_size, offsets, zero, len(offsets), depth, weights, slab * slab_size, panel, sums, zero)
+                multiply(
+                    pixels,
+                    channels,
+                    strip,
+                    r * p.stride_h * row_size,
+                    offsets,
+                    zero,
+                    len(offsets),
+                    depth,
+                    weights,
+                    slab * slab_size,
+                    panel,
+                    sums,
+                    zero,
+                )
                 o_from = ((image * p.out_height + first + r) * p.out_width) * p.cout + slab * SLAB
                 finish_tile(e, sums, zero, zero, one, p.out_width, channels, slab * SLAB, o_from, p.cout, p.cout)
 

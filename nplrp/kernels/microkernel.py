@@ -65,7 +65,9 @@ def _emit(asm, args, rows, vectors):
     a, table, b, c = asm.array(0, a_from), asm.array(2, 0, index), asm.array(6, b_from), asm.array(8, c_from)
     before, panel = builder.block, vectors * asm.lanes
     places = {(m, v): asm.step(c, m * SLAB + v * asm.lanes) for m, v in cells}
-    take_up, over_blocks, over_depth, next_block, done = (builder.function.append_basic_block(n) for n in ("take_up", "blocks", "depth", "next", "done"))
+    take_up, over_blocks, over_depth, next_block, done = (
+        builder.function.append_basic_block(n) for n in ("take_up", "blocks", "depth", "next", "done")
+    )
     builder.cbranch(builder.icmp_signed(">", first, ir.Constant(index, 0)), take_up, over_blocks)
 
     builder.position_at_end(take_up)

@@ -242,7 +242,9 @@ _launcher = Launcher(_share)
 @parallel_kernel
 def _convolve(address, threads, phase, p, plan, images, x, x2, terms, weights, weights2, outputs, e, e2, v, m, u):
     for thread in prange(threads):
-        call_compiled(address, (np.int64(thread), threads, phase, p, plan, images, x, x2, terms, weights, weights2, outputs, e, e2, v, m, u))
+        call_compiled(
+            address, (np.int64(thread), threads, phase, p, plan, images, x, x2, terms, weights, weights2, outputs, e, e2, v, m, u)
+        )
 
 
 def convolve(p, images, x, x2, terms, weights, e, threads, workspace, weights2=None, e2=None):

@@ -1,0 +1,115 @@
+"""The parts of the convolution kernels: Winograd's matrices, the microkernel, and the same bits on CPUs of every vector width."""
+
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numba import njit
+
+from nplrp.kernels.conv import Geometry, conv_forward, conv_transpose, pack
+from nplrp.kernels.microkernel import BLOCK, MAX_ROWS, PANEL_32, PANEL_64, SLAB, make_microkernel, multiply, multiply_loops
+from nplrp.kernels.simd import VECTOR_BITS
+from nplrp.kernels.winograd import matrices, transpose_square
+
+
+def test_winograd_matrices_compute_a_correlation():
+    at, g, bt = matrices()
+    for i in range(6):
+        for j in range(3):
+            d, w = np.eye(6)[i], np.eye(3)[j]  # bilinear: unit vectors say it all
+            expected = [sum(d[n + k] * w[k] for k in range(3)) for n in range(4)]
+            np.testing.assert_allclose(at @ ((g @ w) * (bt @ d)), expected, rtol=0, atol=1e-14)
+
+
+def packed_operands(rows, blocks, depth, columns, dtype, seed=0):
+    r = np.random.default_rng(seed)
+    panel = PANEL_32 if dtype is np.float32 else PANEL_64
+    a = r.standard_normal(blocks * rows * BLOCK).astype(dtype)
+    b = r.standard_normal((blocks * depth, SLAB)).astype(dtype)
+    panels = np.ascontiguousarray(b.reshape(len(b), SLAB // panel, panel).transpose(1, 0, 2)).ravel()
+    return a, np.arange(blocks) * rows * BLOCK, b, panels, len(b) * panel
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("rows", range(2, 2 * MAX_ROWS + 2, 2))
+def test_multiply_is_its_loops(rows, dtype):
+    a, offsets, b, panels, step = packed_operands(rows, 3, 12, SLAB, dtype)
+    c = np.full(rows * SLAB + 1, 7.0, dtype)
+    multiply(rows, SLAB, a, 0, offsets, 0, 3, 12, panels, 0, step, c, 0)
+    expected = multiply_loops(a.astype(float), offsets, 12, b.astype(float), rows, SLAB)
+    np.testing.assert_allclose(c[:-1].reshape(rows, SLAB), expected, rtol=0, atol=40 * np.finfo(dtype).eps)
+    assert c[-1] == 7
+
+
+def test_a_sum_put_down_and_taken_up_goes_on_with_the_same_bits():
+    a, offsets, _, panels, step = packed_operands(6, 4, 16, SLAB, np.float32)
+    whole, parts = np.empty(6 * SLAB, np.float32), np.empty(6 * SLAB, np.float32)
+    multiply(6, SLAB, a, 0, offsets, 0, 4, 16, panels, 0, step, whole, 0)
+    multiply(6, SLAB, a, 0, offsets, 0, 1, 16, panels, 0, step, parts, 0)
+    multiply(6, SLAB, a, 0, offsets, 1, 4, 16, panels, 16 * PANEL_32, step, parts, 0)
+    assert whole.tobytes() == parts.tobytes()
+
+
+_scalar = make_microkernel(2, vectors=PANEL_32, lanes=1)
+
+
+@njit
+def _multiply_scalar(a, offsets, depth, b, c):
+    _scalar(a, 0, offsets, 0, len(offsets), depth, b, 0, c, 0)
+
+
+def test_the_scalar_twin_has_the_same_bits():
+    a, offsets, _, panels, step = packed_operands(2, 3, 16, SLAB, np.float32)
+    vector, scalar = np.zeros(2 * SLAB, np.float32), np.zeros(2 * SLAB, np.float32)
+    multiply(2, PANEL_32, a, 0, offsets, 0, 3, 16, panels, 0, step, vector, 0)
+    _multiply_scalar(a, offsets, 16, panels, scalar)
+    assert vector.any()
+    assert vector.tobytes() == scalar.tobytes()
+
+
+@njit
+def _transpose(x, y):
+    transpose_square(x, 3, 10, y, 1, 9)
+
+
+def test_transpose_square():
+    x, y = np.arange(100, dtype=np.float32), np.full(90, -1, np.float32)
+    _transpose(x, y)
+    expected = np.full(90, -1, np.float32)
+    for i in range(8):
+        for j in range(8):
+            expected[1 + 9 * j + i] = x[3 + 10 * i + j]
+    np.testing.assert_array_equal(y, expected)
+
+
+def digest():
+    """Hash the results of layers that take every way through the kernels."""
+    result = hashlib.sha256()
+    r = np.random.default_rng(0)
+    for g in (
+        Geometry(9, 11, 5, 37, stride=(2, 1)),
+        Geometry(13, 10, 20, 36, pads=(1, 1, 1, 1)),
+        Geometry(40, 40, 32, 64, pads=(1, 1, 1, 1)),
+    ):
+        w, x = (r.standard_normal(n).astype(np.float32) for n in ((3, 3, g.cin, g.cout), (2, g.height, g.width, g.cin)))
+        out, back = np.empty((2, g.out_height, g.out_width, g.cout), np.float32), np.empty_like(x)
+        conv_forward(x, pack(w, g), np.ones(g.cout, np.float32), True, out)
+        conv_transpose(out, pack(w, g, True), back, a=x, z=abs(x), eps=0.1)
+        result.update(out.tobytes() + back.tobytes())
+    return result.hexdigest()
+
+
+@pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="the other targets are x86")
+def test_vector_width_does_not_change_bits():
+    narrower = {512: ("haswell", "+avx,+avx2,+fma", 256), 256: ("x86-64", "+sse2", 128), 128: ("x86-64", "+sse2", 128)}
+    name, features, bits = narrower[VECTOR_BITS]
+    code = "from tests.kernels import test_conv_parts as t; print(t.VECTOR_BITS, t.digest())"
+    environment = os.environ | {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features}
+    root = Path(__file__).parents[2]
+    run = subprocess.run([sys.executable, "-c", code], env=environment, cwd=root, capture_output=True, text=True, check=True)
+    assert run.stdout.split() == [str(bits), digest()]
