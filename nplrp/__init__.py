@@ -25,15 +25,15 @@ _PUBLIC = {
     "Preprocessing": "model",
     "Rule": "rules",
     "explain": "lrp",
-    "figure": "heatmap",
+    "figure": "heatmaps",
     "find_weights": "fetch",
     "forward": "lrp",
-    "heatmap": "heatmap",
+    "heatmap": "heatmaps",
     "load": "weights",
     "make_plan": "plan",
-    "panel": "heatmap",
+    "panel": "heatmaps",
     "preprocess": "images",
-    "save_png": "heatmap",
+    "save_png": "heatmaps",
 }
 
 __all__ = list(_PUBLIC)

@@ -259,7 +259,7 @@ def _check_folder(path: Path) -> None:
 
 
 def _draw(pixels: np.ndarray, explanations: Sequence[Explanation], i: int, path: Path) -> None:
-    from nplrp.heatmap import figure, heatmap, panel, save_png
+    from nplrp.heatmaps import figure, heatmap, panel, save_png
     from nplrp.images import display
 
     picture = display(pixels)[0]

@@ -48,6 +48,8 @@ def test_every_public_name_exists():
 
     for name in nplrp.__all__:
         assert getattr(nplrp, name) is not None
+    modules = {path.stem for path in (ROOT / "nplrp").iterdir()}
+    assert not modules & set(nplrp.__all__), "a module of the same name would hide the public one once it is imported"
     with pytest.raises(AttributeError, match="no attribute 'explane'"):
         nplrp.explane  # noqa: B018
 

@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from nplrp.errors import ImageError, NumericsError, OutputError
-from nplrp.heatmap import figure, heatmap, panel, project, save_png
+from nplrp.heatmaps import figure, heatmap, panel, project, save_png
 
 ORACLE = Path(__file__).parent / "data" / "oracle"
 
@@ -259,7 +259,7 @@ def test_drawing_leaves_pyplot_and_displays_alone(tmp_path):
     code = """
 import sys
 import numpy as np
-from nplrp.heatmap import figure, heatmap, panel, save_png
+from nplrp.heatmaps import figure, heatmap, panel, save_png
 R = np.ones((1, 4, 4, 3))
 save_png(panel(R[0], {"R": R}), sys.argv[1])
 save_png(figure(R[0], heatmap(R)[0], "a", "b", 1.0), sys.argv[1])
