@@ -17,10 +17,6 @@ from nplrp.kernels.winograd_conv import Weights
 __all__ = ["Geometry", "Packed", "Workspace", "algorithm", "conv_forward", "conv_transpose", "pack"]
 
 
-#: Floating point numbers that a stored slab set may have before weights are rather made on the fly, slab by slab.
-_CHANNELS_WORTH_TILES = 16
-
-
 @dataclass(frozen=True)
 class Packed:
     """Weights prepared for the kernels, by `pack`.
@@ -65,6 +61,9 @@ def algorithm(geometry: Geometry, dtype) -> str:
     return "winograd" if simple and enough and np.dtype(dtype) == np.float32 else "direct"
 
 
+_algorithm = algorithm  # `pack` has an argument of this name
+
+
 def pack(w, geometry, transposed=False, changes=((1.0, 1.0),), dtype=None, algorithm=None, threads=1, stored=None) -> Packed:
     """Prepare weights for `conv_forward`, or for `conv_transpose`.
 
@@ -87,7 +86,7 @@ def pack(w, geometry, transposed=False, changes=((1.0, 1.0),), dtype=None, algor
         Default: keep them unless a call reads each of them once. The bits are the same.
     """
     dtype = np.dtype(dtype or w.dtype)
-    name = algorithm or globals()["algorithm"](geometry, dtype)
+    name = algorithm or _algorithm(geometry, dtype)
     problem = geometry.problem(transposed)
     factors = _read_only(np.array(changes, dtype))
     slabs = -(-problem.cout // SLAB)

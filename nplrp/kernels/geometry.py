@@ -70,6 +70,6 @@ class Geometry:
         image, out = (self.height, self.width, self.cin), (max(self.out_height, 0), max(self.out_width, 0), self.cout)
         first = (self.pads[0], self.pads[2])
         if not transposed:
-            return Problem(*image, *out, *self.kernel, *self.stride, *self.dilation, *first, 1, 1)
-        turned = [(k - 1) * d - p for k, d, p in zip(self.kernel, self.dilation, first, strict=True)]
-        return Problem(*out, *image, *self.kernel, 1, 1, *self.dilation, *turned, *self.stride)
+            return Problem(*(image + out + self.kernel + self.stride + self.dilation + first), 1, 1)
+        turned = tuple((k - 1) * d - p for k, d, p in zip(self.kernel, self.dilation, first, strict=True))
+        return Problem(*(out + image + self.kernel + (1, 1) + self.dilation + turned + self.stride))

@@ -170,7 +170,7 @@ def multiply(rows, columns, a, a_from, offsets, first, last, depth, b, b_from, b
 
 
 def multiply_loops(a, offsets, depth, b, rows, columns):
-    """The definition of `multiply` as plain loops, for the tests: returns C [rows, columns] in the dtype of `a`.
+    """Return C [rows, columns] by the definition of `multiply` in plain loops, for the tests.
 
     Python has no fused multiply-add, so the sums agree with the kernel to rounding only.
     """

@@ -20,7 +20,6 @@ def geometries(draw, winograd=False):
     step = st.just((1, 1)) if winograd else st.tuples(*[st.integers(1, 3)] * 2)
     stride, dilation = draw(step), draw(step)
     pads = draw(st.tuples(*[st.integers(0, 3)] * 4))
-    least = [max(1, (k - 1) * d + 1 - a - b) for k, d, a, b in zip(kernel, dilation, pads[::2], pads[1::2], strict=True)]
     least = [
         max(1, (kernel[0] - 1) * dilation[0] + 1 - pads[0] - pads[1]),
         max(1, (kernel[1] - 1) * dilation[1] + 1 - pads[2] - pads[3]),
