@@ -152,7 +152,7 @@ def _is_simple(rule: Rule, parts: Sequence[Part]) -> bool:
         and len(parts[0].terms) == 1
         and parts[0].terms[0].input == "a"
         and rule.stabiliser in ("plus", "sign")
-        and rule.epsilon > 0
+        and bool(rule.epsilon)
     )
 
 

@@ -16,7 +16,7 @@ from nplrp.rules import AS_IS, NOTHING, Clamp, Part, Rule
 
 if TYPE_CHECKING:
     from nplrp.kernels.conv import Geometry, Packed, Workspace
-    from nplrp.plan import Step
+    from nplrp.step import Step
 
 
 def forward(step: Step, inputs: Sequence[np.ndarray], weights: Sequence[Clamp], bias: Clamp, relu: bool = False) -> np.ndarray:
@@ -197,7 +197,7 @@ def tie_labels(steps: Sequence[Step], x: np.ndarray) -> dict[int, np.ndarray]:
     """
     from nplrp.kernels import pool, ties
 
-    rounds, chain, pools = False, [], []
+    rounds, chain, pools = False, list[tuple[int, ...]](), list[tuple[int, int]]()
     for i, step in enumerate(steps):
         if step.kind in ("dense", "reshape"):
             break
@@ -216,7 +216,7 @@ def tie_labels(steps: Sequence[Step], x: np.ndarray) -> dict[int, np.ndarray]:
     for i, position in pools:
         each = labels[at.index(position)]
         if each is not None:
-            found[i] = each.astype(pool.winner_dtype(*steps[i].window.size), copy=False)
+            found[i] = each.astype(pool.winner_dtype(*_window(steps[i])[:2]), copy=False)
     return found
 
 

@@ -21,7 +21,7 @@ from nplrp import layers
 from nplrp.rules import Part, Rule
 
 if TYPE_CHECKING:
-    from nplrp.plan import Step
+    from nplrp.step import Step
 
 TERMS = ("relevance_in", "relevance_out", "bias", "epsilon", "dropped")
 

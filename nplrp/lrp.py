@@ -20,8 +20,9 @@ from nplrp.errors import ModelError, NumericsError
 from nplrp.fused import Keep, Trace
 from nplrp.ledger import Ledger, account
 from nplrp.model import Model
-from nplrp.plan import Plan, Step, check_dtype, make_plan, make_steps, unit_name
+from nplrp.plan import Plan, check_dtype, make_plan, make_steps, unit_name
 from nplrp.rules import AS_IS, Part, Rule
+from nplrp.step import Step
 from nplrp.targets import Label, find_targets, label_of, labels_of
 
 #: Images that are in memory at once; results don't depend on it.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,51 +17,12 @@ import numpy as np
 from nplrp import layers
 from nplrp.composites import PASSED, Composite, composite_named
 from nplrp.errors import ModelError, NumericsError, RuleError
-from nplrp.model import Layer, Model, Shape, Window
+from nplrp.model import Layer, Model, Window
 from nplrp.rules import Part, Rule
+from nplrp.step import Step
 
 DTYPES = ("float32", "float64")
 ALGORITHMS = ("auto", "direct")
-
-
-@dataclass(frozen=True, eq=False)
-class Step:
-    """One layer as it is computed.
-
-    Attributes
-    ----------
-    name : str
-        The layer's.
-    kind : str
-        ``conv``, ``dense``, ``scale``, ``avgpool`` (linear), ``maxpool``, or ``reshape``, ``pad``, ``identity``.
-    input_shape, output_shape : tuple of int
-        Without the batch axis.
-    activation : str
-        ``"linear"``, ``"relu"`` or ``"softmax"``.
-    window : Window or None
-    pads : (int, int, int, int) or None
-    weight, bias : ndarray or None
-        In the plan's dtype: HWIO, (in, out), or (channels,) of a scale. Linear steps always have a bias, zeros if the layer has none.
-    merged : bool
-        A batch norm that lives in a neighbour's weights.
-    algorithm : str
-        ``"auto"`` or ``"direct"``.
-    prepared : dict
-        Packed weights by change; filled on first use and shared by every plan of the model and dtype.
-    """
-
-    name: str
-    kind: str
-    input_shape: Shape
-    output_shape: Shape
-    activation: str = "linear"
-    window: Window | None = None
-    pads: tuple[int, int, int, int] | None = None
-    weight: np.ndarray | None = field(default=None, repr=False)
-    bias: np.ndarray | None = field(default=None, repr=False)
-    merged: bool = False
-    algorithm: str = "auto"
-    prepared: dict[Any, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, eq=False)

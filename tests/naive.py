@@ -9,7 +9,7 @@ import numpy as np
 
 def conv_forward(x, w, b, stride=(1, 1), dilation=(1, 1), pads=(0, 0, 0, 0)):
     """[n, h, w, cin], [kh, kw, cin, cout] -> [n, ho, wo, cout]"""
-    kh, kw, cin, cout = w.shape
+    kh, kw, _, cout = w.shape
     xp = np.pad(x, ((0, 0), pads[:2], pads[2:], (0, 0)))
     ho = (xp.shape[1] - (kh - 1) * dilation[0] - 1) // stride[0] + 1
     wo = (xp.shape[2] - (kw - 1) * dilation[1] - 1) // stride[1] + 1
@@ -24,7 +24,7 @@ def conv_forward(x, w, b, stride=(1, 1), dilation=(1, 1), pads=(0, 0, 0, 0)):
 
 def conv_transpose(s, w, height, width, stride=(1, 1), dilation=(1, 1), pads=(0, 0, 0, 0)):
     """[n, ho, wo, cout], [kh, kw, cin, cout] -> [n, height, width, cin]: the transpose of `conv_forward` without bias"""
-    kh, kw, cin, cout = w.shape
+    kh, kw, cin, _ = w.shape
     c = np.zeros((s.shape[0], height + pads[0] + pads[1], width + pads[2] + pads[3], cin), s.dtype)
     for r in range(s.shape[1]):
         for q in range(s.shape[2]):

@@ -145,6 +145,14 @@ def test_another_file_than_expected_is_refused(monkeypatch):
         demo.onnx_file()
 
 
+def test_files_in_the_working_directory_are_not_taken_for_pythons(tmp_path, monkeypatch):
+    (tmp_path / "pathlib.py").write_text("raise SystemExit('not this one')")
+    (tmp_path / "source.onnx").write_text("bad")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsError, match="isn't an ONNX file"):
+        demo._convert(tmp_path / "source.onnx", tmp_path / "out.h5")
+
+
 def test_failed_conversion_leaves_no_file_and_says_why(tmp_path, monkeypatch):
     monkeypatch.setenv("NPLRP_CACHE", str(tmp_path / "cache"))
     (tmp_path / "bad.onnx").write_text("bad")
