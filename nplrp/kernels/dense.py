@@ -2,61 +2,254 @@
 
     w' = pos * max(w, 0) + neg * min(w, 0)        (1, 1) is w, (1, 0) is w+, (0, 1) is w-
 
+Reading w takes the time (fc1 of VGG16 is 411 MB), so it is read once for `IMAGES` images and, in `dense_forward_two`, for both outputs.
 Order of operations, for any number of threads, batch and vector width:
-forward    z_o  = fma(a_i, w'_io, z_o) for i ascending, from 0 or from what is in z;
-transpose  lane l of 64: fma(s_o, w'_io, lane) for o = l, l + 64, ...; then lanes l and l + 32 are added, then l and l + 16, ...
+
+forward    z_o = fma(a_i, w'_io, z_o) for i ascending, from 0 or from what is in z; then + 0, so that no zero has a sign
+transpose  lane l of L: fma(s_o, w'_io, lane) for o = l, l + L, l + 2 L, ...; then lane l + lane l + L/2, then l + L/4, ..., with
+           L = 64 in float32 and 32 in float64
 """
 
 import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
 
 from nplrp.kernels.fma import fma
-from nplrp.kernels.parallel import kernel
+from nplrp.kernels.parallel import kernel, shared_kernel
+from nplrp.kernels.simd import Assembler, lanes_of
 
-LANES = 64
-
-
-@kernel
-def _clamped(w, pos, neg):
-    return pos * w if w > 0 else neg * w
-
-
-@kernel
-def _forward(x, w, pos, neg, z):
-    for n in range(x.shape[0]):
-        for i in range(x.shape[1]):
-            for o in range(w.shape[1]):
-                z[n, o] = fma(x[n, i], _clamped(w[i, o], pos, neg), z[n, o])
-
-
-@kernel
-def _transpose(s, w, pos, neg, c, accumulate):
-    lanes = np.empty(LANES, s.dtype)
-    for n in range(s.shape[0]):
-        for i in range(w.shape[0]):
-            lanes[:] = 0
-            for o in range(w.shape[1]):
-                lanes[o % LANES] = fma(s[n, o], _clamped(w[i, o], pos, neg), lanes[o % LANES])
-            half = LANES // 2
-            while half:
-                for lane in range(half):
-                    lanes[lane] += lanes[lane + half]
-                half //= 2
-            c[n, i] = c[n, i] + lanes[0] if accumulate else lanes[0]
+#: Images that share one pass over w.
+IMAGES = 8
+_ROWS = 8  # of w that are added at once: an output is loaded and stored once for them
+_BLOCK = 64  # rows of w before the next columns
+_SHORT, _LONG = 384, 1152  # columns: for a batch, so few that w and z stay in the first-level cache; for one image, longer runs of w
+_LANE_BYTES = 256
+_I64 = ir.IntType(64)
 
 
 def dense_forward(x, w, pos, neg, z, accumulate, nt=1):
-    """Write x [n, i] times w' [i, o] to z [n, o], or add it to what is there."""
-    if not accumulate:
-        z[...] = 0
-    _forward(x, w, x.dtype.type(pos), x.dtype.type(neg), z)
+    """Write x [n, i] times w' [i, o] to z [n, o], or add it to what is there; inputs that are 0 are skipped."""
+    _run_forward(x, w, 1, (pos, pos), (neg, neg), (z, z), accumulate, nt)
 
 
 def dense_forward_two(x, w, pos, neg, z, pos2, neg2, z2, accumulate, nt=1):
-    """Write x times w' to z and x times w'' to z2, both [n, o], reading w once."""
-    dense_forward(x, w, pos, neg, z, accumulate, nt)
-    dense_forward(x, w, pos2, neg2, z2, accumulate, nt)
+    """Write x [n, i] times w' to z and x times w'' to z2, both [n, o], reading w once; the bits are those of two calls."""
+    _run_forward(x, w, 2, (pos, pos2), (neg, neg2), (z, z2), accumulate, nt)
 
 
 def dense_transpose(s, w, pos, neg, c, accumulate, nt=1):
     """Write s [n, o] times the transpose of w' [i, o] to c [n, i], or add it to what is there."""
-    _transpose(s, w, s.dtype.type(pos), s.dtype.type(neg), c, accumulate)
+    _transpose(nt if w.size > 4096 else 1, _frozen(s), _frozen(w), s.dtype.type(pos), s.dtype.type(neg), c, accumulate, c, False)
+
+
+def dense_transpose_times(s, w, pos, neg, a, out, nt=1):
+    """Write a * dense_transpose(s) to `out` [n, i], without reading the rows of w that belong to zeros of a.
+
+    The bits are those of two steps, but that 0 times a negative number is 0, not -0.
+    """
+    _transpose(nt if w.size > 4096 else 1, _frozen(s), _frozen(w), s.dtype.type(pos), s.dtype.type(neg), out, False, _frozen(a), True)
+
+
+def _run_forward(x, w, outputs, pos, neg, z, accumulate, nt):
+    kind = x.dtype.type
+    if not accumulate:
+        for each in z[:outputs]:
+            each[...] = 0
+    nt = nt if w.size > 4096 else 1
+    _forward(nt, _frozen(x), _frozen(w), outputs, kind(pos[0]), kind(neg[0]), z[0], kind(pos[1]), kind(neg[1]), z[1])
+
+
+def _frozen(x):
+    """Return a read-only view: mapped weights are read-only, and one type of argument is compiled for once."""
+    x = x.view(np.ndarray)
+    x.flags.writeable = False
+    return x
+
+
+def _make_add_rows(rows):
+    """Return an intrinsic that adds `rows` rows of w, times numbers of x, to n numbers of z; order: rows ascending, by fma."""
+
+    @intrinsic
+    def add_rows(typing, x, x_from, inputs, w, places, w_from, step, z, z_from, n):
+        """z[z_from + o] += sum over r of x[x_from + inputs[r]] * w[places[r] * step + w_from + o] for o < n."""
+        whole, dtype = types.int64, z.dtype
+
+        def emit(context, builder, signature, args):
+            _, x_from, _, _, _, w_from, step, _, z_from, n = args
+            scalar, vector = (Assembler(context, builder, signature, args, dtype, lanes) for lanes in (1, lanes_of(dtype)))
+            numbers, starts = [], []
+            for r in range(rows):
+                input_ = scalar.number(scalar.array(2, r, _I64), _I64)
+                numbers.append(scalar.number(scalar.array(0, builder.add(x_from, input_))))
+                place = scalar.number(scalar.array(4, r, _I64), _I64)
+                starts.append(scalar.array(3, builder.add(builder.mul(place, step), w_from)))
+            out = scalar.array(7, z_from)
+
+            def loop(asm, unroll, begin):
+                width = asm.lanes * unroll
+                factors = [asm.splat(a) for a in numbers]
+                count = builder.sdiv(builder.sub(n, begin), ir.Constant(_I64, width))
+                with cgutils.for_range(builder, count) as counter:
+                    at = builder.add(begin, builder.mul(counter.index, ir.Constant(_I64, width)))
+                    places = [builder.add(at, ir.Constant(_I64, u * asm.lanes)) for u in range(unroll)]
+                    sums = [asm.load(asm.step(out, p)) for p in places]
+                    for a, start in zip(factors, starts, strict=True):
+                        sums = [asm.fma(a, asm.load(asm.step(start, p)), v) for p, v in zip(places, sums, strict=True)]
+                    for v, p in zip(sums, places, strict=True):
+                        asm.store(v, asm.step(out, p))
+                return builder.add(begin, builder.mul(count, ir.Constant(_I64, width)))
+
+            loop(scalar, 1, loop(vector, 1, loop(vector, 6, ir.Constant(_I64, 0))))
+            return context.get_dummy_value()
+
+        return types.void(x, whole, inputs, w, places, whole, whole, z, whole, whole), emit
+
+    return add_rows
+
+
+_add_eight, _add_one = _make_add_rows(_ROWS), _make_add_rows(1)
+
+
+@shared_kernel
+def _forward(t, nt, x, w, outputs, pos, neg, z, pos2, neg2, z2):
+    (images, inputs), units = x.shape, w.shape[1]
+    first, last = units * t // nt, units * (t + 1) // nt
+    x, w, z, z2 = x.reshape(-1), w.reshape(-1), z.reshape(-1), z2.reshape(-1)
+    rows, scratch = np.empty(inputs, np.int64), np.empty(_ROWS * _LONG, w.dtype)
+    for n0 in range(0, images, IMAGES):
+        n1 = min(n0 + IMAGES, images)
+        count = 0
+        for i in range(inputs):
+            used = False
+            for n in range(n0, n1):
+                used |= x[n * inputs + i] != 0
+            if used:
+                rows[count] = i
+                count += 1
+        tile = _LONG if n1 - n0 == 1 else _SHORT
+        for block in range(0, count, _BLOCK):
+            for o in range(first, last, tile):
+                size = min(tile, last - o)
+                for q in range(block, min(block + _BLOCK, count), _ROWS):
+                    some = rows[q : min(q + _ROWS, count)]
+                    _add_some(x, w, some, n0, n1, inputs, units, o, size, tile, pos, neg, z, scratch)
+                    if outputs == 2:
+                        _add_some(x, w, some, n0, n1, inputs, units, o, size, tile, pos2, neg2, z2, scratch)
+    for n in range(images):
+        for o in range(first, last):
+            z[n * units + o] += 0
+            z2[n * units + o] += 0
+
+
+@kernel
+def _add_some(x, w, rows, n0, n1, inputs, units, o, size, tile, pos, neg, z, scratch):
+    """Add x[n0:n1, rows] times w'[rows, o : o + size] to z[n0:n1, o : o + size]."""
+    source, places, step, begin = w, rows, units, o
+    if pos != 1 or neg != 1:
+        for r in range(rows.size):
+            _clamp(w, rows[r] * units + o, pos, neg, scratch, r * tile, size)
+        source, places, step, begin = scratch, np.arange(_ROWS), tile, 0
+    for n in range(n0, n1):
+        if rows.size == _ROWS:
+            _add_eight(x, n * inputs, rows, source, places, begin, step, z, n * units + o, size)
+        else:
+            for r in range(rows.size):
+                _add_one(x, n * inputs, rows[r:], source, places[r:], begin, step, z, n * units + o, size)
+
+
+@intrinsic
+def _clamp(typing, w, w_from, pos, neg, out, out_from, n):
+    """out[out_from + o] = (pos if w > 0 else neg) * w with w = w[w_from + o], for o < n."""
+    whole, dtype = types.int64, out.dtype
+
+    def emit(context, builder, signature, args):
+        def work(asm, at):
+            v = asm.load(asm.step(asm.array(0, args[1]), at))
+            positive = builder.fcmp_ordered(">", v, asm.constant(0))
+            factor = asm.select(positive, asm.splat(args[2]), asm.splat(args[3]))
+            asm.store(asm.mul(factor, v), asm.step(asm.array(4, args[5]), at))
+
+        _for_vectors(context, builder, signature, args, dtype, args[6], 4, work)
+        return context.get_dummy_value()
+
+    return types.void(w, whole, dtype, dtype, out, whole, whole), emit
+
+
+def _for_vectors(context, builder, signature, args, dtype, n, unroll, work):
+    """Emit work(assembler, place) for all n places: `unroll` vectors at a time, then single ones, then numbers."""
+    begin = ir.Constant(_I64, 0)
+    for lanes, steps in ((lanes_of(dtype), unroll), (lanes_of(dtype), 1), (1, 1)):
+        asm = Assembler(context, builder, signature, args, dtype, lanes)
+        width = ir.Constant(_I64, lanes * steps)
+        count = builder.sdiv(builder.sub(n, begin), width)
+        with cgutils.for_range(builder, count) as counter:
+            at = builder.add(begin, builder.mul(counter.index, width))
+            for u in range(steps):
+                work(asm, builder.add(at, ir.Constant(_I64, u * lanes)))
+        begin = builder.add(begin, builder.mul(count, width))
+
+
+@intrinsic
+def _dot_lanes(typing, s, s_from, w, w_from, n, lanes):
+    """Write sums of s[s_from + o] * w[w_from + o] to `lanes` [L], o < n and n a multiple of L: lane l takes o = l, l + L, ... by fma."""
+    whole, dtype = types.int64, lanes.dtype
+
+    def emit(context, builder, signature, args):
+        asm = Assembler(context, builder, signature, args, dtype, lanes_of(dtype))
+        width = _LANE_BYTES // asm.bytes
+        offsets = range(0, width, asm.lanes)
+        left, right, out = asm.array(0, args[1]), asm.array(2, args[3]), asm.array(5, 0)
+        sums = [cgutils.alloca_once_value(builder, asm.constant(0)) for _ in offsets]
+        with cgutils.for_range_slice(builder, ir.Constant(_I64, 0), args[4], ir.Constant(_I64, width)) as (at, _):
+            for place, offset in zip(sums, offsets, strict=True):
+                x, y = (asm.load(asm.step(asm.step(side, at), offset)) for side in (left, right))
+                builder.store(asm.fma(x, y, builder.load(place, typ=asm.vector)), place)
+        for place, offset in zip(sums, offsets, strict=True):
+            asm.store(builder.load(place, typ=asm.vector), asm.step(out, offset))
+        return context.get_dummy_value()
+
+    return types.void(s, whole, w, whole, whole, lanes), emit
+
+
+@kernel
+def _dot(s, s_from, w, w_from, n, lanes):
+    """Return the sum of s[s_from + o] * w[w_from + o] over o < n in the order of this file's head."""
+    width = lanes.size
+    full = n // width * width
+    for lane in range(width):
+        lanes[lane] = 0
+    _dot_lanes(s, s_from, w, w_from, full, lanes)
+    for lane in range(n - full):
+        lanes[lane] = fma(s[s_from + full + lane], w[w_from + full + lane], lanes[lane])
+    while width > 1:
+        width //= 2
+        upper = lanes[width:]
+        for lane in range(width):
+            lanes[lane] += upper[lane]
+    return lanes[0]
+
+
+@shared_kernel
+def _transpose(t, nt, s, w, pos, neg, c, accumulate, a, times):
+    """c = s w'^T, or a * c if `times`, for the t-th part of the rows of w; `a` isn't read otherwise."""
+    (images, units), inputs = s.shape, w.shape[0]
+    s, w, c, a = s.reshape(-1), w.reshape(-1), c.reshape(-1), a.reshape(-1)
+    lanes, scratch = np.empty(_LANE_BYTES // w.itemsize, w.dtype), np.empty(units, w.dtype)
+    for n0 in range(0, images, IMAGES):
+        n1 = min(n0 + IMAGES, images)
+        for i in range(inputs * t // nt, inputs * (t + 1) // nt):
+            used = not times
+            for n in range(n0, n1):
+                used |= a[n * inputs + i] != 0
+            source, begin = w, i * units
+            if used and (pos != 1 or neg != 1):
+                _clamp(w, i * units, pos, neg, scratch, 0, units)
+                source, begin = scratch, 0
+            for n in range(n0, n1):
+                at = n * inputs + i
+                if times:
+                    c[at] = a[at] * _dot(s, n * units, source, begin, units, lanes) if a[at] != 0 else 0
+                else:
+                    v = _dot(s, n * units, source, begin, units, lanes)
+                    c[at] = c[at] + v if accumulate else v
