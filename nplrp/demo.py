@@ -58,7 +58,7 @@ def demo(output: str | os.PathLike[str], dtype: Any = "float32", algorithm: str 
     WeightsError
         If the extra isn't installed, or the model can't be converted.
     """
-    from nplrp.heatmap import panel, save_png
+    from nplrp.heatmaps import panel, save_png
     from nplrp.images import load_pixels, normalize
     from nplrp.lrp import explain
 
@@ -146,7 +146,8 @@ def _convert(source: Path, target: Path) -> None:
         classes = Path(folder) / "classes.json"
         classes.write_text(json.dumps(CLASSES), "utf-8")
         how = ["--preprocessing", PREPROCESSING.mode, "--resample", PREPROCESSING.resample, "--classes", str(classes), "--force"]
-        command = [sys.executable, "-m", "weights_tools", "from-onnx", str(source), str(target), *how]
+        # -P: modules never come from the working directory, where any file may be called like one of Python's.
+        command = [sys.executable, "-P", "-m", "weights_tools", "from-onnx", str(source), str(target), *how]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
