@@ -66,14 +66,14 @@ def demo(output: str | os.PathLike[str], dtype: Any = "float32", algorithm: str 
     pixels = load_pixels(demo_image(), model)
     x = normalize(pixels, model.preprocessing.mode)
     found = {name: explain(model, x, name, dtype=dtype, algorithm=algorithm) for name in COMPOSITES}
-    print(f"{model.name}: VGG16 of {PACKAGE} {VERSION}; image: matplotlib's MRI slice {IMAGE}\n")
     labels = next(iter(found.values())).labels(top=len(CLASSES))[0]
+    title = f"{labels[0].name} ({labels[0].score:.3f})\n{NOTICE}"
+    save_png(panel(pixels[0], {name: explanation.relevance for name, explanation in found.items()}, title), output)
+    print(f"{model.name}: VGG16 of {PACKAGE} {VERSION}; image: matplotlib's MRI slice {IMAGE}\n")
     for label in labels:
         print(f"{label.score:8.4f}  {label.name}")
     for name, explanation in found.items():
         print(f"\n{name}: where the relevance went\n{explanation.ledger}")
-    title = f"{labels[0].name} ({labels[0].score:.3f})\n{NOTICE}"
-    save_png(panel(pixels[0], {name: explanation.relevance for name, explanation in found.items()}, title), output)
     print(f"\n{NOTICE}\n{output}")
     return found
 
