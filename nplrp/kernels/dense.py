@@ -18,6 +18,7 @@ from numba.extending import intrinsic
 from nplrp.kernels.fma import fma
 from nplrp.kernels.parallel import kernel, shared_kernel
 from nplrp.kernels.simd import Assembler, lanes_of
+from nplrp.kernels.vector_loop import I64, for_vectors
 
 #: Images that share one pass over w.
 IMAGES = 8
@@ -25,7 +26,6 @@ _ROWS = 8  # of w that are added at once: an output is loaded and stored once fo
 _BLOCK = 64  # rows of w before the next columns
 _SHORT, _LONG = 384, 1152  # columns: for a batch, so few that w and z stay in the first-level cache; for one image, longer runs of w
 _LANE_BYTES = 256
-_I64 = ir.IntType(64)
 
 
 def dense_forward(x, w, pos, neg, z, accumulate, nt=1):
@@ -80,27 +80,27 @@ def _make_add_rows(rows):
             scalar, vector = (Assembler(context, builder, signature, args, dtype, lanes) for lanes in (1, lanes_of(dtype)))
             numbers, starts = [], []
             for r in range(rows):
-                input_ = scalar.number(scalar.array(2, r, _I64), _I64)
+                input_ = scalar.number(scalar.array(2, r, I64), I64)
                 numbers.append(scalar.number(scalar.array(0, builder.add(x_from, input_))))
-                place = scalar.number(scalar.array(4, r, _I64), _I64)
+                place = scalar.number(scalar.array(4, r, I64), I64)
                 starts.append(scalar.array(3, builder.add(builder.mul(place, step), w_from)))
             out = scalar.array(7, z_from)
 
             def loop(asm, unroll, begin):
                 width = asm.lanes * unroll
                 factors = [asm.splat(a) for a in numbers]
-                count = builder.sdiv(builder.sub(n, begin), ir.Constant(_I64, width))
+                count = builder.sdiv(builder.sub(n, begin), ir.Constant(I64, width))
                 with cgutils.for_range(builder, count) as counter:
-                    at = builder.add(begin, builder.mul(counter.index, ir.Constant(_I64, width)))
-                    places = [builder.add(at, ir.Constant(_I64, u * asm.lanes)) for u in range(unroll)]
+                    at = builder.add(begin, builder.mul(counter.index, ir.Constant(I64, width)))
+                    places = [builder.add(at, ir.Constant(I64, u * asm.lanes)) for u in range(unroll)]
                     sums = [asm.load(asm.step(out, p)) for p in places]
                     for a, start in zip(factors, starts, strict=True):
                         sums = [asm.fma(a, asm.load(asm.step(start, p)), v) for p, v in zip(places, sums, strict=True)]
                     for v, p in zip(sums, places, strict=True):
                         asm.store(v, asm.step(out, p))
-                return builder.add(begin, builder.mul(count, ir.Constant(_I64, width)))
+                return builder.add(begin, builder.mul(count, ir.Constant(I64, width)))
 
-            loop(scalar, 1, loop(vector, 1, loop(vector, 6, ir.Constant(_I64, 0))))
+            loop(scalar, 1, loop(vector, 1, loop(vector, 6, ir.Constant(I64, 0))))
             return context.get_dummy_value()
 
         return types.void(x, whole, inputs, w, places, whole, whole, z, whole, whole), emit
@@ -170,24 +170,10 @@ def _clamp(typing, w, w_from, pos, neg, out, out_from, n):
             factor = asm.select(positive, asm.splat(args[2]), asm.splat(args[3]))
             asm.store(asm.mul(factor, v), asm.step(asm.array(4, args[5]), at))
 
-        _for_vectors(context, builder, signature, args, dtype, args[6], 4, work)
+        for_vectors(context, builder, signature, args, dtype, args[6], 4, work)
         return context.get_dummy_value()
 
     return types.void(w, whole, dtype, dtype, out, whole, whole), emit
-
-
-def _for_vectors(context, builder, signature, args, dtype, n, unroll, work):
-    """Emit work(assembler, place) for all n places: `unroll` vectors at a time, then single ones, then numbers."""
-    begin = ir.Constant(_I64, 0)
-    for lanes, steps in ((lanes_of(dtype), unroll), (lanes_of(dtype), 1), (1, 1)):
-        asm = Assembler(context, builder, signature, args, dtype, lanes)
-        width = ir.Constant(_I64, lanes * steps)
-        count = builder.sdiv(builder.sub(n, begin), width)
-        with cgutils.for_range(builder, count) as counter:
-            at = builder.add(begin, builder.mul(counter.index, width))
-            for u in range(steps):
-                work(asm, builder.add(at, ir.Constant(_I64, u * lanes)))
-        begin = builder.add(begin, builder.mul(count, width))
 
 
 @intrinsic
@@ -201,7 +187,7 @@ def _dot_lanes(typing, s, s_from, w, w_from, n, lanes):
         offsets = range(0, width, asm.lanes)
         left, right, out = asm.array(0, args[1]), asm.array(2, args[3]), asm.array(5, 0)
         sums = [cgutils.alloca_once_value(builder, asm.constant(0)) for _ in offsets]
-        with cgutils.for_range_slice(builder, ir.Constant(_I64, 0), args[4], ir.Constant(_I64, width)) as (at, _):
+        with cgutils.for_range_slice(builder, ir.Constant(I64, 0), args[4], ir.Constant(I64, width)) as (at, _):
             for place, offset in zip(sums, offsets, strict=True):
                 x, y = (asm.load(asm.step(asm.step(side, at), offset)) for side in (left, right))
                 builder.store(asm.fma(x, y, builder.load(place, typ=asm.vector)), place)
@@ -232,7 +218,7 @@ def _dot(s, s_from, w, w_from, n, lanes):
 
 @shared_kernel
 def _transpose(t, nt, s, w, pos, neg, c, accumulate, a, times):
-    """c = s w'^T, or a * c if `times`, for the t-th part of the rows of w; `a` isn't read otherwise."""
+    """Write c = s w'^T, or a * c if `times`, for the t-th part of the rows of w; `a` isn't read otherwise."""
     (images, units), inputs = s.shape, w.shape[0]
     s, w, c, a = s.reshape(-1), w.reshape(-1), c.reshape(-1), a.reshape(-1)
     lanes, scratch = np.empty(_LANE_BYTES // w.itemsize, w.dtype), np.empty(units, w.dtype)
