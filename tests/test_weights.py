@@ -127,6 +127,17 @@ def test_models_inside_models_are_one_chain_and_twins_keep_apart():
     assert sorted(model["bn"].arrays) == ["gamma", "mean", "variance"]
 
 
+def test_twins_two_models_deep_keep_apart(tmp_path):
+    """Variables of all layers lie in the outermost model's group, told apart by their paths alone."""
+    dense = {"class_name": "Dense", "config": {"name": "d", "units": 3, "activation": "linear", "use_bias": False}}
+    inner = [{"class_name": "Sequential", "config": {"name": name, "layers": [dense]}} for name in ("a", "b")]
+    config = sequential(shape=(3,))
+    config["config"]["layers"].append({"class_name": "Sequential", "config": {"name": "middle", "layers": inner}})
+    kernels = [np.full((3, 3), value, "f4") for value in (1, 2)]
+    path = write_by_name(tmp_path / "w.h5", [("middle", kernels)], ("a/d/kernel:0", "b/d/kernel:0"), "model_weights", config)
+    assert [(layer.name, layer.arrays["kernel"][0, 0]) for layer in load(path)] == [("a/d", 1), ("b/d", 2)]
+
+
 def test_shards_are_one_model():
     assert load(FILES / "keras3_tiny.weights.json").content_hash == load(FILES / "keras3_tiny.keras").content_hash
 
@@ -188,7 +199,9 @@ def test_split_attributes_are_joined(tmp_path):
 def test_other_storage_is_read_and_converted(tmp_path, options):
     path = write_by_name(tmp_path / "w.h5", vgg(), **options)
     assert load(path).content_hash == load(write_by_name(tmp_path / "v.h5", vgg())).content_hash
-    assert not is_mapped(load(path)["fc1"].arrays["kernel"])
+    kernel = load(path)["fc1"].arrays["kernel"]
+    assert not is_mapped(kernel)
+    assert not kernel.flags.writeable
 
 
 def test_half_precision_is_widened(tmp_path):
@@ -286,11 +299,12 @@ def test_a_changed_model_does_not_inherit_the_hash(tmp_path):
     assert model.content_hash != replace(model, layers=(*model.layers[:-1], head)).content_hash
 
 
-def test_a_hash_cache_that_fails_is_passed_over(tmp_path, monkeypatch):
+@pytest.mark.parametrize("damage", [b"\xff damaged", b"abc", b"z" * 64, b""])
+def test_a_hash_cache_that_fails_is_passed_over(tmp_path, monkeypatch, damage):
     path = write_by_name(tmp_path / "w.h5", vgg())
     expected = load(path).content_hash
     for entry in (tmp_path / "cache/nplrp/hashes").iterdir():
-        entry.write_bytes(b"\xff damaged")
+        entry.write_bytes(damage)
     assert load(path).content_hash == expected
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
