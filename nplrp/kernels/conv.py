@@ -92,8 +92,11 @@ def pack(w, geometry, transposed=False, changes=((1.0, 1.0),), dtype=None, algor
     slabs = -(-problem.cout // SLAB)
     nothing = np.empty(0, dtype)
     if name == "direct":
-        blocks = _scratch(slabs * packing.direct_slab_size(problem, len(changes)), dtype)
-        packing.pack_direct(problem, _read_only(w), transposed, factors, blocks, threads)
+        narrow = transposed and direct.is_narrow(problem)
+        wide, _ = direct.widen(problem, narrow)
+        source = _columns_as_channels(w) if narrow else w
+        blocks = _scratch(slabs * packing.direct_slab_size(wide, len(changes)), dtype)
+        packing.pack_direct(wide, _read_only(source), transposed and not narrow, factors, blocks, threads)
         return Packed(problem, name, len(changes), Weights(_read_only(np.empty((0, 0, 0, 0), dtype)), transposed, factors, blocks))
     weights = Weights(_read_only(w.astype(dtype, copy=False)), transposed, factors, nothing)
     plan = winograd_conv.plan(problem, 1, len(changes), True)
@@ -166,10 +169,11 @@ def _epilogue(mode, out, bias=None, a=None, z=None, z2=None, out2=None, eps=0.0,
 def _run(x, x2, packed, e, threads, workspace, packed2=None, e2=None):
     problem, images = packed.problem, x.shape[0]
     inputs = [_flat(x), _flat(x if x2 is None else x2)]
+    narrow = packed.weights.transposed and direct.is_narrow(problem)
     if packed.algorithm == "direct" or (packed2 is not None and packed2.algorithm == "direct"):
-        direct.convolve(problem, images, *inputs, packed.terms, packed.weights.blocks, e, threads)
+        direct.convolve(problem, narrow, images, *inputs, packed.terms, packed.weights.blocks, e, threads)
         if packed2 is not None:
-            direct.convolve(problem, images, *inputs, packed2.terms, packed2.weights.blocks, e2, threads)
+            direct.convolve(problem, narrow, images, *inputs, packed2.terms, packed2.weights.blocks, e2, threads)
         return
     workspace = workspace or Workspace()
     group = winograd_conv.group_size(problem, images)
@@ -182,6 +186,12 @@ def _run(x, x2, packed, e, threads, workspace, packed2=None, e2=None):
         ends = [end and end._replace(**{f: getattr(end, f)[span] for f in ("a", "z", "z2", "out", "out2")}) for end in (e, e2)]
         second = packed2 and packed2.weights
         winograd_conv.convolve(problem, count, *parts, packed.terms, packed.weights, ends[0], threads, workspace, second, ends[1])
+
+
+def _columns_as_channels(w):
+    """Return the turned and swapped [kh, 1, o, kw * i] of w [kh, kw, i, o]."""
+    kh, kw, cin, cout = w.shape
+    return np.ascontiguousarray(w[::-1, ::-1].transpose(0, 3, 1, 2)).reshape(kh, 1, cout, kw * cin)
 
 
 def _flat(array):

@@ -6,7 +6,13 @@ under every tap. The taps are then a table of offsets for the microkernel.
 
 Order per output element: term by term, then kernel rows, kernel columns, input channels ascending, each product fused
 into the sum; padding takes part as exact zeros.
+
+A transpose back to few channels (the image's three) would waste most columns of the registers. There the kernel's columns
+count as output channels: a chain runs over terms, kernel rows and input channels, and the chains of the kernel columns are
+added from left to right.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 from numba import prange
@@ -17,7 +23,40 @@ from nplrp.kernels.microkernel import BLOCK, PANEL_32, PANEL_64, ROW_STEP, SLAB,
 from nplrp.kernels.parallel import kernel, parallel_kernel
 from nplrp.kernels.simd import copy_16, keep_apart
 
-_STRIP_NUMBERS = 65536  # a quarter of a megabyte of float32: half of a usual second-level cache
+_STRIP_NUMBERS = 131072  # half a megabyte of float32, about the second-level cache
+
+
+class Fold(NamedTuple):
+    """How the sums of a widened problem become those of the narrow one: kernel columns, their dilation, output columns and channels."""
+
+    taps: int
+    dilation: int
+    width: int
+    cout: int
+
+
+def is_narrow(p):
+    """Return whether the columns of a kernel fit beside each other into 16 output channels."""
+    return p.kernel_w > 1 and p.kernel_w * p.cout <= 16 and p.stride_w == 1
+
+
+def widen(p, narrow):
+    """Return the problem that the kernel solves, and how to fold its result; widened, kernel columns count as output channels."""
+    if not narrow:
+        return p, Fold(1, 1, p.out_width, p.cout)
+    width = p.out_width + (p.kernel_w - 1) * p.dilation_w
+    return p._replace(kernel_w=1, out_width=width, cout=p.kernel_w * p.cout), Fold(p.kernel_w, p.dilation_w, p.out_width, p.cout)
+
+
+@kernel
+def _fold(fold, sums, folded):
+    """Add up the kernel columns, from left to right."""
+    for x in range(fold.width):
+        for c in range(fold.cout):
+            total = sums[x * SLAB + c]
+            for j in range(1, fold.taps):
+                total += sums[(x + j * fold.dilation) * SLAB + j * fold.cout + c]
+            folded[x * fold.cout + c] = total
 
 
 @kernel
@@ -41,33 +80,40 @@ def _fill_strip(p, x, x_from, first_row, rows, strip, strip_from):
     keep_apart()
     blocks, depth = blocking(p.cin)
     columns = _strip_columns(p)
+    row_size = p.stride_w * columns * BLOCK
+    # the input's columns that the strip has: source column q lies at q * up_w + left
+    first = max(0, -(p.left // p.up_w))
+    last = max(first, min(p.width, (p.stride_w * columns - p.left + p.up_w - 1) // p.up_w))
+    dense = p.up_w == 1 and p.stride_w == 1
     for block in range(blocks):
         c0 = block * depth
         count = min(depth, p.cin - c0)
         for r in range(rows):
             y = first_row + r
-            row_inside = y >= 0 and y % p.up_h == 0 and y // p.up_h < p.height
-            row_from = x_from + (y // p.up_h) * p.width * p.cin + c0
-            for phase in range(p.stride_w):
-                to = strip_from + ((block * rows + r) * p.stride_w + phase) * columns * BLOCK
-                for i in range(columns):
-                    q = phase + i * p.stride_w - p.left
-                    if row_inside and q >= 0 and q % p.up_w == 0 and q // p.up_w < p.width:
-                        pixel = row_from + (q // p.up_w) * p.cin
-                        if count == BLOCK:
-                            copy_16(x, pixel, strip, to + i * BLOCK)
-                        else:
-                            for c in range(count):
-                                strip[to + i * BLOCK + c] = x[pixel + c]
-                            for c in range(count, BLOCK):
-                                strip[to + i * BLOCK + c] = 0
-                    else:
-                        for c in range(BLOCK):
-                            strip[to + i * BLOCK + c] = 0
+            to = strip_from + (block * rows + r) * row_size
+            if y < 0 or y % p.up_h != 0 or y // p.up_h >= p.height:
+                strip[to : to + row_size] = 0
+                continue
+            if dense and last > first:
+                strip[to : to + (first + p.left) * BLOCK] = 0
+                strip[to + (last + p.left) * BLOCK : to + row_size] = 0
+            else:
+                strip[to : to + row_size] = 0
+            pixel = x_from + ((y // p.up_h) * p.width + first) * p.cin + c0
+            for q in range(first, last):
+                column = q * p.up_w + p.left
+                if not dense:
+                    column = column % p.stride_w * columns + column // p.stride_w
+                if count == BLOCK:
+                    copy_16(x, pixel, strip, to + column * BLOCK)
+                else:
+                    for c in range(depth):
+                        strip[to + column * BLOCK + c] = x[pixel + c] if c < count else 0
+                pixel += p.cin
 
 
 @kernel
-def _share(thread, threads, p, images, x, x2, terms, weights, e):
+def _share(thread, threads, p, fold, images, x, x2, terms, weights, e):
     """Do one thread's share: of all (image, strip of rows, group of slabs)."""
     keep_apart()
     blocks, depth = blocking(p.cin)
@@ -85,6 +131,7 @@ def _share(thread, threads, p, images, x, x2, terms, weights, e):
 
     strip = np.empty(terms * blocks * strip_in * row_size, x.dtype)
     sums = np.empty(pixels * SLAB, x.dtype)
+    folded = np.empty(fold.width * fold.cout, x.dtype) if fold.taps > 1 else sums
     offsets = np.empty(terms * taps * blocks, np.int64)
     slab_size = terms * taps * blocks * depth * SLAB
     panel = terms * taps * blocks * depth * (PANEL_32 if x.itemsize == 4 else PANEL_64)
@@ -110,40 +157,33 @@ def _share(thread, threads, p, images, x, x2, terms, weights, e):
         for slab in range(slabs * group // groups, slabs * (group + 1) // groups):
             channels = min(SLAB, p.cout - slab * SLAB)
             for r in range(rows):
-                multiply(
-                    pixels,
-                    channels,
-                    strip,
-                    r * p.stride_h * row_size,
-                    offsets,
-                    zero,
-                    len(offsets),
-                    depth,
-                    weights,
-                    slab * slab_size,
-                    panel,
-                    sums,
-                    zero,
-                )
-                o_from = ((image * p.out_height + first + r) * p.out_width) * p.cout + slab * SLAB
-                finish_tile(e, sums, zero, zero, one, p.out_width, channels, slab * SLAB, o_from, p.cout, p.cout)
+                at, w_from = r * p.stride_h * row_size, slab * slab_size
+                multiply(pixels, channels, strip, at, offsets, zero, len(offsets), depth, weights, w_from, panel, sums, zero)
+                height, width, count, row = one, p.out_width, channels, image * p.out_height + first + r
+                if fold.taps > 1:
+                    _fold(fold, sums, folded)
+                    width, count = one, fold.width * fold.cout
+                o_from = row * fold.width * fold.cout + slab * SLAB
+                finish_tile(e, folded, zero, zero, height, width, count, slab * SLAB, o_from, p.cout, p.cout)
 
 
 _launcher = Launcher(_share)
 
 
 @parallel_kernel
-def _convolve(address, threads, p, images, x, x2, terms, weights, e):
+def _convolve(address, threads, p, fold, images, x, x2, terms, weights, e):
     for thread in prange(threads):
-        call_compiled(address, (np.int64(thread), threads, p, images, x, x2, terms, weights, e))
+        call_compiled(address, (np.int64(thread), threads, p, fold, images, x, x2, terms, weights, e))
 
 
-def convolve(p, images, x, x2, terms, weights, e, threads):
+def convolve(p, narrow, images, x, x2, terms, weights, e, threads):
     """Convolve `images` images with packed weights.
 
     Parameters
     ----------
     p : Problem
+    narrow : bool
+        Do it the narrow way; the epilogue has no bias.
     images : int
     x, x2 : ndarray, flat
         The inputs of the first and second term, [images, height, width, cin]; `x2` counts only if `terms` is 2.
@@ -154,5 +194,6 @@ def convolve(p, images, x, x2, terms, weights, e, threads):
     threads : int
         The work is split over image strips and output channels, never over a sum.
     """
-    args = (p, images, x, x2, terms, weights, e)
+    wide, fold = widen(p, narrow)
+    args = (wide, fold, images, x, x2, terms, weights, e)
     _convolve(_launcher.address(x.dtype, *args), threads, *args)
