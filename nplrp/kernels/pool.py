@@ -32,8 +32,8 @@ def no_labels(kh, kw):
 def max_forward(x, kh, kw, sh, sw, top, left, z, winner, labels, use_labels, nt=1):
     """Write the maximum of every window of x [n, h, w, c] to z and its position to `winner`, both [n, ho, wo, c].
 
-    Every window holds at least one pixel. The first maximum in row-major order wins; a NaN wins over everything. With `use_labels`, position p of a window counts with the
-    value at position labels[n, ho, wo, p], int32 (see `nplrp.kernels.ties`).
+    Every window holds at least one pixel. The first maximum in row-major order wins; a NaN wins over everything. With `use_labels`,
+    position p of a window counts with the value at position labels[n, ho, wo, p], int32 (see `nplrp.kernels.ties`).
     """
     geometry = _geometry(x, z, kh, kw, sh, sw, top, left)
     _max_forward(_few(nt, x), _flat(x), geometry, _flat(z), _flat(winner), _flat(labels), bool(use_labels))

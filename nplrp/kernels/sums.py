@@ -79,10 +79,10 @@ def _chunk_sum(x, y, kind, part):
         lanes = min(LANES, x.size - begin)
         if kind == _PLAIN:
             for i in range(lanes):
-                total[i], error[i] = _add(total[i], error[i], np.float64(x[begin + i]))
+                total[i], error[i] = add_exactly(total[i], error[i], np.float64(x[begin + i]))
         elif kind == _ABSOLUTE:
             for i in range(lanes):
-                total[i], error[i] = _add(total[i], error[i], np.float64(abs(x[begin + i])))
+                total[i], error[i] = add_exactly(total[i], error[i], np.float64(abs(x[begin + i])))
         else:
             for i in range(lanes):
                 a, b = np.float64(x[begin + i]), np.float64(y[begin + i])
@@ -90,14 +90,14 @@ def _chunk_sum(x, y, kind, part):
                 rest = fma(a, b, -product)
                 if kind == _ABSOLUTE_PRODUCT and product < 0:
                     product, rest = -product, -rest
-                total[i], error[i] = _add(total[i], error[i] + rest, product)
+                total[i], error[i] = add_exactly(total[i], error[i] + rest, product)
     for i in range(1, LANES):
-        total[0], error[0] = _add(total[0], error[0] + error[i], total[i])
+        total[0], error[0] = add_exactly(total[0], error[0] + error[i], total[i])
     part[0], part[1] = total[0], error[0]
 
 
 @kernel
-def _add(total, error, term):
+def add_exactly(total, error, term):
     """Add a term to a sum and the exact rounding error to its error (Knuth's TwoSum)."""
     new = total + term
     back = new - total
@@ -109,5 +109,5 @@ def _combine(parts, out):
     for r in range(parts.shape[0]):
         total, error = 0.0, 0.0
         for q in range(parts.shape[1]):
-            total, error = _add(total, error + parts[r, q, 1], parts[r, q, 0])
+            total, error = add_exactly(total, error + parts[r, q, 1], parts[r, q, 0])
         out[r] = total + error if np.isfinite(total) else total
