@@ -37,8 +37,8 @@ def exp_of_difference(x, top):
     p = 0.0
     for c in _COEFFICIENTS:
         p = fma(p, r, c)
-    # exp(r + tail) = 1 + r + (r^2 p + tail), the large terms last
-    return math.ldexp(1.0 + (r + fma(r * r, p, tail)), int(k))
+    # exp(r + tail) = 1 + r + (r^2 p + tail exp(r)), the large terms last
+    return math.ldexp(1.0 + (r + fma(r * r, p, tail * (1.0 + r + r * r * p))), int(k))
 
 
 @kernel
