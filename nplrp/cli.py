@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ OK, BAD_INPUT, INTERRUPTED = 0, 2, 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     arguments = make_parser().parse_args(argv)
+    _listen()
     try:
         arguments.run(arguments)
         sys.stdout.flush()
@@ -215,6 +217,16 @@ def run_fetch(arguments: argparse.Namespace) -> None:
     from nplrp.fetch import fetch
 
     print(fetch(arguments.model))
+
+
+def _listen() -> None:
+    """Print what the package has to say, such as that kernels are being compiled, on stderr."""
+    logger = logging.getLogger("nplrp")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("nplrp: %(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
 
 
 def _model(weights: str | None) -> Model:

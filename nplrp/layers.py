@@ -6,28 +6,29 @@ Arrays are NHWC or (n, c), C-contiguous, all of the plan's dtype.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nplrp.model import size_of
-from nplrp.rules import AS_IS, NOTHING, Clamp, Part, Rule
+from nplrp.rules import AS_IS, NOTHING, Change, Clamp, Part, Rule
 
 if TYPE_CHECKING:
     from nplrp.kernels.conv import Geometry, Packed, Workspace
     from nplrp.step import Step
 
 
-def forward(step: Step, inputs: Sequence[np.ndarray], weights: Sequence[Clamp], bias: Clamp, relu: bool = False) -> np.ndarray:
+def forward(step: Step, inputs: Sequence[np.ndarray], weights: Sequence[Change], bias: Change, relu: bool = False) -> np.ndarray:
     """Apply a linear step: z = sum over terms of (input times changed weight), plus the changed bias.
 
     Parameters
     ----------
     step : Step
         Of kind conv, dense, scale, avgpool, or maxpool, which has one term and neither weights nor bias.
-    inputs, weights : one array [n, *input_shape] and one `Clamp` for each term
-    bias : Clamp
+    inputs, weights : one array [n, *input_shape] and one `Change` for each term
+    bias : Change
     relu : bool
         Clamp the result at 0.
 
@@ -38,25 +39,35 @@ def forward(step: Step, inputs: Sequence[np.ndarray], weights: Sequence[Clamp], 
     if step.kind == "maxpool":
         return choose(step, inputs[0])[0]
     z = np.empty((len(inputs[0]), *step.output_shape), inputs[0].dtype)
-    b = changed_bias(step, bias)
+    b = changed_bias(step, bias).astype(z.dtype, copy=False)
     from nplrp.kernels import conv, dense, elementwise, pool
 
     nt = threads()
     if step.kind == "conv":
         second = inputs[1] if len(inputs) > 1 else None
-        conv.conv_forward(inputs[0], _packed(step, tuple(weights), False), b, relu, z, x2=second, threads=nt)
+        packed = _packed(step, tuple(weights[:2]), False)
+        conv.conv_forward(inputs[0], packed, b, relu and len(inputs) < 3, z, x2=second, threads=nt)
+        for a, change in zip(inputs[2:], weights[2:], strict=True):
+            term = np.empty_like(z)
+            conv.conv_forward(a, _packed(step, (change,), False), np.zeros_like(b), False, term, threads=nt)
+            z += term
+        if relu and len(inputs) > 2:
+            elementwise.relu(z, z, nt)
         return z
     for t, (a, change) in enumerate(zip(inputs, weights, strict=True)):
         if step.kind == "dense":
-            dense.dense_forward(a, step.weight, *change, z, t > 0, nt)
+            if change == "ones":
+                term = np.broadcast_to(a.sum(axis=1, keepdims=True), z.shape)
+                z[...] = z + term if t > 0 else term
+            else:
+                dense.dense_forward(a, *_dense_weight(step, change), z, t > 0, nt)
             continue
+        term = z if t == 0 else np.empty_like(z)
         if step.kind == "avgpool":
-            term = z if t == 0 else np.empty_like(z)
             pool.avg_forward(a, *_window(step), _image(term, step), nt)
-            if change.positive != 1:
-                elementwise.affine(term, np.full_like(b, change.positive), np.zeros_like(b), term, nt)
+            if _scale(change) != 1:
+                elementwise.affine(term, np.full_like(b, _scale(change)), np.zeros_like(b), term, nt)
         else:
-            term = z if t == 0 else np.empty_like(z)
             elementwise.affine(a, change_weight(step.weight, change), np.zeros_like(b), term, nt)
         if t > 0:
             z += term
@@ -91,6 +102,7 @@ def forward_beside(step: Step, a: np.ndarray, part: Part | None, workspace: Work
         return z, None
     beside = np.empty_like(z)
     b, change = changed_bias(step, part.bias), part.terms[0].weight
+    assert isinstance(change, Clamp)
     if step.kind == "conv":
         first, second = _packed(step, (AS_IS,), False), _packed(step, (change,), False)
         conv.conv_forward(a, first, step.bias, relu, z, packed2=second, bias2=b, out2=beside, threads=nt, workspace=workspace)
@@ -143,16 +155,16 @@ def route(step: Step, R: np.ndarray, winner: np.ndarray, divide_by: tuple[np.nda
     return c if divide_by is None else divide(c, *divide_by)
 
 
-def transpose(step: Step, s: np.ndarray, weights: Sequence[Clamp], winner: np.ndarray | None = None) -> list[np.ndarray]:
+def transpose(step: Step, s: np.ndarray, weights: Sequence[Change], winner: np.ndarray | None = None) -> list[np.ndarray]:
     """Apply the transpose of a linear step, for each term: c = s times changed weight, transposed.
 
     Parameters
     ----------
     step : Step
     s : ndarray [n, *output_shape]
-    weights : one `Clamp` for each term
-    winner : ndarray [n, ho, wo, c]
-        Of a max-pool: which place of each window gave the maximum (see `choose`).
+    weights : one `Change` for each term
+    winner : ndarray [n, ho, wo, c] of int, or [n, ho, wo, c, height * width] of float
+        Of a max-pool: which place of each window gave the maximum (see `choose`), or each place's share (see `share_ties`).
 
     Returns
     -------
@@ -164,16 +176,20 @@ def transpose(step: Step, s: np.ndarray, weights: Sequence[Clamp], winner: np.nd
     carried = []
     for change in weights:
         c = np.empty((len(s), *step.input_shape), s.dtype)
-        if step.kind == "maxpool":
+        if step.kind == "maxpool" and winner is not None and winner.dtype.kind == "f":
+            _transpose_shares(step, _image(s, step), winner, c)
+        elif step.kind == "maxpool":
             pool.max_transpose(_image(s, step), winner, *_window(step), c, nt)
         elif step.kind == "conv":
             conv.conv_transpose(s, _packed(step, (change,), True), c, threads=nt)
+        elif step.kind == "dense" and change == "ones":
+            c[...] = s.sum(axis=1, keepdims=True)
         elif step.kind == "dense":
-            dense.dense_transpose(s, step.weight, *change, c, False, nt)
+            dense.dense_transpose(s, *_dense_weight(step, change), c, False, nt)
         elif step.kind == "avgpool":
             pool.avg_transpose(_image(s, step), *_window(step), c, nt)
-            if change.positive != 1:
-                c *= c.dtype.type(change.positive)
+            if _scale(change) != 1:
+                c *= c.dtype.type(_scale(change))
         else:
             g = change_weight(step.weight, change)
             elementwise.affine(s, g, np.zeros_like(g), c, nt)
@@ -246,6 +262,61 @@ def choose(step: Step, a: np.ndarray, labels: np.ndarray | None = None) -> tuple
     return z, winner
 
 
+def share_ties(step: Step, a: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
+    """Return each place's share of every window's maximum: 1 / n at each of its n places, [n, ho, wo, c, height * width].
+
+    Parameters
+    ----------
+    step : Step
+    a : ndarray [n, *input_shape]
+    labels : ndarray or None
+        Structural ties, from `tie_labels`: such places count as equal.
+    """
+    taps = np.stack([tap for _, _, tap in _taps(step, a)], axis=-1)
+    if labels is not None:
+        taps = np.take_along_axis(taps, np.broadcast_to(labels[:, :, :, None, :], taps.shape).astype(np.intp), axis=-1)
+    won: np.ndarray = (taps == taps.max(axis=-1, keepdims=True)).astype(a.dtype)
+    won /= won.sum(axis=-1, keepdims=True)
+    return won
+
+
+def _transpose_shares(step: Step, s: np.ndarray, shares: np.ndarray, c: np.ndarray) -> None:
+    """Write to c the sum over windows of s times each place's share."""
+    c[...] = 0
+    places = np.arange(c[..., 0].size).reshape(c.shape[:-1])
+    for p, (rows, columns, _) in enumerate(_taps(step, c)):
+        inside = (rows >= 0)[:, None] & (columns >= 0)[None, :]
+        at = places[:, np.maximum(rows, 0)[:, None], np.maximum(columns, 0)[None, :]][:, inside]
+        c.reshape(-1, c.shape[-1])[at.reshape(-1)] += (s * shares[..., p])[:, inside].reshape(-1, c.shape[-1])
+
+
+def _taps(step: Step, a: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Return for each place of a pool's window its row and column in the image, by window (-1 outside), and a there (-inf outside)."""
+    height, width, down, right, top, left = _window(step)
+    rows, columns = step.window.output_size(*step.input_shape[:2])  # type: ignore[union-attr]
+    found = []
+    for i in range(height):
+        for j in range(width):
+            y, x = np.arange(rows) * down + i - top, np.arange(columns) * right + j - left
+            y[(y >= a.shape[1])], x[(x >= a.shape[2])] = -1, -1
+            tap = a[:, np.maximum(y, 0)[:, None], np.maximum(x, 0)[None, :]]
+            outside = (y < 0)[:, None] | (x < 0)[None, :]
+            tap[:, outside] = -np.inf
+            found.append((np.maximum(y, -1), np.maximum(x, -1), tap))
+    return found
+
+
+def linear_step(step: Step, rule: Rule) -> Step:
+    """Return what a rule makes of a max-pool: an average pool, for the rules that don't ask who won; else the step itself."""
+    if step.kind != "maxpool" or rule.name not in ("average", "flat"):
+        return step
+    if "average" not in step.prepared:
+        zeros = np.zeros(step.input_shape[-1])
+        step.prepared["average"] = dataclasses.replace(step, kind="avgpool", bias=zeros, prepared={})
+    average: Step = step.prepared["average"]
+    return average
+
+
 def reshape(step: Step, a: np.ndarray) -> np.ndarray:
     """Apply a step that only moves or pads numbers: [n, *input_shape] -> [n, *output_shape]."""
     if step.kind == "pad" and step.pads is not None:
@@ -283,38 +354,86 @@ def softmax(z: np.ndarray) -> np.ndarray:
     return p
 
 
-def changed_input(a: np.ndarray, change: str) -> np.ndarray:
-    """Return the input that a term works on: the activation, a part of it, or ones."""
+def changed_inputs(a: np.ndarray, rule: Rule, part: Part) -> list[np.ndarray]:
+    """Return what each term of a part works on: the activation a [n, *input_shape], a part of it, ones, or an end of the rule's box."""
+    return [_changed_input(a, rule, term.input) for term in part.terms]
+
+
+def _changed_input(a: np.ndarray, rule: Rule, change: str) -> np.ndarray:
     from nplrp.kernels import elementwise
 
     if change == "a":
         return a
     if change == "1":
         return np.ones_like(a)
+    if change in ("low", "high"):
+        return np.ascontiguousarray(np.broadcast_to(np.asarray(getattr(rule, change), a.dtype), a.shape))
     part = np.empty_like(a)
     (elementwise.positive_part if change == "a+" else elementwise.negative_part)(a, part, threads())
     return part
 
 
-def change_weight(w: np.ndarray | None, change: Clamp) -> np.ndarray:
-    """Return positive * max(w, 0) + negative * min(w, 0)."""
+def relevance_of_units(R: np.ndarray, step: Step, a: np.ndarray, units: str, y: np.ndarray | None = None) -> np.ndarray:
+    """Return the relevance that a part of a rule carries: R where z, or y, has the part's sign, 0 elsewhere.
+
+    Parameters
+    ----------
+    R : ndarray [n, *output_shape]
+    step : Step
+    a : ndarray [n, *input_shape]
+        The step's input.
+    units : str
+        One of `nplrp.rules.UNITS`.
+    y : ndarray [n, *output_shape] or None
+        What follows the step's activation, if it is at hand.
+    """
+    if not units:
+        return R
+    positive = units.endswith(">0")
+    if units == "y<0" and step.activation == "relu":
+        return np.zeros_like(R)
+    known = y is not None and (step.activation == "linear" or (step.activation == "relu" and positive))
+    signs = y if known and y is not None else forward(step, [a], [AS_IS], AS_IS)
+    return np.where((signs > 0) if positive else (signs < 0), R.reshape(signs.shape), R.dtype.type(0))
+
+
+def change_weight(w: np.ndarray | None, change: Change) -> np.ndarray:
+    """Return positive * max(w, 0) + negative * min(w, 0), or w^2, or ones."""
     assert w is not None
     if change == AS_IS:
         return w
+    if isinstance(change, str):
+        return w * w if change == "square" else np.ones_like(w)
     return w.dtype.type(change.positive) * np.maximum(w, 0) + w.dtype.type(change.negative) * np.minimum(w, 0)
 
 
-def changed_bias(step: Step, change: Clamp) -> np.ndarray:
+def changed_bias(step: Step, change: Change) -> np.ndarray:
     """Return a linear step's bias after a change; zeros for `NOTHING`."""
     return np.zeros_like(step.bias) if change == NOTHING else change_weight(step.bias, change)
+
+
+def _dense_weight(step: Step, change: Change) -> tuple[np.ndarray, float, float]:
+    """Return a matrix and a clamp that make a dense layer's changed weights; the matrix is prepared once if the clamp isn't enough."""
+    assert step.weight is not None
+    if isinstance(change, Clamp):
+        return step.weight, *change
+    if change not in step.prepared:
+        step.prepared[change] = change_weight(step.weight, change)
+    return step.prepared[change], *AS_IS
+
+
+def _scale(change: Change) -> float:
+    """Return what a change does to the weights of an average pool, which are positive and all alike."""
+    return change.positive if isinstance(change, Clamp) else 1.0
 
 
 def divide(R: np.ndarray, z: np.ndarray, rule: Rule, weight: float = 1.0) -> np.ndarray:
     """Return s = weight * R / stabilise(z), 0 where the rule's stabiliser drops a unit."""
     from nplrp.kernels import elementwise
 
-    s = np.empty_like(z)
-    elementwise.stabilise_divide(R.reshape(z.shape), z, stabiliser_code(rule), rule.epsilon, weight, s, threads())
+    s, R = np.empty_like(z), R.reshape(z.shape)
+    for images, kind, epsilon in _stabilisers(z, rule):
+        elementwise.stabilise_divide(R[images], z[images], kind, epsilon, weight, s[images], threads())
     return s
 
 
@@ -323,17 +442,26 @@ def denominator(z: np.ndarray, rule: Rule) -> np.ndarray:
     from nplrp.kernels import elementwise
 
     d = np.empty_like(z)
-    elementwise.stabilise(z, stabiliser_code(rule), rule.epsilon, d, threads())
+    for images, kind, epsilon in _stabilisers(z, rule):
+        elementwise.stabilise(z[images], kind, epsilon, d[images], threads())
     return d
 
 
-def stabiliser_code(rule: Rule) -> int:
-    """Return the kernels' number for a rule's stabiliser; without an epsilon, a unit with z = 0 passes nothing on."""
+def _stabilisers(z: np.ndarray, rule: Rule) -> list[tuple[slice, int, float]]:
+    """Return (images, the kernels' number of a stabiliser, epsilon): one for all images, or one for each if it is relative to z."""
     from nplrp.kernels import elementwise
 
-    if rule.stabiliser == "sign" and rule.epsilon == 0:
-        return elementwise.NONE_DROP
-    return {"plus": elementwise.PLUS, "sign": elementwise.SIGN}[rule.stabiliser]
+    rule = rule.resolved()
+    name, epsilon = rule.stabiliser or "sign", rule.epsilon or 0.0
+    if name == "sign" and epsilon == 0:  # without an epsilon, a unit with z = 0 passes nothing on
+        name = "drop"
+    if not name.startswith("rms"):
+        kinds = {"zero": "ZERO_REPLACE", "sign_skip": "SIGN_ZERO_SKIP", "sign_drop": "SIGN_ZERO_DROP", "drop": "NONE_DROP"}
+        return [(slice(None), getattr(elementwise, kinds.get(name, name.upper())), epsilon)]
+    kind = {"rms": elementwise.PLUS, "rms_sign": elementwise.SIGN, "rms_clip": elementwise.CLIP}[name]
+    shift = 1e-9 if name == "rms" else 0.0
+    roots = np.sqrt(np.mean(np.square(z, dtype=np.float64).reshape(len(z), -1), axis=1)) if z.size else np.zeros(len(z))
+    return [(slice(i, i + 1), kind, shift + epsilon * float(root)) for i, root in enumerate(roots)]
 
 
 def multiply(inputs: Sequence[np.ndarray], carried: Sequence[np.ndarray], R: np.ndarray | None = None) -> np.ndarray:
@@ -356,7 +484,7 @@ def first_nonfinite(x: np.ndarray) -> tuple[int, ...] | None:
 
     if not x.size:
         return None
-    i = elementwise.first_nonfinite(np.ascontiguousarray(x), threads())
+    i = elementwise.first_nonfinite(np.require(x, requirements=["C", "A"]), threads())
     return None if i < 0 else tuple(int(k) for k in np.unravel_index(i, x.shape))
 
 
@@ -391,7 +519,7 @@ def _algorithm(step: Step, dtype: np.dtype) -> str:
     return "direct" if step.algorithm == "direct" else conv.algorithm(_geometry(step), dtype)
 
 
-def _packed(step: Step, changes: tuple[Clamp, ...], transposed: bool) -> Packed:
+def _packed(step: Step, changes: tuple[Change, ...], transposed: bool) -> Packed:
     """Return a convolution's weights as the kernels want them, prepared once for each change."""
     from nplrp.kernels import conv
 
@@ -399,7 +527,9 @@ def _packed(step: Step, changes: tuple[Clamp, ...], transposed: bool) -> Packed:
     if key not in step.prepared:
         assert step.weight is not None
         algorithm = _algorithm(step, step.weight.dtype)
-        step.prepared[key] = conv.pack(step.weight, _geometry(step), transposed, changes, algorithm=algorithm, threads=threads())
+        clamps = [change if isinstance(change, Clamp) else AS_IS for change in changes]
+        weight = step.weight if all(isinstance(change, Clamp) for change in changes) else change_weight(step.weight, changes[0])
+        step.prepared[key] = conv.pack(weight, _geometry(step), transposed, clamps, algorithm=algorithm, threads=threads())
     packed: Packed = step.prepared[key]
     return packed
 

@@ -8,7 +8,7 @@ exact it stays a linear step of its own, "scale". A merged batch norm passes rel
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from nplrp import layers
 from nplrp.composites import PASSED, Composite, composite_named
+from nplrp.dialects import Dialect, dialect_named
 from nplrp.errors import ModelError, NumericsError, RuleError
 from nplrp.model import Layer, Model, Window
 from nplrp.rules import Part, Rule
@@ -39,7 +40,9 @@ class Plan:
     rules : tuple of Rule
         One for each step.
     parts : tuple of tuple of Part
-        For each step what its rule runs: the rule's parts, without the terms that vanish because the step's input can't be negative.
+        For each step what its rule runs: the rule's parts, without the terms that vanish because the step's input can't be negative, and
+        without parts for units that get no relevance.
+    dialect : Dialect
     """
 
     model: Model
@@ -49,29 +52,48 @@ class Plan:
     steps: tuple[Step, ...]
     rules: tuple[Rule, ...]
     parts: tuple[tuple[Part, ...], ...]
+    dialect: Dialect
+
+    @property
+    def start(self) -> str:
+        """What the pass begins with, unless it is told otherwise."""
+        return self.composite.start or self.dialect.start
 
     def __str__(self) -> str:
-        rows = [("layer", "kind", "rule")] + [(step.name, step.kind, str(rule)) for step, rule in zip(self.steps, self.rules, strict=True)]
+        rules = [str(rule) + ("" if self.dialect.knows(rule) else f"  (as in nplrp: {self.dialect.name} has none)") for rule in self.rules]
+        if self.composite.gradient:
+            rules = [self.composite.gradient] * len(self.steps)
+        rows = [("layer", "kind", "rule")] + [(step.name, step.kind, rule) for step, rule in zip(self.steps, rules, strict=True)]
         first, second = (max(len(row[i]) for row in rows) for i in (0, 1))
         lines = [f"{a:<{first}}  {b:<{second}}  {c}" for a, b, c in rows]
-        return "\n".join([f"{self.composite.name} on {self.model.name}, {self.dtype}, start {self.composite.start}", *lines])
+        head = f"{self.composite.name} on {self.model.name}, {self.dtype}, start {self.start}, dialect {self.dialect.name}"
+        return "\n".join([head, *lines])
 
 
-def make_plan(model: Model, composite: str | Composite = "notebook", dtype: Any = "float32", algorithm: str = "auto") -> Plan:
+def make_plan(
+    model: Model,
+    composite: str | Composite | Mapping[str, Any] = "notebook",
+    dtype: Any = "float32",
+    algorithm: str = "auto",
+    dialect: str | Dialect | None = None,
+) -> Plan:
     """Choose a rule for each layer of a model and prepare its weights.
 
     Parameters
     ----------
     model : Model
-    composite : str or Composite
+    composite : str, Composite or mapping
+        A name, a name with parameters, a TOML file, or your own (see `nplrp.composites.composite_named`).
     dtype : "float32" or "float64"
     algorithm : "auto" or "direct"
         ``"direct"``: every convolution by its definition, also where a faster algorithm would run.
+    dialect : str, Dialect or None
+        Whose switches to set (see `nplrp.dialects`); None is the composite's own.
 
     Raises
     ------
     RuleError
-        If the composite, dtype or algorithm is unknown, or a rule doesn't fit a layer.
+        If the composite, dialect, dtype or algorithm is unknown, or a rule doesn't fit a layer.
     ModelError
         If the layers can't be explained as a chain.
     NumericsError
@@ -81,15 +103,91 @@ def make_plan(model: Model, composite: str | Composite = "notebook", dtype: Any 
     dtype = check_dtype(dtype)
     if algorithm not in ALGORITHMS:
         raise RuleError(f"there is no algorithm {algorithm!r}; expected one of {', '.join(ALGORITHMS)}")
-    key = ("plan", composite, dtype.name, algorithm)
+    if dialect is not None:
+        dialect = dialect_named(dialect)
+        composite = dataclasses.replace(composite, start=None)  # a dialect that is asked for brings its start with it
+    else:
+        dialect = dialect_named(composite.dialect)
+    key = ("plan", composite, dialect, dtype.name, algorithm)
     if key not in model._cache:
         steps = make_steps(model, dtype, algorithm, merge=True)
-        rules = tuple(composite.rule_for(step.kind, step.name) for step in steps)
-        signs = _nonnegative_inputs(steps)
-        parts = tuple(without_vanishing_terms(rule.parts) if sign else rule.parts for rule, sign in zip(rules, signs, strict=True))
-        model._cache[key] = Plan(model, composite, dtype, algorithm, steps, rules, parts)
+        rules = _rules(model, steps, composite, dialect)
+        model._cache[key] = Plan(model, composite, dtype, algorithm, steps, rules, parts_below(steps, rules, len(steps)), dialect)
     plan: Plan = model._cache[key]
     return plan
+
+
+def _rules(model: Model, steps: Sequence[Step], composite: Composite, dialect: Dialect) -> tuple[Rule, ...]:
+    """Return every step's rule with all its switches and constants set."""
+    if composite.gradient:
+        return (Rule("pass"),) * len(steps)
+    kinds = [(step.name, "input" if layer.kind == "input" else step.kind) for step, layer in zip(steps, model.layers, strict=True)]
+    rules = [dialect.resolve(rule, step.kind) for rule, step in zip(composite.choose(kinds), steps, strict=True)]
+    return tuple(_with_box(rule, step, model) if rule.name == "zbox" else rule for rule, step in zip(rules, steps, strict=True))
+
+
+def _with_box(rule: Rule, step: Step, model: Model) -> Rule:
+    """Return a zB rule with the ends of its box: those given, else those of the model's pixels (the widest where channels are others).
+
+    Raises
+    ------
+    RuleError
+        If given ends don't fit the layer's channels.
+    """
+    if rule.low is None or rule.high is None:
+        low, high = pixel_bounds(model.preprocessing.mode)
+        if len(low) != step.input_shape[-1] or step.input_shape != model.input_shape:
+            low, high = (min(low),), (max(high),)
+        return dataclasses.replace(rule, low=low if len(low) > 1 else low[0], high=high if len(high) > 1 else high[0])
+    for end in ("low", "high"):
+        value = getattr(rule, end)
+        if isinstance(value, tuple) and len(value) not in (1, step.input_shape[-1]):
+            raise RuleError(
+                f"rule {rule} doesn't fit layer {step.name!r}: {end} has {len(value)} numbers, expected one for each of its "
+                f"{step.input_shape[-1]} input channels, or one for all"
+            )
+    return rule
+
+
+def pixel_bounds(mode: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the least and the largest value that a pixel has after preprocessing, channel by channel in the tensor's order.
+
+    Examples
+    --------
+    >>> pixel_bounds("caffe")
+    ((-103.939, -116.779, -123.68), (151.061, 138.221, 131.32))
+    """
+    mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    if mode == "caffe":
+        shift = (103.939, 116.779, 123.68)
+        return tuple(-v for v in shift), tuple(255 - v for v in shift)
+    if mode == "torch":
+        return tuple(-m / d for m, d in zip(mean, deviation, strict=True)), tuple((1 - m) / d for m, d in zip(mean, deviation, strict=True))
+    low, high = {"tf": (-1.0, 1.0), "unit": (0.0, 1.0)}.get(mode, (0.0, 255.0))
+    return (low,) * 3, (high,) * 3
+
+
+def parts_below(steps: Sequence[Step], rules: Sequence[Rule], top: int) -> tuple[tuple[Part, ...], ...]:
+    """Return what each step's rule runs when relevance is given at the output of step `top` - 1.
+
+    Dropped are terms with negative inputs where the step's input can't be negative, and parts for units with z < 0 where a ReLU follows
+    and the rule above multiplies with its output, so that such units have no relevance. Neither changes a bit.
+    """
+    signs = _nonnegative_inputs(steps)
+    full = [without_vanishing_terms(rule.parts) if sign else rule.parts for rule, sign in zip(rules, signs, strict=True)]
+    return tuple(
+        tuple(p for p in parts if not (p.units.endswith("<0") and step.activation == "relu" and _dead_get_nothing(steps, rules, i, top)))
+        for i, (step, parts) in enumerate(zip(steps, full, strict=True))
+    )
+
+
+def _dead_get_nothing(steps: Sequence[Step], rules: Sequence[Rule], i: int, top: int) -> bool:
+    """Tell whether the relevance of step i's output has a factor a from the rule above, so that it is 0 where a is."""
+    for rule in rules[i + 1 : top]:
+        if rule.name in ("pass", "winner", "winner_ties"):
+            continue
+        return all(term.input in ("a", "a+", "a-") for part in rule.parts for term in part.terms)
+    return False
 
 
 def _nonnegative_inputs(steps: Sequence[Step]) -> list[bool]:
@@ -167,7 +265,7 @@ def check_weights(model: Model) -> None:
 
 
 def _cast(array: np.ndarray | None, dtype: np.dtype) -> np.ndarray | None:
-    return None if array is None else np.ascontiguousarray(array, dtype=dtype)
+    return None if array is None else np.require(array, dtype=dtype, requirements=["C", "A"])  # a file may hold it unaligned
 
 
 _KINDS = {

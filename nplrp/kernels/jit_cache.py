@@ -9,6 +9,7 @@ function and its argument types. It carries its own digest; whatever can't be re
 import contextlib
 import functools
 import hashlib
+import logging
 import os
 import pickle
 import re
@@ -51,6 +52,13 @@ def _writable(directory):
     except OSError:
         return False
     return True
+
+
+@functools.cache
+def _announce():
+    """Tell whoever listens, once in a process, that time goes into compiling."""
+    kept = "kept for the next time" if cache_directory() else "no folder can be written to keep them: set NUMBA_CACHE_DIR to one"
+    logging.getLogger(__name__).info("compiling kernels for this CPU, which takes some seconds (%s)", kept)
 
 
 @functools.cache
@@ -98,16 +106,18 @@ class KernelCache(_Cache):
     def load_overload(self, sig, target_context):
         """Return the compiled function, or None."""
         if not self._enabled or cache_directory() is None:
+            _announce()
             return None
         target_context.refresh()
         try:
             content = self._path(sig, target_context.codegen()).read_bytes()
             payload = content[_DIGEST_BYTES:]
-            if hashlib.sha256(payload).digest() != content[:_DIGEST_BYTES]:
-                return None
-            return CompileResult._rebuild(target_context, *pickle.loads(payload))
+            if hashlib.sha256(payload).digest() == content[:_DIGEST_BYTES]:
+                return CompileResult._rebuild(target_context, *pickle.loads(payload))
         except Exception:  # a damaged entry is no reason to fail: the kernel is compiled instead
-            return None
+            pass
+        _announce()
+        return None
 
     def save_overload(self, sig, data):
         """Write the compiled function, if that is possible."""
