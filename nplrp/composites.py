@@ -1,14 +1,72 @@
-"""Composites: which rule runs on which kind of layer, and what the top of the network starts with."""
+"""Composites: which rule runs on which layer, and what the top of the network starts with.
+
+The presets bear their owners' names and run in their owners' dialects (`nplrp.dialects`) unless another one is asked for.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import fnmatch
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from nplrp.errors import RuleError
-from nplrp.rules import Rule
+from nplrp.rules import RULES, SWITCHES, Rule, parse_call
 
-#: What the last layer starts with, before `target` picks units.
-STARTS = ("softmax", "logit")
+#: What the last layer starts with (`nplrp.targets.start_relevance`).
+STARTS = ("one", "logit", "softmax", "all", "relu_logit", "contrastive")
+
+#: How the gradient family treats ReLUs (`nplrp.gradients`).
+GRADIENTS = ("gradient", "input_t_gradient", "guided_backprop", "deconvnet")
+
+PASS = Rule("pass")
+PASSED = ("reshape", "pad", "identity")
+LINEAR = ("conv", "dense", "scale", "avgpool")
+WEIGHTED = ("conv", "dense", "scale")
+POOL = ("maxpool",)
+POOLS = ("maxpool", "avgpool")
+KINDS = (*LINEAR, *POOL)
+
+
+@dataclass(frozen=True)
+class Select:
+    """Which layers a row of a composite is for: those that meet every condition given.
+
+    Attributes
+    ----------
+    kinds : tuple of str
+        ``conv``, ``dense``, ``scale``, ``avgpool``, ``maxpool``; empty for any.
+    names : tuple of str
+        Names or patterns (``"block[12]_*"``); empty for any.
+    range : (int or None, int or None)
+        Start and stop, as of a Python slice, among the layers that meet the other conditions: (0, 1) is the first, (-1, None) the last.
+    """
+
+    kinds: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    range: tuple[int | None, int | None] = (None, None)
+
+    def __post_init__(self) -> None:
+        for kind in self.kinds:
+            if kind not in (*KINDS, *PASSED):
+                raise RuleError(f"there is no kind of layer {kind!r}; expected {', '.join(KINDS)}")
+        if len(self.range) != 2 or not all(end is None or (isinstance(end, int) and not isinstance(end, bool)) for end in self.range):
+            raise RuleError(f"a range of layers is a pair (start, stop) of whole numbers or None, not {self.range!r}")
+
+    def choose(self, layers: Sequence[tuple[str, str]]) -> set[int]:
+        """Return the places of the chosen layers among (name, kind)."""
+        found = [
+            i
+            for i, (name, kind) in enumerate(layers)
+            if (kind in self.kinds if self.kinds else kind in KINDS)
+            and (not self.names or any(fnmatch.fnmatchcase(name, pattern) for pattern in self.names))
+        ]
+        return set(found[slice(*self.range)])
+
+
+FIRST = (0, 1)
 
 
 @dataclass(frozen=True)
@@ -18,71 +76,285 @@ class Composite:
     Attributes
     ----------
     name : str
-    rows : tuple of (kinds, Rule)
-        The first row whose kinds hold the layer's kind gives its rule. Layers that only reshape always pass relevance on.
-    start : str
-        ``"softmax"``: the softmax vector, all of it unless a target is given; ``"logit"``: the target's logit, by default the largest.
+    rows : tuple of (Select or tuple of kinds, Rule or None)
+        The first row that chooses a layer gives its rule; None is the dialect's own rule for pools. Layers that only reshape always pass
+        relevance on.
+    start : str or None
+        What the pass begins with, one of `STARTS`; None is the dialect's.
     source : str
         Where the composite comes from.
+    dialect : str
+        The dialect that it runs in unless one is asked for.
+    gradient : str
+        One of `GRADIENTS`, for composites that are no LRP; they have no rows.
     """
 
     name: str
-    rows: tuple[tuple[tuple[str, ...], Rule], ...]
-    start: str
-    source: str
+    rows: tuple[tuple[Select | tuple[str, ...], Rule | None], ...]
+    start: str | None = None
+    source: str = ""
+    dialect: str = "nplrp"
+    gradient: str = ""
 
-    def rule_for(self, kind: str, layer: str) -> Rule:
-        """Return the rule for a layer.
+    def __post_init__(self) -> None:
+        if self.start is not None and self.start not in STARTS:
+            raise RuleError(f"composite {self.name!r}: there is no start {self.start!r}; expected one of {', '.join(STARTS)}")
+
+    def choose(self, layers: Sequence[tuple[str, str]]) -> tuple[Rule | None, ...]:
+        """Return the rule of each layer, given as (name, kind of step or "input"); None where the dialect decides.
 
         Raises
         ------
         RuleError
-            If no row fits, or the row's rule isn't defined for this kind; the message names the layer.
+            If no row chooses a layer, or the row's rule isn't defined for its kind; the message names the layer.
         """
-        if kind in PASSED:
-            return PASS
-        for kinds, rule in self.rows:
-            if kind in kinds:
-                if kind not in rule.fits:
-                    raise RuleError(
-                        f"composite {self.name!r}: rule {rule} doesn't fit layer {layer!r} of kind {kind!r}; it fits {', '.join(rule.fits)}"
-                    )
-                return rule
-        raise RuleError(f"composite {self.name!r} has no rule for layer {layer!r} of kind {kind!r}; add a row for {kind!r}")
+        chosen = [((select if isinstance(select, Select) else Select(select)).choose(layers), rule) for select, rule in self.rows]
+        rules: list[Rule | None] = []
+        for i, (name, kind) in enumerate(layers):
+            if kind in (*PASSED, "input"):
+                rules.append(PASS)
+                continue
+            fitting = [rule for places, rule in chosen if i in places]
+            if not fitting:
+                raise RuleError(f"composite {self.name!r} has no rule for layer {name!r} of kind {kind!r}; add a row for {kind!r}")
+            rule = fitting[0]
+            if kind not in (POOLS if rule is None else rule.fits):
+                what = "the dialect's rule" if rule is None else f"rule {rule}"
+                fits = ", ".join(POOLS if rule is None else rule.fits)
+                raise RuleError(f"composite {self.name!r}: {what} doesn't fit layer {name!r} of kind {kind!r}; it fits {fits}")
+            rules.append(rule)
+        return tuple(rules)
+
+    def with_parameters(self, **parameters: Any) -> Composite:
+        """Return the composite with parameters of its rules changed, in every rule that takes them.
+
+        ``epsilon`` goes to the rules called "epsilon" if there are any, as in Zennit, where the others have a stabiliser.
+
+        Raises
+        ------
+        RuleError
+            If no rule takes a parameter, or its value is out of range.
+        """
+        rules = {rule.name for _, rule in self.rows if rule is not None}
+        takers = {key: {name for name in rules if key in RULES[name].parameters} for key in parameters}
+        if "epsilon" in takers.get("epsilon", ()):
+            takers["epsilon"] = {"epsilon"}
+        for key, names in takers.items():
+            if not names:
+                raise RuleError(
+                    f"composite {self.name!r} has no rule that takes {key!r}; its rules are {', '.join(sorted(rules)) or 'none'}"
+                )
+
+        def change(rule: Rule | None) -> Rule | None:
+            if rule is None:
+                return None
+            given = {key: value for key, value in parameters.items() if rule.name in takers[key]}
+            if "alpha" in given or "beta" in given:  # the other one follows
+                given = {"alpha": None, "beta": None} | given
+            return dataclasses.replace(rule, **given)
+
+        settings = ", ".join(f"{key}={value}" for key, value in parameters.items())
+        rows = tuple((select, change(rule)) for select, rule in self.rows)
+        return dataclasses.replace(self, name=f"{self.name}({settings})" if settings else self.name, rows=rows)
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any]) -> Composite:
+        """Return a composite from plain values, as a TOML file holds them.
+
+        Parameters
+        ----------
+        table : mapping
+            ``name``, ``start``, ``dialect`` (each may be left out), ``base`` (a preset whose rows follow these), and ``rows``: a list of
+            tables with ``rule`` (such as ``"gamma(gamma=0.5)"``; ``"dialect"`` for pools) and any of ``kind``, ``name`` (a text or a list
+            of them), ``first``, ``last`` (true) and ``range`` ([start, stop]).
+
+        Raises
+        ------
+        RuleError
+            If a key or a value is wrong; the message names the row.
+        """
+        known = {"name", "start", "dialect", "base", "rows"}
+        _refuse_unknown(table, known, "a composite")
+        base = composite_named(str(table["base"])) if "base" in table else None
+        rows = tuple(_row(row, i) for i, row in enumerate(table.get("rows", ()), 1))
+        if not rows and base is None:
+            raise RuleError("a composite needs rows; give rows = [{kind = 'conv', rule = 'zplus'}, ...]")
+        return cls(
+            name=str(table.get("name", "custom")),
+            rows=rows + (base.rows if base else ()),
+            start=table.get("start", base.start if base else None),
+            source="given",
+            dialect=str(table.get("dialect", base.dialect if base else "nplrp")),
+        )
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Composite:
+        """Return a composite from a TOML file (see `from_dict`); without a name it takes the file's.
+
+        Raises
+        ------
+        RuleError
+            If the file can't be read or isn't a composite.
+        """
+        import tomllib
+
+        path = Path(path)
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise RuleError(f"{path}: can't be read as TOML: {error}") from None
+        try:
+            return cls.from_dict({"name": path.stem, **table})
+        except RuleError as error:
+            raise RuleError(f"{path}: {error}") from None
 
 
-PASS = Rule("pass")
-PASSED = PASS.fits
-LINEAR = ("conv", "dense", "scale", "avgpool")
-POOL = ("maxpool",)
+def _row(row: Any, number: int) -> tuple[Select, Rule | None]:
+    """Read one row of `Composite.from_dict`."""
+    try:
+        if not isinstance(row, Mapping) or "rule" not in row:
+            raise RuleError(f"expected a table with a rule, found {row!r}")
+        _refuse_unknown(row, {"rule", "kind", "name", "first", "last", "range"}, "a row")
+        spans = [key for key in ("first", "last", "range") if row.get(key)]
+        if len(spans) > 1:
+            raise RuleError(f"{' and '.join(spans)} exclude each other")
+        span = {"first": FIRST, "last": (-1, None), "range": row.get("range")}[spans[0]] if spans else (None, None)
+        if not isinstance(span, (tuple, list)):
+            raise RuleError(f"range is [start, stop], not {span!r}")
+        rule = None if row["rule"] == "dialect" else Rule.parse(str(row["rule"]))
+        kinds = _texts(row, "kind")
+        select = Select(kinds or (rule.fits if rule is not None else POOLS), _texts(row, "name"), tuple(span))
+        return select, rule
+    except RuleError as error:
+        raise RuleError(f"row {number}: {error}") from None
 
-COMPOSITES = {
+
+def _texts(row: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    value = row.get(key, ())
+    return (value,) if isinstance(value, str) else tuple(map(str, value))
+
+
+def _refuse_unknown(table: Mapping[str, Any], known: set[str], what: str) -> None:
+    unknown = sorted(set(table) - known)
+    if unknown:
+        raise RuleError(f"{what} has no {unknown[0]!r}; it has {', '.join(sorted(known))}")
+
+
+def _everywhere(
+    name: str, rule: Rule, source: str, dialect: str = "nplrp", start: str | None = None, avgpool: Rule | None = None
+) -> Composite:
+    """Return the composite that runs one rule on every layer with weights, and the dialect's on pools."""
+    return Composite(name, ((WEIGHTED, rule), (("avgpool",), avgpool), (POOL, None)), start, source, dialect)
+
+
+def _zennit(name: str, conv: Rule, first: tuple[Select, Rule] | None = None) -> Composite:
+    """Return one of Zennit's presets: an epsilon in dense layers, another rule in convolutions, perhaps a third in the first layer."""
+    rows = ((("conv",), conv), (("dense", "scale"), Rule("epsilon")), (POOLS, None))
+    return Composite(name, ((first,) if first else ()) + rows, None, "Zennit 0.5.1, composites.py", "zennit-0.5")
+
+
+def _innvestigate(name: str, conv: Rule, until: int = 0) -> Composite:
+    """Return one of iNNvestigate's presets; the first `until` layers with weights are flat."""
+    rows = ((("conv",), conv), (("dense", "scale"), Rule("epsilon", epsilon=0.1)), (POOLS, None))
+    flat = ((Select(WEIGHTED, range=(0, until)), Rule("flat")),) if until else ()
+    return Composite(f"lrp.sequential_preset_{name}", flat + rows, None, "iNNvestigate 2.1.2, relevance_analyzer.py", "innvestigate-2.1")
+
+
+def _lrp(name: str, rule: Rule) -> Composite:
+    return _everywhere(f"lrp.{name}", rule, "iNNvestigate 2.1.2, relevance_analyzer.py", "innvestigate-2.1")
+
+
+_FIRST_CONV, _FIRST_LINEAR = Select(("conv",), range=FIRST), Select(("conv", "dense"), range=FIRST)
+_BACH, _MONTAVON = "Bach et al. 2015", "Montavon et al. 2017 (Pattern Recognition 65)"
+_TAYLOR = ((WEIGHTED, Rule("zplus")), (("avgpool",), Rule("flat")), (POOL, None))
+_TAYLOR_SOURCE = "iNNvestigate 2.1.2, deeptaylor.py; Montavon et al. 2017"
+
+COMPOSITES: dict[str, Composite] = {
     composite.name: composite
     for composite in (
         Composite(
             name="notebook",
-            rows=(
-                (LINEAR, Rule("epsilon", epsilon=1e-7, stabiliser="plus")),
-                (POOL, Rule("winner_epsilon", epsilon=1e-7, stabiliser="plus")),
-            ),
+            rows=((LINEAR, Rule("epsilon")), (POOL, None)),
             start="softmax",
             source="the notebook's code: unsigned epsilon 1e-7, biases, winner-take-all pooling, start = softmax vector",
+            dialect="notebook",
         ),
         Composite(
             name="zplus",
-            rows=(
-                (LINEAR, Rule("zplus", epsilon=1e-7, stabiliser="plus")),
-                (POOL, Rule("winner")),
-            ),
-            start="logit",
+            rows=((LINEAR, Rule("zplus")), (POOL, None)),
             source="the w+ rule of the notebook's text, b+ in the denominator; Montavon et al. 2017, eq. 19",
         ),
+        # each rule's own name: that rule everywhere
+        _everywhere("zero", Rule("zero"), f"{_BACH}, eq. 56"),
+        _everywhere("epsilon", Rule("epsilon"), f"{_BACH}, eq. 58"),
+        _everywhere("gamma", Rule("gamma"), "Montavon et al. 2019; Andeol et al. 2021"),
+        _everywhere("alpha_beta", Rule("alpha_beta"), f"{_BACH}, eq. 60"),
+        _everywhere("alpha1_beta0", Rule("alpha_beta", alpha=1.0, beta=0.0), f"{_BACH}, eq. 60"),
+        _everywhere("wsquare", Rule("wsquare"), f"{_MONTAVON}, eq. 12"),
+        _everywhere("flat", Rule("flat"), "Lapuschkin et al. 2019"),
+        _everywhere("zbox", Rule("zbox"), f"{_MONTAVON}, eq. 15"),
+        # Zennit
+        _zennit("epsilon_gamma_box", Rule("gamma"), (_FIRST_CONV, Rule("zbox"))),
+        _zennit("epsilon_plus", Rule("zplus")),
+        _zennit("epsilon_plus_flat", Rule("zplus"), (_FIRST_LINEAR, Rule("flat"))),
+        _zennit("epsilon_alpha2_beta1", Rule("alpha_beta", alpha=2.0, beta=1.0)),
+        _zennit("epsilon_alpha2_beta1_flat", Rule("alpha_beta", alpha=2.0, beta=1.0), (_FIRST_LINEAR, Rule("flat"))),
+        _everywhere("excitation_backprop", Rule("zplus"), "Zennit 0.5.1, composites.py; Zhang et al. 2016", "zennit-0.5"),
+        # iNNvestigate
+        _lrp("z", Rule("zero")),
+        _lrp("epsilon", Rule("epsilon")),
+        _lrp("w_square", Rule("wsquare")),
+        _lrp("flat", Rule("flat")),
+        _lrp("alpha_beta", Rule("alpha_beta")),
+        _lrp("alpha_2_beta_1", Rule("alpha_beta", alpha=2.0, beta=1.0)),
+        _lrp("alpha_2_beta_1_IB", Rule("alpha_beta", alpha=2.0, beta=1.0, bias="none")),
+        _lrp("alpha_1_beta_0", Rule("alpha_beta", alpha=1.0, beta=0.0)),
+        _lrp("alpha_1_beta_0_IB", Rule("alpha_beta", alpha=1.0, beta=0.0, bias="none")),
+        _lrp("z_plus", Rule("zplus")),
+        _lrp("z_plus_fast", Rule("zplus", split=False)),
+        _innvestigate("a", Rule("alpha_beta", alpha=1.0, beta=0.0)),
+        _innvestigate("b", Rule("alpha_beta", alpha=2.0, beta=1.0)),
+        _innvestigate("a_flat", Rule("alpha_beta", alpha=1.0, beta=0.0), until=1),
+        _innvestigate("b_flat", Rule("alpha_beta", alpha=2.0, beta=1.0), until=1),
+        _innvestigate("b_flat_until_idx", Rule("alpha_beta", alpha=2.0, beta=1.0), until=1),
+        Composite("deep_taylor", _TAYLOR, "relu_logit", _TAYLOR_SOURCE, "innvestigate-2.1"),
+        Composite(
+            "deep_taylor.bounded",
+            ((Select(WEIGHTED, range=FIRST), Rule("zbox")), *_TAYLOR),
+            "relu_logit",
+            _TAYLOR_SOURCE,
+            "innvestigate-2.1",
+        ),
+        Composite(
+            name="montavon_vgg16",
+            rows=(
+                (_FIRST_CONV, Rule("zbox")),
+                (Select(("conv",), range=(0, 7)), Rule("gamma", gamma=0.25)),
+                (("conv",), Rule("epsilon", epsilon=0.25, stabiliser="rms")),
+                (("dense", "scale"), Rule("epsilon", epsilon=1e-9)),
+                (Select(POOLS, range=(0, 3)), Rule("average", epsilon=1e-9)),
+                (POOLS, Rule("average", epsilon=0.25, stabiliser="rms")),
+            ),
+            source="Montavon's LRP tutorial on VGG16: gamma below, epsilon in the middle, LRP-0 on top, zB on pixels; average pools",
+            dialect="montavon",
+        ),
+        # no LRP: the gradient family, for cross-checks
+        Composite("gradient", (), "one", "Simonyan et al. 2014", "zennit-0.5", "gradient"),
+        Composite("input_t_gradient", (), "one", "Shrikumar et al. 2016", "innvestigate-2.1", "input_t_gradient"),
+        Composite("guided_backprop", (), "one", "Springenberg et al. 2015", "zennit-0.5", "guided_backprop"),
+        Composite("deconvnet", (), "one", "Zeiler and Fergus 2014", "zennit-0.5", "deconvnet"),
     )
 }
 
 
-def composite_named(composite: str | Composite) -> Composite:
+def composite_named(composite: str | Composite | Mapping[str, Any]) -> Composite:
     """Return the composite of that name, or the argument if it is one.
+
+    Parameters
+    ----------
+    composite : str, Composite or mapping
+        A preset, perhaps with parameters (``"epsilon_gamma_box(gamma=0.5, low=-1, high=1)"``), a path to a TOML file, or a table (see
+        `Composite.from_dict`).
 
     Raises
     ------
@@ -91,6 +363,29 @@ def composite_named(composite: str | Composite) -> Composite:
     """
     if isinstance(composite, Composite):
         return composite
-    if composite not in COMPOSITES:
-        raise RuleError(f"there is no composite {composite!r}; the composites are {', '.join(COMPOSITES)}")
-    return COMPOSITES[composite]
+    if isinstance(composite, Mapping):
+        return Composite.from_dict(composite)
+    if composite in COMPOSITES:
+        return COMPOSITES[composite]
+    if composite.endswith(".toml"):
+        return Composite.from_file(composite)
+    name, parameters = parse_call(composite, "a composite") if "(" in composite else (composite, {})
+    if name not in COMPOSITES:
+        raise RuleError(f"there is no composite {name!r}; the composites are {', '.join(COMPOSITES)}")
+    indexed = name == "lrp.sequential_preset_b_flat_until_idx"
+    unknown = [key for key in parameters if key not in SWITCHES and not (indexed and key == "until_idx")]
+    if unknown:
+        raise RuleError(f"composite {name!r} has no parameter {unknown[0]!r}; parameters of rules are {', '.join(SWITCHES)}")
+    return _until_index(**parameters) if indexed else COMPOSITES[name].with_parameters(**parameters)
+
+
+def _until_index(until_idx: Any = 1, **parameters: Any) -> Composite:
+    """Return iNNvestigate's preset that is flat up to and with a layer, by its place among all of Keras's layers, the input being 0."""
+    if not isinstance(until_idx, int) or isinstance(until_idx, bool) or until_idx < 1:
+        raise RuleError(
+            f"until_idx is a layer's place among all layers, the input being 0; expected a whole number >= 1, not {until_idx!r}"
+        )
+    base = COMPOSITES["lrp.sequential_preset_b_flat"]
+    below = Select((*KINDS, *PASSED), range=(0, until_idx))
+    name = f"lrp.sequential_preset_b_flat_until_idx(until_idx={until_idx})"
+    return dataclasses.replace(base, name=name, rows=((POOLS, None), (below, Rule("flat")), *base.rows)).with_parameters(**parameters)

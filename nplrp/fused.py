@@ -23,7 +23,7 @@ import numpy as np
 from nplrp import layers
 from nplrp.composites import PASSED
 from nplrp.plan import Plan
-from nplrp.rules import AS_IS, Part, Rule
+from nplrp.rules import AS_IS, Clamp, Part, Rule
 
 #: Where a step's denominator comes from: its own output, a second convolution beside it, or the page.
 OUTPUT, BESIDE, PAGE = "output", "beside", "page"
@@ -118,9 +118,11 @@ def run_backward(plan: Plan, trace: Trace, R: np.ndarray, step_back: StepBack, k
             part = plan.parts[i][0]
             if s is None:
                 s = layers.divide(R, trace.denominators[i], rule, part.weight)
-            R = layers.transpose_times(step, s, part.terms[0].weight, a, divide, workspace)
+            change = part.terms[0].weight
+            assert isinstance(change, Clamp)
+            R = layers.transpose_times(step, s, change, a, divide, workspace)
             s = R if divide else None
-        elif step.kind == "maxpool" and _routes_only(plan.parts[i]):
+        elif rule.name == "winner":
             R = layers.route(step, R, trace.winners[i], divide)
             s = R if divide else None
         else:
@@ -151,6 +153,8 @@ def _is_simple(rule: Rule, parts: Sequence[Part]) -> bool:
         len(parts) == 1
         and len(parts[0].terms) == 1
         and parts[0].terms[0].input == "a"
+        and isinstance(parts[0].terms[0].weight, Clamp)
+        and not parts[0].units
         and rule.stabiliser in ("plus", "sign")
         and bool(rule.epsilon)
     )
@@ -160,11 +164,7 @@ def _dead_units_get_nothing(plan: Plan, i: int) -> bool:
     """Tell whether the relevance of step i's output has a factor a from the rule above, so that it is 0 where a is."""
     for j in range(i + 1, len(plan.steps)):
         step, parts = plan.steps[j], plan.parts[j]
-        if step.kind in PASSED or (step.kind == "maxpool" and _routes_only(parts)):
+        if step.kind in PASSED or plan.rules[j].name in ("pass", "winner", "winner_ties"):
             continue
         return all(term.input in ("a", "a+", "a-") for part in parts for term in part.terms)
     return False
-
-
-def _routes_only(parts: Sequence[Part]) -> bool:
-    return len(parts) == 1 and parts[0].weight == 1 and [term.input for term in parts[0].terms] == ["1"]

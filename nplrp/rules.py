@@ -7,17 +7,25 @@ list of `Term`s that share one denominator:
     z_k = sum over terms, sum_j  a'_j w'_jk  +  b'_k
     R_j = sum over parts,        weight * sum over terms  a'_j sum_k w'_jk R_k / stabilise(z_k)
 
+Implementations of LRP disagree on what a' and b' are and on how z is stabilised. These are switches of a rule; one that is left at None is
+set by the dialect that the rule is run in (`nplrp.dialects`), and without a dialect to the default in `RULES`.
+
 References
 ----------
-Bach et al. 2015, PLoS ONE 10(7) (LRP, eq. 58 epsilon, eq. 60 alpha-beta); Montavon et al. 2017, Pattern Recognition 65 (z+, eq. 19);
-Montavon et al. 2019, "Layer-wise relevance propagation: an overview" (the four steps, sec. 10.2).
+Bach et al. 2015, PLoS ONE 10(7) (LRP, eq. 56 LRP-0, eq. 58 epsilon, eq. 60 alpha-beta, eq. 62 pooling); Montavon et al. 2017, Pattern
+Recognition 65 (w^2, eq. 12; z+, eq. 19; zB, eq. 15); Lapuschkin et al. 2019, Nature Communications 10 (flat); Montavon et al. 2019,
+"Layer-wise relevance propagation: an overview" (the four steps, gamma, sec. 10.2); Andeol et al. 2021 (gamma for both signs of z).
 """
 
 from __future__ import annotations
 
+import ast
+import dataclasses
 import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from nplrp.errors import RuleError
 
@@ -34,73 +42,200 @@ POSITIVE = Clamp(1.0, 0.0)
 NEGATIVE = Clamp(0.0, 1.0)
 NOTHING = Clamp(0.0, 0.0)
 
-#: What a term may take as a layer's input: the activation itself, its positive or negative part, or ones.
-INPUTS = ("a", "a+", "a-", "1")
+#: A change of weights: by sign, or ``"square"`` (w^2), or ``"ones"``.
+Change = Clamp | str
 
-#: Denominators by id (formulas: `nplrp.kernels.elementwise`).
-STABILISERS = ("plus", "sign")
+#: What a term may take as a layer's input: the activation, its positive or negative part, ones, or the ends of the box it can lie in.
+INPUTS = ("a", "a+", "a-", "1", "low", "high")
+
+#: Which outputs a part carries relevance of, by the sign of z (with the unchanged weights and bias) or of y, what follows the activation.
+UNITS = ("", "z>0", "z<0", "y>0", "y<0")
+
+#: Denominators by id; e is the rule's epsilon, sgn(0) = +1, rms the root of the mean square over all units of one image's layer.
+STABILISERS = {
+    "plus": "z + e",
+    "sign": "z + e sgn(z)",
+    "zero": "z, or e where z = 0",
+    "sign_skip": "z + e sgn(z); where z = 0, R passes undivided",
+    "sign_drop": "z + e sgn(z); where z = 0, R is dropped",
+    "guard": "z; R is dropped unless z > 0",
+    "drop": "z; where z = 0, R is dropped",
+    "split": "z + e sgn(z); where z = 0, 1e-6 in float32 and 1e-15 in float64",
+    "clip": "sgn(z) max(|z|, e)",
+    "rms": "z + 1e-9 + e rms(z)",
+    "rms_sign": "z + e rms(z) sgn(z)",
+    "rms_clip": "sgn(z) max(|z|, e rms(z))",
+}
+
+#: What of a layer's bias stands in the denominators: changed as the weights are, as it is in each of them, or none of it.
+BIASES = ("changed", "raw", "none")
 
 
 class Term(NamedTuple):
     """One product inside a denominator: a changed input times a changed weight."""
 
     input: str = "a"
-    weight: Clamp = AS_IS
+    weight: Change = AS_IS
 
 
 @dataclass(frozen=True)
 class Part:
-    """One pass through the four steps: terms that share a denominator, its bias, and the part's share of the relevance."""
+    """One pass through the four steps.
+
+    Attributes
+    ----------
+    terms : tuple of Term
+        They share a denominator.
+    bias : Clamp or str
+        How the bias is changed before it is added to the denominator.
+    weight : float
+        The part's share of the relevance.
+    units : str
+        The outputs whose relevance it carries: one of `UNITS`, ``""`` for all.
+    """
 
     terms: tuple[Term, ...]
-    bias: Clamp
+    bias: Change
     weight: float = 1.0
+    units: str = ""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How relevance passes one layer.
+    """How relevance passes one layer. Whatever is None is set by the dialect; its default here is in `RULES`.
 
     Attributes
     ----------
     name : str
-        ``"epsilon"``, ``"zplus"``, ``"winner"``, ``"winner_epsilon"`` or ``"pass"``: a row of `RULES`.
+        A row of `RULES`.
     epsilon : float or None
-        Added to denominators, in units of z; None is the rule's own default (0 for rules that divide by nothing).
-    stabiliser : str
-        ``"plus"``: z + epsilon; ``"sign"``: z + epsilon * sgn(z), sgn(0) = +1.
-    bias : bool
-        Whether the bias takes part in the denominator and so absorbs its share.
+        Added to denominators as the stabiliser says, in units of z.
+    stabiliser : str or None
+        One of `STABILISERS`.
+    bias : str or None
+        One of `BIASES`; True and False stand for "changed" and "none".
+    gamma : float or None
+        How much the favoured sign of weights gains.
+    alpha, beta : float or None
+        Shares of the positive and the negative contributions, alpha - beta = 1; one of them follows from the other. With Bach's and
+        lrp_toolbox's convention alpha + beta = 1 (for example 2, -1) beta is stored with its sign turned.
+    low, high : float, tuple of float (one for each channel), or None
+        The box that inputs lie in; None takes it from the model's preprocessing.
+    split : bool or None
+        Treat positive and negative inputs apart, so that it is contributions a w, and not weights, that are told by sign.
+    branch : str or None
+        Of the split gamma: ``"z"`` or ``"y"``, whether its two halves are chosen before or after the activation.
 
     Raises
     ------
     RuleError
-        At construction, if a parameter is unknown or out of range.
+        At construction, if a parameter is unknown, out of range, or the rule doesn't take it.
     """
 
     name: str
     epsilon: float | None = None
-    stabiliser: str = "sign"
-    bias: bool = True
+    stabiliser: str | None = None
+    bias: str | bool | None = None
+    gamma: float | None = None
+    alpha: float | None = None
+    beta: float | None = None
+    low: float | tuple[float, ...] | None = None
+    high: float | tuple[float, ...] | None = None
+    split: bool | None = None
+    branch: str | None = None
 
     def __post_init__(self) -> None:
         if self.name not in RULES:
             raise RuleError(f"there is no rule {self.name!r}; the rules are {', '.join(RULES)}")
-        if self.stabiliser not in STABILISERS:
-            raise RuleError(f"rule {self.name!r}: there is no stabiliser {self.stabiliser!r}; there are {', '.join(STABILISERS)}")
-        divides = any(term.input != "1" for part in RULES[self.name].parts for term in part.terms)
-        if self.epsilon is None:
-            object.__setattr__(self, "epsilon", 1e-6 if divides else 0.0)
-        elif not divides:
-            raise RuleError(f"rule {self.name!r} divides by nothing, so it takes no epsilon")
-        if not (isinstance(self.epsilon, (int, float)) and math.isfinite(self.epsilon) and self.epsilon >= 0):
-            raise RuleError(f"rule {self.name!r}: epsilon must be a finite number >= 0, not {self.epsilon!r}")
+        taken = RULES[self.name].parameters
+        for field in SWITCHES:
+            if getattr(self, field) is not None and field not in taken:
+                what = f"it takes {', '.join(taken)}" if taken else "it has no parameters"
+                raise RuleError(f"rule {self.name!r} takes no {field}; {what}")
+        if isinstance(self.bias, bool):
+            object.__setattr__(self, "bias", "changed" if self.bias else "none")
+        for field, choices in (("stabiliser", tuple(STABILISERS)), ("bias", BIASES), ("split", (True, False)), ("branch", ("z", "y"))):
+            value = getattr(self, field)
+            if value is not None and value not in choices:
+                raise RuleError(f"rule {self.name!r}: there is no {field} {value!r}; there are {', '.join(map(str, choices))}")
+        for field in ("epsilon", "gamma"):
+            value = getattr(self, field)
+            if value is not None and not (_is_number(value) and value >= 0):
+                raise RuleError(f"rule {self.name!r}: {field} must be a finite number >= 0, not {value!r}")
+        if self.name == "wsquare" and self.bias == "raw":
+            raise RuleError(
+                "rule 'wsquare': a bias that isn't squared can't stand beside squared weights; bias is 'changed' (b^2) or 'none'"
+            )
+        self._set_alpha_beta()
+        self._set_box()
+
+    def _set_alpha_beta(self) -> None:
+        alpha, beta = self.alpha, self.beta
+        if alpha is None and beta is None:
+            return
+        for field, value in (("alpha", alpha), ("beta", beta)):
+            if value is not None and not _is_number(value):
+                raise RuleError(f"rule {self.name!r}: {field} must be a finite number, not {value!r}")
+        if alpha is None and beta is not None:
+            beta = abs(beta)
+            alpha = 1 + beta
+        elif alpha is not None and beta is None:
+            beta = alpha - 1
+        assert alpha is not None and beta is not None
+        if alpha - beta != 1 and alpha + beta == 1:
+            beta = -beta
+        if alpha - beta != 1 or alpha < 0:
+            raise RuleError(
+                f"rule {self.name!r}: alpha = {self.alpha!r}, beta = {self.beta!r} conserve nothing; expected alpha >= 0 and "
+                "alpha - beta = 1 (or alpha + beta = 1, if beta is meant with its sign)"
+            )
+        object.__setattr__(self, "alpha", alpha)
+        object.__setattr__(self, "beta", beta)
+
+    def _set_box(self) -> None:
+        if self.low is None and self.high is None:
+            return
+        for field in ("low", "high"):
+            value = getattr(self, field)
+            values = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+            if not values or not all(_is_number(v) for v in values):
+                raise RuleError(f"rule {self.name!r}: {field} must be a number or one for each channel, not {value!r}; give low and high")
+            object.__setattr__(self, field, tuple(map(float, values)) if isinstance(value, (tuple, list)) else float(value))
+        ends = _pairs(self.low, self.high)
+        if ends is None or not all(low < high for low, high in ends):
+            raise RuleError(f"rule {self.name!r}: low = {self.low!r} must lie below high = {self.high!r}, channel by channel")
+
+    @classmethod
+    def parse(cls, text: str) -> Rule:
+        """Return the rule that `str` wrote, such as ``"gamma(gamma=0.5, bias=raw)"``.
+
+        Raises
+        ------
+        RuleError
+            If the text is no rule.
+        """
+        name, parameters = parse_call(text, "a rule")
+        unknown = [key for key in parameters if key not in SWITCHES]
+        if unknown:
+            raise RuleError(f"rule {name!r} takes no {unknown[0]}; parameters of rules are {', '.join(SWITCHES)}")
+        return cls(name, **parameters)
+
+    def resolved(self, template: Rule | None = None) -> Rule:
+        """Return the rule with nothing left open: as it is given, else as `template` (a dialect's rule of that name), else by default."""
+        row = RULES[self.name].parameters
+        filled = {}
+        given = self.alpha is not None  # alpha and beta come together
+        for field, default in row.items():
+            value = getattr(self, field)
+            if value is None and template is not None and not (given and field in ("alpha", "beta")):
+                value = getattr(template, field)
+            filled[field] = default if value is None else value
+        return dataclasses.replace(self, **filled)
 
     @property
     def parts(self) -> tuple[Part, ...]:
         """The rule as passes through the four steps; empty for ``"pass"``, which leaves relevance as it is."""
-        parts = RULES[self.name].parts
-        return parts if self.bias else tuple(Part(part.terms, NOTHING, part.weight) for part in parts)
+        return _parts(self.resolved())
 
     @property
     def fits(self) -> tuple[str, ...]:
@@ -108,27 +243,119 @@ class Rule:
         return RULES[self.name].fits
 
     def __str__(self) -> str:
-        if not self.epsilon:
-            return self.name
-        settings = [f"epsilon={self.epsilon:g}", f"stabiliser={self.stabiliser}", *([] if self.bias else ["bias=False"])]
-        return f"{self.name}({', '.join(settings)})"
+        hidden = {field: RULES[self.name].parameters.get(field) for field in ("bias", "split", "branch")}
+        settings = [
+            f"{field}={getattr(self, field)}"
+            for field in SWITCHES
+            if getattr(self, field) is not None and not (field in hidden and getattr(self, field) == hidden[field])
+        ]
+        return f"{self.name}({', '.join(settings)})" if settings else self.name
+
+
+#: A rule's parameters in the order they are printed.
+SWITCHES = ("gamma", "alpha", "beta", "low", "high", "epsilon", "stabiliser", "bias", "split", "branch")
 
 
 class Row(NamedTuple):
-    """What a rule's name stands for, and the kinds of layers it fits."""
+    """The kinds of layers that a rule fits, and its parameters with their defaults."""
 
-    parts: tuple[Part, ...]
     fits: tuple[str, ...]
+    parameters: Mapping[str, Any]
 
 
-_LINEAR = ("conv", "dense", "scale", "avgpool")
+_WEIGHTED = ("conv", "dense", "scale")
+_LINEAR = (*_WEIGHTED, "avgpool")
+_POOLS = ("maxpool", "avgpool")
 _SHAPE = ("reshape", "pad", "identity")
+_DIVIDES = {"epsilon": 1e-7, "stabiliser": "sign"}
 
 RULES: dict[str, Row] = {
-    #                 terms: (input, weight), ...                              bias
-    "epsilon": Row((Part((Term("a", AS_IS),), AS_IS),), _LINEAR),
-    "zplus": Row((Part((Term("a+", POSITIVE), Term("a-", NEGATIVE)), POSITIVE),), _LINEAR),
-    "winner": Row((Part((Term("1", AS_IS),), NOTHING),), ("maxpool",)),
-    "winner_epsilon": Row((Part((Term("a", AS_IS),), NOTHING),), ("maxpool",)),
-    "pass": Row((), _SHAPE),
+    "zero": Row(_LINEAR, {"epsilon": 0.0, "stabiliser": "drop", "bias": "changed"}),
+    "epsilon": Row(_LINEAR, {**_DIVIDES, "bias": "changed"}),
+    "gamma": Row(_WEIGHTED, {"gamma": 0.25, **_DIVIDES, "bias": "changed", "split": True, "branch": "z"}),
+    "zplus": Row(_LINEAR, {"epsilon": 1e-7, "stabiliser": "plus", "bias": "changed", "split": True}),
+    "alpha_beta": Row(_LINEAR, {"alpha": 2.0, "beta": 1.0, **_DIVIDES, "bias": "changed", "split": True}),
+    "wsquare": Row(_LINEAR, {**_DIVIDES, "bias": "none"}),
+    "flat": Row((*_LINEAR, "maxpool"), {**_DIVIDES}),
+    "zbox": Row(_WEIGHTED, {"low": None, "high": None, **_DIVIDES}),
+    "norm": Row(("avgpool",), {**_DIVIDES}),
+    "winner": Row(("maxpool",), {}),
+    "winner_ties": Row(("maxpool",), {}),
+    "winner_epsilon": Row(("maxpool",), {**_DIVIDES}),
+    "average": Row(_POOLS, {**_DIVIDES}),
+    "pass": Row((*_SHAPE, "scale"), {}),
 }
+
+
+def _parts(rule: Rule) -> tuple[Part, ...]:
+    """Expand a resolved rule."""
+    if rule.name == "pass":
+        return ()
+    if rule.name in ("zero", "epsilon"):
+        return (Part((Term("a"),), _bias(rule, AS_IS)),)
+    if rule.name in ("norm", "average", "winner_epsilon"):
+        return (Part((Term("a"),), NOTHING),)
+    if rule.name in ("winner", "winner_ties"):
+        return (Part((Term("1"),), NOTHING),)
+    if rule.name == "wsquare":
+        return (Part((Term("1", "square"),), "square" if rule.bias == "changed" else NOTHING),)
+    if rule.name == "flat":
+        return (Part((Term("1", "ones"),), NOTHING),)
+    if rule.name == "zbox":
+        return (Part((Term("a"), Term("low", Clamp(-1.0, 0.0)), Term("high", Clamp(0.0, -1.0))), NOTHING),)
+    if rule.name == "gamma":
+        assert rule.gamma is not None
+        up, down = Clamp(1.0 + rule.gamma, 1.0), Clamp(1.0, 1.0 + rule.gamma)
+        if not rule.split:
+            return (Part((Term("a", up),), _bias(rule, up)),)
+        return (
+            Part((Term("a+", up), Term("a-", down)), _bias(rule, up), units=f"{rule.branch}>0"),
+            Part((Term("a+", down), Term("a-", up)), _bias(rule, down), units=f"{rule.branch}<0"),
+        )
+    alpha, beta = (1.0, 0.0) if rule.name == "zplus" else (rule.alpha, rule.beta)
+    assert alpha is not None and beta is not None
+    gains = (Term("a+", POSITIVE), Term("a-", NEGATIVE)) if rule.split else (Term("a", POSITIVE),)
+    losses = (Term("a+", NEGATIVE), Term("a-", POSITIVE)) if rule.split else (Term("a", NEGATIVE),)
+    both = (Part(gains, _bias(rule, POSITIVE), alpha), Part(losses, _bias(rule, NEGATIVE), -beta))
+    return tuple(part for part in both if part.weight)
+
+
+def _bias(rule: Rule, change: Clamp) -> Clamp:
+    return {"changed": change, "raw": AS_IS, "none": NOTHING}[str(rule.bias)]
+
+
+def parse_call(text: str, what: str) -> tuple[str, dict[str, Any]]:
+    """Read ``"name(key=value, ...)"`` with numbers, words, true, false and tuples as values.
+
+    Raises
+    ------
+    RuleError
+        If the text isn't of that form.
+    """
+    found = re.fullmatch(r"\s*([\w.\-]+)\s*(?:\((.*)\))?\s*", text, re.DOTALL)
+    try:
+        if found is None:
+            raise ValueError
+        call = ast.parse(f"f({found[2] or ''})", mode="eval").body
+        if not isinstance(call, ast.Call) or call.args or any(keyword.arg is None for keyword in call.keywords):
+            raise ValueError
+        return found[1], {str(keyword.arg): _value(keyword.value) for keyword in call.keywords}
+    except (SyntaxError, ValueError):
+        raise RuleError(f"{text!r} is not {what}; expected name or name(parameter=value, ...)") from None
+
+
+def _value(node: ast.expr) -> Any:
+    if isinstance(node, ast.Name):
+        return {"true": True, "false": False}.get(node.id, node.id)
+    return ast.literal_eval(node)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _pairs(low: Any, high: Any) -> list[tuple[float, float]] | None:
+    """Pair the ends of a box by channel; None if their numbers of channels differ."""
+    n = max(len(v) if isinstance(v, tuple) else 1 for v in (low, high))
+    lows, highs = ([v] * n if isinstance(v, float) else list(v) for v in (low, high))
+    return list(zip(lows, highs, strict=True)) if len(lows) == len(highs) else None

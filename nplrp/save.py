@@ -64,7 +64,9 @@ def about(explanation: Explanation) -> dict[str, Any]:
         "model": plan.model.name,
         "weights_sha256": plan.model.content_hash,
         "composite": plan.composite.name,
-        "start": plan.composite.start,
+        "dialect": plan.dialect.name,
+        "start": explanation.start if isinstance(explanation.start, str) else "given",
+        "relevance_of": explanation.layer,
         "rules": {step.name: str(rule) for step, rule in zip(plan.steps, plan.rules, strict=True)},
         "dtype": plan.dtype.name,
         "algorithm": plan.algorithm,
@@ -81,4 +83,3 @@ def check_suffix(path: Path) -> None:
     """
     if path.suffix not in SUFFIXES:
         raise OutputError(f"{path}: results are saved as {' or '.join(SUFFIXES)}; give a name that ends so")
-

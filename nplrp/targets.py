@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -54,6 +55,82 @@ def find_targets(model: Model, target: Any, images: int) -> np.ndarray | None:
     if len(targets) != images:
         raise ModelError(f"there are {len(targets)} targets for {images} images; give one target, or one for each image")
     return np.array([find_target(model, each) for each in targets], dtype=np.int64)
+
+
+def find_several(model: Model, target: Any, images: int) -> np.ndarray | int | None:
+    """Return the outputs to explain for each image.
+
+    Parameters
+    ----------
+    model : Model
+    target : int, str, sequence or None
+        As for `find_targets`; or ``"top-3"`` (any number): the outputs with the largest logits; or for each image a list of several
+        outputs.
+    images : int
+        Number of images.
+
+    Returns
+    -------
+    ndarray [images, k] of int, int, or None
+        The outputs; or k, for the k largest ones; or None for the start's default.
+
+    Raises
+    ------
+    ModelError
+        If the model has no such output, or images have different numbers of them.
+    """
+    units = model.output_shape[-1]
+    top = re.fullmatch(r"top-?(\d+)", target.strip()) if isinstance(target, str) else None
+    if top:
+        if not 1 <= int(top[1]) <= units:
+            raise ModelError(f"target {target!r}: the model has {units} outputs; give a number from 1 to {units}")
+        return int(top[1])
+    if target is not None and not isinstance(target, (str, int, np.integer)) and any(_is_list(each) for each in target):
+        rows = [list(each) if _is_list(each) else [each] for each in target]
+        if len(rows) != images or len({len(row) for row in rows}) != 1:
+            raise ModelError(
+                f"there are lists of {[len(row) for row in rows]} targets for {images} images; give one for each image, all alike"
+            )
+        return np.array([[find_target(model, each) for each in row] for row in rows], dtype=np.int64)
+    found = find_targets(model, target, images)
+    return None if found is None else found[:, None]
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim > 0)
+
+
+def start_relevance(start: str, logits: np.ndarray, probabilities: np.ndarray, chosen: np.ndarray | None) -> np.ndarray:
+    """Return the relevance of the logits that a pass begins with, [n, units].
+
+    Parameters
+    ----------
+    start : str
+        ``"one"``: 1 at the target; ``"logit"``: its logit; ``"relu_logit"``: its logit, or 0 if that is negative; ``"softmax"``: its
+        probability, or without a target all of them; ``"all"``: likewise the logits; ``"contrastive"``: the target's logit, and
+        minus the same amount spread evenly over all other outputs (CLRP1; Gu, Yang and Tresp 2018).
+    logits, probabilities : ndarray [n, units]
+    chosen : ndarray [n] of int, or None
+        The targets; None: the largest logit, or all for the starts that can.
+    """
+    if chosen is None and start in WHOLE:
+        return probabilities if start == "softmax" else logits.copy()
+    chosen = np.argmax(logits, axis=-1) if chosen is None else chosen
+    rows = np.arange(len(logits))
+    values = (probabilities if start == "softmax" else logits)[rows, chosen]
+    if start == "one":
+        values = np.ones_like(values)
+    if start == "relu_logit":
+        values = np.maximum(values, 0)
+    R = np.zeros_like(logits)
+    if start == "contrastive":
+        R[...] = -(values / max(logits.shape[1] - 1, 1))[:, None]
+    R[rows, chosen] = values
+    return R
+
+
+#: Starts that begin with all outputs at once unless there is a target.
+WHOLE = ("softmax", "all")
 
 
 def find_target(model: Model, target: Any) -> int:

@@ -1,10 +1,13 @@
 """The ledger: every term from its own sum, balanced to rounding, and right where it can be worked by hand."""
 
+import warnings
+
 import numpy as np
 import pytest
 
 import nplrp
 from nplrp.composites import LINEAR, POOL, Composite
+from nplrp.ledger import LedgerWarning
 from nplrp.model import chain
 from nplrp.rules import Rule
 from tests.networks import conv, dense, images, plain, small_vgg
@@ -85,14 +88,16 @@ def test_images_join_and_part():
 def test_it_prints_a_line_for_each_layer_and_a_total():
     text = str(nplrp.explain(small_vgg(), images(4, 1, (8, 8, 3)), "notebook").ledger)
     lines = text.splitlines()
-    assert lines[0].split() == ["layer", "relevance", "in", "out", "bias", "epsilon", "dropped", "residual", "rule"]
+    assert lines[0].split() == ["layer", "relevance", "in", "out", "bias", "epsilon", "dropped", "created", "residual", "rule"]
     assert [line.split()[0] for line in lines[1:]] == [layer.name for layer in reversed(small_vgg().layers)] + ["total"]
 
 
 def test_bias_that_takes_part_absorbs_and_one_that_does_not_absorbs_nothing():
     def ledger(bias):
         rules = Composite("b", ((LINEAR, Rule("epsilon", bias=bias)), (POOL, Rule("winner"))), "logit", "test")
-        return nplrp.explain(small_vgg(), images(5, 1, (8, 8, 3)), rules, dtype="float64").ledger
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", LedgerWarning)
+            return nplrp.explain(small_vgg(), images(5, 1, (8, 8, 3)), rules, dtype="float64").ledger
 
     assert all(np.all(e.bias == 0) for e in ledger(False).entries)
     assert any(np.any(e.bias != 0) for e in ledger(True).entries)

@@ -1,0 +1,51 @@
+"""The gradient family, for cross-checks: gradient, input times gradient, guided backpropagation, deconvnet. None of them is a rule of LRP.
+
+All run the layers' transposes from the logits down; they differ in what they do at a ReLU y = max(z, 0) to the gradient g of y:
+
+    gradient, input_t_gradient    g where z > 0                     the derivative; the second one times the input, at the end
+    guided_backprop               max(g, 0) where z > 0             Springenberg et al. 2015
+    deconvnet                     max(g, 0)                         Zeiler and Fergus 2014
+
+They conserve nothing, so they have no ledger. For networks of ReLUs and max-pools without biases, input times gradient is LRP-0.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nplrp import layers
+from nplrp.composites import PASSED
+from nplrp.rules import AS_IS
+from nplrp.step import Step
+
+
+def step_back(step: Step, method: str, y: np.ndarray, g: np.ndarray, winner: np.ndarray | None) -> np.ndarray:
+    """Carry a gradient back through one step.
+
+    Parameters
+    ----------
+    step : Step
+    method : str
+        One of `nplrp.composites.GRADIENTS`.
+    y, g : ndarray [n, *output_shape]
+        What follows the step's activation, and its gradient. A softmax's gradient is meant before it, at the logits.
+    winner : ndarray or None
+        Of a max-pool: the decisions that make it linear.
+
+    Returns
+    -------
+    ndarray [n, *input_shape]
+    """
+    if step.activation == "relu":
+        g = through_relu(method, y, g)
+    if step.kind in PASSED:
+        return layers.reshape_back(step, g)
+    return layers.transpose(step, g, [AS_IS], winner)[0]
+
+
+def through_relu(method: str, y: np.ndarray, g: np.ndarray) -> np.ndarray:
+    """Return what a method makes of the gradient g of a ReLU's output y."""
+    zero = g.dtype.type(0)
+    if method in ("guided_backprop", "deconvnet"):
+        g = np.maximum(g, zero)
+    return g if method == "deconvnet" else np.where(y > 0, g, zero)
