@@ -94,16 +94,17 @@ def pack(w, geometry, transposed=False, changes=((1.0, 1.0),), dtype=None, algor
     if name == "direct":
         narrow = transposed and direct.is_narrow(problem)
         wide, _ = direct.widen(problem, narrow)
-        source = _columns_as_channels(w) if narrow else w
-        blocks = _scratch(slabs * packing.direct_slab_size(wide, len(changes)), dtype)
-        packing.pack_direct(wide, _read_only(source), transposed and not narrow, factors, blocks, threads)
-        return Packed(problem, name, len(changes), Weights(_read_only(np.empty((0, 0, 0, 0), dtype)), transposed, factors, blocks))
-    weights = Weights(_read_only(w.astype(dtype, copy=False)), transposed, factors, nothing)
+        cut = direct.plan(wide, len(changes))
+        blocks = _scratch(cut.slabs * cut.slab_size, dtype)
+        source = _read_only(_columns_as_channels(w) if narrow else w)
+        packing.pack_direct(threads, wide, cut, source, transposed and not narrow, factors, blocks)
+        return Packed(problem, name, len(changes), Weights(_read_only(nothing), transposed, factors, blocks))
+    weights = Weights(_flat(w.astype(dtype, copy=False)), transposed, factors, nothing)
     plan = winograd_conv.plan(problem, 1, len(changes), True)
     if stored if stored is not None else not plan.small:
         blocks = _scratch(slabs * plan.u_size, dtype)
-        winograd_conv.pack(problem, plan, weights, blocks, threads)
-        weights = Weights(_read_only(np.empty((0, 0, 0, 0), dtype)), transposed, factors, blocks)
+        winograd_conv.pack(problem, plan, weights, _epilogue(STORE, nothing), blocks, threads)
+        weights = Weights(_read_only(nothing), transposed, factors, blocks)
     return Packed(problem, name, len(changes), weights)
 
 

@@ -15,12 +15,10 @@ added from left to right.
 from typing import NamedTuple
 
 import numpy as np
-from numba import prange
 
 from nplrp.kernels.epilogue import finish_tile
-from nplrp.kernels.launch import Launcher, call_compiled
 from nplrp.kernels.microkernel import BLOCK, PANEL_32, PANEL_64, ROW_STEP, SLAB, multiply
-from nplrp.kernels.parallel import kernel, parallel_kernel
+from nplrp.kernels.parallel import kernel, shared_kernel
 from nplrp.kernels.simd import copy_16, keep_apart
 
 _STRIP_NUMBERS = 131072  # half a megabyte of float32, about the second-level cache
@@ -59,33 +57,48 @@ def _fold(fold, sums, folded):
             folded[x * fold.cout + c] = total
 
 
-@kernel
 def blocking(channels):
     """Return into how many blocks the channels fall, and how many (a multiple of 4, at most 16) are in each."""
-    blocks = max((channels + BLOCK - 1) // BLOCK, 1)
-    depth = ((channels + blocks - 1) // blocks + 3) // 4 * 4
-    return blocks, max(depth, 4)
+    blocks = max(-(-channels // BLOCK), 1)
+    return blocks, max(-(-channels // (4 * blocks)) * 4, 4)
+
+
+class Plan(NamedTuple):
+    """How the work is cut: channel blocks and their depth, scratch columns of a stride phase, and the sizes of strips and weights."""
+
+    terms: int
+    blocks: int
+    depth: int
+    columns: int
+    pixels: int
+    strip_rows: int
+    strips: int
+    slabs: int
+    slab_size: int
+
+
+def plan(p, terms):
+    """Return the `Plan` of a problem; the bits don't depend on it."""
+    blocks, depth = blocking(p.cin)
+    pixels = -(-p.out_width // ROW_STEP) * ROW_STEP
+    columns = ((pixels - 1) * p.stride_w + (p.kernel_w - 1) * p.dilation_w) // p.stride_w + 1
+    fit = _STRIP_NUMBERS // (terms * blocks * p.stride_w * max(columns, 1) * BLOCK)
+    strip_rows = max(1, min(p.out_height, (fit - (p.kernel_h - 1) * p.dilation_h - 1) // p.stride_h + 1))
+    slab_size = terms * p.kernel_h * p.kernel_w * blocks * depth * SLAB
+    return Plan(terms, blocks, depth, columns, pixels, strip_rows, -(-p.out_height // strip_rows), -(-p.cout // SLAB), slab_size)
 
 
 @kernel
-def _strip_columns(p):
-    """Return the scratch columns of one stride phase."""
-    pixels = (p.out_width + ROW_STEP - 1) // ROW_STEP * ROW_STEP
-    return ((pixels - 1) * p.stride_w + (p.kernel_w - 1) * p.dilation_w) // p.stride_w + 1
-
-
-@kernel
-def _fill_strip(p, x, x_from, first_row, rows, strip, strip_from):
+def _fill_strip(p, cut, x, x_from, first_row, rows, strip, strip_from):
     """Copy the (dilated, padded) input rows first_row ... first_row + rows - 1 to [block][row][phase][column][16]."""
     keep_apart()
-    blocks, depth = blocking(p.cin)
-    columns = _strip_columns(p)
+    columns, depth = cut.columns, cut.depth
     row_size = p.stride_w * columns * BLOCK
     # the input's columns that the strip has: source column q lies at q * up_w + left
     first = max(0, -(p.left // p.up_w))
     last = max(first, min(p.width, (p.stride_w * columns - p.left + p.up_w - 1) // p.up_w))
     dense = p.up_w == 1 and p.stride_w == 1
-    for block in range(blocks):
+    for block in range(cut.blocks):
         c0 = block * depth
         count = min(depth, p.cin - c0)
         for r in range(rows):
@@ -112,68 +125,46 @@ def _fill_strip(p, x, x_from, first_row, rows, strip, strip_from):
                 pixel += p.cin
 
 
-@kernel
-def _share(thread, threads, p, fold, images, x, x2, terms, weights, e):
+@shared_kernel
+def _convolve(thread, threads, p, cut, fold, images, x, x2, weights, e):
     """Do one thread's share: of all (image, strip of rows, group of slabs)."""
-    keep_apart()
-    blocks, depth = blocking(p.cin)
-    columns = _strip_columns(p)
-    row_size = p.stride_w * columns * BLOCK
+    row_size = p.stride_w * cut.columns * BLOCK
     reach = (p.kernel_h - 1) * p.dilation_h + 1
-    fit = _STRIP_NUMBERS // (blocks * row_size * terms)
-    strip_rows = max(1, min(p.out_height, (fit - reach) // p.stride_h + 1))
-    strips = (p.out_height + strip_rows - 1) // strip_rows
-    slabs = (p.cout + SLAB - 1) // SLAB
-    groups = max(1, min(slabs, 2 * threads // max(1, images * strips)))
-    strip_in = (strip_rows - 1) * p.stride_h + reach
-    taps = p.kernel_h * p.kernel_w
-    pixels = (p.out_width + ROW_STEP - 1) // ROW_STEP * ROW_STEP
-
-    strip = np.empty(terms * blocks * strip_in * row_size, x.dtype)
-    sums = np.empty(pixels * SLAB, x.dtype)
+    strip = np.empty(cut.terms * cut.blocks * ((cut.strip_rows - 1) * p.stride_h + reach) * row_size, x.dtype)
+    sums = np.empty(cut.pixels * SLAB, x.dtype)
     folded = np.empty(fold.width * fold.cout, x.dtype) if fold.taps > 1 else sums
-    offsets = np.empty(terms * taps * blocks, np.int64)
-    slab_size = terms * taps * blocks * depth * SLAB
-    panel = terms * taps * blocks * depth * (PANEL_32 if x.itemsize == 4 else PANEL_64)
+    offsets = np.empty(cut.terms * p.kernel_h * p.kernel_w * cut.blocks, np.int64)
+    panel = cut.slab_size // SLAB * (PANEL_32 if x.itemsize == 4 else PANEL_64)
     zero, one = thread - thread, thread - thread + 1  # not literals: Numba would compile the callees anew for them
-    tasks = images * strips * groups
+    groups = max(1, min(cut.slabs, 2 * threads // max(1, images * cut.strips)))
+    tasks = images * cut.strips * groups
     for task in range(tasks * thread // threads, tasks * (thread + 1) // threads):
-        image, s, group = task // (strips * groups), task // groups % strips, task % groups
-        first = s * strip_rows
-        rows = min(strip_rows, p.out_height - first)
+        image, s, group = task // (cut.strips * groups), task // groups % cut.strips, task % groups
+        first = s * cut.strip_rows
+        rows = min(cut.strip_rows, p.out_height - first)
         rows_in = (rows - 1) * p.stride_h + reach
-        term_size = blocks * rows_in * row_size
-        image_from = image * p.height * p.width * p.cin
-        for term in range(terms):
+        term_size = cut.blocks * rows_in * row_size
+        for term in range(cut.terms):
             source = x if term == 0 else x2
-            _fill_strip(p, source, image_from, first * p.stride_h - p.top, rows_in, strip, term * term_size)
+            _fill_strip(p, cut, source, image * p.height * p.width * p.cin, first * p.stride_h - p.top, rows_in, strip, term * term_size)
             for i in range(p.kernel_h):
                 for j in range(p.kernel_w):
                     column = j * p.dilation_w
-                    tap = i * p.dilation_h * row_size + (column % p.stride_w * columns + column // p.stride_w) * BLOCK
-                    for block in range(blocks):
-                        k = ((term * p.kernel_h + i) * p.kernel_w + j) * blocks + block
+                    tap = i * p.dilation_h * row_size + (column % p.stride_w * cut.columns + column // p.stride_w) * BLOCK
+                    for block in range(cut.blocks):
+                        k = ((term * p.kernel_h + i) * p.kernel_w + j) * cut.blocks + block
                         offsets[k] = term * term_size + block * rows_in * row_size + tap
-        for slab in range(slabs * group // groups, slabs * (group + 1) // groups):
+        for slab in range(cut.slabs * group // groups, cut.slabs * (group + 1) // groups):
             channels = min(SLAB, p.cout - slab * SLAB)
             for r in range(rows):
-                at, w_from = r * p.stride_h * row_size, slab * slab_size
-                multiply(pixels, channels, strip, at, offsets, zero, len(offsets), depth, weights, w_from, panel, sums, zero)
-                height, width, count, row = one, p.out_width, channels, image * p.out_height + first + r
+                at, w_from = r * p.stride_h * row_size, slab * cut.slab_size
+                multiply(cut.pixels, channels, strip, at, offsets, zero, len(offsets), cut.depth, weights, w_from, panel, sums, zero)
+                width, count, row = p.out_width, channels, image * p.out_height + first + r
                 if fold.taps > 1:
                     _fold(fold, sums, folded)
                     width, count = one, fold.width * fold.cout
                 o_from = row * fold.width * fold.cout + slab * SLAB
-                finish_tile(e, folded, zero, zero, height, width, count, slab * SLAB, o_from, p.cout, p.cout)
-
-
-_launcher = Launcher(_share)
-
-
-@parallel_kernel
-def _convolve(address, threads, p, fold, images, x, x2, terms, weights, e):
-    for thread in prange(threads):
-        call_compiled(address, (np.int64(thread), threads, p, fold, images, x, x2, terms, weights, e))
+                finish_tile(e, folded, zero, zero, one, width, count, slab * SLAB, o_from, p.cout, p.cout)
 
 
 def convolve(p, narrow, images, x, x2, terms, weights, e, threads):
@@ -195,5 +186,4 @@ def convolve(p, narrow, images, x, x2, terms, weights, e, threads):
         The work is split over image strips and output channels, never over a sum.
     """
     wide, fold = widen(p, narrow)
-    args = (wide, fold, images, x, x2, terms, weights, e)
-    _convolve(_launcher.address(x.dtype, *args), threads, *args)
+    _convolve(threads, wide, plan(wide, terms), fold, images, x, x2, weights, e)

@@ -1,28 +1,11 @@
-"""How a parallel kernel starts its threads: a tiny `prange` that calls a serial kernel by its address.
+"""Where the compiled code of a serial kernel is, so that another kernel can call it by its address.
 
 Numba compiles the body of a `prange` four times over (body, loop, wrapper and caller each link and optimise a copy).
-Called by address the serial kernel is compiled once, and the first use is three times faster.
+Called by address (`nplrp.kernels.parallel.shared_kernel`) it is compiled once.
 """
 
 from numba import typeof
-from numba.core import cgutils, types
-from numba.extending import intrinsic
-
-
-@intrinsic
-def call_compiled(typing, address, args):
-    """Call the compiled kernel at `address`, which returns nothing; `args` is a tuple of exactly its argument types."""
-    kinds = tuple(args)
-
-    def emit(context, builder, signature, values):
-        convention = context.call_conv
-        callee = builder.inttoptr(values[0], convention.get_function_type(types.none, kinds).as_pointer())
-        status, _ = convention.call_function(builder, callee, types.none, kinds, cgutils.unpack_tuple(builder, values[1]))
-        with cgutils.if_unlikely(builder, status.is_error):
-            convention.return_status_propagate(builder, status)
-        return context.get_dummy_value()
-
-    return types.void(address, args), emit
+from numba.core import types
 
 
 class Launcher:

@@ -135,7 +135,7 @@ def transform_output(typing, m, m_from, m_step, y, y_from):
 
 @intrinsic
 def transform_kernel(typing, w, w_from, u, u_from, u_step, positive, negative):
-    """U = G g G^T of 16 kernels, in float64, then rounded to float32.
+    """U = G g G^T of one (float64) vector of kernels, in float64, then rounded to float32.
 
     Tap t of the kernels is at w[w_from + t * 512], U[p] at u[u_from + p * u_step]. The change (positive, negative) of
     `nplrp.kernels.packing` is made on the way.
@@ -150,17 +150,16 @@ def transform_kernel(typing, w, w_from, u, u_from, u_step, positive, negative):
         positive, negative = single.splat(positive), single.splat(negative)
         zero = single.constant(0.0)
         first, to = single.array(0, w_from), single.array(2, u_from)
-        for n in range(0, BLOCK, lanes):
 
-            def load(i, j, n=n):
-                g = single.load(single.step(first, (3 * i + j) * BLOCK * SLAB + n))
-                factor = builder.select(builder.fcmp_ordered(">", g, zero), positive, negative)
-                return builder.fpext(builder.fmul(g, factor), double.vector)
+        def load(i, j):
+            g = single.load(single.step(first, (3 * i + j) * BLOCK * SLAB))
+            factor = builder.select(builder.fcmp_ordered(">", g, zero), positive, negative)
+            return builder.fpext(builder.fmul(g, factor), double.vector)
 
-            def store(i, j, value, n=n):
-                single.store(builder.fptrunc(value, single.vector), single.step(_at(single, to, u_step, IN * i + j), n))
+        def store(i, j, value):
+            single.store(builder.fptrunc(value, single.vector), _at(single, to, u_step, IN * i + j))
 
-            _both_ways(_kernel_row, double, 3, load, store)
+        _both_ways(_kernel_row, double, 3, load, store)
         return context.get_dummy_value()
 
     return types.void(w, whole, u, whole, whole, types.float32, types.float32), emit

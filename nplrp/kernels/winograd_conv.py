@@ -10,14 +10,12 @@ Order per product: term by term, then input channels ascending, each fused into 
 from typing import NamedTuple
 
 import numpy as np
-from numba import prange
 from numba.core import types
 
 from nplrp.kernels.direct import blocking
 from nplrp.kernels.epilogue import finish_tile
-from nplrp.kernels.launch import Launcher, call_compiled
 from nplrp.kernels.microkernel import BLOCK, MAX_ROWS, PANEL_32, ROW_STEP, SLAB, multiply
-from nplrp.kernels.parallel import kernel, parallel_kernel
+from nplrp.kernels.parallel import kernel, shared_kernel
 from nplrp.kernels.simd import copy_16, lanes_of
 from nplrp.kernels.winograd import IN, OUT, POSITIONS, SIDE, transform_input, transform_kernel, transform_output, transpose_square
 
@@ -26,7 +24,7 @@ SMALL = 64
 _GROUP_TILES = 128
 _PART = 4  # blocks of channels whose transformed weights fit into the second-level cache
 _GAP = 16  # numbers between the 36 matrices of weights, inputs or products, lest all start in the same cache set
-_LANES = lanes_of(types.float32)
+_LANES, _LANES_64 = lanes_of(types.float32), lanes_of(types.float64)
 
 
 class Weights(NamedTuple):
@@ -45,6 +43,10 @@ class Plan(NamedTuple):
     across: int
     chunk: int
     small: bool
+    terms: int
+    blocks: int
+    depth: int
+    slabs: int
     part: int
     v_size: int
     m_size: int
@@ -55,15 +57,14 @@ def plan(p, images, terms, stored):
     """Return the `Plan` for a group of images; the bits don't depend on it."""
     down, across = -(-p.out_height // OUT), -(-p.out_width // OUT)
     small = down * across <= SMALL
-    k = terms * p.cin
     chunk = images * down * across
     if not small:
-        chunk = min(chunk, 2 * MAX_ROWS if k > 128 else 4 * MAX_ROWS)
+        chunk = min(chunk, 2 * MAX_ROWS if terms * p.cin > 128 else 4 * MAX_ROWS)
     rows = -(-chunk // ROW_STEP) * ROW_STEP
-    v_blocks = -(-p.cin // BLOCK) * terms
-    v_size, m_size = POSITIONS * (v_blocks * rows * BLOCK + _GAP), POSITIONS * (rows * SLAB + _GAP)
-    part = v_blocks if stored else min(v_blocks, _PART)
-    return Plan(down, across, chunk, small, part, v_size, m_size, _slab_size(p, part))
+    blocks, depth = blocking(p.cin)
+    part = terms * blocks if stored else min(terms * blocks, _PART)
+    sizes = (terms * blocks * rows * BLOCK, rows * SLAB, part * depth * SLAB)
+    return Plan(down, across, chunk, small, terms, blocks, depth, -(-p.cout // SLAB), part, *(POSITIONS * (size + _GAP) for size in sizes))
 
 
 def group_size(p, images):
@@ -72,16 +73,10 @@ def group_size(p, images):
     return max(1, _GROUP_TILES // tiles) if tiles <= SMALL else max(1, images)
 
 
-def _slab_size(p, blocks):
-    """Return how many numbers a slab of so many blocks of transformed weights has."""
-    _, depth = blocking(p.cin)
-    return POSITIONS * (blocks * depth * SLAB + _GAP)
-
-
 @kernel
 def _transform_tiles(p, plan, x, first, count, rows, block_from, v, v_from):
     """Transform tiles first ... first + count - 1 of all channels of one input to [36][block][rows][16]."""
-    blocks, depth = blocking(p.cin)
+    depth = plan.depth
     edge = np.empty(IN * IN * BLOCK, x.dtype)
     edge_from = first - first
     v_step = plan.v_size // POSITIONS
@@ -91,7 +86,7 @@ def _transform_tiles(p, plan, x, first, count, rows, block_from, v, v_from):
         y, q = y * OUT - p.top, q * OUT - p.left
         inside = y >= 0 and q >= 0 and y + IN <= p.height and q + IN <= p.width
         x_from = ((image * p.height + y) * p.width + q) * p.cin
-        for block in range(blocks):
+        for block in range(plan.blocks):
             c0 = block * depth
             to = v_from + ((block_from + block) * rows + t) * BLOCK
             if inside and c0 + BLOCK <= p.cin and depth == BLOCK:
@@ -115,66 +110,56 @@ def _transform_tiles(p, plan, x, first, count, rows, block_from, v, v_from):
 @kernel
 def _transform_slab(p, plan, weights, slab, first, last, u, u_from):
     """Transform the kernels of one slab and the blocks first ... last - 1 to [36][panel][channel, zero-padded][column]."""
-    blocks, depth = blocking(p.cin)
-    channels = min(SLAB, p.cout - slab * SLAB)
-    panel_step, step = plan.part * depth * PANEL_32, plan.part * depth * SLAB + _GAP
+    depth, panel_step, step = plan.depth, plan.part * plan.depth * PANEL_32, plan.u_size // POSITIONS
     some = np.zeros(9 * BLOCK * SLAB, weights.source.dtype)
     start = slab - slab
     for block in range(first, last):
-        term, c0 = block // blocks, block % blocks * depth
+        term, c0 = block // plan.blocks, block % plan.blocks * depth
         count = min(depth, p.cin - c0)
         positive, negative = weights.changes[term, 0], weights.changes[term, 1]
         to = u_from + (block - first) * depth * PANEL_32
-        _gather(p, weights.source, weights.transposed, c0, count, slab, channels, some)
-        for c in range(count):
-            for n in range(0, SLAB, BLOCK):
+        _gather(p, weights.source, weights.transposed, c0, count, slab, min(SLAB, p.cout - slab * SLAB), some)
+        for c in range(depth):
+            for n in range(0, SLAB, _LANES_64):
                 u_to = to + n // PANEL_32 * panel_step + c * PANEL_32 + n % PANEL_32
                 transform_kernel(some, start + c * SLAB + n, u, u_to, step, positive, negative)
-        for c in range(count, depth):
-            for position in range(POSITIONS):
-                for n in range(SLAB):
-                    u[to + position * step + n // PANEL_32 * panel_step + c * PANEL_32 + n % PANEL_32] = 0
 
 
 @kernel
 def _gather(p, w, transposed, c0, count, slab, channels, some):
-    """Copy the taps [9, count, channels] to [9, 16, 32], turned round and with swapped channels if transposed."""
-    flat = w.reshape(-1)
-    if transposed and count == BLOCK and channels == SLAB:
-        for tap in range(9):
-            for n in range(0, SLAB, SIDE):
-                w_from = ((8 - tap) * p.cout + slab * SLAB + n) * p.cin + c0
-                for c in range(0, BLOCK, SIDE):
-                    transpose_square(flat, w_from + c, p.cin, some, (tap * BLOCK + c) * SLAB + n, SLAB)
-        return
-    if not transposed and channels == SLAB:
-        for tap in range(9):
-            for c in range(count):
-                w_from = (tap * p.cin + c0 + c) * p.cout + slab * SLAB
-                for n in range(0, SLAB, BLOCK):
-                    copy_16(flat, w_from + n, some, (tap * BLOCK + c) * SLAB + n)
-        return
+    """Copy the taps [9, count, channels] to [9, 16, 32], zero-padded, turned round and with swapped channels if transposed."""
+    whole = channels == SLAB and count == BLOCK
+    c_step, n_step = (1, p.cin) if transposed else (p.cout, 1)
+    if not whole:
+        some[:] = 0
     for tap in range(9):
-        for n in range(channels):
+        w_from = (8 - tap if transposed else tap) * p.cin * p.cout + c0 * c_step + slab * SLAB * n_step
+        to = tap * BLOCK * SLAB
+        if whole and transposed:
+            for n in range(0, SLAB, SIDE):
+                for c in range(0, BLOCK, SIDE):
+                    transpose_square(w, w_from + n * n_step + c, n_step, some, to + c * SLAB + n, SLAB)
+        elif whole:
+            for c in range(BLOCK):
+                for n in range(0, SLAB, BLOCK):
+                    copy_16(w, w_from + c * c_step + n, some, to + c * SLAB + n)
+        else:
             for c in range(count):
-                if transposed:
-                    some[(tap * BLOCK + c) * SLAB + n] = w[(8 - tap) // 3, (8 - tap) % 3, slab * SLAB + n, c0 + c]
-                else:
-                    some[(tap * BLOCK + c) * SLAB + n] = w[tap // 3, tap % 3, c0 + c, slab * SLAB + n]
+                for n in range(channels):
+                    some[to + c * SLAB + n] = w[w_from + c * c_step + n * n_step]
 
 
 @kernel
-def _multiply(p, plan, first, last, channels, rows, v, v_from, m, m_from, u, u_from):
+def _multiply(plan, first, last, channels, rows, v, v_from, m, m_from, u, u_from):
     """Multiply the transformed tiles' blocks first ... last - 1 with one slab of weights, all 36 matrices."""
-    _, depth = blocking(p.cin)
     offsets = np.empty(last, np.int64)
     for k in range(last):
         offsets[k] = k * rows * BLOCK
-    v_step, u_step, m_step = plan.v_size // POSITIONS, plan.part * depth * SLAB + _GAP, plan.m_size // POSITIONS
-    panel_step = plan.part * depth * PANEL_32
+    v_step, u_step, m_step = plan.v_size // POSITIONS, plan.u_size // POSITIONS, plan.m_size // POSITIONS
+    panel_step = plan.part * plan.depth * PANEL_32
     for position in range(POSITIONS):
         v_at, u_at, m_at = v_from + position * v_step, u_from + position * u_step, m_from + position * m_step
-        multiply(rows, channels, v, v_at, offsets, first, last, depth, u, u_at, panel_step, m, m_at)
+        multiply(rows, channels, v, v_at, offsets, first, last, plan.depth, u, u_at, panel_step, m, m_at)
 
 
 @kernel
@@ -194,57 +179,50 @@ def _finish_slab(p, plan, e, slab, channels, first, count, rows, m, m_from):
         finish_tile(e, y, y_from, y_from + OUT * SLAB, height, width, channels, slab * SLAB, o_from, p.out_width * p.cout, p.cout)
 
 
-@kernel
-def _share(thread, threads, phase, p, plan, images, x, x2, terms, weights, weights2, outputs, e, e2, v, m, u):
-    """Do one thread's share.
+_WHOLE, _TILES, _SLABS, _PACK = range(4)
 
-    Phase 0: chunks of tiles, from input to output. Phases 1 and 2, for small images: all tiles' transforms, then all slabs.
+
+@shared_kernel
+def _convolve(thread, threads, phase, p, plan, images, x, x2, weights, weights2, outputs, e, e2, v, m, u):
+    """Do one thread's share of a phase.
+
+    WHOLE: chunks of tiles, from input to output. TILES and then SLABS, for small images: all tiles' transforms, all slabs.
+    PACK: transform all slabs of weights to `u`.
     """
     tiles = images * plan.down * plan.across
-    slabs = (p.cout + SLAB - 1) // SLAB
-    channel_blocks, _ = blocking(p.cin)
+    slabs = plan.slabs * thread // threads, plan.slabs * (thread + 1) // threads
+    chunks, some, v_from = (0, 1), (tiles * thread // threads, tiles * (thread + 1) // threads), 0
+    if phase == _PACK:
+        chunks = (0, 0)
+        for slab in range(slabs[0], slabs[1]):
+            _transform_slab(p, plan, weights, slab, 0, plan.part, u, slab * plan.u_size)
+    if phase == _WHOLE:
+        count = (tiles + plan.chunk - 1) // plan.chunk
+        chunks, slabs, v_from = (count * thread // threads, count * (thread + 1) // threads), (0, plan.slabs), thread * plan.v_size
     m_from, u_from = thread * plan.m_size, thread * plan.u_size
-    if phase == 0:
-        chunks = (tiles + plan.chunk - 1) // plan.chunk
-        first_chunk, last_chunk = chunks * thread // threads, chunks * (thread + 1) // threads
-        v_from = thread * plan.v_size
-    else:
-        first_chunk, last_chunk, v_from = 0, 1, 0
-    for chunk in range(first_chunk, last_chunk):
+    for chunk in range(chunks[0], chunks[1]):
         first = chunk * plan.chunk
         count = min(plan.chunk, tiles - first)
         rows = (count + ROW_STEP - 1) // ROW_STEP * ROW_STEP
-        if phase != 2:
-            some, many = (0, count) if phase == 0 else (count * thread // threads, count * (thread + 1) // threads)
-            for term in range(terms):
-                source = x if term == 0 else x2
-                _transform_tiles(p, plan, source, first + some, many - some, rows, term * channel_blocks, v, v_from + some * BLOCK)
-        if phase != 1:
-            first_slab, last_slab = (0, slabs) if phase == 0 else (slabs * thread // threads, slabs * (thread + 1) // threads)
-            for slab in range(first_slab, last_slab):
+        if phase == _WHOLE:
+            some = (0, count)
+        if phase != _SLABS:
+            for term in range(plan.terms):
+                source, block = x if term == 0 else x2, term * plan.blocks
+                _transform_tiles(p, plan, source, first + some[0], some[1] - some[0], rows, block, v, v_from + some[0] * BLOCK)
+        if phase != _TILES:
+            for slab in range(slabs[0], slabs[1]):
                 channels = min(SLAB, p.cout - slab * SLAB)
                 for output in range(outputs):
-                    ws = weights if output == 0 else weights2
-                    on = e if output == 0 else e2
+                    ws, on = (weights, e) if output == 0 else (weights2, e2)
                     ready = len(ws.blocks) > 0
-                    for k in range(0, terms * channel_blocks, plan.part):
-                        last = min(k + plan.part, terms * channel_blocks)
+                    us, at = (ws.blocks, slab * plan.u_size) if ready else (u, u_from)
+                    for k in range(0, plan.terms * plan.blocks, plan.part):
+                        last = min(k + plan.part, plan.terms * plan.blocks)
                         if not ready:
                             _transform_slab(p, plan, ws, slab, k, last, u, u_from)
-                        us, at = (ws.blocks, slab * plan.u_size) if ready else (u, u_from)
-                        _multiply(p, plan, k, last, channels, rows, v, v_from, m, m_from, us, at)
+                        _multiply(plan, k, last, channels, rows, v, v_from, m, m_from, us, at)
                     _finish_slab(p, plan, on, slab, channels, first, count, rows, m, m_from)
-
-
-_launcher = Launcher(_share)
-
-
-@parallel_kernel
-def _convolve(address, threads, phase, p, plan, images, x, x2, terms, weights, weights2, outputs, e, e2, v, m, u):
-    for thread in prange(threads):
-        call_compiled(
-            address, (np.int64(thread), threads, phase, p, plan, images, x, x2, terms, weights, weights2, outputs, e, e2, v, m, u)
-        )
 
 
 def convolve(p, images, x, x2, terms, weights, e, threads, workspace, weights2=None, e2=None):
@@ -271,28 +249,10 @@ def convolve(p, images, x, x2, terms, weights, e, threads, workspace, weights2=N
     m = workspace.take("m", cut.m_size * threads)
     u = workspace.take("u", 0 if len(weights.blocks) else cut.u_size * threads)
     outputs = 1 if weights2 is None else 2
-    for phase in (1, 2) if cut.small else (0,):
-        args = (phase, p, cut, images, x, x2, terms, weights, weights2 or weights, outputs, e, e2 or e, v, m, u)
-        _convolve(_launcher.address("float32", *args), threads, *args)
+    for phase in (_TILES, _SLABS) if cut.small else (_WHOLE,):
+        _convolve(threads, phase, p, cut, images, x, x2, weights, weights2 or weights, outputs, e, e2 or e, v, m, u)
 
 
-@kernel
-def _pack_share(thread, threads, p, plan, weights, u):
-    slabs = (p.cout + SLAB - 1) // SLAB
-    for slab in range(slabs * thread // threads, slabs * (thread + 1) // threads):
-        _transform_slab(p, plan, weights, slab, thread - thread, plan.part, u, slab * plan.u_size)
-
-
-_pack_launcher = Launcher(_pack_share)
-
-
-@parallel_kernel
-def _pack(address, threads, p, plan, weights, u):
-    for thread in prange(threads):
-        call_compiled(address, (np.int64(thread), threads, p, plan, weights, u))
-
-
-def pack(p, plan, weights, u, threads):
-    """Write the transformed weights of all slabs, `plan.u_size` numbers each, to `u`."""
-    args = (p, plan, weights, u)
-    _pack(_pack_launcher.address("float32", *args), threads, *args)
+def pack(p, cut, weights, e, u, threads):
+    """Write the transformed weights of all slabs, `cut.u_size` numbers each, to `u`; `e` is any epilogue."""
+    _convolve(threads, _PACK, p, cut, 0, weights.source, weights.source, weights, weights, 0, e, e, u, u, u)
