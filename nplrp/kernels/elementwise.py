@@ -65,7 +65,7 @@ def positive_part(x, out, nt=1):
 
 
 def negative_part(x, out, nt=1):
-    """Write min(x, 0) to `out`."""
+    """Write min(x, 0) to `out`; NaN and infinities as in `relu`."""
     _run(_clamp, nt, x, out, x.dtype.type(-np.inf), x.dtype.type(0))
 
 
@@ -130,8 +130,8 @@ def _clamp(t, nt, x, out, low, high):
     x, out, zero = _part(x, t, nt), _part(out, t, nt), x.dtype.type(0)
     for i in range(x.size):
         v = x[i]
-        v = low + v * zero if v < low else v  # v * 0 makes a NaN of -inf, which must not be lost
-        out[i] = high if v > high else v
+        v = low + v * zero if v < low else v  # v * 0 makes a NaN of an infinity, which must not be lost
+        out[i] = high + v * zero if v > high else v
 
 
 @shared_kernel

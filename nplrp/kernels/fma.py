@@ -17,8 +17,8 @@ def _fma(context, x, y, z):
     return number(x, y, z), build
 
 
-def _fma_exact(x, y, z):
-    """Compute the same in fractions, for runs with the JIT off."""
+def fma_exact(x, y, z):
+    """Compute the same in fractions: for runs with the JIT off, and to check the other one."""
     kind = np.result_type(x, y, z)
     if not np.isfinite([x, y, z]).all():
         return kind.type(x * y + z)
@@ -29,4 +29,4 @@ def _fma_exact(x, y, z):
 
 
 #: x * y + z, rounded once, in float32 if all three are, else in float64.
-fma = _fma_exact if config.DISABLE_JIT else _fma  # type: ignore[attr-defined]
+fma = fma_exact if config.DISABLE_JIT else _fma  # type: ignore[attr-defined]
