@@ -11,6 +11,7 @@ import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 from numba.core import types
+from numba.core.imputils import impl_ret_borrowed
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
@@ -137,6 +138,16 @@ def copy_16(typing, x, x_from, y, y_from):
         return context.get_dummy_value()
 
     return types.void(x, types.int64, y, types.int64), emit
+
+
+@intrinsic
+def writable(typing, array):
+    """Return the same array as a type that may be written to, so that it can stand in one variable with others; don't write to it."""
+
+    def emit(context, builder, signature, args):
+        return impl_ret_borrowed(context, builder, signature.return_type, args[0])
+
+    return array.copy(readonly=False)(array), emit
 
 
 @intrinsic

@@ -78,15 +78,22 @@ def _kernel_row(asm, g):
     return [g[0], *plus_minus, g[2]]
 
 
-def _both_ways(row, asm, size, load, store):
-    """Compute M S M^T for the matrix M that `row` applies and a square S of this size.
+def _both_ways(row, asm, columns, load, store):
+    """Compute M S M^T for the matrix M that `row` applies and a square S.
 
     Every number is loaded right before use and stored right after: 36 vectors don't fit into the registers.
+
+    Parameters
+    ----------
+    columns : list of lists
+        For every column of S the addresses of its numbers.
+    load, store : callable
+        From an address to a vector; of a vector to the next place, row by row.
     """
-    columns = [row(asm, [load(i, j) for i in range(size)]) for j in range(size)]
+    columns = [row(asm, [load(address) for address in column]) for column in columns]
     for i in range(len(columns[0])):
-        for j, value in enumerate(row(asm, [column[i] for column in columns])):
-            store(i, j, value)
+        for value in row(asm, [column[i] for column in columns]):
+            store(value)
 
 
 @intrinsic
@@ -97,15 +104,9 @@ def transform_input(typing, x, x_from, row_step, column_step, v, v_from, v_step)
     def emit(context, builder, signature, args):
         asm = Assembler(context, builder, signature, args, x.dtype, lanes_of(x.dtype))
         _, x_from, row_step, column_step, _, v_from, v_step = args
-        first, to = asm.array(0, x_from), asm.array(4, v_from)
-
-        def load(i, j):
-            return asm.load(_at(asm, _at(asm, first, row_step, i), column_step, j))
-
-        def store(i, j, value):
-            asm.store(value, _at(asm, to, v_step, i * IN + j))
-
-        _both_ways(_input_row, asm, IN, load, store)
+        columns = [_walk(asm, top, row_step, IN) for top in _walk(asm, asm.array(0, x_from), column_step, IN)]
+        places = iter(_walk(asm, asm.array(4, v_from), v_step, POSITIONS))
+        _both_ways(_input_row, asm, columns, asm.load, lambda value: asm.store(value, next(places)))
         return context.get_dummy_value()
 
     return types.void(x, whole, whole, whole, v, whole, whole), emit
@@ -119,15 +120,10 @@ def transform_output(typing, m, m_from, m_step, y, y_from):
     def emit(context, builder, signature, args):
         asm = Assembler(context, builder, signature, args, m.dtype, lanes_of(m.dtype))
         _, m_from, m_step, _, y_from = args
-        first, to = asm.array(0, m_from), asm.array(3, y_from)
-
-        def load(i, j):
-            return asm.load(_at(asm, first, m_step, i * IN + j))
-
-        def store(i, j, value):
-            asm.store(value, asm.step(to, (i * OUT + j) * SLAB))
-
-        _both_ways(_output_row, asm, IN, load, store)
+        six_steps = builder.mul(m_step, ir.Constant(m_step.type, IN))
+        columns = [_walk(asm, top, six_steps, IN) for top in _walk(asm, asm.array(0, m_from), m_step, IN)]
+        places = iter(_walk(asm, asm.array(3, y_from), SLAB, OUT * OUT))
+        _both_ways(_output_row, asm, columns, asm.load, lambda value: asm.store(value, next(places)))
         return context.get_dummy_value()
 
     return types.void(m, whole, whole, y, whole), emit
@@ -149,17 +145,18 @@ def transform_kernel(typing, w, w_from, u, u_from, u_step, positive, negative):
         double = Assembler(context, builder, signature, args, types.float64, lanes)
         positive, negative = single.splat(positive), single.splat(negative)
         zero = single.constant(0.0)
-        first, to = single.array(0, w_from), single.array(2, u_from)
+        taps = _walk(single, single.array(0, w_from), BLOCK * SLAB, 9)
+        places = iter(_walk(single, single.array(2, u_from), u_step, POSITIONS))
 
-        def load(i, j):
-            g = single.load(single.step(first, (3 * i + j) * BLOCK * SLAB))
+        def load(tap):
+            g = single.load(tap)
             factor = builder.select(builder.fcmp_ordered(">", g, zero), positive, negative)
             return builder.fpext(builder.fmul(g, factor), double.vector)
 
-        def store(i, j, value):
-            single.store(builder.fptrunc(value, single.vector), _at(single, to, u_step, IN * i + j))
+        def store(value):
+            single.store(builder.fptrunc(value, single.vector), next(places))
 
-        _both_ways(_kernel_row, double, 3, load, store)
+        _both_ways(_kernel_row, double, [taps[j::3] for j in range(3)], load, store)
         return context.get_dummy_value()
 
     return types.void(w, whole, u, whole, whole, types.float32, types.float32), emit
@@ -178,18 +175,21 @@ def transpose_square(typing, x, x_from, x_step, y, y_from, y_step):
         asm = Assembler(context, builder, signature, args, x.dtype, SIDE)
         _, x_from, x_step, _, y_from, y_step = args
         first, to = asm.array(0, x_from), asm.array(3, y_from)
-        rows = [asm.load(_at(asm, first, x_step, i)) for i in range(SIDE)]
+        rows = [asm.load(address) for address in _walk(asm, first, x_step, SIDE)]
         for d in (4, 2, 1):  # swap the off-diagonal quarters of ever smaller squares
             for i in (i for i in range(SIDE) if not i & d):
                 pick = [[n if not n & d else SIDE + n - d for n in range(SIDE)], [n + d if not n & d else SIDE + n for n in range(SIDE)]]
                 rows[i], rows[i + d] = (asm.shuffle(rows[i], rows[i + d], lanes) for lanes in pick)
-        for j, row in enumerate(rows):
-            asm.store(row, _at(asm, to, y_step, j))
+        for row, address in zip(rows, _walk(asm, to, y_step, SIDE), strict=True):
+            asm.store(row, address)
         return context.get_dummy_value()
 
     return types.void(x, whole, whole, y, whole, whole), emit
 
 
-def _at(asm, first, step, count):
-    """Return the address `count` times `step` (a number known at run time) elements after `first`."""
-    return asm.step(first, asm.builder.mul(step, ir.Constant(step.type, count)))
+def _walk(asm, address, step, count):
+    """Return `count` addresses, each `step` elements after the one before."""
+    addresses = [address]
+    while len(addresses) < count:
+        addresses.append(asm.step(addresses[-1], step))
+    return addresses

@@ -16,7 +16,7 @@ from nplrp.kernels.direct import blocking
 from nplrp.kernels.epilogue import finish_tile
 from nplrp.kernels.microkernel import BLOCK, MAX_ROWS, PANEL_32, ROW_STEP, SLAB, multiply
 from nplrp.kernels.parallel import kernel, shared_kernel
-from nplrp.kernels.simd import copy_16, lanes_of
+from nplrp.kernels.simd import copy_16, keep_apart, lanes_of, writable
 from nplrp.kernels.winograd import IN, OUT, POSITIONS, SIDE, transform_input, transform_kernel, transform_output, transpose_square
 
 #: Tiles of an image up to which all of them are transformed first.
@@ -76,7 +76,9 @@ def group_size(p, images):
 @kernel
 def _transform_tiles(p, plan, x, first, count, rows, block_from, v, v_from):
     """Transform tiles first ... first + count - 1 of all channels of one input to [36][block][rows][16]."""
+    keep_apart()
     depth = plan.depth
+    x = writable(x)  # of one type with `edge`
     edge = np.empty(IN * IN * BLOCK, x.dtype)
     edge_from = first - first
     v_step = plan.v_size // POSITIONS
@@ -89,11 +91,10 @@ def _transform_tiles(p, plan, x, first, count, rows, block_from, v, v_from):
         for block in range(plan.blocks):
             c0 = block * depth
             to = v_from + ((block_from + block) * rows + t) * BLOCK
-            if inside and c0 + BLOCK <= p.cin and depth == BLOCK:
-                for n in range(0, BLOCK, _LANES):
-                    transform_input(x, x_from + c0 + n, p.width * p.cin, p.cin, v, to + n, v_step)
-            else:
-                channels = min(depth, p.cin - c0)
+            channels = min(depth, p.cin - c0)
+            source, source_from, row_step, pixel_step = x, x_from + c0, p.width * p.cin, p.cin
+            if not inside or channels < BLOCK:
+                source, source_from, row_step, pixel_step = edge, edge_from, edge_from + IN * BLOCK, edge_from + BLOCK
                 edge[:] = 0
                 for i in range(max(0, -y), min(IN, p.height - y)):
                     for j in range(max(0, -q), min(IN, p.width - q)):
@@ -103,13 +104,15 @@ def _transform_tiles(p, plan, x, first, count, rows, block_from, v, v_from):
                         else:
                             for c in range(channels):
                                 edge[(i * IN + j) * BLOCK + c] = x[pixel + c]
-                for n in range(0, BLOCK, _LANES):
-                    transform_input(edge, edge_from + n, IN * BLOCK, BLOCK, v, to + n, v_step)
+            for n in range(0, depth, _LANES):
+                transform_input(source, source_from + n, row_step, pixel_step, v, to + n, v_step)
 
 
 @kernel
 def _transform_slab(p, plan, weights, slab, first, last, u, u_from):
     """Transform the kernels of one slab and the blocks first ... last - 1 to [36][panel][channel, zero-padded][column]."""
+    keep_apart()
+    channels = min(SLAB, p.cout - slab * SLAB)
     depth, panel_step, step = plan.depth, plan.part * plan.depth * PANEL_32, plan.u_size // POSITIONS
     some = np.zeros(9 * BLOCK * SLAB, weights.source.dtype)
     start = slab - slab
@@ -118,9 +121,9 @@ def _transform_slab(p, plan, weights, slab, first, last, u, u_from):
         count = min(depth, p.cin - c0)
         positive, negative = weights.changes[term, 0], weights.changes[term, 1]
         to = u_from + (block - first) * depth * PANEL_32
-        _gather(p, weights.source, weights.transposed, c0, count, slab, min(SLAB, p.cout - slab * SLAB), some)
+        _gather(p, weights.source, weights.transposed, c0, count, slab, channels, some)
         for c in range(depth):
-            for n in range(0, SLAB, _LANES_64):
+            for n in range(0, channels, _LANES_64):
                 u_to = to + n // PANEL_32 * panel_step + c * PANEL_32 + n % PANEL_32
                 transform_kernel(some, start + c * SLAB + n, u, u_to, step, positive, negative)
 
@@ -128,6 +131,7 @@ def _transform_slab(p, plan, weights, slab, first, last, u, u_from):
 @kernel
 def _gather(p, w, transposed, c0, count, slab, channels, some):
     """Copy the taps [9, count, channels] to [9, 16, 32], zero-padded, turned round and with swapped channels if transposed."""
+    keep_apart()
     whole = channels == SLAB and count == BLOCK
     c_step, n_step = (1, p.cin) if transposed else (p.cout, 1)
     if not whole:
@@ -152,6 +156,7 @@ def _gather(p, w, transposed, c0, count, slab, channels, some):
 @kernel
 def _multiply(plan, first, last, channels, rows, v, v_from, m, m_from, u, u_from):
     """Multiply the transformed tiles' blocks first ... last - 1 with one slab of weights, all 36 matrices."""
+    keep_apart()
     offsets = np.empty(last, np.int64)
     for k in range(last):
         offsets[k] = k * rows * BLOCK
@@ -165,6 +170,7 @@ def _multiply(plan, first, last, channels, rows, v, v_from, m, m_from, u, u_from
 @kernel
 def _finish_slab(p, plan, e, slab, channels, first, count, rows, m, m_from):
     """Transform the products back and finish them."""
+    keep_apart()
     m_step = plan.m_size // POSITIONS
     y = np.empty(OUT * OUT * SLAB, m.dtype)
     y_from = first - first
