@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -220,7 +221,8 @@ def run_fetch(arguments: argparse.Namespace) -> None:
 
 
 def _listen() -> None:
-    """Print what the package has to say, such as that kernels are being compiled, on stderr."""
+    """Print what the package has to say, such as that kernels are being compiled or that a ledger looks bad, on stderr."""
+    warnings.showwarning = lambda message, *_: print(f"nplrp: note: {message}", file=sys.stderr)
     logger = logging.getLogger("nplrp")
     if not logger.handlers:
         handler = logging.StreamHandler()
