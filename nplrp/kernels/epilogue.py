@@ -25,7 +25,6 @@ from nplrp.kernels.parallel import kernel
 from nplrp.kernels.simd import Assembler, lanes_of
 
 STORE, BIAS, RELU, TIMES, RATIO, RATIOS = range(6)
-_LANES_32, _LANES_64 = lanes_of(types.float32), lanes_of(types.float64)
 
 
 class Epilogue(NamedTuple):
@@ -47,8 +46,8 @@ class Epilogue(NamedTuple):
     beta: float
 
 
-def _make_finish(lanes=None):
-    """Return an intrinsic that finishes `lanes` sums at v[v_from] and writes them to out[o_from]."""
+def _make_finish(count, lanes=None):
+    """Return an intrinsic that finishes `count` sums from v[v_from] on and writes them to `out` from out[o_from] on."""
 
     @intrinsic
     def finish(typing, mode, v, v_from, bias, b_from, a, z, z2, out, out2, o_from, eps, below, alpha, beta):
@@ -60,42 +59,47 @@ def _make_finish(lanes=None):
             asm = Assembler(context, builder, signature, args, dtype, lanes or lanes_of(dtype))
             mode, v_from, b_from, o_from = args[0], args[2], args[4], args[10]
             eps, below, alpha, beta = (asm.splat(number) for number in args[11:])
-            sums = asm.load(asm.array(1, v_from))
+            v, bias, a, z, z2, out, out2 = (asm.array(k, at) for k, at in ((1, v_from), (3, b_from), *((k, o_from) for k in range(5, 10))))
 
-            def operand(position):
-                return asm.load(asm.array(position, o_from))
+            def get(array, n):
+                return asm.load(asm.step(array, n))
 
-            def stabilised(position):
-                z = operand(position)
+            def stabilised(array, n):
+                z = get(array, n)
                 return asm.add(z, asm.select(asm.below_zero(z), below, eps))
 
-            def biased():
-                return asm.add(sums, asm.load(asm.array(3, b_from)))
+            def biased(n):
+                return asm.add(get(v, n), get(bias, n))
 
-            def relu():
-                y, zero = biased(), asm.constant(0.0)
-                return asm.select(asm.below_zero(y), asm.fma(y, zero, zero), y)  # y * 0 makes a NaN of -inf, which must not be lost
+            def relu(n):
+                y = biased(n)
+                return asm.select(asm.below_zero(y), asm.constant(0.0), y)
 
-            def times():
-                return asm.mul(operand(5), sums)
+            def times(n):
+                return asm.mul(get(a, n), get(v, n))
 
-            def ratios():
-                relevance = times()
-                asm.store(asm.div(asm.mul(beta, relevance), stabilised(7)), asm.array(9, o_from))
-                return asm.div(asm.mul(alpha, relevance), stabilised(6))
+            def ratios(n):
+                relevance = times(n)
+                asm.store(asm.div(asm.mul(beta, relevance), stabilised(z2, n)), asm.step(out2, n))
+                return asm.div(asm.mul(alpha, relevance), stabilised(z, n))
 
-            formulas = {BIAS: biased, RELU: relu, TIMES: times, RATIO: lambda: asm.div(times(), stabilised(6)), RATIOS: ratios}
-            store, done = builder.append_basic_block("store"), builder.append_basic_block("done")
-            switch = builder.switch(mode, store)
+            formulas = {
+                STORE: lambda n: get(v, n),
+                BIAS: biased,
+                RELU: relu,
+                TIMES: times,
+                RATIO: lambda n: asm.div(times(n), stabilised(z, n)),
+                RATIOS: ratios,
+            }
+            done = builder.append_basic_block("done")
+            switch = builder.switch(mode, done)
             for number, formula in formulas.items():
                 block = builder.append_basic_block(f"mode{number}")
                 switch.add_case(ir.Constant(mode.type, number), block)
                 builder.position_at_end(block)
-                asm.store(formula(), asm.array(8, o_from))
+                for n in range(0, count, asm.lanes):
+                    asm.store(formula(n), asm.step(out, n))
                 builder.branch(done)
-            builder.position_at_end(store)
-            asm.store(sums, asm.array(8, o_from))
-            builder.branch(done)
             builder.position_at_end(done)
             return context.get_dummy_value()
 
@@ -104,7 +108,7 @@ def _make_finish(lanes=None):
     return finish
 
 
-_finish_vector, _finish_number = _make_finish(), _make_finish(1)
+_finish_slab, _finish_number = _make_finish(SLAB), _make_finish(1, lanes=1)
 
 
 @kernel
@@ -117,20 +121,19 @@ def finish_tile(e, v, v_from, v_row, height, width, channels, first_channel, o_f
     v : ndarray, flat
         The sums: 32 for every pixel, `v_row` numbers from one row of pixels to the next.
     height, width, channels : int
-        Pixels down and across, and at most 32 channels.
+        Pixels down and across, and channels; more than 32 only of a single pixel.
     first_channel : int
         Where the bias of the first of them is.
     o_from, o_row, o_pixel : int
         Where the first pixel's first channel is in the output, and the steps from row to row and pixel to pixel there.
     """
-    lanes = _LANES_32 if v.itemsize == 4 else _LANES_64
-    whole = channels // lanes * lanes
+    whole = channels // SLAB * SLAB
     for i in range(height):
         for j in range(width):
             vp, op = v_from + i * v_row + j * SLAB, o_from + i * o_row + j * o_pixel
-            for c in range(0, whole, lanes):
+            for c in range(0, whole, SLAB):
                 bc = first_channel + c
-                _finish_vector(e.mode, v, vp + c, e.bias, bc, e.a, e.z, e.z2, e.out, e.out2, op + c, e.eps, e.below, e.alpha, e.beta)
+                _finish_slab(e.mode, v, vp + c, e.bias, bc, e.a, e.z, e.z2, e.out, e.out2, op + c, e.eps, e.below, e.alpha, e.beta)
             for c in range(whole, channels):
                 bc = first_channel + c
                 _finish_number(e.mode, v, vp + c, e.bias, bc, e.a, e.z, e.z2, e.out, e.out2, op + c, e.eps, e.below, e.alpha, e.beta)

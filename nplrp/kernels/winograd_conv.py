@@ -53,13 +53,15 @@ class Plan(NamedTuple):
     u_size: int
 
 
-def plan(p, images, terms, stored):
+def plan(p, images, terms, stored, threads=1):
     """Return the `Plan` for a group of images; the bits don't depend on it."""
     down, across = -(-p.out_height // OUT), -(-p.out_width // OUT)
     small = down * across <= SMALL
     chunk = images * down * across
     if not small:
-        chunk = min(chunk, 2 * MAX_ROWS if terms * p.cin > 128 else 4 * MAX_ROWS)
+        share = -(-chunk // threads)
+        most = (32 if terms * p.cin <= 128 else 56) // MAX_ROWS * MAX_ROWS
+        chunk = -(-share // -(-share // most)) if images else 1
     rows = -(-chunk // ROW_STEP) * ROW_STEP
     blocks, depth = blocking(p.cin)
     part = terms * blocks if stored else min(terms * blocks, _PART)
@@ -250,7 +252,7 @@ def convolve(p, images, x, x2, terms, weights, e, threads, workspace, weights2=N
     weights2, e2 : Weights, Epilogue, optional
         A second convolution that shares the transformed inputs.
     """
-    cut = plan(p, images, terms, len(weights.blocks) > 0)
+    cut = plan(p, images, terms, len(weights.blocks) > 0, threads)
     v = workspace.take("v", cut.v_size * (1 if cut.small else threads))
     m = workspace.take("m", cut.m_size * threads)
     u = workspace.take("u", 0 if len(weights.blocks) else cut.u_size * threads)
