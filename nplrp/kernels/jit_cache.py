@@ -70,7 +70,11 @@ def _stamp(module):
         source = Path(__file__).with_name(f"{name}.py").read_bytes()
         digest.update(f"{name}\0".encode() + hashlib.sha256(source).digest())
         seen.add(name)
-        imports = set(re.findall(r"^from nplrp\.kernels\.(\w+) import", source.decode(), re.MULTILINE))
+        imports = {
+            name
+            for module, names in re.findall(r"^from nplrp\.kernels(?:\.(\w+))? import ([\w, ]*)", source.decode(), re.MULTILINE)
+            for name in ([module] if module else names.split(", "))
+        }
         todo += sorted(imports - seen - set(todo), reverse=True)
     settings = sorted(item for item in os.environ.items() if item[0].startswith("NUMBA_") and not item[0].startswith(_IRRELEVANT))
     digest.update(repr((sys.version, numba.__version__, llvmlite.__version__, settings)).encode())

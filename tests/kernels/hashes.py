@@ -1,0 +1,75 @@
+"""Print a hash of what every kernel but the convolutions gives; run in processes of different CPUs, threads and settings.
+
+python -m tests.kernels.hashes          all kernels
+python -m tests.kernels.hashes --plain  only those that also run with the JIT off
+"""
+
+import hashlib
+import sys
+
+import numpy as np
+
+from nplrp.kernels import dense, elementwise, pool, softmax, sums, ties
+
+
+def plain(rng, dtype):
+    """Yield names and results of kernels without vector code."""
+    for shape in ((2, 7, 5, 3), (1, 45, 37, 13)):
+        x, y = rng.standard_normal(shape).astype(dtype), rng.standard_normal(shape).astype(dtype)
+        x[..., 0] = 0
+        out, v = np.empty_like(x), y[0, 0, 0].copy()
+        for kind in range(9):
+            elementwise.stabilise_divide(y, x, kind, 0.01, 1.5, out, 2)
+            yield f"divide {kind}", out
+        for name in ("relu", "positive_part", "negative_part"):
+            getattr(elementwise, name)(x, out, 2)
+            yield name, out
+        for name in ("multiply", "multiply_add"):
+            getattr(elementwise, name)(x, y, out, 2)
+            yield name, out
+        elementwise.affine(x, v, v, out, 2)
+        elementwise.add_bias(out, v, True, 2)
+        yield "affine", out
+        yield "finite", np.array([elementwise.first_nonfinite(x, 2)])
+        window, z = (3, 2, 2, 1, 1, 0), np.empty((shape[0], (shape[1] - 1) // 2 + 1, shape[2] - 1, shape[3]), dtype)
+        pool.avg_forward(x, *window, z, 2)
+        yield "mean", z
+        pool.avg_transpose(z, *window, out, 2)
+        yield "mean transposed", out
+        yield "sums", np.array([sums.sum_of(x, 2), sums.sum_abs(x), sums.sum_of_product(x, y, 2), *sums.image_sums(y, 2)])
+        labels = ties.tie_labels(np.round(x * 0.4), [(1, 2, 2, 2, 2, 1, 1, 0, 0, 0, 0), (0, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1)])
+        yield "ties", labels[0]
+    z = (rng.standard_normal((3, 20)) * 9).astype(dtype)
+    out = np.empty_like(z)
+    softmax.softmax(z, out)
+    yield "softmax", out
+
+
+def vectors(rng, dtype):
+    """Yield names and results of kernels in explicit vectors."""
+    for n, i, o in ((1, 9, 5), (3, 100, 333), (9, 70, 1300)):
+        x, w, s = (rng.standard_normal(shape).astype(dtype) for shape in ((n, i), (i, o), (n, o)))
+        z, z2, c = np.empty_like(s), np.empty_like(s), np.empty_like(x)
+        for parts in ((1, 1), (1, 0), (1.25, 1)):
+            dense.dense_forward_two(x, w, *parts, z, 0, 1, z2, False, 2)
+            yield "dense", z
+            yield "dense", z2
+            dense.dense_transpose(s, w, *parts, c, False, 2)
+            yield "dense transposed", c
+    for channels in (3, 64):
+        x = rng.integers(-3, 4, (2, 34, 35, channels)).astype(dtype)
+        for window, shape in (((2, 2, 2, 2, 0, 0), (2, 17, 17, channels)), ((3, 3, 2, 2, 1, 1), (2, 17, 18, channels))):
+            z, winner, out = np.empty(shape, dtype), np.empty(shape, np.uint8), np.empty_like(x)
+            pool.max_forward(x, *window, z, winner, pool.no_labels(3, 3), False, 2)
+            yield "max", z
+            yield "winner", winner
+            pool.max_transpose_ratio(z, winner, *window, x, x, elementwise.SIGN, 0.3, out, 2)
+            yield "max transposed", out
+
+
+if __name__ == "__main__":
+    for dtype in (np.float32, np.float64):
+        rng = np.random.default_rng(0)
+        for group in (plain,) if "--plain" in sys.argv else (plain, vectors):
+            for name, result in group(rng, dtype):
+                print(np.dtype(dtype).name, name, hashlib.sha256(np.ascontiguousarray(result).tobytes()).hexdigest()[:16])

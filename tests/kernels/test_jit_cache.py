@@ -1,0 +1,181 @@
+"""The cache of compiled kernels never fails a run or serves what is out of date; parallel kernels may be called from many threads."""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import nplrp.kernels
+from nplrp.kernels import elementwise, jit_cache
+from nplrp.kernels.parallel import exclusive, in_threads, shared_kernel
+
+KERNELS = Path(nplrp.kernels.__file__).parent
+ROOT = KERNELS.parents[1]
+RUN = """
+import numpy as np
+{before}
+from nplrp.kernels import elementwise, jit_cache
+x = np.arange(-20000, 20000, dtype=np.float32)
+out = np.empty_like(x)
+elementwise.relu(x, out, 2)
+assert (out == np.maximum(x, 0)).all()
+from nplrp.kernels.softmax import _softmax
+_softmax(x[None], out[None])
+print(jit_cache.cache_directory(), sum(_softmax.stats.cache_hits.values()))
+"""
+
+
+def run(directory, before="", **settings):
+    """Run two kernels in a new process; return its cache directory and how often the cache served the softmax."""
+    env = {**os.environ, "NUMBA_CACHE_DIR": str(directory), **settings}
+    done = subprocess.run([sys.executable, "-c", RUN.format(before=before)], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    place, hits = done.stdout.split()
+    return place, int(hits)
+
+
+def test_second_process_finds_the_kernels(tmp_path):
+    place, hits = run(tmp_path)
+    assert hits == 0
+    assert Path(place).parent == tmp_path
+    assert not list(Path(place).glob("*.tmp"))
+    assert run(tmp_path) == (place, 1)
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "altered", "other text"])
+def test_damaged_entries_are_compiled_again(tmp_path, damage):
+    place, _ = run(tmp_path)
+    for path in Path(place).iterdir():
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes({"empty": b"", "cut": content[:500], "altered": content, "other text": b"never " * 2000}[damage])
+    assert run(tmp_path) == (place, 0)
+    assert run(tmp_path) == (place, 1)
+
+
+def test_without_any_place_kernels_still_run(tmp_path):
+    nowhere = "from nplrp.kernels import jit_cache; jit_cache._writable = lambda directory: False"
+    assert run(tmp_path, nowhere) == ("None", 0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_directory_that_vanishes_or_refuses_is_no_error(tmp_path):
+    vanish = "from nplrp.kernels import jit_cache; import shutil; shutil.rmtree(jit_cache.cache_directory())"
+    assert run(tmp_path, vanish)[1] == 0
+    in_the_way = tmp_path / "file"
+    in_the_way.write_text("")
+    place, _ = run(in_the_way)
+    assert Path(place).is_dir(), "the next place is taken"
+
+
+def test_another_cpu_has_its_own_entries(tmp_path):
+    place, _ = run(tmp_path)
+    before = set(Path(place).iterdir())
+    assert run(tmp_path, NUMBA_CPU_NAME="x86-64-v2", NUMBA_CPU_FEATURES="") == (place, 0)
+    assert before < set(Path(place).iterdir())
+    assert run(tmp_path) == (place, 1)
+
+
+def test_two_cold_processes_at_once(tmp_path):
+    with ThreadPoolExecutor(2) as pool:
+        for place, _ in pool.map(run, [tmp_path] * 2):
+            assert run(place.removesuffix("/nplrp-kernels"))[1] == 1
+
+
+def test_an_edit_in_an_imported_file_changes_the_stamp(tmp_path, monkeypatch):
+    folder = tmp_path / "kernels"
+    shutil.copytree(KERNELS, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(jit_cache, "__file__", str(folder / "jit_cache.py"))
+
+    def stamps():
+        jit_cache._stamp.cache_clear()
+        return {path.stem: jit_cache._stamp(path.stem) for path in folder.glob("*.py")}
+
+    before = stamps()
+    with (folder / "simd.py").open("a") as source:
+        source.write("\n# edited\n")
+    after = stamps()
+    jit_cache._stamp.cache_clear()
+    changed = {name for name in before if before[name] != after[name]}
+    assert {"simd", "dense", "pool", "conv"} <= changed
+    assert "fma" not in changed
+    assert len(set(before.values())) == len(before)
+
+
+def test_old_versions_are_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(jit_cache, "cache_directory", lambda: tmp_path)
+    cache = jit_cache.KernelCache(elementwise.denominator.py_func)
+    for i in range(jit_cache.KEPT + 3):
+        path = tmp_path / f"elementwise.denominator-{i:02}.bin"
+        path.touch()
+        os.utime(path, (i, i))
+    (tmp_path / "elementwise.other-00.bin").touch()
+    cache._remove(keep=jit_cache.KEPT)
+    assert sorted(p.name for p in tmp_path.iterdir())[0] == "elementwise.denominator-03.bin"
+    assert len(list(tmp_path.iterdir())) == jit_cache.KEPT + 1
+    cache.flush()
+    assert [p.name for p in tmp_path.iterdir()] == ["elementwise.other-00.bin"]
+
+
+def test_the_stamp_follows_every_import():
+    """It reads lines, not syntax: kernels import each other at the top of the file and, if by module, on one line."""
+    for path in KERNELS.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                assert not any(alias.name.startswith("nplrp.kernels") for alias in node.names), path.name
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("nplrp.kernels"):
+                assert node.col_offset == 0, f"{path.name}: import {node.module} at the top"
+                assert node.module != "nplrp.kernels" or node.lineno == node.end_lineno, f"{path.name}: one line for {node.module}"
+                assert not any(alias.asname for alias in node.names) or node.module != "nplrp.kernels", path.name
+
+
+def test_concurrent_calls_from_many_threads():
+    x = np.random.default_rng(0).standard_normal((8, 60_000)).astype(np.float32)
+
+    def work(i):
+        out = np.empty_like(x[i])
+        for _ in range(40):
+            elementwise.relu(x[i], out, 2)
+        return out
+
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(work, range(8)))
+    assert np.array_equal(results, np.maximum(x, 0))
+
+
+def test_the_lock_may_be_taken_twice_by_one_thread():
+    x = np.ones(50_000, np.float32)
+    with exclusive(), exclusive():
+        elementwise.relu(x, x, 2)
+
+
+def test_in_threads_runs_every_part_and_reports_errors():
+    seen = []
+    in_threads(lambda *args: seen.append(args), 3, "x")
+    assert sorted(seen) == [("x", 0, 3), ("x", 1, 3), ("x", 2, 3)]
+
+    def fail(t, nt):
+        if t == 1:
+            raise ValueError(t)
+
+    with pytest.raises(ValueError, match="1"):
+        in_threads(fail, 2)
+
+
+@shared_kernel
+def _greedy(t, nt, out):
+    buffer = np.empty(2**50 + t, np.float64)
+    out[t] = buffer[0]
+
+
+def test_a_part_that_runs_out_of_memory_is_an_error():
+    for nt in (1, 2):
+        with pytest.raises(MemoryError):
+            _greedy(nt, np.zeros(2))
