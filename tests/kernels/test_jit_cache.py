@@ -49,13 +49,14 @@ def test_second_process_finds_the_kernels(tmp_path):
     assert run(tmp_path) == (place, 1)
 
 
-@pytest.mark.parametrize("damage", ["empty", "cut", "altered", "other text"])
-def test_damaged_entries_are_compiled_again(tmp_path, damage):
+def test_damaged_entries_are_compiled_again(tmp_path):
     place, _ = run(tmp_path)
-    for path in Path(place).iterdir():
+    entries = sorted(Path(place).iterdir())
+    assert len(entries) >= 4
+    for i, path in enumerate(entries):
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
-        path.write_bytes({"empty": b"", "cut": content[:500], "altered": content, "other text": b"never " * 2000}[damage])
+        path.write_bytes([b"", content[:500], content, b"something else " * 2000][i % 4])
     assert run(tmp_path) == (place, 0)
     assert run(tmp_path) == (place, 1)
 
