@@ -1,7 +1,7 @@
 # The workshop. PYTHON is any Python >= 3.11 with `pip install -e ".[dev]"`.
 PYTHON ?= python
 
-.PHONY: check lint types imports test demo
+.PHONY: check lint types imports test demo bench
 
 check: lint types imports test
 
@@ -20,3 +20,10 @@ test:
 
 demo:
 	$(PYTHON) -m nplrp.cli demo -o docs/demo.png
+
+# PEERS: a Python with torch, zennit and captum (benchmarks/README.md). QUICK=1: one round of everything.
+PEERS ?=
+QUICK ?=
+
+bench:
+	$(PYTHON) benchmarks/run.py $(if $(PEERS),--peers $(PEERS)) $(if $(QUICK),--quick) $(BENCH)

@@ -1,0 +1,156 @@
+"""Runs nplrp for the coordinator."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numba
+import numpy as np
+from machine_peaks import fma_peak, memory_peak
+from networks import conv_stack
+from protocol import Jobs, images, serve
+
+import nplrp
+from nplrp import fused, layers
+from nplrp.lrp import predict as predict_labels
+from nplrp.plan import make_plan
+
+
+def main(network):
+    """Serve jobs on the weight file that a network table is of."""
+    path = json.loads(Path(network).read_text("utf-8"))["file"]
+    model = nplrp.load(path)
+    stacks = {}
+
+    def net(side, stack=False):
+        if side == 224 and not stack:
+            return model
+        if side not in stacks:
+            stacks[side] = conv_stack(model, side)
+        return stacks[side]
+
+    def explain(composite, batch, side=224, dtype="float32", algorithm="auto", stack=False):
+        chosen = net(side, stack)
+        x = images(batch, side)
+        return lambda: nplrp.explain(chosen, x, composite, dtype=dtype, algorithm=algorithm).relevance
+
+    def forward(batch):
+        plan, x = make_plan(model, "notebook"), images(batch)
+        return lambda: fused.run_forward(plan, x).logits
+
+    def predict(batch):
+        x = images(batch)
+        return lambda: np.array([len(predict_labels(model, x))])
+
+    def convs(batch, side=224):
+        plan = make_plan(net(side), "notebook")
+        trace = fused.run_forward(plan, images(batch, side))
+        work = [(step, a) for step, a in zip(plan.steps, trace.activations[:-1], strict=True) if step.kind == "conv"]
+        workspace = layers.new_workspace()
+
+        def run():
+            for step, a in work:
+                z, _ = layers.forward_beside(step, a, None, workspace)
+            return z
+
+        return run
+
+    def profile(threads, rounds, batch, composite):
+        """Return per-step seconds of every round, and the machine's peaks, measured in turns."""
+        numba.set_num_threads(threads)
+        plan, x = make_plan(model, composite), images(batch)
+        nplrp.explain(model, x, composite)
+        seconds, whole, peaks = {}, [], {"fma": [], "memory": []}
+        for _ in range(rounds):
+            peaks["fma"].append(fma_peak(threads))
+            peaks["memory"].append(memory_peak(threads))
+            with timed_layers() as spent:
+                start = time.perf_counter()
+                nplrp.explain(model, x, composite)
+                whole.append(time.perf_counter() - start)
+            for key, value in spent.items():
+                seconds.setdefault(key, []).append(value)
+        steps = [{"direction": direction, "step": step, "seconds": values} for (direction, step), values in seconds.items()]
+        return {"steps": steps, "whole": whole, "peaks": peaks, "names": [step.name for step in plan.steps]}
+
+    def facts():
+        return {"nplrp": nplrp.__version__, "numba": numba.__version__, "threading layer": numba.config.THREADING_LAYER}
+
+    jobs = Jobs({"explain": explain, "forward": forward, "predict": predict, "convs": convs}, numba.set_num_threads)
+    serve({"facts": facts, "profile": profile, "accuracy": lambda **p: accuracy(model, **p), **jobs.commands()})
+
+
+class timed_layers:
+    """Time what `nplrp.layers` does for each step while the block runs: {("forward" | "backward" | function, step): seconds}."""
+
+    def __enter__(self):
+        import inspect
+
+        self.spent, self._depth, self._phase, self._old = {}, 0, "backward", []
+        for name, function in inspect.getmembers(layers, inspect.isfunction):
+            if not name.startswith("_") and name != "threads":
+                parameters = list(inspect.signature(function).parameters)
+                self._replace(layers, name, self._timed(function, name, "step" in parameters and parameters.index("step")))
+        run_forward = fused.run_forward
+
+        def marked(*args):
+            self._phase = "forward"
+            try:
+                return run_forward(*args)
+            finally:
+                self._phase = "backward"
+
+        self._replace(fused, "run_forward", marked)
+        return self.spent
+
+    def __exit__(self, *_):
+        for module, name, function in self._old:
+            setattr(module, name, function)
+
+    def _replace(self, module, name, function):
+        self._old.append((module, name, getattr(module, name)))
+        setattr(module, name, function)
+
+    def _timed(self, function, name, place):
+        def call(*args, **kwargs):
+            if self._depth:
+                return function(*args, **kwargs)
+            self._depth += 1
+            start = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self._depth -= 1
+                step = args[place].name if place is not False else f"({name})"
+                key = self._phase, step
+                self.spent[key] = self.spent.get(key, 0.0) + time.perf_counter() - start
+
+        return call
+
+
+def accuracy(model, inputs, outputs):
+    """Run every conv and dense layer, and the transpose of every conv, on given inputs, in float32 and, by definition, in float64.
+
+    Parameters
+    ----------
+    model : nplrp.Model
+    inputs, outputs : path of .npz
+        ``NAME`` and ``NAME.s`` in; ``NAME.32``, ``NAME.64``, ``NAME.s.32`` and ``NAME.s.64`` out.
+    """
+    from nplrp.rules import AS_IS
+
+    found, given = {}, np.load(inputs)
+    for bits, algorithm in ((32, "auto"), (64, "direct")):
+        for step in make_plan(model, "notebook", f"float{bits}", algorithm).steps:
+            if step.name in given:
+                a = given[step.name].astype(step.weight.dtype)
+                found[f"{step.name}.{bits}"] = layers.forward(step, [a], [AS_IS], AS_IS)
+            if f"{step.name}.s" in given:
+                s = given[f"{step.name}.s"].astype(step.weight.dtype)
+                found[f"{step.name}.s.{bits}"] = layers.transpose(step, s, [AS_IS])[0]
+    np.savez(outputs, **found)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

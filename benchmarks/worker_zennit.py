@@ -1,0 +1,56 @@
+"""Runs Zennit for the coordinator: one rule on every layer with weights."""
+
+import sys
+
+import numpy as np
+import torch
+import zennit_import
+from protocol import Jobs, images, read_network, serve
+from torch_vgg import array, build, tensor
+from zennit.attribution import Gradient
+from zennit.composites import LayerMapComposite
+from zennit.rules import AlphaBeta, Epsilon, Pass, ZPlus
+from zennit.types import Activation, Linear
+
+RULES = {"epsilon": Epsilon, "zplus": ZPlus, "alpha_beta": lambda: AlphaBeta(2, 1)}
+
+
+def main(network):
+    """Serve jobs."""
+    layers = read_network(network)
+    models = {}
+
+    def net(dtype, channels_last):
+        key = dtype, channels_last
+        if key not in models:
+            model = build(layers).to(getattr(torch, dtype))
+            models[key] = model.to(memory_format=torch.channels_last) if channels_last else model
+        return models[key]
+
+    def explain(rule, batch=1, dtype="float32", channels_last=False, x=None):
+        x = images(batch) if x is None else np.load(x)["x"]
+        x, model = tensor(x, channels_last, getattr(torch, dtype)), net(dtype, channels_last)
+
+        def run():
+            composite = LayerMapComposite([(Linear, RULES[rule]()), (Activation, Pass())])
+            with Gradient(model=model, composite=composite, attr_output=_largest) as attributor:
+                _, relevance = attributor(x)
+            return array(relevance)
+
+        return run
+
+    jobs = Jobs({"explain": explain}, torch.set_num_threads)
+    from importlib import metadata
+
+    facts = {"torch": torch.__version__, "zennit": metadata.version("zennit")}
+    serve({"facts": lambda: facts, **jobs.commands()})
+
+
+def _largest(logits):
+    """Return the start: the largest logit, zero elsewhere."""
+    return torch.where(logits == logits.max(1, keepdim=True).values, logits, torch.zeros_like(logits))
+
+
+if __name__ == "__main__":
+    assert zennit_import
+    main(sys.argv[1])
