@@ -15,18 +15,15 @@ Whatever isn't one of these cases is done by the page itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from nplrp import layers
 from nplrp.composites import PASSED
 from nplrp.plan import Plan
-from nplrp.rules import AS_IS, Clamp, Part, Rule
-
-#: Where a step's denominator comes from: its own output, a second convolution beside it, or the page.
-OUTPUT, BESIDE, PAGE = "output", "beside", "page"
+from nplrp.rules import AS_IS, Clamp, Part
 
 StepBack = Callable[[int, np.ndarray], np.ndarray]
 Keep = Callable[[int, np.ndarray], None]
@@ -44,14 +41,14 @@ class Trace:
         By step: which place of each max-pool window gave the maximum.
     logits : ndarray [n, units]
         What the softmax at the end is taken of; the output, if the model has none.
-    denominators : mapping of int to ndarray
-        By step: the rule's z, before stabilising, where the pass has it.
+    denominators : mapping of int to tuple of ndarray
+        By step: z of every part of its rule (see `fusible_parts`), before stabilising, where the pass has it.
     """
 
     activations: tuple[np.ndarray, ...]
     winners: Mapping[int, np.ndarray]
     logits: np.ndarray
-    denominators: Mapping[int, np.ndarray]
+    denominators: Mapping[int, tuple[np.ndarray, ...]]
 
     @property
     def output(self) -> np.ndarray:
@@ -64,7 +61,6 @@ def run_forward(plan: Plan, x: np.ndarray) -> Trace:
     activations, winners, denominators = [x], {}, {}
     logits = None
     ties, workspace = layers.tie_labels(plan.steps, x), layers.new_workspace()
-    sources = denominator_sources(plan)
     for i, step in enumerate(plan.steps):
         a = activations[-1]
         if step.kind == "maxpool":
@@ -73,10 +69,11 @@ def run_forward(plan: Plan, x: np.ndarray) -> Trace:
         elif step.kind in PASSED:
             a = layers.activate(step, layers.reshape(step, a), in_place=False)
         else:
-            part = plan.parts[i][0] if sources[i] == BESIDE else None
-            z, beside = layers.forward_beside(step, a, part, workspace)
-            if sources[i] != PAGE:
-                denominators[i] = z if beside is None else beside
+            parts = fusible_parts(plan, i)
+            z, beside = layers.forward_beside(step, a, [part for part in parts if not _is_own(part)], workspace)
+            if parts:
+                computed = iter(beside)
+                denominators[i] = tuple(z if _is_own(part) else next(computed) for part in parts)
             a = z
             if step.activation == "softmax":
                 logits, a = z, layers.softmax(z)
@@ -106,58 +103,55 @@ def run_backward(plan: Plan, trace: Trace, R: np.ndarray, step_back: StepBack, k
     ndarray [n, *input_shape]
     """
     workspace = layers.new_workspace()
-    s: np.ndarray | None = None  # of step i, if the step above has divided already
+    s: list[np.ndarray] = []  # of step i, part by part, if the step above has divided already
     for i in range(len(plan.steps) - 1, -1, -1):
-        step, rule = plan.steps[i], plan.rules[i]
-        if keep and s is None:
+        step, rule, a = plan.steps[i], plan.rules[i], trace.activations[i]
+        if keep and not s:
             keep(i, R)
-        below = i - 1 if not keep and i > 0 and i - 1 in trace.denominators else None
-        divide = None if below is None else (trace.denominators[below], plan.rules[below], plan.parts[below][0].weight)
-        a = trace.activations[i]
+        divide = _division(plan, trace, i - 1) if i and not keep else None
         if i in trace.denominators:
-            part = plan.parts[i][0]
-            if s is None:
-                s = layers.divide(R, trace.denominators[i], rule, part.weight)
-            change = part.terms[0].weight
-            assert isinstance(change, Clamp)
-            R = layers.transpose_times(step, s, change, a, divide, workspace)
-            s = R if divide else None
+            s = s or layers.divide_parts(R, _division(plan, trace, i))
+            result = layers.transpose_times(step, s, layers.clamps(fusible_parts(plan, i)), a, divide, workspace)
         elif rule.name == "winner":
-            R = layers.route(step, R, trace.winners[i], divide)
-            s = R if divide else None
+            result = layers.route(step, R, trace.winners[i], divide)
         else:
-            R = step_back(i, R)
+            result, divide = [step_back(i, R)], None
+        s, R = (result, R) if divide else ([], result[0])
     if keep:
         keep(-1, R)
     return R
 
 
-def denominator_sources(plan: Plan) -> list[str]:
-    """Tell for each step where its z comes from: `OUTPUT`, `BESIDE` or `PAGE`."""
-    return [_source(plan, i) for i in range(len(plan.steps))]
+def fusible_parts(plan: Plan, i: int) -> tuple[Part, ...]:
+    """Return the parts of step i's rule as the fused pass runs them; none if the page has to.
 
-
-def _source(plan: Plan, i: int) -> str:
+    Each is one product with the activation, over a denominator that the kernels can divide by. Parts for units that a ReLU has
+    set to 0 are left out where such units get no relevance.
+    """
     step, rule, parts = plan.steps[i], plan.rules[i], plan.parts[i]
-    if step.kind not in ("conv", "dense") or not _is_simple(rule, parts):
-        return PAGE
-    (part,) = parts
-    if part.terms[0].weight != AS_IS or part.bias != AS_IS:
-        return BESIDE
-    return OUTPUT if step.activation != "relu" or _dead_units_get_nothing(plan, i) else PAGE
+    if step.kind not in ("conv", "dense") or rule.stabiliser not in ("plus", "sign") or not rule.epsilon:
+        return ()
+    if step.activation == "relu":
+        if not _dead_units_get_nothing(plan, i):
+            return ()
+        parts = tuple(replace(part, units="") for part in parts if part.units not in ("z<0", "y<0"))
+    return parts if all(_is_simple(part) for part in parts) and len(parts) <= 2 else ()
 
 
-def _is_simple(rule: Rule, parts: Sequence[Part]) -> bool:
-    """Tell whether a rule is one product with the activation, over a denominator that the kernels can divide by."""
-    return (
-        len(parts) == 1
-        and len(parts[0].terms) == 1
-        and parts[0].terms[0].input == "a"
-        and isinstance(parts[0].terms[0].weight, Clamp)
-        and not parts[0].units
-        and rule.stabiliser in ("plus", "sign")
-        and bool(rule.epsilon)
-    )
+def _is_simple(part: Part) -> bool:
+    return [term.input for term in part.terms] == ["a"] and isinstance(part.terms[0].weight, Clamp) and not part.units
+
+
+def _is_own(part: Part) -> bool:
+    """Tell whether a part's denominator is what the layer itself computes."""
+    return part.terms[0].weight == AS_IS and part.bias == AS_IS
+
+
+def _division(plan: Plan, trace: Trace, i: int) -> layers.Division | None:
+    """Return what line 2 divides by at step i, if the forward pass has it."""
+    if i not in trace.denominators:
+        return None
+    return layers.Division(trace.denominators[i], plan.rules[i], tuple(part.weight for part in fusible_parts(plan, i)))
 
 
 def _dead_units_get_nothing(plan: Plan, i: int) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -75,84 +75,116 @@ def forward(step: Step, inputs: Sequence[np.ndarray], weights: Sequence[Change],
     return z
 
 
-def forward_beside(step: Step, a: np.ndarray, part: Part | None, workspace: Workspace) -> tuple[np.ndarray, np.ndarray | None]:
-    """Apply a linear step to its activation, and beside it with the weights and bias of a rule's part, in one pass over the input.
+def forward_beside(step: Step, a: np.ndarray, parts: Sequence[Part], workspace: Workspace) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Apply a linear step to its activation, and beside it with the weights and bias of parts of its rule.
 
     Parameters
     ----------
     step : Step
     a : ndarray [n, *input_shape]
-    part : Part or None
-        With one term; None if the first result is all that is wanted.
+    parts : sequence of Part
+        Each with one term; the first is computed in the same pass over the input. Empty for kinds other than conv and dense.
     workspace : Workspace
 
     Returns
     -------
-    (ndarray [n, *output_shape], ndarray [n, *output_shape] or None)
-        The step's z, already max(z, 0) if its activation is a ReLU; and the part's.
+    (ndarray [n, *output_shape], list of ndarray [n, *output_shape])
+        The step's z, already max(z, 0) if its activation is a ReLU; and each part's.
     """
     from nplrp.kernels import conv, dense, elementwise
 
     relu, nt = step.activation == "relu", threads()
-    if step.kind != "conv" and part is None:
-        return forward(step, [a], [AS_IS], AS_IS, relu), None
+    if step.kind != "conv" and not parts:
+        return forward(step, [a], [AS_IS], AS_IS, relu), []
     z = np.empty((len(a), *step.output_shape), a.dtype)
-    if part is None:
-        conv.conv_forward(a, _packed(step, (AS_IS,), False), step.bias, relu, z, threads=nt, workspace=workspace)
-        return z, None
-    beside = np.empty_like(z)
-    b, change = changed_bias(step, part.bias), part.terms[0].weight
-    assert isinstance(change, Clamp)
+    besides = [np.empty_like(z) for _ in parts]
+    biases, changes = [changed_bias(step, part.bias) for part in parts], clamps(parts)
     if step.kind == "conv":
-        first, second = _packed(step, (AS_IS,), False), _packed(step, (change,), False)
-        conv.conv_forward(a, first, step.bias, relu, z, packed2=second, bias2=b, out2=beside, threads=nt, workspace=workspace)
-    else:
-        dense.dense_forward_two(a, step.weight, *AS_IS, z, *change, beside, False, nt)
-        elementwise.add_bias(z, step.bias, relu, nt)
-        elementwise.add_bias(beside, b, False, nt)
-    return z, beside
+        packed = [_packed(step, (change,), False) for change in (AS_IS, *changes)]
+        pairs = list(zip(packed[1:], biases, besides, strict=True))
+        second = dict(zip(("packed2", "bias2", "out2"), pairs[0], strict=True)) if pairs else {}
+        conv.conv_forward(a, packed[0], step.bias, relu, z, **second, threads=nt, workspace=workspace)
+        for each, b, out in pairs[1:]:
+            conv.conv_forward(a, each, b, False, out, threads=nt, workspace=workspace)
+        return z, besides
+    (p, n), *others = changes
+    dense.dense_forward_two(a, step.weight, 1.0, 1.0, z, p, n, besides[0], False, nt)
+    for (p, n), out in zip(others, besides[1:], strict=True):
+        dense.dense_forward(a, step.weight, p, n, out, False, nt)
+    elementwise.add_bias(z, step.bias, relu, nt)
+    for b, out in zip(biases, besides, strict=True):
+        elementwise.add_bias(out, b, False, nt)
+    return z, besides
+
+
+def clamps(parts: Sequence[Part]) -> list[Clamp]:
+    """Return the change of weights of each part, which has one term."""
+    return [Clamp(*part.terms[0].weight) for part in parts]
 
 
 def transpose_times(
-    step: Step, s: np.ndarray, change: Clamp, a: np.ndarray, divide_by: tuple[np.ndarray, Rule, float] | None, workspace: Workspace
-) -> np.ndarray:
-    """Do lines 3 and 4 in one pass, and line 2 of the step below: R = a * c, or with (z, rule, weight) weight * R / stabilise(z).
+    step: Step, s: Sequence[np.ndarray], changes: Sequence[Clamp], a: np.ndarray, division: Division | None, workspace: Workspace
+) -> list[np.ndarray]:
+    """Do lines 3 and 4 in one pass, and line 2 of the step below.
 
     Parameters
     ----------
     step : Step
         Of kind conv or dense.
-    s : ndarray [n, *output_shape]
-    change : Clamp
+    s : one ndarray [n, *output_shape] for each part, at most two
+    changes : one Clamp for each part
     a : ndarray [n, *input_shape]
-    divide_by : (ndarray [n, *input_shape], Rule, float) or None
-        The denominators of the step below, its rule, and its part's weight.
+    division : Division or None
+        What the step below divides by.
     workspace : Workspace
 
     Returns
     -------
-    ndarray [n, *input_shape]
+    list of ndarray [n, *input_shape]
+        R = sum of a * c; or with a division s of the step below, part by part.
     """
     from nplrp.kernels import conv
 
-    if step.kind == "conv" and (divide_by is None or divide_by[2] == 1):
-        R = np.empty_like(a)
-        packed, nt = _packed(step, (change,), True), threads()
-        if divide_by is None:
-            conv.conv_transpose(s, packed, R, a=a, threads=nt, workspace=workspace)
-        else:
-            z, rule, _ = divide_by
-            signed = rule.stabiliser == "sign"
-            conv.conv_transpose(s, packed, R, a=a, z=z, eps=rule.epsilon, signed=signed, threads=nt, workspace=workspace)
-        return R
-    R = multiply([a], transpose(step, s, [change]))
-    return R if divide_by is None else divide(R, *divide_by)
+    if step.kind != "conv":
+        carried = [c for each, change in zip(s, changes, strict=True) for c in transpose(step, each, [change])]
+        R = multiply([a] * len(s), carried)
+        return [R] if division is None else divide_parts(R, division)
+    outs = [np.empty_like(a) for _ in (division.z if division else (a,))]
+    second = {"s2": s[1]} if len(s) > 1 else {}
+    packed, nt = _packed(step, tuple(changes), True), threads()
+    if division is None:
+        conv.conv_transpose(s[0], packed, outs[0], **second, a=a, threads=nt, workspace=workspace)
+        return outs
+    if len(outs) == 1 and division.weights != (1.0,):
+        conv.conv_transpose(s[0], packed, outs[0], **second, a=a, threads=nt, workspace=workspace)
+        return divide_parts(outs[0], division)
+    rule = division.rule
+    two = {"out2": outs[1], "z2": division.z[1], "weights": division.weights} if len(outs) > 1 else {}
+    signed = rule.stabiliser == "sign"
+    conv.conv_transpose(
+        s[0], packed, outs[0], **second, a=a, z=division.z[0], eps=rule.epsilon, signed=signed, **two, threads=nt, workspace=workspace
+    )
+    return outs
 
 
-def route(step: Step, R: np.ndarray, winner: np.ndarray, divide_by: tuple[np.ndarray, Rule, float] | None) -> np.ndarray:
+def route(step: Step, R: np.ndarray, winner: np.ndarray, division: Division | None) -> list[np.ndarray]:
     """Give a max-pool's relevance to its winners, and do line 2 of the step below."""
     (c,) = transpose(step, R, [AS_IS], winner)
-    return c if divide_by is None else divide(c, *divide_by)
+    return [c] if division is None else divide_parts(c, division)
+
+
+class Division(NamedTuple):
+    """What line 2 divides by at a step: z of each part of its rule, the rule that stabilises them, and the parts' weights."""
+
+    z: tuple[np.ndarray, ...]
+    rule: Rule
+    weights: tuple[float, ...]
+
+
+def divide_parts(R: np.ndarray, division: Division | None) -> list[np.ndarray]:
+    """Do line 2 for each part: s = weight * R / stabilise(z)."""
+    assert division is not None
+    return [divide(R, z, division.rule, weight) for z, weight in zip(division.z, division.weights, strict=True)]
 
 
 def transpose(step: Step, s: np.ndarray, weights: Sequence[Change], winner: np.ndarray | None = None) -> list[np.ndarray]:

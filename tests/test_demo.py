@@ -87,7 +87,9 @@ def test_sums_are_the_measured_ones(model, x):
     notebook = nplrp.explain(model, x)
     assert notebook.relevance.sum() == pytest.approx(NOTEBOOK_SUM, abs=0.005)
     composite = nplrp.make_plan(model, "zplus").composite
-    rows = tuple((kinds, dataclasses.replace(rule, bias=False) if rule and rule.name == "zplus" else rule) for kinds, rule in composite.rows)
+    rows = tuple(
+        (kinds, dataclasses.replace(rule, bias=False) if rule and rule.name == "zplus" else rule) for kinds, rule in composite.rows
+    )
     without_bias = nplrp.explain(model, x, dataclasses.replace(composite, start="softmax", rows=rows))
     assert without_bias.relevance.sum() == pytest.approx(ZPLUS_SUM_WITHOUT_BIAS, abs=0.005)
 

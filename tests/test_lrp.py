@@ -123,29 +123,31 @@ def test_layers_on_first_access_have_the_same_bits(composite, dtype):
     assert list(explanation.relevances) == list(explanation.activations)
 
 
-@pytest.mark.parametrize("composite", ["notebook", "zplus"])
+@pytest.mark.parametrize(
+    ("composite", "fused_steps"),
+    [("notebook", 5), ("zplus", 4), ("epsilon", 5), ("alpha_beta", 4), ("gamma", 3), ("wsquare", 0), ("epsilon_plus", 4)],
+)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_the_fused_pass_is_the_page(composite, dtype):
-    """Same values layer by layer; only the sign of a zero may differ."""
+def test_the_fused_pass_is_the_page(composite, fused_steps, dtype):
+    """Equal layer by layer (a rule of two parts: to rounding, since a * (c + c') is not a * c + a * c'); equal bits with every layer kept."""
     model, x = small_vgg(), images(14, 2, (8, 8, 3)).astype(dtype)
     plan = nplrp.make_plan(model, composite, dtype)
-    sources = fused.denominator_sources(plan)
-    assert {sources[plan.steps.index(step)] for step in plan.steps if step.kind in ("conv", "dense")} >= {
-        "output" if composite == "notebook" else "beside"
-    }
+    assert sum(bool(fused.fusible_parts(plan, i)) for i in range(len(plan.steps))) == fused_steps
     page = lrp.run_forward(plan.steps, x)
     fast = fused.run_forward(plan, x)
     for found, expected in zip(fast.activations, page.activations, strict=True):
         assert np.array_equal(found, expected)
     R = np.random.default_rng(15).normal(size=(2, 5)).astype(dtype)
     at_page, at_fast = {}, {}
-    expected = lrp.run_backward(plan, page, R, at_page.__setitem__)
+    lrp.run_backward(plan, page, R, at_page.__setitem__)
     back = partial(lrp.step_back, plan, fast)
-    found = fused.run_backward(plan, fast, R, back, at_fast.__setitem__)
-    assert np.array_equal(found, expected)
-    assert np.array_equal(fused.run_backward(plan, fast, R, back), expected)
+    found = fused.run_backward(plan, fast, R, back)
+    assert found.tobytes() == fused.run_backward(plan, fast, R, back, at_fast.__setitem__).tobytes()
     for i, relevance in at_page.items():
-        assert np.array_equal(at_fast[i], relevance), i
+        if composite in ("alpha_beta", "gamma"):
+            assert worst(at_fast[i], relevance) < (1e-5 if dtype == "float32" else 1e-14), i
+        else:
+            assert np.array_equal(at_fast[i], relevance), i
 
 
 def test_explain_is_linear_in_the_start():
