@@ -129,7 +129,7 @@ def test_layers_on_first_access_have_the_same_bits(composite, dtype):
 )
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_fused_pass_is_the_page(composite, fused_steps, dtype):
-    """Equal layer by layer (a rule of two parts: to rounding, since a * (c + c') is not a * c + a * c'); equal bits with every layer kept."""
+    """Equal layer by layer, a rule of two parts to rounding (a * (c + d) for a * c + a * d); equal bits with every layer kept."""
     model, x = small_vgg(), images(14, 2, (8, 8, 3)).astype(dtype)
     plan = nplrp.make_plan(model, composite, dtype)
     assert sum(bool(fused.fusible_parts(plan, i)) for i in range(len(plan.steps))) == fused_steps
