@@ -40,7 +40,7 @@ def dense_forward_two(x, w, pos, neg, z, pos2, neg2, z2, accumulate, nt=1):
 
 def dense_transpose(s, w, pos, neg, c, accumulate, nt=1):
     """Write s [n, o] times the transpose of w' [i, o] to c [n, i], or add it to what is there."""
-    _transpose(nt if w.size > 4096 else 1, _frozen(s), _frozen(w), s.dtype.type(pos), s.dtype.type(neg), c, accumulate, c, False)
+    _run_transpose(s, w, pos, neg, c, accumulate, c, False, nt)
 
 
 def dense_transpose_times(s, w, pos, neg, a, out, nt=1):
@@ -48,21 +48,27 @@ def dense_transpose_times(s, w, pos, neg, a, out, nt=1):
 
     The bits are those of two steps, but that 0 times a negative number is 0, not -0.
     """
-    _transpose(nt if w.size > 4096 else 1, _frozen(s), _frozen(w), s.dtype.type(pos), s.dtype.type(neg), out, False, _frozen(a), True)
+    _run_transpose(s, w, pos, neg, out, False, a, True, nt)
 
 
 def _run_forward(x, w, outputs, pos, neg, z, accumulate, nt):
-    kind = x.dtype.type
+    number = x.dtype.type
     if not accumulate:
         for each in z[:outputs]:
             each[...] = 0
-    nt = nt if w.size > 4096 else 1
-    _forward(nt, _frozen(x), _frozen(w), outputs, kind(pos[0]), kind(neg[0]), z[0], kind(pos[1]), kind(neg[1]), z[1])
+    parts = number(pos[0]), number(neg[0]), z[0].reshape(-1), number(pos[1]), number(neg[1]), z[1].reshape(-1)
+    _forward(nt if w.size > 4096 else 1, _frozen(x), _frozen(w), x.shape[0], *w.shape, outputs, *parts)
+
+
+def _run_transpose(s, w, pos, neg, c, accumulate, a, times, nt):
+    number = s.dtype.type
+    arrays = c.reshape(-1), accumulate, _frozen(a), times
+    _transpose(nt if w.size > 4096 else 1, _frozen(s), _frozen(w), s.shape[0], *w.shape, number(pos), number(neg), *arrays)
 
 
 def _frozen(x):
-    """Return a read-only view: mapped weights are read-only, and one type of argument is compiled for once."""
-    x = x.view(np.ndarray)
+    """Return a flat read-only view: mapped weights are read-only, and one type of argument is compiled for once."""
+    x = x.view(np.ndarray).reshape(-1)
     x.flags.writeable = False
     return x
 
@@ -112,11 +118,12 @@ _add_eight, _add_one = _make_add_rows(_ROWS), _make_add_rows(1)
 
 
 @shared_kernel
-def _forward(t, nt, x, w, outputs, pos, neg, z, pos2, neg2, z2):
-    (images, inputs), units = x.shape, w.shape[1]
+def _forward(t, nt, x, w, images, inputs, units, outputs, pos, neg, z, pos2, neg2, z2):
+    """Fill the t-th part of the columns of z, and of z2 if there are two outputs."""
     first, last = units * t // nt, units * (t + 1) // nt
-    x, w, z, z2 = x.reshape(-1), w.reshape(-1), z.reshape(-1), z2.reshape(-1)
-    rows, scratch = np.empty(inputs, np.int64), np.empty(_ROWS * _LONG, w.dtype)
+    rows, identity, scratch = np.empty(inputs, np.int64), np.empty(_ROWS, np.int64), np.empty(_ROWS * _LONG, w.dtype)
+    for r in range(_ROWS):
+        identity[r] = r
     for n0 in range(0, images, IMAGES):
         n1 = min(n0 + IMAGES, images)
         count = 0
@@ -132,30 +139,24 @@ def _forward(t, nt, x, w, outputs, pos, neg, z, pos2, neg2, z2):
             for o in range(first, last, tile):
                 size = min(tile, last - o)
                 for q in range(block, min(block + _BLOCK, count), _ROWS):
-                    some = rows[q : min(q + _ROWS, count)]
-                    _add_some(x, w, some, n0, n1, inputs, units, o, size, tile, pos, neg, z, scratch)
-                    if outputs == 2:
-                        _add_some(x, w, some, n0, n1, inputs, units, o, size, tile, pos2, neg2, z2, scratch)
+                    some = min(_ROWS, count - q)
+                    for k in range(outputs):
+                        p, g, out = (pos, neg, z) if k == 0 else (pos2, neg2, z2)
+                        source, places, step, begin = w, rows[q:], units, o
+                        if p != 1 or g != 1:
+                            for r in range(some):
+                                _clamp(w, rows[q + r] * units + o, p, g, scratch, r * tile, size)
+                            source, places, step, begin = scratch, identity, tile, 0
+                        for n in range(n0, n1):
+                            if some == _ROWS:
+                                _add_eight(x, n * inputs, rows[q:], source, places, begin, step, out, n * units + o, size)
+                            else:
+                                for r in range(some):
+                                    _add_one(x, n * inputs, rows[q + r :], source, places[r:], begin, step, out, n * units + o, size)
     for n in range(images):
         for o in range(first, last):
             z[n * units + o] += 0
             z2[n * units + o] += 0
-
-
-@kernel
-def _add_some(x, w, rows, n0, n1, inputs, units, o, size, tile, pos, neg, z, scratch):
-    """Add x[n0:n1, rows] times w'[rows, o : o + size] to z[n0:n1, o : o + size]."""
-    source, places, step, begin = w, rows, units, o
-    if pos != 1 or neg != 1:
-        for r in range(rows.size):
-            _clamp(w, rows[r] * units + o, pos, neg, scratch, r * tile, size)
-        source, places, step, begin = scratch, np.arange(_ROWS), tile, 0
-    for n in range(n0, n1):
-        if rows.size == _ROWS:
-            _add_eight(x, n * inputs, rows, source, places, begin, step, z, n * units + o, size)
-        else:
-            for r in range(rows.size):
-                _add_one(x, n * inputs, rows[r:], source, places[r:], begin, step, z, n * units + o, size)
 
 
 @intrinsic
@@ -217,10 +218,8 @@ def _dot(s, s_from, w, w_from, n, lanes):
 
 
 @shared_kernel
-def _transpose(t, nt, s, w, pos, neg, c, accumulate, a, times):
+def _transpose(t, nt, s, w, images, inputs, units, pos, neg, c, accumulate, a, times):
     """Write c = s w'^T, or a * c if `times`, for the t-th part of the rows of w; `a` isn't read otherwise."""
-    (images, units), inputs = s.shape, w.shape[0]
-    s, w, c, a = s.reshape(-1), w.reshape(-1), c.reshape(-1), a.reshape(-1)
     lanes, scratch = np.empty(_LANE_BYTES // w.itemsize, w.dtype), np.empty(units, w.dtype)
     for n0 in range(0, images, IMAGES):
         n1 = min(n0 + IMAGES, images)
