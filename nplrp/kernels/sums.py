@@ -1,10 +1,12 @@
 """Sums of millions of numbers, accurate to the last bit or so and the same for any number of threads.
 
 Two accumulators a lane (the sum, and the rounding errors of the sum), `LANES` lanes a chunk of `CHUNK` numbers, all float64; lanes and then
-chunks are combined in order. The error is that of one rounding, plus n 2^-106 times the sum of the magnitudes.
+chunks are combined in order, the chunks by `math.fsum`. The error is that of one rounding, plus n 2^-106 times the sum of the magnitudes.
 
 [OgRuOi05] Ogita, Rump, Oishi, "Accurate sum and dot product", SIAM J. Sci. Comput. 26(6), 2005: algorithms 4.4 (Sum2) and 5.3 (Dot2).
 """
+
+import math
 
 import numpy as np
 
@@ -54,46 +56,44 @@ def image_sums_of_product(x, y, nt=1):
 def _sums(x, y, kind, rows, nt):
     columns = x.size // rows if rows else 0
     chunks = -(-columns // CHUNK)
-    parts = np.zeros((rows, chunks, 2))
-    in_threads(_chunk_sums, min(nt, chunks * rows), x.reshape(rows, columns), y.reshape(rows, columns), kind, parts)
-    total = np.empty(rows)
-    _combine(parts, total)
-    return total
+    parts = np.empty((rows, chunks, 2))
+    in_threads(_chunk_sums, min(nt, chunks * rows), x.reshape(-1), y.reshape(-1), kind, columns, parts)
+    return np.array([_combine(row) for row in parts], np.float64)
+
+
+def _combine(parts):
+    """Return the sum of the chunks' sums and errors [chunks, 2], rounded once."""
+    if np.isfinite(parts).all():
+        return math.fsum(parts.ravel().tolist())
+    return float(sum(parts[:, 0].tolist()))  # infinities have no rounding errors, and a NaN stays one
 
 
 @kernel
-def _chunk_sums(x, y, kind, parts, t, nt):
-    """Do part t of nt of the chunks."""
+def _chunk_sums(x, y, kind, columns, parts, t, nt):
+    """Write sum and error of the terms of each chunk to parts [rows, chunks, 2], for the t-th part of all chunks."""
     rows, chunks, _ = parts.shape
+    totals, errors = np.empty(LANES), np.empty(LANES)
     for task in range(rows * chunks * t // nt, rows * chunks * (t + 1) // nt):
         r, q = task // chunks, task % chunks
-        begin, end = q * CHUNK, min((q + 1) * CHUNK, x.shape[1])
-        _chunk_sum(x[r, begin:end], y[r, begin:end], kind, parts[r, q])
-
-
-@kernel
-def _chunk_sum(x, y, kind, part):
-    """Write the sum of up to CHUNK terms and its error to part [2]."""
-    total, error = np.zeros(LANES), np.zeros(LANES)
-    for begin in range(0, x.size, LANES):
-        lanes = min(LANES, x.size - begin)
-        if kind == _PLAIN:
-            for i in range(lanes):
-                total[i], error[i] = add_exactly(total[i], error[i], np.float64(x[begin + i]))
-        elif kind == _ABSOLUTE:
-            for i in range(lanes):
-                total[i], error[i] = add_exactly(total[i], error[i], np.float64(abs(x[begin + i])))
-        else:
-            for i in range(lanes):
-                a, b = np.float64(x[begin + i]), np.float64(y[begin + i])
-                product = a * b
-                rest = fma(a, b, -product)
-                if kind == _ABSOLUTE_PRODUCT and product < 0:
-                    product, rest = -product, -rest
-                total[i], error[i] = add_exactly(total[i], error[i] + rest, product)
-    for i in range(1, LANES):
-        total[0], error[0] = add_exactly(total[0], error[0] + error[i], total[i])
-    part[0], part[1] = total[0], error[0]
+        for lane in range(LANES):
+            totals[lane], errors[lane] = 0.0, 0.0
+        end = r * columns + min((q + 1) * CHUNK, columns)
+        for begin in range(r * columns + q * CHUNK, end, LANES):
+            left, right = x[begin : min(begin + LANES, end)], y[begin : min(begin + LANES, end)]
+            for i in range(left.size):
+                a = np.float64(left[i])
+                if kind <= _ABSOLUTE:
+                    term, rest = abs(a) if kind == _ABSOLUTE else a, 0.0
+                else:
+                    b = np.float64(right[i])
+                    term = a * b
+                    rest = fma(a, b, -term)
+                    if kind == _ABSOLUTE_PRODUCT and term < 0:
+                        term, rest = -term, -rest
+                totals[i], errors[i] = add_exactly(totals[i], errors[i] + rest, term)
+        for lane in range(1, LANES):
+            totals[0], errors[0] = add_exactly(totals[0], errors[0] + errors[lane], totals[lane])
+        parts[r, q, 0], parts[r, q, 1] = totals[0], errors[0]
 
 
 @kernel
@@ -102,12 +102,3 @@ def add_exactly(total, error, term):
     new = total + term
     back = new - total
     return new, error + ((total - (new - back)) + (term - back))
-
-
-@kernel
-def _combine(parts, out):
-    for r in range(parts.shape[0]):
-        total, error = 0.0, 0.0
-        for q in range(parts.shape[1]):
-            total, error = add_exactly(total, error + parts[r, q, 1], parts[r, q, 0])
-        out[r] = total + error if np.isfinite(total) else total
