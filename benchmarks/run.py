@@ -38,14 +38,9 @@ def main():
     if unknown:
         parser.error(f"there is no case {unknown[0]!r}; there are {', '.join(CASES)}")
     facts = machine()
-    threads = (
-        _numbers(options.threads) if options.threads else tuple(n for n in (1, 2) if n <= facts["cores"])[:: -1 if options.quick else 1]
-    )
-    batches = _numbers(options.batches)
-    if options.quick and not options.threads:
-        threads = threads[:1]
-    if options.quick and options.batches == "1,8":
-        batches = (1,)
+    batches = _numbers(options.batches or ("1" if options.quick else "1,8"))
+    threads = tuple(n for n in ((2,) if options.quick else (1, 2)) if n <= facts["cores"]) or (1,)
+    threads = _numbers(options.threads) if options.threads else threads
     output = options.output or (HERE.parent / "out" / "bench" if options.quick else HERE / "results")
     folder = Path(tempfile.mkdtemp(prefix="nplrp-bench-"))
     try:

@@ -1,0 +1,118 @@
+"""Memory: many calls leave nothing behind, and loading a file maps it instead of reading it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.keras_files import vgg, write_by_name
+
+ROOT = Path(__file__).parent.parent
+ANONYMOUS = """
+import re
+from pathlib import Path
+def resident(kind):
+    return 1024 * int(re.search(rf"{kind}:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+"""
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs Linux's /proc")
+
+
+def run(code, *arguments):
+    done = subprocess.run([sys.executable, "-c", ANONYMOUS + code, *map(str, arguments)], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return [int(word) for word in done.stdout.split()]
+
+
+def test_many_calls_leave_nothing_behind():
+    """A leak of one image-sized array (8 KB) a call would show as 1.6 MB, one of the largest activations as 25 MB."""
+    code = """
+import nplrp
+import numpy as np
+from nplrp.model import chain
+from tests.networks import conv, dense, plain, pool, random_kernel
+
+rng = np.random.default_rng(0)
+layers = [conv("conv1", random_kernel(rng, 3, 3, 3, 64)), conv("conv2", random_kernel(rng, 3, 3, 64, 64)), pool("pool")]
+layers += [plain("mean", "global_avgpool"), dense("logits", random_kernel(rng, 64, 5), activation="linear")]
+model = chain((16, 16, 3), layers)
+x = rng.normal(size=(2, 16, 16, 3)).astype(np.float32)
+assert nplrp.make_plan(model).steps  # conv2 runs by Winograd tiles, conv1 directly
+
+def explain(times):
+    for i in range(times):
+        for composite in ("notebook", "epsilon", "zplus", "alpha_beta"):
+            explanation = nplrp.explain(model, x, composite)
+            if i % 10 == 0:
+                explanation.relevances, explanation.ledger
+
+explain(50)
+before = resident("RssAnon")
+explain(200)
+print(resident("RssAnon") - before)
+"""
+    (growth,) = run(code)
+    assert growth < 1_000_000
+
+
+def test_failed_calls_leave_nothing_behind():
+    code = """
+import nplrp
+import numpy as np
+from tests.networks import small_vgg
+model = small_vgg()
+x = np.zeros((8, 8, 8, 3), np.float32)
+bad = x.copy()
+bad[3, 1, 1, 1] = np.nan
+
+def fail(times):
+    for _ in range(times):
+        for argument, target in ((bad, None), (x, 99), (x[..., :2], None)):
+            try:
+                nplrp.explain(model, argument, target=target)
+            except nplrp.NplrpError:
+                continue
+            raise AssertionError("no error")
+
+fail(50)
+before = resident("RssAnon")
+fail(500)
+print(resident("RssAnon") - before)
+"""
+    (growth,) = run(code)
+    assert growth < 1_000_000
+
+
+def test_loading_maps_the_weights(tmp_path):
+    """Of 64 MB of weights, loading makes less than 4 resident; reading them all makes them resident, but not private."""
+    layers = dict(vgg(side=1))
+    big = np.zeros((4, 4_000_000), np.float32)
+    big[:, ::1000] = 1
+    layers["fc1"] = [big, np.zeros(4_000_000, np.float32)]
+    layers["fc2"] = [np.ones((4_000_000, 1), np.float32), np.ones(1, np.float32)]
+    layers["predictions"] = [np.ones((1, 3), np.float32), np.ones(3, np.float32)]
+    path = write_by_name(tmp_path / "big.h5", list(layers.items()))
+    code = """
+import sys
+import h5py
+import numpy as np
+import nplrp
+nplrp.load
+def total():
+    return resident("RssAnon") + resident("RssFile")
+small = nplrp.load(sys.argv[1])  # modules and their tables
+del small
+before, anonymous = total(), resident("RssAnon")
+model = nplrp.load(sys.argv[1])
+loaded = total() - before
+for layer in model:
+    for array in layer.arrays.values():
+        array.max()
+print(loaded, total() - before, resident("RssAnon") - anonymous)
+"""
+    loaded, read, private = run(code, path)
+    assert loaded < 4_000_000
+    assert read > 60_000_000
+    assert private < 4_000_000
