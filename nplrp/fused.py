@@ -24,6 +24,7 @@ from nplrp import layers
 from nplrp.composites import PASSED
 from nplrp.plan import Plan
 from nplrp.rules import AS_IS, Clamp, Part
+from nplrp.workspace import Workspace
 
 StepBack = Callable[[int, np.ndarray], np.ndarray]
 Keep = Callable[[int, np.ndarray], None]
@@ -56,15 +57,16 @@ class Trace:
         return self.activations[-1]
 
 
-def run_forward(plan: Plan, x: np.ndarray) -> Trace:
-    """Run a plan's steps on x [n, *input_shape]; nothing is checked."""
+def run_forward(plan: Plan, x: np.ndarray, workspace: Workspace | None = None) -> Trace:
+    """Run a plan's steps on x [n, *input_shape]; nothing is checked. The arrays are the workspace's, if there is one."""
+    workspace = workspace or Workspace(reuse=False)
     activations, winners, denominators = [x], {}, {}
     logits = None
-    ties, workspace = layers.tie_labels(plan.steps, x), layers.new_workspace()
+    ties = layers.tie_labels(plan.steps, x)
     for i, step in enumerate(plan.steps):
         a = activations[-1]
         if step.kind == "maxpool":
-            a, winners[i] = layers.choose(step, a, ties.get(i))
+            a, winners[i] = layers.choose(step, a, ties.get(i), workspace)
             a = layers.activate(step, a, in_place=True)
         elif step.kind in PASSED:
             a = layers.activate(step, layers.reshape(step, a), in_place=False)
@@ -83,7 +85,9 @@ def run_forward(plan: Plan, x: np.ndarray) -> Trace:
     return Trace(tuple(activations), winners, activations[-1] if logits is None else logits, denominators)
 
 
-def run_backward(plan: Plan, trace: Trace, R: np.ndarray, step_back: StepBack, keep: Keep | None = None) -> np.ndarray:
+def run_backward(
+    plan: Plan, trace: Trace, R: np.ndarray, step_back: StepBack, workspace: Workspace | None = None, keep: Keep | None = None
+) -> np.ndarray:
     """Carry relevance from the logits to the input; nothing is checked.
 
     Parameters
@@ -95,6 +99,8 @@ def run_backward(plan: Plan, trace: Trace, R: np.ndarray, step_back: StepBack, k
         Relevance of the logits.
     step_back : callable
         The page for step i: (i, relevance of its output) -> relevance of its input.
+    workspace : Workspace or None
+        None, or one that doesn't use memory again, if there is a `keep`.
     keep : callable or None
         Called with (i, relevance of the output of step i), and with -1 for the input. The bits are the same with and without.
 
@@ -102,7 +108,7 @@ def run_backward(plan: Plan, trace: Trace, R: np.ndarray, step_back: StepBack, k
     -------
     ndarray [n, *input_shape]
     """
-    workspace = layers.new_workspace()
+    workspace = workspace or Workspace(reuse=False)
     s: list[np.ndarray] = []  # of step i, part by part, if the step above has divided already
     for i in range(len(plan.steps) - 1, -1, -1):
         step, rule, a = plan.steps[i], plan.rules[i], trace.activations[i]
@@ -110,10 +116,11 @@ def run_backward(plan: Plan, trace: Trace, R: np.ndarray, step_back: StepBack, k
             keep(i, R)
         divide = _division(plan, trace, i - 1) if i and not keep else None
         if i in trace.denominators:
-            s = s or layers.divide_parts(R, _division(plan, trace, i))
+            s = s or layers.divide_parts(R, _division(plan, trace, i), workspace)
             result = layers.transpose_times(step, s, layers.clamps(fusible_parts(plan, i)), a, divide, workspace)
+            workspace.give(*s)
         elif rule.name == "winner":
-            result = layers.route(step, R, trace.winners[i], divide)
+            result = layers.route(step, R, trace.winners[i], divide, workspace)
         else:
             result, divide = [step_back(i, R)], None
         s, R = (result, R) if divide else ([], result[0])

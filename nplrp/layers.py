@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -16,8 +16,9 @@ from nplrp.model import size_of
 from nplrp.rules import AS_IS, NOTHING, Change, Clamp, Part, Rule
 
 if TYPE_CHECKING:
-    from nplrp.kernels.conv import Geometry, Packed, Workspace
+    from nplrp.kernels.conv import Geometry, Packed
     from nplrp.step import Step
+    from nplrp.workspace import Workspace
 
 
 def forward(step: Step, inputs: Sequence[np.ndarray], weights: Sequence[Change], bias: Change, relu: bool = False) -> np.ndarray:
@@ -93,19 +94,19 @@ def forward_beside(step: Step, a: np.ndarray, parts: Sequence[Part], workspace: 
     """
     from nplrp.kernels import conv, dense, elementwise
 
-    relu, nt = step.activation == "relu", threads()
+    relu, nt, scratch = step.activation == "relu", threads(), _scratch(workspace)
     if step.kind != "conv" and not parts:
         return forward(step, [a], [AS_IS], AS_IS, relu), []
-    z = np.empty((len(a), *step.output_shape), a.dtype)
-    besides = [np.empty_like(z) for _ in parts]
+    z = workspace.empty((len(a), *step.output_shape), a.dtype)
+    besides = [workspace.empty(z.shape, z.dtype) for _ in parts]
     biases, changes = [changed_bias(step, part.bias) for part in parts], clamps(parts)
     if step.kind == "conv":
         packed = [_packed(step, (change,), False) for change in (AS_IS, *changes)]
         pairs = list(zip(packed[1:], biases, besides, strict=True))
         second = dict(zip(("packed2", "bias2", "out2"), pairs[0], strict=True)) if pairs else {}
-        conv.conv_forward(a, packed[0], step.bias, relu, z, **second, threads=nt, workspace=workspace)
+        conv.conv_forward(a, packed[0], step.bias, relu, z, **second, threads=nt, workspace=scratch)
         for each, b, out in pairs[1:]:
-            conv.conv_forward(a, each, b, False, out, threads=nt, workspace=workspace)
+            conv.conv_forward(a, each, b, False, out, threads=nt, workspace=scratch)
         return z, besides
     (p, n), *others = changes
     dense.dense_forward_two(a, step.weight, 1.0, 1.0, z, p, n, besides[0], False, nt)
@@ -148,29 +149,34 @@ def transpose_times(
     if step.kind != "conv":
         carried = [c for each, change in zip(s, changes, strict=True) for c in transpose(step, each, [change])]
         R = multiply([a] * len(s), carried)
-        return [R] if division is None else divide_parts(R, division)
-    outs = [np.empty_like(a) for _ in (division.z if division else (a,))]
+        return [R] if division is None else divide_parts(R, division, workspace)
+    scratch = _scratch(workspace)
+    outs = [workspace.empty(a.shape, a.dtype) for _ in (division.z if division else (a,))]
     second = {"s2": s[1]} if len(s) > 1 else {}
     packed, nt = _packed(step, tuple(changes), True), threads()
     if division is None:
-        conv.conv_transpose(s[0], packed, outs[0], **second, a=a, threads=nt, workspace=workspace)
+        conv.conv_transpose(s[0], packed, outs[0], **second, a=a, threads=nt, workspace=scratch)
         return outs
     if len(outs) == 1 and division.weights != (1.0,):
-        conv.conv_transpose(s[0], packed, outs[0], **second, a=a, threads=nt, workspace=workspace)
-        return divide_parts(outs[0], division)
+        conv.conv_transpose(s[0], packed, outs[0], **second, a=a, threads=nt, workspace=scratch)
+        return divide_parts(outs[0], division, workspace)
     rule = division.rule
     two = {"out2": outs[1], "z2": division.z[1], "weights": division.weights} if len(outs) > 1 else {}
     signed = rule.stabiliser == "sign"
     conv.conv_transpose(
-        s[0], packed, outs[0], **second, a=a, z=division.z[0], eps=rule.epsilon, signed=signed, **two, threads=nt, workspace=workspace
+        s[0], packed, outs[0], **second, a=a, z=division.z[0], eps=rule.epsilon, signed=signed, **two, threads=nt, workspace=scratch
     )
     return outs
 
 
-def route(step: Step, R: np.ndarray, winner: np.ndarray, division: Division | None) -> list[np.ndarray]:
+def route(step: Step, R: np.ndarray, winner: np.ndarray, division: Division | None, workspace: Workspace) -> list[np.ndarray]:
     """Give a max-pool's relevance to its winners, and do line 2 of the step below."""
-    (c,) = transpose(step, R, [AS_IS], winner)
-    return [c] if division is None else divide_parts(c, division)
+    from nplrp.kernels import pool
+
+    c = workspace.empty((len(R), *step.input_shape), R.dtype)
+    pool.max_transpose(_image(R, step), winner, *_window(step), c, threads())
+    workspace.give(R)
+    return [c] if division is None else divide_parts(c, division, workspace)
 
 
 class Division(NamedTuple):
@@ -181,10 +187,14 @@ class Division(NamedTuple):
     weights: tuple[float, ...]
 
 
-def divide_parts(R: np.ndarray, division: Division | None) -> list[np.ndarray]:
-    """Do line 2 for each part: s = weight * R / stabilise(z)."""
+def divide_parts(R: np.ndarray, division: Division | None, workspace: Workspace) -> list[np.ndarray]:
+    """Do line 2 for each part: s = weight * R / stabilise(z). R's memory may be used again afterwards."""
     assert division is not None
-    return [divide(R, z, division.rule, weight) for z, weight in zip(division.z, division.weights, strict=True)]
+    outs = [workspace.empty(z.shape, z.dtype) for z in division.z]
+    for z, weight, out in zip(division.z, division.weights, outs, strict=True):
+        divide(R, z, division.rule, weight, out)
+    workspace.give(R)
+    return outs
 
 
 def transpose(step: Step, s: np.ndarray, weights: Sequence[Change], winner: np.ndarray | None = None) -> list[np.ndarray]:
@@ -268,7 +278,9 @@ def tie_labels(steps: Sequence[Step], x: np.ndarray) -> dict[int, np.ndarray]:
     return found
 
 
-def choose(step: Step, a: np.ndarray, labels: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+def choose(
+    step: Step, a: np.ndarray, labels: np.ndarray | None = None, workspace: Workspace | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Run a max-pool: the maxima and where they were, the first one in row-major order if several are equal.
 
     Parameters
@@ -277,6 +289,7 @@ def choose(step: Step, a: np.ndarray, labels: np.ndarray | None = None) -> tuple
     a : ndarray [n, *input_shape]
     labels : ndarray or None
         Structural ties, from `tie_labels`.
+    workspace : Workspace or None
 
     Returns
     -------
@@ -285,10 +298,11 @@ def choose(step: Step, a: np.ndarray, labels: np.ndarray | None = None) -> tuple
     """
     from nplrp.kernels import pool
 
-    z = np.empty((len(a), *step.output_shape), a.dtype)
+    empty = workspace.empty if workspace else np.empty
+    z = empty((len(a), *step.output_shape), a.dtype)
     image = _image(z, step)
     height, width = _window(step)[:2]
-    winner = np.empty(image.shape, pool.winner_dtype(height, width))
+    winner = empty(image.shape, np.dtype(pool.winner_dtype(height, width)))
     ties = pool.no_labels(height, width) if labels is None else labels
     pool.max_forward(a, *_window(step), image, winner, ties, labels is not None, threads())
     return z, winner
@@ -459,11 +473,11 @@ def _scale(change: Change) -> float:
     return change.positive if isinstance(change, Clamp) else 1.0
 
 
-def divide(R: np.ndarray, z: np.ndarray, rule: Rule, weight: float = 1.0) -> np.ndarray:
-    """Return s = weight * R / stabilise(z), 0 where the rule's stabiliser drops a unit."""
+def divide(R: np.ndarray, z: np.ndarray, rule: Rule, weight: float = 1.0, out: np.ndarray | None = None) -> np.ndarray:
+    """Return s = weight * R / stabilise(z), 0 where the rule's stabiliser drops a unit; in `out` if it is given."""
     from nplrp.kernels import elementwise
 
-    s, R = np.empty_like(z), R.reshape(z.shape)
+    s, R = np.empty_like(z) if out is None else out, R.reshape(z.shape)
     for images, kind, epsilon in _stabilisers(z, rule):
         elementwise.stabilise_divide(R[images], z[images], kind, epsilon, weight, s[images], threads())
     return s
@@ -520,11 +534,12 @@ def first_nonfinite(x: np.ndarray) -> tuple[int, ...] | None:
     return None if i < 0 else tuple(int(k) for k in np.unravel_index(i, x.shape))
 
 
-def new_workspace() -> Workspace:
-    """Return scratch memory for one pass."""
+def _scratch(workspace: Workspace) -> Any:
+    """Return what the convolution kernels keep between calls."""
     from nplrp.kernels import conv
 
-    return conv.Workspace()
+    workspace.scratch = workspace.scratch or conv.Workspace()
+    return workspace.scratch
 
 
 def threads() -> int:

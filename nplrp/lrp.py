@@ -26,6 +26,7 @@ from nplrp.rules import AS_IS, Part, Rule
 from nplrp.span import INPUT, Span, find_span
 from nplrp.step import Step
 from nplrp.targets import WHOLE, Label, find_several, label_of, labels_of, start_relevance
+from nplrp.workspace import Workspace, workspace_of
 
 #: Images that are in memory at once; results don't depend on it.
 CHUNK = 8
@@ -150,22 +151,24 @@ def step_back(plan: Plan, trace: Trace, i: int, R: np.ndarray) -> np.ndarray:
     return total
 
 
-def run(plan: Plan, x: np.ndarray) -> Trace:
-    """Run a plan forward, and by the checking pass if a number turns out not to be finite.
+def run(plan: Plan, x: np.ndarray, workspace: Workspace | None = None) -> Trace:
+    """Run a plan forward in a workspace's memory, and by the checking pass if a number turns out not to be finite.
 
     Raises
     ------
     NumericsError
         Naming layer and unit.
     """
-    trace = fused.run_forward(plan, x)
+    trace = fused.run_forward(plan, x, workspace)
     if layers.first_nonfinite(trace.logits) is not None:
         run_forward(plan.steps, x)
         _check_finite(trace.logits, "the logits")
     return trace
 
 
-def carry_back(plan: Plan, trace: Trace, start: np.ndarray, span: Span, keep: Keep | None = None) -> np.ndarray:
+def carry_back(
+    plan: Plan, trace: Trace, start: np.ndarray, span: Span, workspace: Workspace | None = None, keep: Keep | None = None
+) -> np.ndarray:
     """Carry relevance along a span, fused where that is possible, and by the page if a number turns out not to be finite.
 
     Parameters
@@ -175,6 +178,7 @@ def carry_back(plan: Plan, trace: Trace, start: np.ndarray, span: Span, keep: Ke
         From `run`.
     start : ndarray [n, *output_shape of the span's top]
     span : Span
+    workspace : Workspace or None
     keep : callable or None
         As for `run_backward`.
 
@@ -189,7 +193,7 @@ def carry_back(plan: Plan, trace: Trace, start: np.ndarray, span: Span, keep: Ke
     """
     if plan.composite.gradient or not span.covers(plan.steps):
         return run_backward(plan, trace, start, keep, span)
-    R = fused.run_backward(plan, trace, start, lambda i, R: step_back(plan, trace, i, R), keep)
+    R = fused.run_backward(plan, trace, start, lambda i, R: step_back(plan, trace, i, R), workspace, keep)
     if layers.first_nonfinite(R) is not None:
         run_backward(plan, trace, start)
         _check_finite(R, "the input's relevance")
@@ -255,12 +259,15 @@ def explain(
     begin = _check_start(plan, plan.start if start is None else start, span, target, len(x))
     wanted = None if isinstance(begin, np.ndarray) else find_several(model, target, len(x))
     done = []
-    for chunk in _chunks(len(x)):
-        trace = run(plan, x[chunk])
-        targets = _targets(wanted, begin, trace.logits, chunk)
-        starts = [_start(begin, trace.logits, chosen, chunk) for chosen in _columns(targets)]
-        maps = np.stack([carry_back(plan, trace, R, span) for R in starts], axis=1)
-        done.append((trace.output, trace.logits, maps.reshape(-1, *maps.shape[2:]), None if targets is None else targets.reshape(-1)))
+    with workspace_of(model) as workspace:
+        for chunk in _chunks(len(x)):
+            trace = run(plan, x[chunk], workspace)
+            targets = _targets(wanted, begin, trace.logits, chunk)
+            starts = [_start(begin, trace.logits, chosen, chunk) for chosen in _columns(targets)]
+            maps = np.stack([carry_back(plan, trace, R, span, workspace) for R in starts], axis=1)
+            outputs = trace.output.copy(), trace.logits.copy()
+            done.append((*outputs, maps.reshape(-1, *maps.shape[2:]), None if targets is None else targets.reshape(-1)))
+            workspace.give_all()
     output, logits, relevance = (np.concatenate([each[i] for each in done]) for i in range(3))
     targets = None if done[0][3] is None else np.concatenate([each[3] for each in done])
     return Explanation(plan, x, targets, relevance, output, logits, begin, span)
@@ -408,7 +415,7 @@ class Explanation:
             for chosen in columns:
                 start = _start(self.start, trace.logits, chosen, chunk)
                 at: dict[int, np.ndarray] = {}
-                carry_back(plan, trace, start, span, at.__setitem__)
+                carry_back(plan, trace, start, span, keep=at.__setitem__)
                 kept.append([at[i] for i in range(span.bottom, span.top + 1)])
                 if not plan.composite.gradient:
                     books.append(_book(plan, parts, trace, start, span, at))
@@ -429,17 +436,25 @@ def _book(
     plan: Plan, parts: Sequence[Sequence[Part]], trace: Trace, start: np.ndarray, span: Span, at: Mapping[int, np.ndarray]
 ) -> list[Entry]:
     """Balance every step of a pass; `at` is the relevance after masks."""
-    entries = []
-    for i in range(span.bottom + 1, span.top + 1):
-        masked = None
-        if i in span.masks:
-            above = start if i == span.top else step_back(replace(plan, parts=tuple(map(tuple, parts))), trace, i + 1, at[i + 1])
-            masked = above - at[i]
-        below = at[i - 1]
-        if i - 1 == span.bottom and i - 1 in span.masks:
-            below = step_back(replace(plan, parts=tuple(map(tuple, parts))), trace, i, at[i])
-        entries.append(account(plan.steps[i], plan.rules[i], parts[i], trace.activations[i], at[i], below, masked))
-    return entries
+    plan = replace(plan, parts=tuple(map(tuple, parts)))
+
+    def unmasked(i: int) -> np.ndarray:
+        if i not in span.masks:
+            return at[i]
+        return start if i == span.top else step_back(plan, trace, i + 1, at[i + 1])
+
+    return [
+        account(
+            plan.steps[i],
+            plan.rules[i],
+            plan.parts[i],
+            trace.activations[i],
+            at[i],
+            unmasked(i - 1),
+            unmasked(i) - at[i] if i in span.masks else None,
+        )
+        for i in range(span.bottom + 1, span.top + 1)
+    ]
 
 
 def _check_start(plan: Plan, start: str | np.ndarray, span: Span, target: Any, images: int) -> str | np.ndarray:

@@ -1,5 +1,6 @@
 """The page and the pass: the notebook's own numbers, the laws of LRP, and fractions worked by hand."""
 
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from nplrp.composites import LINEAR, POOL, Composite
 from nplrp.errors import ModelError, NumericsError, RuleError
 from nplrp.model import Window, chain
 from nplrp.rules import Rule
+from nplrp.workspace import Workspace
 from tests import naive
 from tests.networks import conv, dense, images, plain, pool, random_kernel, small_vgg
 
@@ -141,8 +143,8 @@ def test_the_fused_pass_is_the_page(composite, fused_steps, dtype):
     at_page, at_fast = {}, {}
     lrp.run_backward(plan, page, R, at_page.__setitem__)
     back = partial(lrp.step_back, plan, fast)
-    found = fused.run_backward(plan, fast, R, back)
-    assert found.tobytes() == fused.run_backward(plan, fast, R, back, at_fast.__setitem__).tobytes()
+    found = fused.run_backward(plan, fast, R, back, Workspace())
+    assert found.tobytes() == fused.run_backward(plan, fast, R, back, keep=at_fast.__setitem__).tobytes()
     for i, relevance in at_page.items():
         if composite in ("alpha_beta", "gamma"):
             assert worst(at_fast[i], relevance) < (1e-5 if dtype == "float32" else 1e-14), i
@@ -258,6 +260,27 @@ def test_labels():
     assert [len(each) for each in labels] == [3, 3]
     assert [label.score for label in labels[0]] == sorted(explanation.output[0], reverse=True)[:3]
     assert labels[0][0].unit == explanation.output[0].argmax()
+
+
+def test_memory_is_used_again_and_results_are_not_overwritten():
+    model, x = small_vgg(), images(16, 3, (8, 8, 3))
+    first = nplrp.explain(model, x, "alpha_beta")
+    kept = [array.copy() for array in (first.relevance, first.output, first.logits)]
+    for composite in ("notebook", "gamma", "alpha_beta"):
+        nplrp.explain(model, -x, composite)
+    for array, copy in zip((first.relevance, first.output, first.logits), kept, strict=True):
+        assert np.array_equal(array, copy)
+    assert np.array_equal(nplrp.explain(model, x, "alpha_beta").relevance, first.relevance)
+    assert len(model._cache["workspaces"]) == 1
+
+
+def test_threads_share_a_model():
+    model, x = small_vgg(), images(17, 4, (8, 8, 3))
+    alone = [nplrp.explain(model, x[i : i + 1], "zplus").relevance for i in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda i: nplrp.explain(model, x[i % 4 : i % 4 + 1], "zplus").relevance, range(32)))
+    for i, found in enumerate(together):
+        assert np.array_equal(found, alone[i % 4])
 
 
 def test_no_images_give_empty_results():
