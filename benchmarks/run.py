@@ -3,6 +3,7 @@
 import argparse
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -14,7 +15,7 @@ import memory
 import precision
 import roofline
 import speed
-from coordinator import HERE, Setup
+from coordinator import HERE, Setup, WorkerError
 from networks import describe, write_vgg16
 from report import machine, write_results
 
@@ -23,7 +24,7 @@ CASES["accuracy"] = accuracy
 
 
 def main():
-    """Parse the command line, make the network, and run the cases."""
+    """Parse the command line, make the network, run the cases, and return the exit code or what failed."""
     parser = argparse.ArgumentParser(description="Measure nplrp beside its peers.")
     parser.add_argument("--peers", default=os.environ.get("PEERS") or None, help="Python with torch, zennit and captum; default: $PEERS")
     parser.add_argument("--cases", default=",".join(CASES), help=f"which of {', '.join(CASES)}; default: all")
@@ -55,13 +56,19 @@ def main():
         if options.peers and not peers:
             print(f"without peers: {options.peers} isn't a program", flush=True)
         setup = Setup(folder, weights, network, peers, options.quick, threads, batches)
-        facts["peers"] = _peers(setup)
+        facts["peers"], failed = _peers(setup), []
         for name in cases:
             print(f"\n## {name}", flush=True)
-            results = CASES[name].run(setup)
+            try:
+                results = CASES[name].run(setup)
+            except (WorkerError, subprocess.CalledProcessError) as error:
+                print(f"{name} failed: {error}", file=sys.stderr, flush=True)
+                failed.append(name)
+                continue
             write_results(output, name, {"machine": facts, "results": results})
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    return f"failed: {', '.join(failed)}" if failed else 0
 
 
 def _peers(setup):

@@ -12,9 +12,9 @@ from networks import conv_stack
 from protocol import Jobs, images, serve
 
 import nplrp
-from nplrp import fused, layers
-from nplrp.lrp import predict as predict_labels
+from nplrp import fused, layers, lrp
 from nplrp.plan import make_plan
+from nplrp.workspace import Workspace, workspace_of
 
 
 def main(network):
@@ -37,21 +37,30 @@ def main(network):
 
     def forward(batch):
         plan, x = make_plan(model, "notebook"), images(batch)
-        return lambda: fused.run_forward(plan, x).logits
+
+        def run():
+            with workspace_of(model) as workspace:
+                return fused.run_forward(plan, x, workspace).logits.copy()
+
+        return run
 
     def predict(batch):
         x = images(batch)
-        return lambda: np.array([len(predict_labels(model, x))])
+        return lambda: np.array([len(lrp.predict(model, x))])
 
     def convs(batch, side=224):
-        plan = make_plan(net(side), "notebook")
-        trace = fused.run_forward(plan, images(batch, side))
-        work = [(step, a) for step, a in zip(plan.steps, trace.activations[:-1], strict=True) if step.kind == "conv"]
-        workspace = layers.new_workspace()
+        plan, workspace = make_plan(net(side), "notebook"), Workspace()
+        a, work = images(batch, side), []
+        for step in plan.steps:
+            if step.kind == "conv":
+                work.append((step, a))
+            if step.kind in ("conv", "maxpool"):
+                a = lrp.run_forward([step], a).output
 
         def run():
             for step, a in work:
-                z, _ = layers.forward_beside(step, a, None, workspace)
+                z, _ = layers.forward_beside(step, a, (), workspace)
+                workspace.give(z)
             return z
 
         return run
