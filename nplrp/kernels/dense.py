@@ -16,7 +16,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from nplrp.kernels.fma import fma
-from nplrp.kernels.parallel import kernel, shared_kernel
+from nplrp.kernels.parallel import frozen, kernel, shared_kernel
 from nplrp.kernels.simd import Assembler, lanes_of
 from nplrp.kernels.vector_loop import I64, for_vectors
 
@@ -57,20 +57,13 @@ def _run_forward(x, w, outputs, pos, neg, z, accumulate, nt):
         for each in z[:outputs]:
             each[...] = 0
     parts = number(pos[0]), number(neg[0]), z[0].reshape(-1), number(pos[1]), number(neg[1]), z[1].reshape(-1)
-    _forward(nt if w.size > 4096 else 1, _frozen(x), _frozen(w), x.shape[0], *w.shape, outputs, *parts)
+    _forward(nt if w.size > 4096 else 1, frozen(x), frozen(w), x.shape[0], *w.shape, outputs, *parts)
 
 
 def _run_transpose(s, w, pos, neg, c, accumulate, a, times, nt):
     number = s.dtype.type
-    arrays = c.reshape(-1), accumulate, _frozen(a), times
-    _transpose(nt if w.size > 4096 else 1, _frozen(s), _frozen(w), s.shape[0], *w.shape, number(pos), number(neg), *arrays)
-
-
-def _frozen(x):
-    """Return a flat read-only view: mapped weights are read-only, and one type of argument is compiled for once."""
-    x = x.view(np.ndarray).reshape(-1)
-    x.flags.writeable = False
-    return x
+    arrays = c.reshape(-1), accumulate, frozen(a), times
+    _transpose(nt if w.size > 4096 else 1, frozen(s), frozen(w), s.shape[0], *w.shape, number(pos), number(neg), *arrays)
 
 
 def _make_add_rows(rows):

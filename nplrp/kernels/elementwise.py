@@ -5,7 +5,7 @@ Arrays are C-contiguous and of any shape, all float32 or all float64; `out` may 
 
 import numpy as np
 
-from nplrp.kernels.parallel import kernel, shared_kernel
+from nplrp.kernels.parallel import frozen, kernel, shared_kernel
 
 # What LRP implementations put below R, by what they do to z (sgn(0) = +1). "Dropped": the unit passes nothing on.
 PLUS = 0  #: z + eps
@@ -56,7 +56,7 @@ def denominator(z, below, lowest, highest, at_zero, above, least):
 
 def relu(x, out, nt=1):
     """Write max(x, 0) to `out`; NaN stays NaN, and an infinity of either sign stays one or becomes NaN."""
-    _run(_clamp, nt, x, out, x.dtype.type(0), x.dtype.type(np.inf))
+    _run(_clamp, nt, [x], out, x.dtype.type(0), x.dtype.type(np.inf))
 
 
 def positive_part(x, out, nt=1):
@@ -66,27 +66,27 @@ def positive_part(x, out, nt=1):
 
 def negative_part(x, out, nt=1):
     """Write min(x, 0) to `out`; NaN and infinities as in `relu`."""
-    _run(_clamp, nt, x, out, x.dtype.type(-np.inf), x.dtype.type(0))
+    _run(_clamp, nt, [x], out, x.dtype.type(-np.inf), x.dtype.type(0))
 
 
 def multiply(a, c, out, nt=1):
     """Write a * c to `out`."""
-    _run(_multiply, nt, a, c, out, False)
+    _run(_multiply, nt, [a, c], out, False)
 
 
 def multiply_add(a, c, out, nt=1):
     """Add a * c to `out`: two roundings, as in the formula."""
-    _run(_multiply, nt, a, c, out, True)
+    _run(_multiply, nt, [a, c], out, True)
 
 
 def stabilise(z, kind, eps, out, nt=1):
     """Write the stabilised z to `out`; where a unit is dropped, 0."""
-    _run(_divide, nt, z, z, stabiliser(kind, eps, z.dtype), z.dtype.type(1), out, False)
+    _run(_divide, nt, [z, z], out, stabiliser(kind, eps, z.dtype), z.dtype.type(1), False)
 
 
 def stabilise_divide(R, z, kind, eps, weight, out, nt=1):
     """Write s = (weight * R) / stabilise(z) to `out`, 0 where a unit is dropped."""
-    _run(_divide, nt, R, z, stabiliser(kind, eps, z.dtype), z.dtype.type(weight), out, True)
+    _run(_divide, nt, [R, z], out, stabiliser(kind, eps, z.dtype), z.dtype.type(weight), True)
 
 
 def affine(x, g, h, out, nt=1):
@@ -102,21 +102,17 @@ def add_bias(z, b, relu_flag, nt=1):
 def first_nonfinite(x, nt=1):
     """Return the flat index of the first NaN or infinity, or -1."""
     found = np.full(max(nt, 1), -1, np.int64)
-    _run(_find_nonfinite, nt, x, found)
+    _run(_find_nonfinite, nt, [x], found)
     found = found[found >= 0]
     return int(found[0]) if len(found) else -1
 
 
-def _run(share, nt, *args):
-    """Call a kernel over flat views; inputs become read-only, so that each kernel is compiled for one type."""
-    size = args[0].size
-    flat = [a.reshape(-1) if isinstance(a, np.ndarray) else a for a in args]
-    share(nt if size > SMALL else 1, *flat)
+def _run(share, nt, inputs, out, *rest):
+    share(nt if inputs[0].size > SMALL else 1, *map(frozen, inputs), out.reshape(-1), *rest)
 
 
 def _affine_rows(x, g, h, clamp, out, nt):
-    shape = (-1, g.size) if g.size else (0, 0)
-    _affine(nt if x.size > SMALL else 1, x.reshape(shape), g, h, clamp, out.reshape(shape))
+    _affine(nt if x.size > SMALL else 1, frozen(x), frozen(g), frozen(h), clamp, out.reshape(-1))
 
 
 @kernel
@@ -146,7 +142,7 @@ def _multiply(t, nt, a, c, out, add):
 
 
 @shared_kernel
-def _divide(t, nt, R, z, numbers, weight, out, divide):
+def _divide(t, nt, R, z, out, numbers, weight, divide):
     below, lowest, highest, at_zero, above, least, drop = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5], numbers[6]
     R, z, out = _part(R, t, nt), _part(z, t, nt), _part(out, t, nt)
     if not divide:
@@ -164,15 +160,16 @@ def _divide(t, nt, R, z, numbers, weight, out, divide):
 
 @shared_kernel
 def _affine(t, nt, x, g, h, clamp, out):
-    zero = x.dtype.type(0)
-    for r in range(x.shape[0] * t // nt, x.shape[0] * (t + 1) // nt):
-        row, to = x[r], out[r]
+    zero, width = x.dtype.type(0), g.size
+    rows = x.size // width if width else 0
+    for r in range(rows * t // nt, rows * (t + 1) // nt):
+        row, to = x[r * width : (r + 1) * width], out[r * width : (r + 1) * width]
         if clamp:
-            for i in range(g.size):
+            for i in range(width):
                 v = row[i] * g[i] + h[i]
                 to[i] = v * zero + zero if v < zero else v
         else:
-            for i in range(g.size):
+            for i in range(width):
                 to[i] = row[i] * g[i] + h[i]
 
 

@@ -90,6 +90,13 @@ def in_threads(part, nt, *args):
             other.result()
 
 
+def frozen(x):
+    """Return x as a flat read-only array: an input is of one type for Numba, may it be writable, read-only or mapped from a file."""
+    x = x.view(np.ndarray).reshape(-1)
+    x.flags.writeable = False
+    return x
+
+
 def exclusive():
     """Return the process-wide lock as a context manager; a thread that holds it may take it again."""
     return _lock

@@ -13,7 +13,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from nplrp.kernels.elementwise import PLUS, stabiliser
-from nplrp.kernels.parallel import kernel, shared_kernel
+from nplrp.kernels.parallel import frozen, kernel, shared_kernel
 from nplrp.kernels.vector_loop import I32, I64, for_vectors
 
 _PLAIN, _TIMES, _RATIO = range(3)
@@ -36,7 +36,7 @@ def max_forward(x, kh, kw, sh, sw, top, left, z, winner, labels, use_labels, nt=
     position p of a window counts with the value at position labels[n, ho, wo, p], int32 (see `nplrp.kernels.ties`).
     """
     geometry = _geometry(x, z, kh, kw, sh, sw, top, left)
-    _max_forward(_few(nt, x), _flat(x), geometry, _flat(z), _flat(winner), _flat(labels), bool(use_labels))
+    _max_forward(_few(nt, x), frozen(x), geometry, z.reshape(-1), winner.reshape(-1), frozen(labels), bool(use_labels))
 
 
 def max_transpose(s, winner, kh, kw, sh, sw, top, left, c, nt=1):
@@ -56,25 +56,22 @@ def max_transpose_ratio(s, winner, kh, kw, sh, sw, top, left, a, z, kind, eps, o
 
 def avg_forward(x, kh, kw, sh, sw, top, left, z, nt=1):
     """Write the mean over the part of every window that lies inside the image to z [n, ho, wo, c]."""
-    _avg_forward(_few(nt, x), _flat(x), _geometry(x, z, kh, kw, sh, sw, top, left), _flat(z))
+    _avg_forward(_few(nt, x), frozen(x), _geometry(x, z, kh, kw, sh, sw, top, left), z.reshape(-1))
 
 
 def avg_transpose(s, kh, kw, sh, sw, top, left, c, nt=1):
     """Write the transpose of `avg_forward` to c [n, h, w, c]: sums of s / count."""
-    _avg_transpose(_few(nt, c), _flat(s), _geometry(c, s, kh, kw, sh, sw, top, left), _flat(c))
+    _avg_transpose(_few(nt, c), frozen(s), _geometry(c, s, kh, kw, sh, sw, top, left), c.reshape(-1))
 
 
 def _transpose(s, winner, window, out, a, z, kind, eps, mode, nt):
     numbers = stabiliser(kind, eps, out.dtype)
-    _max_transpose(_few(nt, out), _flat(s), _flat(winner), _geometry(out, s, *window), _flat(a), _flat(z), numbers, mode, _flat(out))
+    inputs = frozen(s), frozen(winner), _geometry(out, s, *window), frozen(a), frozen(z)
+    _max_transpose(_few(nt, out), *inputs, numbers, mode, out.reshape(-1))
 
 
 def _geometry(image, windows, kh, kw, sh, sw, top, left):
     return np.array([*image.shape, windows.shape[1], windows.shape[2], kh, kw, sh, sw, top, left], np.int64)
-
-
-def _flat(x):
-    return x.reshape(-1)
 
 
 def _few(nt, x):

@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from nplrp.kernels.fma import fma
-from nplrp.kernels.parallel import in_threads, kernel
+from nplrp.kernels.parallel import frozen, in_threads, kernel
 
 LANES = 32
 CHUNK = 16384
@@ -57,7 +57,7 @@ def _sums(x, y, kind, rows, nt):
     columns = x.size // rows if rows else 0
     chunks = -(-columns // CHUNK)
     parts = np.empty((rows, chunks, 2))
-    in_threads(_chunk_sums, min(nt, chunks * rows), x.reshape(-1), y.reshape(-1), kind, columns, parts)
+    in_threads(_chunk_sums, min(nt, chunks * rows), frozen(x), frozen(y), kind, columns, parts)
     return np.array([_combine(row) for row in parts], np.float64)
 
 
