@@ -1,4 +1,4 @@
-"""The command line: `nplrp explain | predict | info | plan | demo | fetch`. Each command imports only what it needs."""
+"""The command line: `nplrp explain | predict | info | plan | demo | fetch | golden`. Each command imports only what it needs."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = make_parser().parse_args(argv)
     _listen()
     try:
-        arguments.run(arguments)
+        code = arguments.run(arguments)
         sys.stdout.flush()
     except NplrpError as error:
         message = " ".join(str(error).split())
         print(f"nplrp: {message}", file=sys.stderr)
-        return BAD_INPUT
+        return int(getattr(error, "exit_code", BAD_INPUT))
     except KeyboardInterrupt:
         print("nplrp: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader has gone (as in `nplrp info | head`): nothing is wrong, and nobody is left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
-    return OK
+    return int(code or OK)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -117,6 +117,10 @@ def make_parser() -> argparse.ArgumentParser:
     fetch = commands.add_parser("fetch", help="download the official weights", description="Download Keras's official ImageNet weights.")
     fetch.add_argument("model", nargs="?", default="vgg16", choices=("vgg16", "vgg19"))
     fetch.set_defaults(run=run_fetch)
+
+    from nplrp.golden.commands import add_commands
+
+    add_commands(commands)
     return parser
 
 

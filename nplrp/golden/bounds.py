@@ -1,0 +1,242 @@
+"""Error bounds of one layer in floating point, derived from its own numbers by convolutions with |w|.
+
+With unit roundoff u, n terms in a sum, and a gain g(n) = n (certified: no order of summation does worse; Higham 2002, sec. 4.2) or
+min(n, 8 sqrt n) (expected: rounding errors don't all point the same way), for one part of a rule whose denominator is d = stabilise(z):
+
+    A_k   = sum_j |a_j w_jk| + |b_k|              rho_k = g u A_k / |d_k|            relative error of the denominator
+    ds_k  = |s_k| rho_k / (1 - rho_k)                                                error of s = R / d
+    E_j   = |a_j| (sum_k |w_jk| ds_k  +  g' u sum_k |w_jk s_k|)                      error of R_j = a_j sum_k w_jk s_k
+
+To n are added the roundings of the inputs to the backend's precision, of changed weights, and of lines 2 and 4 (`EXTRA`). Where
+rho_k >= 1/2, not even the sign of d_k is sure: ds_k is then set to |s_k|, and what hangs on it is returned apart as `undecided`.
+The bounds hold for sums in any order; not for Winograd or FFT convolutions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from nplrp import layers
+from nplrp.composites import PASSED
+from nplrp.golden.values import UNIT
+from nplrp.plan import Plan
+from nplrp.rules import AS_IS, NOTHING, Change
+from nplrp.step import Step
+
+#: Roundings beside those of the sum itself.
+EXTRA = 6
+#: The smallest float32, an absolute error that underflow adds to each operation.
+TINY = 2.0**-149
+
+
+class Bounds(NamedTuple):
+    """Error bounds of an array, and what in it hangs on undecided choices; all of the array's shape, float64."""
+
+    expected: np.ndarray
+    certified: np.ndarray
+    undecided: np.ndarray
+
+
+def gains(n: int) -> tuple[float, float]:
+    """Return the expected and the certified gain of a sum of n terms, extra roundings included."""
+    return min(n, 8 * n**0.5) + EXTRA, float(n + EXTRA)
+
+
+def forward_bounds(step: Step, a: np.ndarray, y: np.ndarray) -> tuple[Bounds, np.ndarray]:
+    """Bound the error of a step's output y, and find its undecided decisions.
+
+    Parameters
+    ----------
+    step : Step
+    a : ndarray [n, *input_shape]
+        Its input.
+    y : ndarray [n, *output_shape]
+        What follows its activation.
+
+    Returns
+    -------
+    (Bounds, ndarray [n, *output_shape] of bool)
+        Of the decisions those are True whose sign before a ReLU, or whose winner in a max-pool, lies inside the expected error.
+    """
+    ambiguous = np.zeros(y.shape, bool)
+    if step.kind in PASSED or step.kind == "maxpool":
+        error = (1 + EXTRA) * UNIT * np.abs(y) + TINY
+        if step.kind == "maxpool":
+            ambiguous = near_ties(step, a).sum(axis=-1).reshape(y.shape) > 0
+        expected, certified = error, error
+    else:
+        A = _magnitudes(step, [a], [AS_IS], AS_IS)
+        expected, certified = (g * UNIT * A + TINY for g in gains(_terms_forward(step)))
+        if step.activation == "relu":
+            z = layers.forward(step, [a], [AS_IS], AS_IS)
+            ambiguous = np.abs(z) <= expected
+            expected, certified = (np.where(z + each < 0, 0, each) for each in (expected, certified))
+    if step.activation == "softmax":
+        n = y.shape[-1]
+        worst = [np.max(each, axis=-1, keepdims=True) for each in (expected, certified)]
+        expected, certified = (y * np.expm1(np.minimum(2 * w + g * UNIT, 50)) + TINY for w, g in zip(worst, gains(n), strict=True))
+    return Bounds(expected, certified, np.zeros(y.shape)), ambiguous
+
+
+def relevance_bounds(plan: Plan, i: int, a: np.ndarray, y: np.ndarray, R: np.ndarray, winner: np.ndarray | None) -> Bounds:
+    """Bound the error of the relevance that step i's rule gives to its input.
+
+    Parameters
+    ----------
+    plan : Plan
+        In float64.
+    i : int
+    a, y : ndarray [n, *input_shape], [n, *output_shape]
+        The step's input and output.
+    R : ndarray [n, *output_shape]
+        Relevance of its output.
+    winner : ndarray or None
+        Of a max-pool.
+
+    Returns
+    -------
+    Bounds of arrays [n, *input_shape]
+    """
+    step, rule, parts = plan.steps[i], plan.rules[i], plan.parts[i]
+    if not parts:
+        same = (1 + EXTRA) * UNIT * np.abs(layers.reshape_back(step, R))
+        return Bounds(same, same, np.zeros_like(same))
+    step = layers.linear_step(step, rule)
+    if rule.name == "winner_ties":
+        winner = layers.share_ties(step, a, None)
+    total = [np.zeros(a.shape) for _ in range(3)]
+    forward_gains, back_gains = gains(_terms_forward(step) * len(parts[0].terms)), gains(_terms_back(step) + len(parts) + 1)
+    unsure = _unsure_halves(step, a, parts[0].units, forward_gains[0])
+    for part in parts:
+        inputs, changes = layers.changed_inputs(a, rule, part), [term.weight for term in part.terms]
+        R_part = layers.relevance_of_units(R, step, a, part.units, y).reshape(R.shape[0], *step.output_shape)
+        z = layers.forward(step, inputs, changes, part.bias)
+        d, s = np.abs(layers.denominator(z, rule)), np.abs(layers.divide(R_part, z, rule, part.weight))
+        A = _magnitudes(step, inputs, changes, part.bias)
+        if step.kind == "maxpool":
+            A = np.abs(z)
+        carried = [_error_of_s(s, A, d, g) for g in forward_gains]
+        lost = (d == 0) & (A > 0) & (R_part != 0)  # dropped as 0 / 0 here, but rounding may leave a denominator there
+        blind = np.where(_rho(A, d, forward_gains[0]) >= 0.5, s, 0.0) + np.where(lost, np.abs(R_part) / (UNIT * A + TINY), 0.0)
+        if unsure is not None:
+            blind = np.where(unsure, np.abs(R) / np.where(d > 0, d, UNIT * A + TINY), blind)
+        stacked = np.concatenate([*carried, s, blind])
+        for a_term, change in zip(inputs, changes, strict=True):
+            moved = _transposed(step, stacked, change, winner)
+            c_expected, c_certified, c_all, c_blind = moved.reshape(4, *a.shape)
+            size = np.abs(a_term)
+            floor = size * TINY * (_terms_back(step) + 1) * (1 + _largest(step, change)) + TINY
+            total[0] += size * (c_expected + back_gains[0] * UNIT * c_all) + floor
+            total[1] += size * (c_certified + back_gains[1] * UNIT * c_all) + floor
+            total[2] += size * c_blind
+    if step.kind == "maxpool":
+        total[2] += _relevance_of_near_ties(step, a, R)
+    return Bounds(*total)
+
+
+def start_bounds(start: str, R: np.ndarray, probabilities: np.ndarray, logits: Bounds) -> Bounds:
+    """Bound the error of the relevance that a pass begins with, from that of the logits."""
+    nothing, small = np.zeros(R.shape), (1 + EXTRA) * UNIT * np.abs(R)
+    if start not in ("logit", "relu_logit", "all", "softmax", "contrastive"):
+        return Bounds(small, small, nothing)
+    found = []
+    for error, g in ((logits.expected, gains(R.shape[-1])[0]), (logits.certified, gains(R.shape[-1])[1])):
+        largest = np.max(error, axis=-1, keepdims=True)
+        if start == "softmax":
+            found.append(np.abs(R) * np.expm1(np.minimum(2 * largest + g * UNIT, 50)) + TINY)
+        else:
+            found.append(np.where(R != 0, largest, 0) + small)
+    return Bounds(found[0], found[1], nothing)
+
+
+def near_ties(step: Step, a: np.ndarray) -> np.ndarray:
+    """Return which places of each max-pool window come second by so little that float32 sees a tie, [n, ho, wo, c, places] of bool.
+
+    Exact ties aren't meant: rounding keeps them, and which of them wins is the rule's to say.
+    """
+    taps = np.stack([tap for _, _, tap in layers._taps(step, a)], axis=-1)
+    largest = taps.max(axis=-1, keepdims=True)
+    return np.asarray((taps < largest) & (taps >= largest - 2 * UNIT * np.abs(largest)))
+
+
+def _relevance_of_near_ties(step: Step, a: np.ndarray, R: np.ndarray) -> np.ndarray:
+    """Return for each input the relevance of windows that it might win or lose."""
+    near = near_ties(step, a)
+    if not near.any():
+        return np.zeros(a.shape)
+    taps = np.stack([tap for _, _, tap in layers._taps(step, a)], axis=-1)
+    shares = (near | ((taps == taps.max(axis=-1, keepdims=True)) & near.any(axis=-1, keepdims=True))).astype(float)
+    return layers.transpose(step, np.abs(R), [AS_IS], shares)[0]
+
+
+def _rho(A: np.ndarray, d: np.ndarray, g: float) -> np.ndarray:
+    return np.divide(g * UNIT * A, d, out=np.zeros_like(d), where=d > 0)
+
+
+def _error_of_s(s: np.ndarray, A: np.ndarray, d: np.ndarray, g: float) -> np.ndarray:
+    rho = np.minimum(_rho(A, d, g), 0.5)
+    return np.asarray(s * rho / (1 - rho))
+
+
+def _unsure_halves(step: Step, a: np.ndarray, units: str, g: float) -> np.ndarray | None:
+    """Return where a rule that treats z > 0 and z < 0 apart may take the other half; None if the rule doesn't."""
+    if not units:
+        return None
+    z = layers.forward(step, [a], [AS_IS], AS_IS)
+    return np.asarray(np.abs(z) <= g * UNIT * _magnitudes(step, [a], [AS_IS], AS_IS))
+
+
+def _magnitudes(step: Step, inputs: Sequence[np.ndarray], changes: Sequence[Change], bias: Change) -> np.ndarray:
+    """Return A = sum |a w| + |b|, [n, *output_shape]."""
+    total = None
+    for t, (a, change) in enumerate(zip(inputs, changes, strict=True)):
+        term = layers.forward(_absolute(step, change, bias if t == 0 else NOTHING), [np.abs(a)], [AS_IS], AS_IS)
+        total = term if total is None else total + term
+    assert total is not None
+    return total
+
+
+def _transposed(step: Step, s: np.ndarray, change: Change, winner: np.ndarray | None) -> np.ndarray:
+    if winner is not None:
+        winner = np.concatenate([winner] * (len(s) // len(winner)))
+    return layers.transpose(_absolute(step, change, NOTHING), s, [AS_IS], winner)[0]
+
+
+def _absolute(step: Step, change: Change, bias: Change) -> Step:
+    """Return a step with the absolute values of its changed weights and bias."""
+    if step.weight is None:
+        return step
+    weight, b = np.abs(layers.change_weight(step.weight, change)), np.abs(layers.changed_bias(step, bias))
+    return dataclasses.replace(step, weight=weight, bias=b, activation="linear", prepared={})
+
+
+def _largest(step: Step, change: Change) -> float:
+    return 1.0 if step.weight is None else float(np.max(np.abs(layers.change_weight(step.weight, change)), initial=0.0))
+
+
+def _terms_forward(step: Step) -> int:
+    """Return the number of terms in a sum over a step's inputs, the bias counted."""
+    if step.kind == "conv":
+        assert step.weight is not None
+        return int(np.prod(step.weight.shape[:3])) + 1
+    if step.kind == "dense":
+        return step.input_shape[0] + 1
+    if step.kind == "avgpool" and step.window is not None:
+        return int(np.prod(step.window.size))
+    return 2
+
+
+def _terms_back(step: Step) -> int:
+    """Return the number of terms in a sum over a step's outputs."""
+    if step.kind == "conv":
+        assert step.weight is not None
+        return int(np.prod(step.weight.shape[:2])) * step.weight.shape[3]
+    if step.kind == "dense":
+        return step.output_shape[0]
+    if step.kind in ("avgpool", "maxpool") and step.window is not None:
+        return int(np.prod([-(-size // stride) for size, stride in zip(step.window.size, step.window.stride, strict=True)]))
+    return 1

@@ -1,0 +1,200 @@
+"""The command line of golden values: `nplrp golden record | show | verify | check | export`. Each command imports only what it needs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nplrp.golden.errors import DIVERGED, PASSED, GoldenError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from nplrp.model import Model
+
+
+def add_commands(commands: Any) -> None:
+    """Add ``golden`` to the parser of all commands."""
+    golden = commands.add_parser(
+        "golden",
+        help="record golden values and check other implementations against them",
+        description="Exit codes: 0 pass, 1 diverged, 2 usage or bad file, 3 other weights or input, 4 nothing compared.",
+    )
+    actions = golden.add_subparsers(title="actions", required=True, metavar="ACTION")
+    model = argparse.ArgumentParser(add_help=False)
+    model.add_argument("--weights", "-w", metavar="FILE", help="Keras weights or model; default: as for nplrp explain")
+    model.add_argument("--image", "-i", metavar="IMAGE", help="image file")
+    model.add_argument("--input", "-x", metavar="X.npy", help="preprocessed tensor [n, *input_shape]")
+
+    record = actions.add_parser("record", parents=[model], help="run LRP in float64 and keep every number with its tolerance")
+    record.add_argument("--composite", "-c", default="notebook", metavar="NAME", help="rules (default notebook)")
+    record.add_argument("--dialect", metavar="NAME", help="whose switches to set; default: the composite's own")
+    record.add_argument("--start", metavar="NAME", help="what the pass begins with; default: the dialect's")
+    record.add_argument("--target", "-t", metavar="T", help="output to explain: index, class id or class name")
+    record.add_argument(
+        "--profile", default="full", metavar="P", help="full (default), or digest: hashes, sums and samples, at most 0.5 MB"
+    )
+    record.add_argument("-o", "--output", required=True, metavar="G.lrpgold.h5", help="file to write")
+    record.set_defaults(run=run_record)
+
+    show = actions.add_parser("show", help="what a golden file holds")
+    show.add_argument("golden", metavar="G")
+    show.add_argument("--json", action="store_true", help="print the provenance as JSON")
+    show.set_defaults(run=run_show)
+
+    verify = actions.add_parser("verify", parents=[model], help="check that not a byte has changed")
+    verify.add_argument("golden", metavar="G")
+    verify.add_argument("--recompute", action="store_true", help="record again, and compare the bits")
+    verify.set_defaults(run=run_verify)
+
+    export = actions.add_parser("export", parents=[model], help="write the arrays for other languages")
+    export.add_argument("golden", metavar="G")
+    export.add_argument("--to", default="npz", metavar="F", help="npz (default), or raw: a folder of little-endian numbers")
+    export.add_argument("--dtype", default="float64", help="of activations and relevances: float64 (default) or float32")
+    export.add_argument("-o", "--output", metavar="PATH", help="file or folder to write; default: beside the golden file")
+    export.set_defaults(run=run_export)
+
+    check = actions.add_parser("check", parents=[model], help="compare a candidate, and say where it differs and why")
+    check.add_argument("golden", metavar="G")
+    check.add_argument("candidate", metavar="CANDIDATE", help=".npz, .h5, .safetensors, or a folder of raw arrays")
+    check.add_argument(
+        "--mode", default="chained", metavar="M", help="chained (default): it ran end to end; isolated: each layer got golden inputs"
+    )
+    check.add_argument("--layout", default="NHWC", help="NHWC (default) or NCHW")
+    check.add_argument("--map", metavar="FILE", help="table of layer names: JSON {theirs: ours}, or lines 'theirs ours'")
+    check.add_argument("--precision", metavar="P", help="float16, float32 or float64: what the backend computes in; default: by its arrays")
+    check.add_argument("--first", type=int, metavar="I", help="where in the candidate's batch the golden images begin")
+    check.add_argument("--convolutions", default="direct", help="direct (default), or winograd or fft: elements are then judged by tile")
+    check.add_argument("--rtol", type=float, metavar="X", help="judge by |d| <= atol + rtol |golden| instead, as NumPy does")
+    check.add_argument("--atol", type=float, metavar="X")
+    check.add_argument("--json", metavar="FILE", help="also write the report as JSON; - for standard output")
+    check.add_argument("--png", metavar="FILE", help="also draw the report")
+    check.set_defaults(run=run_check)
+
+
+def run_record(arguments: argparse.Namespace) -> None:
+    """Record golden values."""
+    from nplrp.golden.file import SUFFIX, write
+    from nplrp.golden.recording import record
+
+    if not arguments.output.endswith(SUFFIX):
+        raise GoldenError(f"{arguments.output}: golden files are called NAME{SUFFIX}; give a name that ends so")
+    model = _model(arguments)
+    x = _tensor(arguments, model)
+    if x is None:
+        raise GoldenError("there is nothing to explain; give --image or --input")
+    name = Path(arguments.image or arguments.input).name
+    golden = record(
+        model,
+        x,
+        arguments.composite,
+        arguments.target,
+        dialect=arguments.dialect,
+        start=arguments.start,
+        profile=arguments.profile,
+        input_name=name,
+    )
+    write(golden, arguments.output)
+    print(f"{golden}\nwrote {arguments.output}")
+
+
+def run_show(arguments: argparse.Namespace) -> None:
+    """Print what a golden file holds."""
+    import json
+
+    from nplrp.golden.file import read
+
+    golden = read(arguments.golden)
+    print(json.dumps(dict(golden.facts), indent=1, sort_keys=True) if arguments.json else golden)
+
+
+def run_verify(arguments: argparse.Namespace) -> int:
+    """Check a golden file, perhaps by recording it again."""
+    from nplrp.golden.file import read
+
+    golden = read(arguments.golden)
+    print(f"{arguments.golden}: whole, content SHA-256 {golden.facts['content_sha256']}")
+    if not arguments.recompute:
+        return PASSED
+    from nplrp.golden.recording import recompute
+
+    model = _model(arguments)
+    other = recompute(golden, model, _tensor(arguments, model))
+    if other:
+        print(f"recomputed: {len(other)} arrays have other bits: {', '.join(other)}")
+        return DIVERGED
+    print("recomputed: the same bits")
+    return PASSED
+
+
+def run_export(arguments: argparse.Namespace) -> None:
+    """Write the arrays for other languages."""
+    from nplrp.golden.export import export
+    from nplrp.golden.file import SUFFIX, read
+
+    golden = read(arguments.golden)
+    output = arguments.output or arguments.golden.removesuffix(SUFFIX) + (".npz" if arguments.to == "npz" else "")
+    export(golden, output, _model(arguments) if arguments.weights else None, arguments.to, arguments.dtype)
+    print(f"wrote {output}")
+
+
+def run_check(arguments: argparse.Namespace) -> int:
+    """Compare a candidate with golden values."""
+    import sys
+
+    from nplrp.golden.candidate import read_candidate, read_map
+    from nplrp.golden.checking import check
+    from nplrp.golden.file import read
+
+    golden = read(arguments.golden)
+    names = read_map(arguments.map) if arguments.map else None
+    candidate = read_candidate(arguments.candidate, names)
+    report = check(
+        golden,
+        candidate,
+        mode=arguments.mode,
+        layout=arguments.layout,
+        precision=arguments.precision,
+        first=arguments.first,
+        convolutions=arguments.convolutions,
+        rtol=arguments.rtol,
+        atol=arguments.atol,
+        model=_model(arguments) if arguments.weights else None,
+    )
+    if arguments.json:
+        report.write_json(arguments.json)
+    if arguments.json != "-":
+        print(report)
+    if arguments.png:
+        from nplrp.golden.picture import report_figure
+        from nplrp.heatmaps import save_png
+
+        save_png(report_figure(report), arguments.png)
+        print(f"wrote {arguments.png}", file=sys.stderr if arguments.json == "-" else sys.stdout)
+    return PASSED if report.passed else DIVERGED
+
+
+def _model(arguments: argparse.Namespace) -> Model:
+    from nplrp.fetch import find_weights
+    from nplrp.weights import load
+
+    return load(find_weights(arguments.weights))
+
+
+def _tensor(arguments: argparse.Namespace, model: Model) -> np.ndarray | None:
+    """Return the preprocessed input that was asked for, or None."""
+    import numpy as np
+
+    if arguments.image and arguments.input:
+        raise GoldenError("--image and --input exclude each other; give one")
+    if arguments.image:
+        from nplrp.images import preprocess
+
+        return preprocess(arguments.image, model)
+    if not arguments.input:
+        return None
+    try:
+        return np.asarray(np.load(arguments.input, allow_pickle=False))
+    except (OSError, ValueError, EOFError) as error:
+        raise GoldenError(f"{arguments.input}: can't be read as .npy: {error}; write it with numpy.save") from None

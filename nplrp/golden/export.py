@@ -1,0 +1,80 @@
+"""Golden values as files that need neither HDF5 nor Python: .npz, or a folder of raw arrays with a table of contents."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from nplrp.atomic import atomic
+from nplrp.errors import OutputError
+from nplrp.golden.errors import GoldenError
+from nplrp.golden.values import Golden
+from nplrp.model import Model
+
+FORMATS = ("npz", "raw")
+
+
+def export(golden: Golden, path: str | os.PathLike[str], model: Model | None = None, to: str = "npz", dtype: str = "float64") -> None:
+    """Write a golden run's arrays for another language.
+
+    Parameters
+    ----------
+    golden : Golden
+    path : path
+        ``"npz"``: a file; ``"raw"``: a new or empty folder.
+    model : Model or None
+        Also write its weights, as ``weights/<layer>/kernel`` and ``bias``.
+    to : "npz" or "raw"
+    dtype : "float64" or "float32"
+        Of activations and relevances; error bounds are always float32.
+
+    Raises
+    ------
+    GoldenError
+        If there is no such format or dtype.
+    OutputError
+        If it can't be written.
+    """
+    if to not in FORMATS or dtype not in ("float64", "float32"):
+        raise GoldenError(f"there is no export to {to!r} in {dtype!r}; expected {' or '.join(FORMATS)}, and float64 or float32")
+    arrays = dict(_arrays(golden, model, np.dtype(dtype)))
+    (write_npz if to == "npz" else write_raw)(arrays, Path(path), golden)
+
+
+def write_npz(arrays: dict[str, np.ndarray], path: Path, golden: Golden) -> None:
+    """Write arrays by name, and the provenance as JSON under ``about``."""
+    with atomic(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, about=np.array(json.dumps(dict(golden.facts), sort_keys=True)), **arrays)  # type: ignore[arg-type]
+
+
+def write_raw(arrays: dict[str, np.ndarray], folder: Path, golden: Golden) -> None:
+    """Write each array as little-endian numbers in C order, ``contents.txt`` with a line for each, and the provenance as JSON.
+
+    A line of ``contents.txt``: file name, dtype (f4, f8, u4 ...), number of axes, lengths of the axes, name of the array; by blanks.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise OutputError(f"{folder}: the folder isn't empty; give a new one")
+        lines = []
+        for number, (name, array) in enumerate(arrays.items()):
+            file = f"{number:04d}.bin"
+            little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+            (folder / file).write_bytes(little.tobytes())
+            lines.append(" ".join([file, little.dtype.str[1:], str(little.ndim), *map(str, little.shape), name]))
+        (folder / "about.json").write_text(json.dumps(dict(golden.facts), sort_keys=True, indent=1) + "\n", "utf-8")
+        (folder / "contents.txt").write_text("\n".join(lines) + "\n", "utf-8")  # last: it vouches for the rest
+    except OSError as error:
+        raise OutputError(f"{folder}: can't be written: {error.strerror or error}; choose another place") from error
+
+
+def _arrays(golden: Golden, model: Model | None, dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
+    for name, array in golden.arrays():
+        yield name, array.astype(dtype) if array.dtype == np.float64 and not name.endswith("spread") else array
+    for layer in model or ():
+        for key, array in layer.arrays.items():
+            yield f"weights/{layer.name}/{key}", np.asarray(array)

@@ -1,0 +1,147 @@
+"""Read and write `.lrpgold.h5` files (docs/golden.md describes them).
+
+The first 512 bytes are HDF5's user block: a line of text with the SHA-256 of everything behind it. So a file is known to be whole
+before libhdf5 looks at a byte of it, and any HDF5 reader can open it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from nplrp.atomic import atomic
+from nplrp.errors import OutputError
+from nplrp.golden.errors import GoldenError
+from nplrp.golden.values import FORMAT, VERSION, Golden, GoldenLayer, Tensor, path_name
+
+SUFFIX = ".lrpgold.h5"
+BLOCK = 512
+SMALL = 1024
+_MAGIC = b"nplrp-golden"
+#: Attributes that are JSON texts; the others are text or numbers.
+_JSON = ("preprocessing", "targets", "layers", "env")
+_STORAGE: dict[str, Any] = {"compression": "gzip", "compression_opts": 6, "shuffle": True, "fletcher32": True}
+
+
+def write(golden: Golden, path: str | os.PathLike[str]) -> None:
+    """Write golden values: the whole file or nothing.
+
+    Raises
+    ------
+    OutputError
+        If the name doesn't end in ``.lrpgold.h5`` or the file can't be written.
+    """
+    path = Path(path)
+    if not path.name.endswith(SUFFIX):
+        raise OutputError(f"{path}: golden files are called NAME{SUFFIX}; give a name that ends so")
+    with atomic(path) as temporary:
+        with h5py.File(temporary, "w", userblock_size=BLOCK, libver=("v110", "v110")) as file:
+            _fill(file, golden)
+        with temporary.open("r+b") as raw:
+            raw.seek(BLOCK)
+            digest = hashlib.file_digest(raw, "sha256").hexdigest()
+            raw.seek(0)
+            raw.write(_MAGIC + f" {VERSION} sha256 {digest}\n".encode())
+
+
+def read(path: str | os.PathLike[str]) -> Golden:
+    """Read golden values and check every byte of them.
+
+    Raises
+    ------
+    GoldenError
+        If the file is missing, no golden file, of another version, truncated or changed; the message says which.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as raw:
+            head = raw.read(BLOCK)
+            _check_head(path, head, raw)
+        with h5py.File(path, "r") as file:
+            golden = _load(file)
+    except OSError as error:
+        raise GoldenError(f"{path}: can't be read: {error.strerror or error}; record it with: nplrp golden record") from None
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise GoldenError(f"{path}: isn't laid out as golden values are ({error}); record it again") from None
+    found, stated = golden.content_sha256, golden.facts["content_sha256"]
+    if found != stated:
+        raise GoldenError(f"{path}: its content has SHA-256 {found}, but it states {stated}; it was changed: record it again")
+    return golden
+
+
+def _check_head(path: Path, head: bytes, raw: Any) -> None:
+    words = head.split(b"\n")[0].split()
+    if len(head) < BLOCK or len(words) != 4 or words[0] != _MAGIC:
+        what = "is empty" if not head else "is no golden file as nplrp writes it"
+        raise GoldenError(f"{path}: {what}: expected to begin with 'nplrp-golden'; record it with: nplrp golden record")
+    if words[1] != str(VERSION).encode():
+        version = words[1].decode("ascii", "replace")
+        raise GoldenError(f"{path}: has format version {version}, this nplrp reads version {VERSION}; record it again, or update nplrp")
+    digest = hashlib.file_digest(raw, "sha256").hexdigest().encode()
+    if digest != words[3] or head[len(head.split(b"\n")[0]) + 1 :].strip(b"\0"):
+        raise GoldenError(
+            f"{path}: is truncated or was changed: its bytes don't have the SHA-256 that it states; copy it again, or record it again"
+        )
+
+
+def _fill(file: h5py.File, golden: Golden) -> None:
+    for key, value in golden.facts.items():
+        file.attrs[key] = json.dumps(value, sort_keys=True) if key in _JSON else value
+    for path, array in golden.arrays():
+        plain = array.nbytes < SMALL  # a chunk's index would be larger than what packing saves
+        file.create_dataset(path, data=array, **({} if plain else _STORAGE))
+    relevances = file.create_group("layerwise_relevances")
+    for layer in golden.layers:
+        group = file["layers"][path_name(layer.name)]
+        facts = {"name": layer.name, "kind": layer.kind, "rule": layer.rule, "ambiguous_count": layer.ambiguous_count}
+        for tensor, name in ((layer.activation, "activation"), (layer.relevance, "relevance")):
+            if tensor is not None:
+                facts |= {f"{name}_sha256": tensor.sha256, f"{name}_sums": tensor.sums, f"{name}_shape": tensor.shape}
+        for key, value in facts.items():
+            group.attrs[key] = value
+        if layer.relevance is not None:
+            relevances[path_name(layer.name)] = group["relevance"]
+    if "input" in golden.names and golden["input"].relevance is not None:
+        file["attribution"] = file["layers/input/relevance"]
+
+
+def _load(file: h5py.File) -> Golden:
+    facts = {key: _fact(key, value) for key, value in file.attrs.items()}
+    if facts.get("format") != FORMAT:
+        raise ValueError(f"format is {facts.get('format')!r}")
+    layers = tuple(_layer(file["layers"][path_name(row["name"])], facts) for row in facts["layers"])
+    whole = file["input"][()] if "input" in file else None
+    return Golden(facts, layers, whole, file["output"][()], file["logits"][()])
+
+
+def _fact(key: str, value: Any) -> Any:
+    if key in _JSON:
+        return json.loads(value)
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _layer(group: h5py.Group, facts: dict[str, Any]) -> GoldenLayer:
+    indices = group["indices"][()] if "indices" in group else None
+    activation = _tensor(group, "activation", "activation_")
+    relevance = _tensor(group, "relevance", "") if "relevance" in group else None
+    ambiguous = None
+    if "ambiguous" in group:
+        ambiguous = np.unpackbits(group["ambiguous"][()], count=int(np.prod(activation.shape))).astype(bool).reshape(activation.shape)
+    attributes = group.attrs
+    count = int(attributes["ambiguous_count"])
+    return GoldenLayer(attributes["name"], attributes["kind"], attributes["rule"], activation, relevance, indices, ambiguous, count)
+
+
+def _tensor(group: h5py.Group, name: str, prefix: str) -> Tensor:
+    values, expected, certified, spread = (
+        group[path][()] for path in (name, f"{prefix}error_expected", f"{prefix}error_certified", f"{prefix}spread")
+    )
+    undecided = np.zeros_like(expected) if prefix else group["undecided"][()]
+    shape, sums = tuple(map(int, group.attrs[f"{name}_shape"])), [float(v) for v in group.attrs[f"{name}_sums"]]
+    return Tensor(shape, values, expected, certified, undecided, spread, group.attrs[f"{name}_sha256"], (sums[0], sums[1], sums[2]))

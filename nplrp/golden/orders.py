@@ -1,0 +1,88 @@
+"""The same run in float32 with its sums in other orders: how far rounding alone moves the numbers from end to end.
+
+Renumbering the channels of every hidden layer changes nothing but the order in which convolutions and dense layers sum.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from nplrp.lrp import Explanation, explain
+from nplrp.model import Model
+
+#: Renumberings beside the plain runs, direct and with the faster algorithms.
+RENUMBERINGS = 4
+
+
+def reordered_runs(e: Explanation) -> dict[tuple[str, str], np.ndarray]:
+    """Measure float32 runs against a float64 one.
+
+    Parameters
+    ----------
+    e : Explanation
+        In float64.
+
+    Returns
+    -------
+    dict of (layer, "activation" or "relevance") to ndarray [runs, 2]
+        For each run sum |d| / sum |v| and max |d| / max |v|.
+    """
+    golden = {"activation": e.activations, "relevance": e.relevances}
+    found: dict[tuple[str, str], list[list[float]]] = {}
+    for model, orders, algorithm in _variants(e.model):
+        with np.errstate(under="ignore"):
+            ran = explain(model, e.x, e.plan.composite, _targets(e), "float32", algorithm, dialect=e.plan.dialect.name, start=e.start)
+            for what, arrays in (("activation", ran.activations), ("relevance", ran.relevances)):
+                for name, values in arrays.items():
+                    order = orders.get(name)
+                    original = values if order is None else values[..., np.argsort(order)]
+                    found.setdefault((name, what), []).append(deviation(original, golden[what][name]))
+    return {key: np.array(rows) for key, rows in found.items()}
+
+
+def deviation(got: np.ndarray, expected: np.ndarray) -> list[float]:
+    """Return sum |d| / sum |v| and max |d| / max |v| (0 / 0 is 0)."""
+    d, size = np.abs(np.asarray(got, np.float64) - expected), np.abs(expected)
+    pairs = ((d.sum(), size.sum()), (d.max(initial=0.0), size.max(initial=0.0)))
+    return [float(a / b) if b else float(a > 0) for a, b in pairs]
+
+
+def renumbered(model: Model, seed: int) -> tuple[Model, dict[str, np.ndarray]]:
+    """Return a model whose hidden channels have other numbers, and for each layer which of the old ones each place holds.
+
+    Input and output keep their order, and so do rules with constants for each input channel.
+    """
+    rng = np.random.default_rng(seed)
+    last = max((i for i, layer in enumerate(model.layers) if layer.kind in ("conv", "dense")), default=-1)
+    order = np.arange(model.input_shape[-1])
+    orders, made = {}, []
+    for i, layer in enumerate(model.layers):
+        arrays = dict(layer.arrays)
+        if layer.kind in ("conv", "dense"):
+            units = arrays["kernel"].shape[-1]
+            after = rng.permutation(units) if i < last else np.arange(units)
+            arrays["kernel"] = np.ascontiguousarray(np.take(np.take(arrays["kernel"], order, axis=-2), after, axis=-1))
+            if "bias" in arrays:
+                arrays["bias"] = arrays["bias"][after]
+            order = after
+        elif layer.kind == "flatten":
+            order = np.arange(np.prod(layer.input_shape, dtype=int)).reshape(layer.input_shape)[..., order].reshape(-1)
+        else:
+            arrays = {key: array[order] for key, array in arrays.items()}
+        orders[layer.name] = order
+        made.append(dataclasses.replace(layer, arrays=arrays))
+    return dataclasses.replace(model, layers=tuple(made)), orders
+
+
+def _variants(model: Model) -> Iterator[tuple[Model, dict[str, np.ndarray], str]]:
+    yield model, {}, "direct"
+    yield model, {}, "auto"
+    for seed in range(RENUMBERINGS):
+        yield *renumbered(model, seed), "direct"
+
+
+def _targets(e: Explanation) -> list[int] | None:
+    return None if e.targets is None else [int(t) for t in e.targets]

@@ -1,0 +1,283 @@
+"""Record golden values: one run in float64, its error bounds, and what float32 makes of it from end to end."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from nplrp import __version__
+from nplrp.composites import Composite
+from nplrp.dialects import Dialect
+from nplrp.errors import NumericsError, RuleError
+from nplrp.golden.bounds import Bounds, forward_bounds, relevance_bounds, start_bounds
+from nplrp.golden.errors import GoldenError, ProvenanceError
+from nplrp.golden.orders import reordered_runs
+from nplrp.golden.values import FORMAT, PROFILES, VERSION, Golden, GoldenLayer, Tensor, sha256
+from nplrp.lrp import Explanation, explain, run
+from nplrp.model import Model
+from nplrp.plan import make_steps
+from nplrp.rules import RULES, SWITCHES, Rule
+
+#: Samples of each array in a digest; and the largest input that it holds whole.
+SAMPLES = 1024
+SMALL_INPUT = 8192
+
+
+def record(
+    model: Model,
+    x: np.ndarray,
+    composite: str | Composite | Mapping[str, Any] = "notebook",
+    target: Any = None,
+    *,
+    dialect: str | Dialect | None = None,
+    start: str | None = None,
+    profile: str = "full",
+    input_name: str = "",
+) -> Golden:
+    """Run LRP in float64 and keep everything, with a derived tolerance for each number.
+
+    Parameters
+    ----------
+    model : Model
+    x : ndarray [n, *input_shape]
+        Preprocessed images.
+    composite, target, dialect, start
+        As for `nplrp.explain`; one target for each image.
+    profile : "full" or "digest"
+        Every number, or hashes, sums and 1024 seeded samples of each array.
+    input_name : str
+        What to call the input in reports.
+
+    Raises
+    ------
+    GoldenError
+        If the profile is unknown, or there are no images or several maps for an image.
+    NumericsError
+        If this process flushes subnormal numbers to zero, or a number isn't finite.
+    """
+    if profile not in PROFILES:
+        raise GoldenError(f"there is no profile {profile!r}; expected {' or '.join(PROFILES)}")
+    refuse_flushed_subnormals()
+    e = explain(model, x, composite, target, "float64", "direct", dialect=dialect, start=start)
+    if not len(e.x) or (e.targets is not None and len(e.targets) != len(e.x)):
+        raise GoldenError(f"golden values hold one map for each of at least one image, not {len(e.relevance)} of {len(e.x)}; record each")
+    if e.plan.composite.gradient:
+        raise RuleError(f"{e.plan.composite.name!r} is a gradient: tolerances are derived for the rules of LRP; choose one of these")
+    spreads = reordered_runs(e)
+    ran = _layers(e, spreads)
+    facts = _facts(e, profile, input_name)
+    if profile == "digest":
+        ran = [_sampled(layer, facts["content_key"]) for layer in ran]
+    keep_input = profile == "full" or e.x.size <= SMALL_INPUT
+    golden = Golden(facts, tuple(ran), e.x if keep_input else None, e.output, e.logits)
+    facts["content_sha256"] = golden.content_sha256
+    return golden
+
+
+def recompute(golden: Golden, model: Model, x: np.ndarray | None = None) -> list[str]:
+    """Record a golden run again and name every array whose bits differ; an empty list is a pass.
+
+    Parameters
+    ----------
+    golden : Golden
+    model : Model
+    x : ndarray [n, *input_shape] or None
+        The preprocessed input, for a digest that doesn't hold it.
+
+    Raises
+    ------
+    ProvenanceError
+        If the model's weights or the input are others than the recorded ones.
+    GoldenError
+        If the file doesn't hold the input and none is given.
+    """
+    facts = golden.facts
+    if model.content_hash != facts["weights_sha256"]:
+        raise ProvenanceError(
+            f"these are other weights: {model.source or model.name} has content SHA-256 {model.content_hash}, "
+            f"the golden values were recorded with {facts['weights_sha256']}; give the model that was recorded"
+        )
+    x = golden.input if x is None else np.asarray(x)
+    if x is None:
+        raise GoldenError("this digest doesn't hold its input, which is large; give the image or tensor that was recorded")
+    if sha256(x) != facts["input_sha256"]:
+        raise ProvenanceError(
+            f"this is another input: SHA-256 {sha256(x)}, recorded was {facts['input_sha256']}; give the tensor that was recorded"
+        )
+    again = record(model, x, rebuilt_composite(facts), facts["targets"], start=facts["start"], profile=golden.profile)
+    old, new = dict(golden.arrays()), dict(again.arrays())
+    return [path for path in old if path not in new or old[path].tobytes() != new[path].tobytes()]
+
+
+def rebuilt_composite(facts: Mapping[str, Any]) -> Composite:
+    """Return the composite that a file describes rule by rule, so that presets may change without changing old files."""
+    from nplrp.composites import Select
+
+    rows = tuple(
+        (Select(names=(_literal(layer["name"]),)), Rule(layer["rule"]["name"], **_settings(layer["rule"])))
+        for layer in facts["layers"]
+        if layer["rule"] and layer["rule"]["name"] != "pass"
+    )
+    return Composite(str(facts["composite"]), rows, facts["start"])
+
+
+def refuse_flushed_subnormals() -> None:
+    """Stop if this process flushes subnormal numbers to zero, as libraries linked with -ffast-math make it do.
+
+    Raises
+    ------
+    NumericsError
+    """
+    for dtype in (np.float64, np.float32):
+        info = np.finfo(dtype)
+        small, smallest = np.array([info.tiny, info.smallest_subnormal], dtype)
+        with np.errstate(under="ignore"):
+            if small * dtype(0.5) == 0 or smallest * dtype(1.0) == 0:
+                raise NumericsError(
+                    f"this process flushes subnormal {np.dtype(dtype).name} numbers to zero: a library was loaded that sets FTZ or DAZ "
+                    "(linked with -ffast-math); golden values would be wrong: run nplrp in a process of its own"
+                )
+
+
+def _layers(e: Explanation, spreads: Mapping[tuple[str, str], np.ndarray]) -> list[GoldenLayer]:
+    """Return every layer's golden values, in forward order."""
+    plan, trace = e.plan, run(e.plan, e.x)
+    names = ["input", *(step.name for step in plan.steps)]
+    activations, relevances = e.activations, e.relevances
+    exact = np.zeros(e.x.shape)
+    forward: dict[str, tuple[Bounds, np.ndarray]] = {"input": (Bounds(exact, exact, exact), np.zeros(e.x.shape, bool))}
+    for below, step in zip(names, make_steps(e.model, plan.dtype, plan.algorithm, merge=False), strict=False):
+        forward[step.name] = forward_bounds(step, activations[below], activations[step.name])
+    bounds = {names[-1]: _start_bounds(e, trace.activations)}
+    for i, below in reversed(list(enumerate(names[:-1]))):
+        R = relevances[names[i + 1]]
+        bounds[below] = relevance_bounds(plan, i, trace.activations[i], trace.activations[i + 1], R, trace.winners.get(i))
+    found = []
+    for i, name in enumerate(names):
+        kind, rule = ("input", "") if i == 0 else (e.model.layers[i - 1].kind, str(plan.rules[i - 1]))
+        own, ambiguous = forward[name]
+        activation = _tensor(activations[name], own, spreads[name, "activation"])
+        relevance = _tensor(relevances[name], bounds[name], spreads[name, "relevance"])
+        found.append(GoldenLayer(name, kind, rule, activation, relevance, None, ambiguous, int(ambiguous.sum())))
+    return found
+
+
+def _start_bounds(e: Explanation, activations: Sequence[np.ndarray]) -> Bounds:
+    """Bound the error of what the pass begins with."""
+    steps = e.plan.steps
+    last = max((i for i, step in enumerate(steps) if step.kind != "identity"), default=-1)
+    exact = np.zeros(e.logits.shape)
+    logits = Bounds(exact, exact, exact)
+    if last >= 0:
+        logits, _ = forward_bounds(dataclasses.replace(steps[last], activation="linear"), activations[last], e.logits)
+    top = e.relevances[steps[-1].name]
+    found = start_bounds(str(e.start), top.reshape(e.logits.shape), e.output, logits)
+    return Bounds(*(each.reshape(top.shape) for each in found))
+
+
+def _tensor(values: np.ndarray, bounds: Bounds, spread: np.ndarray) -> Tensor:
+    values = np.ascontiguousarray(values, np.float64)
+    size = np.abs(values)
+    sums = (float(values.sum()), float(size.sum()), float(size.max(initial=0.0)))
+    expected, certified, undecided = (_rounded_up(each) for each in bounds)
+    return Tensor(values.shape, values, expected, certified, undecided, spread, sha256(values), sums)
+
+
+def _rounded_up(bound: np.ndarray) -> np.ndarray:
+    """Return a bound as float32, never smaller than it was."""
+    single = np.minimum(bound, np.finfo(np.float32).max).astype(np.float32)
+    return np.where(single < bound, np.nextafter(single, np.float32(np.inf)), single)
+
+
+def _short(bound: np.ndarray) -> np.ndarray:
+    """Round a float32 bound up to 8 bits of mantissa, so that it packs well."""
+    bits = np.ascontiguousarray(bound, np.float32).view(np.uint32)
+    return ((bits + np.uint32(0xFFFF)) & np.uint32(0xFFFF0000)).view(np.float32)
+
+
+def _sampled(layer: GoldenLayer, key: str) -> GoldenLayer:
+    """Reduce a layer to samples: half of them anywhere, half where relevance isn't zero."""
+    total = layer.activation.values.size
+    seed = np.frombuffer(bytes.fromhex(key), np.uint32)
+    rng = np.random.Generator(np.random.PCG64([*map(int, seed), *layer.name.encode()]))
+    if total <= SAMPLES:
+        indices = np.arange(total)
+    else:
+        R = layer.relevance.values if layer.relevance else layer.activation.values
+        alive = np.flatnonzero(R)
+        chosen = alive[np.unique(rng.integers(0, len(alive), SAMPLES // 2))] if len(alive) else np.zeros(0, int)
+        indices = np.unique(np.concatenate([chosen, rng.integers(0, total, SAMPLES // 2)]))
+    indices = indices.astype(np.uint32 if total < 2**32 else np.uint64)
+
+    def take(tensor: Tensor | None) -> Tensor | None:
+        if tensor is None:
+            return None
+        expected, certified, undecided = (
+            _short(bound.reshape(-1)[indices]) for bound in (tensor.expected, tensor.certified, tensor.undecided)
+        )
+        values = tensor.values.reshape(-1)[indices]
+        return dataclasses.replace(tensor, values=values, expected=expected, certified=certified, undecided=undecided)
+
+    activation = take(layer.activation)
+    assert activation is not None
+    return dataclasses.replace(layer, activation=activation, relevance=take(layer.relevance), indices=indices, ambiguous=None)
+
+
+def _facts(e: Explanation, profile: str, input_name: str) -> dict[str, Any]:
+    """Return where the numbers come from, as JSON values."""
+    plan, model, how = e.plan, e.model, e.model.preprocessing
+    table: list[dict[str, Any]] = [{"name": "input", "kind": "input", "rule": None, "output_shape": list(model.input_shape)}]
+    for layer, step, rule in zip(model.layers, plan.steps, plan.rules, strict=True):
+        table.append({**layer.describe(), "merged": step.merged, "rule": rule_facts(rule)})
+    facts: dict[str, Any] = {
+        "format": FORMAT,
+        "format_version": VERSION,
+        "profile": profile,
+        "analyzer_name": plan.composite.name,
+        "model_name": model.name,
+        "input_name": input_name,
+        "weights_sha256": model.content_hash,
+        "input_sha256": sha256(e.x),
+        "layout": "NHWC",
+        "preprocessing": {"mode": how.mode, "resample": how.resample, "crop": how.crop, "resize_to": how.resize_to},
+        "images": len(e.x),
+        "start": e.start,
+        "targets": None if e.targets is None else [int(t) for t in e.targets],
+        "composite": plan.composite.name,
+        "dialect": plan.dialect.name,
+        "layers": table,
+        "numerics": "float64, every convolution by its definition, a fixed order of operations",
+        "unit_roundoff": 2.0**-24,
+        "generator": "nplrp",
+        "generator_version": __version__,
+        "env": _environment(),
+    }
+    facts["content_key"] = sha256(np.concatenate([e.relevance.reshape(-1), e.logits.reshape(-1)]))
+    return facts
+
+
+def rule_facts(rule: Rule) -> dict[str, Any]:
+    """Return a rule with every constant, as JSON values."""
+    values = {key: getattr(rule, key) for key in SWITCHES if key in RULES[rule.name].parameters}
+    return {"name": rule.name, **{key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}}
+
+
+def _settings(rule: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in rule.items() if key != "name" and value is not None}
+
+
+def _literal(name: str) -> str:
+    """Return a pattern that a name alone matches."""
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+
+
+def _environment() -> dict[str, str]:
+    """Return versions of what computed the numbers; no part of the content, since the bits don't depend on it."""
+    from importlib.metadata import version
+
+    packages = {name: version(name) for name in ("numpy", "numba", "h5py")}
+    return {"python": platform.python_version(), "machine": platform.machine(), **packages}

@@ -1,0 +1,187 @@
+"""Golden values in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from nplrp.golden.errors import GoldenError
+
+FORMAT, VERSION = "nplrp-golden", 1
+PROFILES = ("digest", "full")
+
+#: Unit roundoff that the stored error bounds are for: float32's.
+UNIT = 2.0**-24
+
+
+@dataclass(frozen=True, eq=False)
+class Tensor:
+    """An array of a golden run with the tolerance that was derived for it, whole or as samples.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Of the whole array, with the batch axis.
+    values : ndarray, float64
+        [*shape], or the samples' values [samples].
+    expected, certified : ndarray like values, float32
+        Error bounds for a float32 backend that is given golden inputs: what rounding is expected to do at most, and what it can do.
+    undecided : ndarray like values, float32
+        Relevance that hangs on decisions which lie inside the error bound: near-tied winners, denominators without a sure sign.
+    spread : ndarray [runs, 2], float64
+        Of float32 runs from end to end in different orders of summation: sum |d| / sum |v| and max |d| / max |v|.
+    sha256 : str
+        Of the whole array as little-endian float64.
+    sums : (float, float, float)
+        Sum, sum of absolute values, largest absolute value of the whole array.
+    """
+
+    shape: tuple[int, ...]
+    values: np.ndarray = field(repr=False)
+    expected: np.ndarray = field(repr=False)
+    certified: np.ndarray = field(repr=False)
+    undecided: np.ndarray = field(repr=False)
+    spread: np.ndarray = field(repr=False)
+    sha256: str
+    sums: tuple[float, float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class GoldenLayer:
+    """One layer's golden values; the model's input is the layer ``"input"``.
+
+    Attributes
+    ----------
+    name, kind, rule : str
+        The rule is the layer's own; it makes the relevance of the layer below.
+    activation, relevance : Tensor or None
+        Of the layer's output, after its activation; a layer above the pass has no relevance.
+    indices : ndarray [samples] of int, or None
+        Which elements of the flattened arrays were sampled (profile ``"digest"``).
+    ambiguous : ndarray [n, *output_shape] of bool, or None
+        Decisions inside the error bound: units whose sign before the ReLU, windows whose winner float32 may decide otherwise.
+    ambiguous_count : int
+    """
+
+    name: str
+    kind: str
+    rule: str
+    activation: Tensor
+    relevance: Tensor | None
+    indices: np.ndarray | None = field(repr=False)
+    ambiguous: np.ndarray | None = field(repr=False)
+    ambiguous_count: int
+
+
+@dataclass(frozen=True, eq=False)
+class Golden:
+    """A recorded run: its provenance and its layers.
+
+    Attributes
+    ----------
+    facts : mapping
+        JSON values: model, composite, every rule of every layer with every constant, hashes, preprocessing, numerics.
+    layers : tuple of GoldenLayer
+        In forward order, ``"input"`` first.
+    input : ndarray or None
+        [n, *input_shape]; None if a digest left it out for its size.
+    output, logits : ndarray [n, units]
+    """
+
+    facts: Mapping[str, Any]
+    layers: tuple[GoldenLayer, ...]
+    input: np.ndarray | None = field(repr=False)
+    output: np.ndarray = field(repr=False)
+    logits: np.ndarray = field(repr=False)
+
+    @property
+    def profile(self) -> str:
+        """``"full"`` or ``"digest"``."""
+        return str(self.facts["profile"])
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the layers in forward order."""
+        return [layer.name for layer in self.layers]
+
+    def __getitem__(self, name: str) -> GoldenLayer:
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        raise GoldenError(f"the golden values have no layer {name!r}; they have {', '.join(self.names)}")
+
+    def owner(self, name: str) -> GoldenLayer | None:
+        """Return the layer whose rule made the relevance of `name`: the one above it; None for the layer where the pass began."""
+        i = self.names.index(name)
+        above = self.layers[i + 1] if i + 1 < len(self.layers) else None
+        return above if above is not None and above.relevance is not None else None
+
+    def arrays(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Return every array with its path in the file."""
+        yield "output", self.output
+        yield "logits", self.logits
+        if self.input is not None:
+            yield "input", self.input
+        for layer in self.layers:
+            at = f"layers/{path_name(layer.name)}"
+            if layer.indices is not None:
+                yield f"{at}/indices", layer.indices
+            if layer.ambiguous is not None:
+                yield f"{at}/ambiguous", np.packbits(layer.ambiguous.reshape(-1))
+            for tensor, prefix, name in ((layer.activation, "activation_", "activation"), (layer.relevance, "", "relevance")):
+                if tensor is None:
+                    continue
+                yield f"{at}/{name}", tensor.values
+                yield f"{at}/{prefix}error_expected", tensor.expected
+                yield f"{at}/{prefix}error_certified", tensor.certified
+                if not prefix:  # in activations nothing is undecided
+                    yield f"{at}/undecided", tensor.undecided
+                yield f"{at}/{prefix}spread", tensor.spread
+
+    @property
+    def content_sha256(self) -> str:
+        """SHA-256 over provenance and arrays: the same however the file is laid out, and wherever it was computed."""
+        digest = hashlib.sha256()
+        digest.update(json.dumps(self._hashed_facts(), sort_keys=True).encode())
+        for path, array in sorted(self.arrays(), key=lambda item: item[0]):
+            digest.update(f"{path} {array.dtype.newbyteorder('<').str} {array.shape}".encode())
+            digest.update(little_endian(array))
+        return digest.hexdigest()
+
+    def _hashed_facts(self) -> dict[str, Any]:
+        return {key: value for key, value in self.facts.items() if key not in ("env", "content_sha256")}
+
+    def __str__(self) -> str:
+        facts = self.facts
+        lines = [
+            f"{facts['composite']} of {facts['model_name']}, {facts['images']} image(s), start {facts['start']}",
+            f"profile {self.profile}, dialect {facts['dialect']}, {facts['numerics']}, nplrp {facts['generator_version']}",
+            f"weights  {facts['weights_sha256']}",
+            f"input    {facts['input_sha256']}",
+            f"content  {facts['content_sha256']}",
+            f"{'layer':<20} {'sum R':>14} {'sum |R|':>14} {'max |R|':>14} {'ambiguous':>9}  rule",
+        ]
+        for layer in reversed(self.layers):
+            cells = [f"{v:>14.8g}" for v in layer.relevance.sums] if layer.relevance else [f"{'':>14}"] * 3
+            lines.append(f"{layer.name:<20} {' '.join(cells)} {layer.ambiguous_count:>9}  {layer.rule}".rstrip())
+        return "\n".join(lines)
+
+
+def little_endian(array: np.ndarray) -> bytes:
+    """Return an array's bytes in C order, little-endian."""
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tobytes()
+
+
+def sha256(array: np.ndarray) -> str:
+    """Return the SHA-256 of an array as little-endian float64 in C order."""
+    return hashlib.sha256(little_endian(np.asarray(array, np.float64))).hexdigest()
+
+
+def path_name(name: str) -> str:
+    """Return a layer's name as it stands in paths of the file."""
+    return name.replace("%", "%25").replace("/", "%2F")
