@@ -100,9 +100,9 @@ def pack(w, geometry, transposed=False, changes=((1.0, 1.0),), dtype=None, algor
         packing.pack_direct(threads, wide, cut, source, transposed and not narrow, factors, blocks)
         return Packed(problem, name, len(changes), Weights(_read_only(nothing), transposed, factors, blocks))
     weights = Weights(_flat(w.astype(dtype, copy=False)), transposed, factors, nothing)
-    plan = winograd_conv.plan(problem, 1, len(changes), True)
+    plan = winograd_conv.plan(problem, 1, len(changes))
     if stored if stored is not None else not plan.small:
-        blocks = _scratch(slabs * plan.u_size, dtype)
+        blocks = _scratch(slabs * plan.parts * plan.u_size, dtype)
         winograd_conv.pack(problem, plan, weights, _epilogue(STORE, nothing), blocks, threads)
         weights = Weights(_read_only(nothing), transposed, factors, blocks)
     return Packed(problem, name, len(changes), weights)

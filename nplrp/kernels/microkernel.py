@@ -3,11 +3,11 @@
 `multiply` is the inner loop of every convolution here, direct or Winograd. For `rows` pixels and 32 columns (output
 channels) it computes
 
-    C[m, n] = (C[m, n] or +0) + sum over blocks b, k < depth of A[offsets[b] + 16 m + k] * B[(b - first) * depth + k, n]
+    C[m, n] = (C[m, n] +) sum over blocks b, k < depth of A[offsets[b] + 16 m + k] * B[(b - first) * depth + k, n]
 
-as one chain of fused multiply-adds per element, k ascending. The offset table lets the same loop walk the taps of a
-convolution or the channel blocks of a matrix product. A chain that is put down in C and taken up again in the next call
-goes on with the same bits, so how the work is cut for registers and caches is a matter of speed only.
+as one chain of fused multiply-adds per element, k ascending, starting from +0. The offset table lets the same loop walk the
+taps of a convolution or the channel blocks of a matrix product. A call whose first block isn't block 0 adds its chain to C.
+Which pixels and columns share registers is a matter of speed only: no chain is ever split.
 """
 
 import numpy as np
@@ -65,23 +65,17 @@ def _emit(asm, args, rows, vectors):
     a, table, b, c = asm.array(0, a_from), asm.array(2, 0, index), asm.array(6, b_from), asm.array(8, c_from)
     before, panel = builder.block, vectors * asm.lanes
     places = {(m, v): asm.step(c, m * SLAB + v * asm.lanes) for m, v in cells}
-    take_up, over_blocks, over_depth, next_block, done = (
-        builder.function.append_basic_block(n) for n in ("take_up", "blocks", "depth", "next", "done")
-    )
-    builder.cbranch(builder.icmp_signed(">", first, ir.Constant(index, 0)), take_up, over_blocks)
-
-    builder.position_at_end(take_up)
-    put_down = {cell: asm.load(places[cell]) for cell in cells}
+    names = ("blocks", "depth", "next", "done", "add", "store")
+    over_blocks, over_depth, next_block, done, add, store = (builder.function.append_basic_block(n) for n in names)
     builder.branch(over_blocks)
 
     builder.position_at_end(over_blocks)
     block, b_block = builder.phi(index), builder.phi(b.type)
     sums_block = {cell: builder.phi(asm.vector) for cell in cells}
-    for source in (before, take_up):
-        block.add_incoming(first, source)
-        b_block.add_incoming(b, source)
-        for cell in cells:
-            sums_block[cell].add_incoming(asm.constant(0.0) if source is before else put_down[cell], source)
+    block.add_incoming(first, before)
+    b_block.add_incoming(b, before)
+    for cell in cells:
+        sums_block[cell].add_incoming(asm.constant(0.0), before)
     a_block = asm.step(a, asm.number(asm.step(table, block, index), index))
     builder.branch(over_depth)
 
@@ -115,8 +109,19 @@ def _emit(asm, args, rows, vectors):
     builder.cbranch(builder.icmp_signed("<", block_next, last), over_blocks, done)
 
     builder.position_at_end(done)
+    builder.cbranch(builder.icmp_signed(">", first, ir.Constant(index, 0)), add, store)
+
+    builder.position_at_end(add)
+    for cell in cells:
+        asm.store(asm.add(asm.load(places[cell]), now[cell]), places[cell])
+    finished = builder.append_basic_block("finished")
+    builder.branch(finished)
+
+    builder.position_at_end(store)
     for cell in cells:
         asm.store(now[cell], places[cell])
+    builder.branch(finished)
+    builder.position_at_end(finished)
 
 
 _rows_2, _rows_4, _rows_6, _rows_8 = (make_microkernel(n) for n in (2, 4, 6, 8))
@@ -137,7 +142,7 @@ def multiply(rows, columns, a, a_from, offsets, first, last, depth, b, b_from, b
     offsets : ndarray of int64
         Where each block of channels starts in `a`, relative to `a_from`.
     first, last : int
-        The blocks to do: `first` to `last - 1`. If it isn't 0 the sums in C go on.
+        The blocks to do: `first` to `last - 1`. If `first` isn't 0 their sums are added to C.
     depth : int
         Channels in a block that count: a multiple of 4, at most 16.
     b_panel : int

@@ -4,7 +4,8 @@ Two ways through the same arithmetic, chosen by the shape alone. A large image i
 chunk through all slabs while it stays in its cache. Of a small image all tiles are transformed first, then the threads share
 the slabs; every slab of weights is then read once, and may be made from the HWIO weights on the spot.
 
-Order per product: term by term, then input channels ascending, each fused into the sum.
+Order per product: term by term, then input channels ascending, each fused into the sum. Every 4 blocks (64 channels) make a
+chain of their own and the chains are added one after the other: with 512 channels that takes most of the rounding error away.
 """
 
 from typing import NamedTuple
@@ -22,7 +23,7 @@ from nplrp.kernels.winograd import IN, OUT, POSITIONS, SIDE, transform_input, tr
 #: Tiles of an image up to which all of them are transformed first.
 SMALL = 64
 _GROUP_TILES = 128
-_PART = 4  # blocks of channels whose transformed weights fit into the second-level cache
+_PART = 4  # blocks of channels in a chain; their transformed weights fit into the second-level cache
 _GAP = 16  # numbers between the 36 matrices of weights, inputs or products, lest all start in the same cache set
 _LANES, _LANES_64 = lanes_of(types.float32), lanes_of(types.float64)
 
@@ -48,12 +49,13 @@ class Plan(NamedTuple):
     depth: int
     slabs: int
     part: int
+    parts: int
     v_size: int
     m_size: int
     u_size: int
 
 
-def plan(p, images, terms, stored, threads=1):
+def plan(p, images, terms, threads=1):
     """Return the `Plan` for a group of images; the bits don't depend on it."""
     down, across = -(-p.out_height // OUT), -(-p.out_width // OUT)
     small = down * across <= SMALL
@@ -64,9 +66,12 @@ def plan(p, images, terms, stored, threads=1):
         chunk = -(-share // -(-share // most)) if images else 1
     rows = -(-chunk // ROW_STEP) * ROW_STEP
     blocks, depth = blocking(p.cin)
-    part = terms * blocks if stored else min(terms * blocks, _PART)
+    part = min(terms * blocks, _PART)
+    parts = -(-terms * blocks // part)
     sizes = (terms * blocks * rows * BLOCK, rows * SLAB, part * depth * SLAB)
-    return Plan(down, across, chunk, small, terms, blocks, depth, -(-p.cout // SLAB), part, *(POSITIONS * (size + _GAP) for size in sizes))
+    return Plan(
+        down, across, chunk, small, terms, blocks, depth, -(-p.cout // SLAB), part, parts, *(POSITIONS * (size + _GAP) for size in sizes)
+    )
 
 
 def group_size(p, images):
@@ -203,7 +208,9 @@ def _convolve(thread, threads, phase, p, plan, images, x, x2, weights, weights2,
     if phase == _PACK:
         chunks = (0, 0)
         for slab in range(slabs[0], slabs[1]):
-            _transform_slab(p, plan, weights, slab, 0, plan.part, u, slab * plan.u_size)
+            for k in range(0, plan.terms * plan.blocks, plan.part):
+                last = min(k + plan.part, plan.terms * plan.blocks)
+                _transform_slab(p, plan, weights, slab, k, last, u, (slab * plan.parts + k // plan.part) * plan.u_size)
     if phase == _WHOLE:
         count = (tiles + plan.chunk - 1) // plan.chunk
         chunks, slabs, v_from = (count * thread // threads, count * (thread + 1) // threads), (0, plan.slabs), thread * plan.v_size
@@ -224,9 +231,9 @@ def _convolve(thread, threads, phase, p, plan, images, x, x2, weights, weights2,
                 for output in range(outputs):
                     ws, on = (weights, e) if output == 0 else (weights2, e2)
                     ready = len(ws.blocks) > 0
-                    us, at = (ws.blocks, slab * plan.u_size) if ready else (u, u_from)
                     for k in range(0, plan.terms * plan.blocks, plan.part):
                         last = min(k + plan.part, plan.terms * plan.blocks)
+                        us, at = (ws.blocks, (slab * plan.parts + k // plan.part) * plan.u_size) if ready else (u, u_from)
                         if not ready:
                             _transform_slab(p, plan, ws, slab, k, last, u, u_from)
                         _multiply(plan, k, last, channels, rows, v, v_from, m, m_from, us, at)
@@ -252,7 +259,7 @@ def convolve(p, images, x, x2, terms, weights, e, threads, workspace, weights2=N
     weights2, e2 : Weights, Epilogue, optional
         A second convolution that shares the transformed inputs.
     """
-    cut = plan(p, images, terms, len(weights.blocks) > 0, threads)
+    cut = plan(p, images, terms, threads)
     v = workspace.take("v", cut.v_size * (1 if cut.small else threads))
     m = workspace.take("m", cut.m_size * threads)
     u = workspace.take("u", 0 if len(weights.blocks) else cut.u_size * threads)

@@ -46,13 +46,14 @@ def test_multiply_is_its_loops(rows, dtype):
     assert c[-1] == 7
 
 
-def test_a_sum_put_down_and_taken_up_goes_on_with_the_same_bits():
+def test_later_blocks_are_added_as_a_chain_of_their_own():
     a, offsets, _, panels, step = packed_operands(6, 4, 16, SLAB, np.float32)
-    whole, parts = np.empty(6 * SLAB, np.float32), np.empty(6 * SLAB, np.float32)
-    multiply(6, SLAB, a, 0, offsets, 0, 4, 16, panels, 0, step, whole, 0)
-    multiply(6, SLAB, a, 0, offsets, 0, 1, 16, panels, 0, step, parts, 0)
-    multiply(6, SLAB, a, 0, offsets, 1, 4, 16, panels, 16 * PANEL_32, step, parts, 0)
-    assert whole.tobytes() == parts.tobytes()
+    first, second, both = np.empty((3, 6 * SLAB), np.float32)
+    multiply(6, SLAB, a, 0, offsets, 0, 1, 16, panels, 0, step, first, 0)
+    multiply(6, SLAB, a, 0, offsets[1:].copy(), 0, 3, 16, panels, 16 * PANEL_32, step, second, 0)
+    multiply(6, SLAB, a, 0, offsets, 0, 1, 16, panels, 0, step, both, 0)
+    multiply(6, SLAB, a, 0, offsets, 1, 4, 16, panels, 16 * PANEL_32, step, both, 0)
+    assert both.tobytes() == (first + second).tobytes()
 
 
 _scalar = make_microkernel(2, vectors=PANEL_32, lanes=1)
