@@ -26,6 +26,9 @@ from nplrp.plan import Plan
 from nplrp.rules import AS_IS, Clamp, Part
 from nplrp.workspace import Workspace
 
+#: Stabilisers that the convolution kernels can divide by.
+_STABILISERS = ("plus", "sign")
+
 StepBack = Callable[[int, np.ndarray], np.ndarray]
 Keep = Callable[[int, np.ndarray], None]
 
@@ -121,6 +124,10 @@ def run_backward(
             workspace.give(*s)
         elif rule.name == "winner":
             result = layers.route(step, R, trace.winners[i], divide, workspace)
+        elif rule.name == "winner_epsilon" and rule.stabiliser in _STABILISERS and rule.epsilon:
+            s = layers.divide_parts(R, layers.Division((trace.activations[i + 1],), rule, (1.0,)), workspace)
+            result = layers.route_times(step, s[0], trace.winners[i], a, divide, workspace)
+            workspace.give(*s)
         else:
             result, divide = [step_back(i, R)], None
         s, R = (result, R) if divide else ([], result[0])
@@ -136,7 +143,7 @@ def fusible_parts(plan: Plan, i: int) -> tuple[Part, ...]:
     set to 0 are left out where such units get no relevance.
     """
     step, rule, parts = plan.steps[i], plan.rules[i], plan.parts[i]
-    if step.kind not in ("conv", "dense") or rule.stabiliser not in ("plus", "sign") or not rule.epsilon:
+    if step.kind not in ("conv", "dense") or rule.stabiliser not in _STABILISERS or not rule.epsilon:
         return ()
     if step.activation == "relu":
         if not _dead_units_get_nothing(plan, i):

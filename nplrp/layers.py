@@ -144,11 +144,13 @@ def transpose_times(
     list of ndarray [n, *input_shape]
         R = sum of a * c; or with a division s of the step below, part by part.
     """
-    from nplrp.kernels import conv
+    from nplrp.kernels import conv, dense
 
-    if step.kind != "conv":
-        carried = [c for each, change in zip(s, changes, strict=True) for c in transpose(step, each, [change])]
-        R = multiply([a] * len(s), carried)
+    if step.kind == "dense":
+        R = workspace.empty(a.shape, a.dtype)
+        dense.dense_transpose_times(s[0], step.weight, *changes[0], a, R, threads())
+        for each, change in zip(s[1:], changes[1:], strict=True):
+            multiply([a], transpose(step, each, [change]), R)
         return [R] if division is None else divide_parts(R, division, workspace)
     scratch = _scratch(workspace)
     outs = [workspace.empty(a.shape, a.dtype) for _ in (division.z if division else (a,))]
@@ -177,6 +179,21 @@ def route(step: Step, R: np.ndarray, winner: np.ndarray, division: Division | No
     pool.max_transpose(_image(R, step), winner, *_window(step), c, threads())
     workspace.give(R)
     return [c] if division is None else divide_parts(c, division, workspace)
+
+
+def route_times(
+    step: Step, s: np.ndarray, winner: np.ndarray, a: np.ndarray, division: Division | None, workspace: Workspace
+) -> list[np.ndarray]:
+    """Do lines 3 and 4 of a max-pool in one pass, and line 2 of the step below (as `transpose_times`)."""
+    from nplrp.kernels import pool
+
+    out, image, window = workspace.empty(a.shape, a.dtype), _image(s, step), _window(step)
+    if division is not None and division.weights == (1.0,):
+        ((_, kind, epsilon),) = _stabilisers(division.z[0], division.rule)
+        pool.max_transpose_ratio(image, winner, *window, a, division.z[0], kind, epsilon, out, threads())
+        return [out]
+    pool.max_transpose_times(image, winner, *window, a, out, threads())
+    return [out] if division is None else divide_parts(out, division, workspace)
 
 
 class Division(NamedTuple):
