@@ -33,6 +33,7 @@ _PUBLIC = {
     "make_plan": "plan",
     "panel": "heatmaps",
     "preprocess": "images",
+    "resume": "save",
     "save_png": "heatmaps",
 }
 

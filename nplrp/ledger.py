@@ -212,7 +212,7 @@ def account(
         dropped += layers.sums(np.where(inside, 0, R_above))
     linear = layers.linear_step(step, rule)
     if any(part.units for part in parts):  # units with z = 0 belong to no part
-        dropped += arrived - sum(layers.sums(layers.relevance_of_units(R_above, linear, a, part.units)) for part in parts)
+        dropped += layers.sums(R_above) - sum(layers.sums(layers.relevance_of_units(R_above, linear, a, part.units)) for part in parts)
     for part in parts:
         R = layers.relevance_of_units(R_above, linear, a, part.units)
         z = layers.forward(linear, layers.changed_inputs(a, rule, part), [term.weight for term in part.terms], part.bias)

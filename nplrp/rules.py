@@ -163,9 +163,7 @@ class Rule:
             if value is not None and not (_is_number(value) and value >= 0):
                 raise RuleError(f"rule {self.name!r}: {field} must be a finite number >= 0, not {value!r}")
         if self.name == "wsquare" and self.bias == "raw":
-            raise RuleError(
-                "rule 'wsquare': a bias that isn't squared can't stand beside squared weights; bias is 'changed' (b^2) or 'none'"
-            )
+            raise RuleError("rule 'wsquare': a raw bias can't stand beside squared weights; bias is 'changed' (b^2) or 'none'")
         self._set_alpha_beta()
         self._set_box()
 

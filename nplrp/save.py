@@ -1,17 +1,22 @@
-"""Write an explanation's numbers to a file, .npz or .h5: all of it or nothing."""
+"""Write an explanation's numbers to a file, .npz or .h5, all of it or nothing; carry on from such a file."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
 from nplrp.atomic import atomic
-from nplrp.errors import OutputError
-from nplrp.lrp import Explanation
+from nplrp.composites import Composite, composite_named
+from nplrp.errors import ModelError, OutputError, RuleError
+from nplrp.lrp import Explanation, explain
+from nplrp.model import Model
+from nplrp.span import INPUT
 
 SUFFIXES = (".npz", ".h5")
 
@@ -35,6 +40,7 @@ def save(explanation: Explanation, path: str | os.PathLike[str], layers: bool = 
     path = Path(path)
     check_suffix(path)
     arrays = {"x": explanation.x, "relevance": explanation.relevance, "output": explanation.output, "logits": explanation.logits}
+    arrays["images"] = explanation.images
     if explanation.targets is not None:
         arrays["targets"] = explanation.targets
     if layers:
@@ -72,6 +78,83 @@ def about(explanation: Explanation) -> dict[str, Any]:
         "algorithm": plan.algorithm,
         "layout": "NHWC",
     }
+
+
+def resume(
+    path: str | os.PathLike[str],
+    model: Model,
+    composite: str | Composite | None = None,
+    until: str | None = None,
+    masks: Mapping[str, Any] | None = None,
+) -> Explanation:
+    """Carry on a pass that ended at a layer inside and was saved: same image, rules and numerics, with the bits of an unbroken pass.
+
+    Parameters
+    ----------
+    path : path
+        Written by `save`.
+    model : Model
+        The one that the pass ran on.
+    composite : str, Composite or None
+        None is the file's, which must be a preset.
+    until, masks
+        As for `nplrp.explain`.
+
+    Returns
+    -------
+    Explanation
+
+    Raises
+    ------
+    OutputError
+        If the file can't be read, or isn't one of `save`.
+    ModelError
+        If it was computed with other weights, or the pass is already at the input.
+    RuleError
+        If its composite is no preset, and none is given.
+    """
+    path = Path(path)
+    check_suffix(path)
+    try:
+        note, x, relevance, image = _read(path)
+    except (OSError, KeyError, ValueError, BadZipFile) as error:
+        raise OutputError(f"{path}: is not an explanation that nplrp saved: {error}; save it again with nplrp.save.save") from None
+    if note["weights_sha256"] != model.content_hash:
+        raise ModelError(f"{path}: was computed with other weights than those of {model.name} (SHA-256 {note['weights_sha256'][:12]}...)")
+    layer = note["relevance_of"]
+    if layer == INPUT:
+        raise ModelError(f"{path}: its pass is already at the model's input; there is nothing to carry on")
+    if composite is None:
+        try:
+            composite = composite_named(note["composite"])
+        except RuleError:
+            raise RuleError(
+                f"{path}: its composite {note['composite']!r} is no preset; give the composite that it was computed with"
+            ) from None
+    return explain(
+        model,
+        x[image],
+        composite,
+        dtype=note["dtype"],
+        algorithm=note["algorithm"],
+        dialect=note["dialect"],
+        start=relevance,
+        at=layer,
+        until=until,
+        masks=masks,
+    )
+
+
+def _read(path: Path) -> tuple[dict[str, Any], np.ndarray, np.ndarray, np.ndarray]:
+    """Return (about, x, relevance, the image of each map)."""
+    names = ("x", "relevance", "images")
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as file:
+            return json.loads(str(file["about"])), *(file[name] for name in names)
+    import h5py
+
+    with h5py.File(path) as file:
+        return json.loads(file.attrs["about"]), *(file[name][...] for name in names)
 
 
 def check_suffix(path: Path) -> None:

@@ -1,0 +1,106 @@
+"""Dialects: tables that resolve, print and differ as documented."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+import nplrp
+from nplrp.composites import COMPOSITES, LINEAR, POOLS, Composite
+from nplrp.dialects import DIALECTS, dialect_named, differences, formula
+from nplrp.errors import RuleError
+from nplrp.plan import make_plan
+from nplrp.rules import RULES, Rule
+from tests.networks import images, small_vgg
+
+
+def test_the_dialects_of_the_issue_are_there():
+    for name in ("zennit-0.5", "innvestigate-2.1", "captum-0.9", "lrp_toolbox-1.3", "rp.jl-3", "montavon", "notebook"):
+        assert dialect_named(name) is dialect_named(name.rpartition("-")[0] or name) is DIALECTS[name]
+    with pytest.raises(RuleError, match=r"no dialect 'zenit'; the dialects are nplrp, notebook, zennit-0\.5"):
+        dialect_named("zenit")
+
+
+@pytest.mark.parametrize("dialect", DIALECTS.values(), ids=list(DIALECTS))
+def test_every_rule_resolves_completely(dialect):
+    for name, row in RULES.items():
+        rule = dialect.resolve(Rule(name), row.fits[0])
+        assert rule == rule.resolved()
+        assert dialect.resolve(rule, row.fits[0]) == rule  # what is set stays set
+        assert formula(rule)
+    assert pickle.loads(pickle.dumps(dialect)) == dialect
+    assert dialect.name in str(dialect)
+    assert f"start {dialect.start}" in str(dialect)
+
+
+def test_what_a_rule_says_itself_stays():
+    rule = Rule("gamma", gamma=0.5, bias="none")
+    assert str(dialect_named("captum").resolve(rule, "conv")) == "gamma(gamma=0.5, epsilon=1e-09, stabiliser=sign, bias=none, split=False)"
+    assert str(dialect_named("zennit").resolve(rule, "conv")) == "gamma(gamma=0.5, epsilon=1e-06, stabiliser=sign, bias=none)"
+    assert dialect_named("innvestigate").resolve(Rule("alpha_beta", alpha=1), "conv").beta == 0
+
+
+def test_a_dialect_brings_pools_and_start():
+    model, x = small_vgg(), images(1, 1, (8, 8, 3))
+    plan = make_plan(model, "notebook", dialect="zennit")
+    assert plan.start == "one"
+    rules = {step.name: str(rule) for step, rule in zip(plan.steps, plan.rules, strict=True)}
+    assert rules["fc1"] == "epsilon(epsilon=1e-06, stabiliser=sign)"
+    assert rules["block1_pool"] == "winner"
+    assert nplrp.explain(model, x, "notebook", dialect="zennit").relevances["predictions"].sum() == 1
+    assert nplrp.explain(model, x, "notebook", dialect="zennit", start="logit").targets is not None
+    assert make_plan(model, "notebook").start == "softmax"
+
+
+def test_rules_that_a_system_lacks_are_told():
+    composite = Composite("c", ((LINEAR, Rule("flat")), (POOLS, None)))
+    assert "(as in nplrp: captum-0.9 has none)" in str(make_plan(small_vgg(), composite, dialect="captum"))
+    assert "as in nplrp" not in str(make_plan(small_vgg(), composite, dialect="zennit"))
+
+
+def test_differences():
+    text = differences("zennit", "captum")
+    lines = text.splitlines()
+    assert lines[:3] == ["start", "  zennit-0.5: one", "  captum-0.9: logit"]
+    gamma = text[text.index("\ngamma\n") : text.index("\nzplus\n")]
+    assert "captum-0.9: gamma(gamma=0.25, epsilon=1e-09, stabiliser=sign, bias=raw, split=False)" in gamma
+    assert "z = sum_j (a (w + 0.25 w+)) + b\n" in gamma
+    assert "z2 = sum_j (a+ (w + 0.25 w-) + a- (w + 0.25 w+)) + (b + 0.25 b-)" in gamma
+    assert differences("zennit", "zennit") == "zennit-0.5 and zennit-0.5 set every switch alike"
+
+
+@pytest.mark.parametrize(
+    ("rule", "lines"),
+    [
+        (Rule("alpha_beta"), ["R_j = sum_k [2 (a+ w+ + a- w-)/s(z1) - (a+ w- + a- w+)/s(z2)] R_k", "z1 = sum_j (a+ w+ + a- w-) + b+"]),
+        (Rule("alpha_beta", bias="raw", split=False, alpha=1), ["R_j = sum_k (a w+)/s(z) R_k", "z = sum_j (a w+) + b"]),
+        (Rule("wsquare", bias="changed"), ["R_j = sum_k (w^2)/s(z) R_k", "z = sum_j (w^2) + b^2"]),
+        (Rule("zbox"), ["R_j = sum_k (a w - low w+ - high w-)/s(z) R_k", "z = sum_j (a w - low w+ - high w-)"]),
+        (Rule("flat"), ["R_j = sum_k (1)/s(z) R_k", "z = sum_j (1)"]),
+        (Rule("winner"), ["R_j = R_k at the first maximum of each window"]),
+        (Rule("winner_ties"), ["R_j = R_k / n at each of the n maxima of each window"]),
+        (Rule("pass"), ["R_j = R_k"]),
+    ],
+    ids=str,
+)
+def test_formulas(rule, lines):
+    assert formula(rule)[: len(lines)] == lines
+
+
+def test_dialects_move_numbers_where_the_page_says():
+    """Of the presets on a ReLU network: what the sources make different is different, and what isn't is the same."""
+    model, x = small_vgg(), images(2, 2, (8, 8, 3))
+
+    def found(name, dialect):
+        e = nplrp.explain(model, x, Composite(name, COMPOSITES[name].rows), [0, 1], "float64", dialect=dialect, start="logit")
+        return e.relevance / e.logits[[0, 1], [0, 1]][:, None, None, None]
+
+    def distance(name, one, two):
+        first, second = found(name, one), found(name, two)
+        return np.abs(first - second).max() / np.abs(first).max()
+
+    assert distance("wsquare", "zennit", "innvestigate") > 1e-2
+    assert distance("wsquare", "rp.jl", "captum") < 1e-4
+    assert distance("alpha_beta", "zennit", "innvestigate") > 1e-2
+    assert distance("gamma", "zennit", "captum") > 1e-2
+    assert distance("flat", "zennit", "innvestigate") < 1e-5

@@ -1,0 +1,366 @@
+"""Rules: values that print, parse, hash and pickle; each equal to its twin in matrix algebra; the two-weight cases in fractions."""
+
+import dataclasses
+import pickle
+from fractions import Fraction as F
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import nplrp
+from nplrp import layers, lrp
+from nplrp.composites import LINEAR, POOL, Composite
+from nplrp.errors import RuleError
+from nplrp.model import Window, chain
+from nplrp.plan import make_plan, parts_below, without_vanishing_terms
+from nplrp.rules import RULES, STABILISERS, Rule
+from tests import naive, twins
+from tests.networks import batch_norm, conv, dense, images, plain, pool, random_kernel, small_vgg
+
+WEIGHTED = ("epsilon", "gamma", "zplus", "alpha_beta", "wsquare", "flat", "zbox", "zero")
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+
+
+def rules():
+    """Rules with any of their parameters set."""
+    numbers = st.floats(0, 5, allow_nan=False)
+    parameters = {
+        "epsilon": numbers,
+        "gamma": numbers,
+        "alpha": st.floats(1, 5),
+        "stabiliser": st.sampled_from(list(STABILISERS)),
+        "bias": st.sampled_from(["changed", "none"]),
+        "split": st.booleans(),
+        "branch": st.sampled_from("zy"),
+    }
+
+    def build(name):
+        takes = {key: parameters[key] for key in RULES[name].parameters if key in parameters}
+        return st.fixed_dictionaries({}, optional=takes).map(lambda given: Rule(name, **given))
+
+    return st.sampled_from(list(RULES)).flatmap(build)
+
+
+@settings(max_examples=100, deadline=None)
+@given(rules())
+def test_rules_print_parse_hash_and_pickle(rule):
+    assert Rule.parse(str(rule)).resolved() == rule.resolved()
+    assert Rule.parse(str(rule.resolved())).resolved() == rule.resolved()
+    assert pickle.loads(pickle.dumps(rule)) == rule
+    assert hash(dataclasses.replace(rule)) == hash(rule)
+    assert eval(repr(rule)) == rule
+    assert rule.resolved().resolved() == rule.resolved()
+
+
+def test_printed_rules():
+    assert str(Rule("gamma").resolved()) == "gamma(gamma=0.25, epsilon=1e-07, stabiliser=sign)"
+    assert str(Rule("alpha_beta", alpha=1, bias="raw")) == "alpha_beta(alpha=1, beta=0, bias=raw)"
+    assert str(Rule("zbox", low=(-1, -2), high=(1, 2))) == "zbox(low=(-1.0, -2.0), high=(1.0, 2.0))"
+    assert str(Rule("winner")) == "winner"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "gamma", "gamma": -0.1}, "gamma must be a finite number >= 0, not -0.1"),
+        ({"name": "gamma", "gamma": True}, "gamma must be a finite number"),
+        ({"name": "epsilon", "gamma": 0.1}, "takes no gamma; it takes epsilon, stabiliser, bias"),
+        ({"name": "pass", "epsilon": 1.0}, "takes no epsilon; it has no parameters"),
+        ({"name": "alpha_beta", "alpha": 2, "beta": 2}, "alpha = 2, beta = 2 conserve nothing"),
+        ({"name": "alpha_beta", "alpha": -1}, "alpha = -1"),
+        ({"name": "alpha_beta", "alpha": float("inf")}, "alpha must be a finite number"),
+        ({"name": "zplus", "bias": "half"}, "no bias 'half'; there are changed, raw, none"),
+        ({"name": "zplus", "split": "yes"}, "no split 'yes'"),
+        ({"name": "gamma", "branch": "x"}, "no branch 'x'"),
+        ({"name": "wsquare", "bias": "raw"}, "raw bias can't stand beside squared weights"),
+        ({"name": "zbox", "low": 1, "high": 0}, "low = 1.0 must lie below high = 0.0"),
+        ({"name": "zbox", "low": (0, 0), "high": (1, 1, 1)}, "must lie below"),
+        ({"name": "zbox", "low": 0}, "high must be a number or one for each channel"),
+        ({"name": "zbox", "low": float("nan"), "high": 1}, "low must be a number"),
+    ],
+)
+def test_wrong_parameters_fail_at_construction(arguments, message):
+    with pytest.raises(RuleError, match=message):
+        Rule(**arguments)
+
+
+@pytest.mark.parametrize("text", ["gamma(0.5)", "gamma(gamma=", "gamma(gamma=__import__('os'))", "", "a b", "gamma(**{})", "gamma(g=1)"])
+def test_texts_that_are_no_rules(text):
+    with pytest.raises(RuleError):
+        Rule.parse(text)
+
+
+def test_both_conventions_of_beta():
+    assert Rule("alpha_beta", alpha=2, beta=-1) == Rule("alpha_beta", alpha=2, beta=1) == Rule("alpha_beta", beta=1)
+    assert Rule("alpha_beta", alpha=0.5, beta=0.5) == Rule("alpha_beta", alpha=0.5)  # innsight's default: R = (R+ + R-) / 2
+    assert [part.weight for part in Rule("alpha_beta", alpha=0.5).parts] == [0.5, 0.5]
+
+
+# --- twins ------------------------------------------------------------------------------------------------------------
+
+
+def one_step(layer, shape, rule):
+    """A plan of one layer and a rule, float64."""
+    composite = Composite("one", ((LINEAR, rule), (POOL, rule if "maxpool" in rule.fits else None)), "logit")
+    return make_plan(chain(shape, [layer]), composite, "float64")
+
+
+def carry(plan, a, R):
+    """Relevance of the inputs of a plan of one layer, by the page."""
+    trace = lrp.run_forward(plan.steps, a[None])
+    return lrp.run_backward(plan, trace, R.reshape(1, *plan.steps[0].output_shape))[0]
+
+
+LAYERS = {
+    "conv": lambda rng: (conv("l", random_kernel(rng, 3, 2, 3, 4), rng.normal(size=4), "relu"), (5, 4, 3)),
+    "strided": lambda rng: (
+        conv("l", random_kernel(rng, 3, 3, 2, 3), rng.normal(size=3), "linear", Window((3, 3), (2, 1), (1, 2), "same")),
+        (6, 7, 2),
+    ),
+    "dense": lambda rng: (dense("l", random_kernel(rng, 7, 5), rng.normal(size=5), "linear"), (7,)),
+    "scale": lambda rng: (batch_norm("l", rng, 4), (3, 2, 4)),
+    "avgpool": lambda rng: (pool("l", "avgpool", Window((3, 2), (2, 2), padding="same")), (5, 4, 3)),
+}
+VARIANTS = [
+    Rule(name, **{key: value for key, value in settings.items() if key in RULES[name].parameters})
+    for name in WEIGHTED
+    for settings in (
+        {},
+        {"epsilon": 0.3, "gamma": 0.7, "alpha": 3, "low": -2, "high": 4.5, "bias": "none"},
+        {"epsilon": 0.1, "gamma": 2, "alpha": 1, "low": -3, "high": 3, "split": False, "bias": "changed", "stabiliser": "plus"},
+        {"epsilon": 0.2, "alpha": 0.5, "split": True, "bias": "changed" if name == "wsquare" else "raw"},
+    )
+]
+
+
+def twin(rule, step, a, R):
+    """Call the rule's twin."""
+    rule = rule.resolved()
+    W, b, s, e = twins.jacobian(step), twins.biases(step), rule.stabiliser, rule.epsilon
+    a, R = a.reshape(-1), R.reshape(-1)
+    if rule.name in ("epsilon", "zero"):
+        return twins.epsilon(W, b, a, R, s, e, rule.bias)
+    if rule.name == "gamma":
+        return twins.gamma(W, b, a, R, s, e, rule.bias, rule.gamma, rule.split)
+    if rule.name == "alpha_beta":
+        return twins.alpha_beta(W, b, a, R, s, e, rule.bias, rule.alpha, rule.beta, rule.split)
+    if rule.name == "zplus":
+        return twins.zplus(W, b, a, R, s, e, rule.bias, rule.split)
+    if rule.name == "wsquare":
+        return twins.wsquare(W, b, a, R, s, e, rule.bias)
+    if rule.name == "flat":
+        return twins.flat(twins.jacobian(step, ones=True), R, s, e)
+    low, high = (np.resize(v, a.size) for v in (rule.low, rule.high))
+    return twins.zbox(W, a, R, s, e, low, high)
+
+
+@pytest.mark.parametrize("rule", VARIANTS, ids=str)
+@pytest.mark.parametrize("layer", LAYERS)
+def test_twins(layer, rule):
+    rng = np.random.default_rng(len(layer))
+    made, shape = LAYERS[layer](rng)
+    if {"strided": "conv"}.get(layer, layer) not in rule.fits or (layer == "avgpool" and rule.name in ("wsquare", "alpha_beta")):
+        return
+    plan = one_step(made, shape, rule)
+    a = rng.normal(size=shape)
+    R = rng.normal(size=plan.steps[0].output_shape)
+    step = plan.steps[0]
+    if step.weight is not None:
+        step = dataclasses.replace(step, weight=step.weight.astype(float))
+    expected = twin(plan.rules[0], step, a, R).reshape(shape)
+    assert np.abs(expected).max() > 0
+    assert np.abs(carry(plan, a, R) - expected).max() <= 1e-11 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("stabiliser", STABILISERS)
+@pytest.mark.parametrize("name", ["epsilon", "zplus", "wsquare"])
+def test_stabilisers(stabiliser, name):
+    rng = np.random.default_rng(4)
+    kernel, bias = random_kernel(rng, 7, 6), rng.normal(size=6)
+    kernel[:, 2], bias[2] = 0, 0  # a unit with z = 0
+    rule = Rule(name, epsilon=0.5, stabiliser=stabiliser, bias="changed")
+    plan = one_step(dense("l", kernel, bias, "linear"), (7,), rule)
+    a, R = rng.normal(size=7), rng.normal(size=6)
+    expected = twin(rule, plan.steps[0], a, R)
+    assert np.abs(carry(plan, a, R) - expected).max() <= 1e-12 * np.abs(expected).max()
+
+
+def test_a_stabiliser_relative_to_z_looks_at_one_image_at_a_time():
+    rng = np.random.default_rng(5)
+    plan = one_step(
+        dense("l", random_kernel(rng, 7, 6), rng.normal(size=6), "linear"), (7,), Rule("epsilon", epsilon=0.3, stabiliser="rms")
+    )
+    a, R = rng.normal(size=(3, 7)) * [[1], [100], [0.01]], rng.normal(size=(3, 6))
+    together = lrp.run_backward(plan, lrp.run_forward(plan.steps, a), R)
+    assert np.array_equal(together, np.stack([carry(plan, a[i], R[i]) for i in range(3)]))
+
+
+def test_box_of_each_channel():
+    rng = np.random.default_rng(6)
+    rule = Rule("zbox", low=(-1, -2, -3), high=(3, 2, 1))
+    plan = one_step(conv("l", random_kernel(rng, 3, 3, 3, 2), rng.normal(size=2)), (4, 4, 3), rule)
+    a, R = rng.normal(size=(4, 4, 3)), rng.normal(size=(4, 4, 2))
+    expected = twin(rule, plan.steps[0], a, R).reshape(a.shape)
+    assert np.abs(carry(plan, a, R) - expected).max() <= 1e-12 * np.abs(expected).max()
+    with pytest.raises(RuleError, match=r"doesn't fit layer 'l': low has 2 numbers, expected one for each of its 3 input channels"):
+        one_step(conv("l", random_kernel(rng, 3, 3, 3, 2)), (4, 4, 3), Rule("zbox", low=(-1, -1), high=(1, 1)))
+
+
+# --- pools ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("window", [Window((2, 2), (2, 2)), Window((3, 3), (2, 1), padding="same")])
+def test_pools(window):
+    rng = np.random.default_rng(8)
+    a = rng.integers(0, 3, size=(5, 6, 2)).astype(float)  # many ties
+    pads, size, stride = window.pads(5, 6), window.size, window.stride
+    z, winner = naive.max_winners(a[None], size, stride, pads)
+    R = rng.normal(size=z.shape[1:])
+    found = {name: carry(one_step(pool("l", window=window), a.shape, Rule(name)), a, R) for name in ("winner", "winner_ties", "average")}
+    found["flat"] = carry(one_step(pool("l", window=window), a.shape, Rule("flat", epsilon=0)), a, R)
+    found["winner_epsilon"] = carry(one_step(pool("l", window=window), a.shape, Rule("winner_epsilon", epsilon=0.5)), a, R)
+
+    def back(s):
+        return naive.max_transpose(s, winner, 5, 6, size, stride, pads)[0]
+
+    assert np.allclose(found["winner"], back(R[None]), rtol=0, atol=1e-15)
+    assert np.allclose(found["winner_epsilon"], a * back(R / (z + 0.5)), rtol=0, atol=1e-14)
+    mean = naive.avg_forward(a[None], size, stride, pads)
+    assert np.allclose(found["average"], a * naive.avg_transpose(R / (mean + 1e-7), 5, 6, size, stride, pads)[0], rtol=0, atol=1e-13)
+    assert np.allclose(found["flat"], naive.avg_transpose(R[None], 5, 6, size, stride, pads)[0], rtol=0, atol=1e-14)
+    shared = np.zeros_like(a)
+    for r, c, k in np.ndindex(R.shape):
+        places = [(r * stride[0] + i - pads[0], c * stride[1] + j - pads[2]) for i in range(size[0]) for j in range(size[1])]
+        tied = [p for p in places if 0 <= p[0] < 5 and 0 <= p[1] < 6 and a[(*p, k)] == z[0, r, c, k]]
+        for p in tied:
+            shared[(*p, k)] += R[r, c, k] / len(tied)
+    assert np.allclose(found["winner_ties"], shared, rtol=0, atol=1e-14)
+    assert not np.allclose(found["winner_ties"], found["winner"])
+
+
+def test_a_pool_of_zeros_as_each_dialect_has_it():
+    a, R = np.zeros((2, 2, 1)), np.ones((1, 1, 1))
+    model = chain(a.shape, [pool("l")])
+
+    def found(dialect):
+        plan = make_plan(model, Composite("p", ((POOL, None),)), "float64", dialect=dialect)
+        return carry(plan, a, R).reshape(-1).tolist()
+
+    assert found("zennit") == found("innvestigate") == [1, 0, 0, 0]
+    assert found("captum") == found("notebook") == found("rp.jl") == found("montavon") == [0, 0, 0, 0]
+    assert found("lrp_toolbox") == [0.25] * 4
+
+
+# --- section 3 in fractions -------------------------------------------------------------------------------------------
+
+A, B, C, D = ((1, -1), -1, (1, 1), -1), ((1, -2), 0.5, (-1, 2), -4.5), ((2, -1), 0.5, (1, 1), 1.5), ((1, -3), 0, (1, 1), -2)
+Z, T, I = F(1, 10**6), F(1, 10**9), F(1, 10**7)  # epsilon of Zennit, Captum (and RelevancePropagation.jl), iNNvestigate
+CASES = [
+    (A, "epsilon", "zennit", (1 / (1 + Z), -1 / (1 + Z))),
+    (A, "epsilon", "captum", (1 / (1 + T), -1 / (1 + T))),
+    (A, "epsilon(bias=none)", "zennit", (-1 / Z, 1 / Z)),
+    (A, "zplus", "zennit", (-1 / (1 + Z), 0)),
+    (A, "zplus", "captum", (-1 / T, 0)),
+    (A, "alpha_beta(alpha=1)", "zennit", (-1 / (1 + Z), 0)),
+    (A, "alpha_beta(alpha=1)", "innvestigate", (-1 / I, 0)),
+    (A, "alpha_beta(alpha=1)", "captum", (-1 / T, 0)),
+    (A, "zplus", "innvestigate", (-1, 0)),
+    (A, "zplus(bias=none)", "captum", (-1 / (1 + T), 0)),
+    (A, "alpha_beta", "zennit", (-2 / (1 + Z), 1 / (2 + Z))),
+    (A, "gamma", "zennit", (1 / (F(3, 2) + Z), F(-5, 4) / (F(3, 2) + Z))),
+    (A, "gamma", "captum", (F(5, 4) / (F(3, 4) + T), -1 / (F(3, 4) + T))),
+    (A, "gamma", "rp.jl", (F(5, 4) / (F(3, 4) + T), -1 / (F(3, 4) + T))),
+    (A, "wsquare", "zennit", (-1 / (3 + Z), -1 / (3 + Z))),
+    (A, "wsquare", "innvestigate", (F(-1, 2), F(-1, 2))),
+    (A, "flat", "zennit", (-1 / (2 + Z), -1 / (2 + Z))),
+    (A, "zbox(low=-3, high=3)", "zennit", (-4 / (6 + Z), -2 / (6 + Z))),
+    (B, "zplus", "zennit", (0, 0)),
+    (B, "zplus", "captum", (F(-9, 2) / (F(1, 2) + T), 0)),
+    (B, "gamma", "zennit", (F(-45, 8) / (F(23, 4) + Z), F(-45, 2) / (F(23, 4) + Z))),
+    (B, "gamma", "captum", (F(-45, 8) / (F(19, 4) + T), F(-18) / (F(19, 4) + T))),
+    (C, "zplus", "zennit", (3 / (F(5, 2) + Z), 0)),
+    (C, "zplus", "captum", (3 / (F(5, 2) + T), 0)),
+    (C, "zplus(bias=none)", "captum", (3 / (2 + T), 0)),
+    (C, "gamma", "zennit", (F(15, 4) / (F(17, 8) + Z), F(-3, 2) / (F(17, 8) + Z))),
+    (C, "gamma", "captum", (F(15, 4) / (2 + T), F(-3, 2) / (2 + T))),
+    (D, "gamma", "zennit", (2 / (F(11, 4) + Z), F(-15, 2) / (F(11, 4) + Z))),
+    (D, "gamma", "captum", (F(5, 2) / (F(7, 4) + T), -6 / (F(7, 4) + T))),
+]
+
+
+@pytest.mark.parametrize(("case", "rule", "dialect", "expected"), CASES, ids=lambda v: v if isinstance(v, str) else None)
+def test_two_weights_in_fractions(case, rule, dialect, expected):
+    weights, bias, a, y = case
+    model = chain((2,), [dense("out", np.array(weights)[:, None], [bias], "linear")])
+    composite = Composite("one", ((LINEAR, Rule.parse(rule)),))
+    found = nplrp.explain(model, np.array([a], float), composite, dtype="float64", dialect=dialect, start=np.array([[y]]))
+    assert found.relevance[0].tolist() == pytest.approx([float(v) for v in expected], rel=1e-14)
+
+
+# --- what is dropped changes nothing ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["gamma", "zplus", "alpha_beta", "zbox"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_dropped_terms_and_parts_change_no_bit(name, dtype):
+    model, x = small_vgg(), images(5, 2, (8, 8, 3))
+    plan = make_plan(model, name, dtype)
+    whole = dataclasses.replace(plan, parts=tuple(rule.parts for rule in plan.rules))
+    trace = lrp.run_forward(plan.steps, x.astype(dtype))
+    R = np.random.default_rng(6).normal(size=(2, 5)).astype(dtype)
+    assert np.array_equal(lrp.run_backward(plan, trace, R), lrp.run_backward(whole, trace, R))
+    if name == "gamma":  # the halves for z < 0 are gone below the last layer
+        assert [len(parts) for parts in plan.parts if parts] == [1, 1, 1, 1, 1, 1, 2]
+        assert [len(parts) for parts in whole.parts if parts] == [2, 2, 1, 2, 1, 2, 2]
+
+
+def test_halves_stay_where_relevance_is_given_or_units_without_activation_may_have_some():
+    model = small_vgg()
+    plan = make_plan(model, "gamma", "float64")
+    at = [step.name for step in plan.steps].index("block2_conv1")
+    assert len(parts_below(plan.steps, plan.rules, at + 1)[at]) == 2
+    assert len(parts_below(plan.steps, plan.rules, len(plan.steps))[at]) == 1
+    mixed = Composite("m", ((("conv",), Rule("gamma")), (("dense",), Rule("flat")), (POOL, None)))
+    assert len(make_plan(model, mixed, "float64").parts[at]) == 2
+    assert without_vanishing_terms(Rule("zbox", low=-1, high=1).parts) == Rule("zbox", low=-1, high=1).parts
+
+
+def test_rules_fit_some_layers_only():
+    model = small_vgg()
+    with pytest.raises(RuleError, match=r"rule winner doesn't fit layer 'block1_conv1' of kind 'conv'; it fits maxpool"):
+        make_plan(model, Composite("c", ((LINEAR, Rule("winner")), (POOL, None))))
+    with pytest.raises(RuleError, match=r"rule gamma doesn't fit layer 'pool' of kind 'avgpool'"):
+        make_plan(chain((4, 4, 1), [pool("pool", "avgpool")]), Composite("c", ((LINEAR, Rule("gamma")),)))
+
+
+def test_flat_counts_inside_the_image_only():
+    plan = one_step(conv("l", np.ones((3, 3, 1, 1)), None, "linear"), (3, 3, 1), Rule("flat", epsilon=0))
+    R = np.zeros((3, 3, 1))
+    R[0, 0] = 1
+    assert carry(plan, np.ones((3, 3, 1)), R)[..., 0].tolist() == [[0.25, 0.25, 0], [0.25, 0.25, 0], [0, 0, 0]]
+
+
+def test_relevance_of_units_without_what_follows_is_the_same():
+    rng = np.random.default_rng(11)
+    plan = one_step(dense("l", random_kernel(rng, 4, 6), rng.normal(size=6), "relu"), (4,), Rule("gamma"))
+    a, R = rng.normal(size=(2, 4)), rng.normal(size=(2, 6))
+    y = lrp.run_forward(plan.steps, a).output
+    for units in ("z>0", "z<0", "y>0", "y<0"):
+        given, computed = (layers.relevance_of_units(R, plan.steps[0], a, units, v) for v in (y, None))
+        assert np.array_equal(given, computed)
+    positive, negative = (layers.relevance_of_units(R, plan.steps[0], a, units) for units in ("z>0", "z<0"))
+    assert np.array_equal(positive + negative, R)
+    assert not layers.relevance_of_units(R, plan.steps[0], a, "y<0").any()
+
+
+def test_pass_leaves_a_scale_alone():
+    rng = np.random.default_rng(12)
+    layers_ = [plain("relu", "activation", "relu"), batch_norm("bn", rng, 3), plain("relu2", "activation", "relu")]
+    plan = make_plan(chain((2, 2, 3), layers_), Composite("p", ((("scale",), Rule("pass")),)), "float64")
+    assert [step.kind for step in plan.steps] == ["identity", "scale", "identity"]
+    a, R = rng.normal(size=(1, 2, 2, 3)), rng.normal(size=(1, 2, 2, 3))
+    assert np.array_equal(lrp.run_backward(plan, lrp.run_forward(plan.steps, a), R), R)
