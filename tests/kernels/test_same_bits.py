@@ -30,9 +30,9 @@ def hashes(*arguments, **settings):
 
 @pytest.mark.skipif(VECTOR_BITS not in NARROWER, reason="no narrower vectors than this CPU's")
 def test_on_a_cpu_with_narrower_vectors():
-    here = hashes()
-    assert len(here) > 100
-    assert hashes(**NARROWER[VECTOR_BITS]) == here
+    here = hashes("--float32")
+    assert len(here) > 80
+    assert hashes("--float32", **NARROWER[VECTOR_BITS]) == here
 
 
 @pytest.mark.parametrize("setting", [("NUMBA_THREADING_LAYER", "workqueue"), ("NUMBA_NUM_THREADS", "1")])
