@@ -4,8 +4,9 @@ Two ways through the same arithmetic, chosen by the shape alone. A large image i
 chunk through all slabs while it stays in its cache. Of a small image all tiles are transformed first, then the threads share
 the slabs; every slab of weights is then read once, and may be made from the HWIO weights on the spot.
 
-Order per product: term by term, then input channels ascending, each fused into the sum. Every 4 blocks (64 channels) make a
-chain of their own and the chains are added one after the other: with 512 channels that takes most of the rounding error away.
+Order per product: term by term, then input channels ascending, each fused into the sum. Every 4 blocks (64 channels), or
+half of fewer than 8, make a chain of their own, and the chains are added one after the other: with 512 channels that takes
+most of the rounding error away.
 """
 
 from typing import NamedTuple
@@ -66,7 +67,7 @@ def plan(p, images, terms, threads=1):
         chunk = -(-share // -(-share // most)) if images else 1
     rows = -(-chunk // ROW_STEP) * ROW_STEP
     blocks, depth = blocking(p.cin)
-    part = min(terms * blocks, _PART)
+    part = min(-(-terms * blocks // 2), _PART)
     parts = -(-terms * blocks // part)
     sizes = (terms * blocks * rows * BLOCK, rows * SLAB, part * depth * SLAB)
     return Plan(
