@@ -1,4 +1,4 @@
-"""The command line: `nplrp explain | predict | info | plan | demo | fetch | golden`. Each command imports only what it needs."""
+"""The command line, `nplrp COMMAND`: explain, predict, info, plan, dialects, gallery, demo, fetch, golden; each imports only what it needs."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from nplrp.errors import NplrpError, OutputError
 if TYPE_CHECKING:
     import numpy as np
 
+    from nplrp.ledger import Ledger
     from nplrp.lrp import Explanation
     from nplrp.model import Model
 
@@ -70,7 +71,14 @@ def make_parser() -> argparse.ArgumentParser:
     image.add_argument("--crop", action="store_true", default=None, help="resize the shorter side and cut out the centre")
     rules = argparse.ArgumentParser(add_help=False)
     rules.add_argument(
-        "--composite", "-c", default=None, metavar="NAME[,NAME...]", help="rules: notebook (default), zplus; several give a panel"
+        "--composite",
+        "-c",
+        default=None,
+        metavar="NAME[,NAME...]",
+        help="rules: notebook (default), zplus, epsilon_plus, ...; NAME(parameter=value), or a TOML file; several give a panel",
+    )
+    rules.add_argument(
+        "--dialect", "-d", metavar="D", help="compute as this system does (see nplrp dialects); default: the composite's own"
     )
 
     explain = commands.add_parser(
@@ -79,7 +87,13 @@ def make_parser() -> argparse.ArgumentParser:
         help="top-5 labels and a heatmap",
         description="Explain decisions about images.",
     )
-    explain.add_argument("--target", "-t", metavar="T", help="output to explain: index, class id or class name; default: the composite's")
+    explain.add_argument(
+        "--target",
+        "-t",
+        metavar="T",
+        help="output to explain: index, class id or class name, or top-3, a map each; default: the start's",
+    )
+    explain.add_argument("--start", metavar="S", help="one, logit, softmax, all, relu_logit or contrastive; default: the dialect's")
     explain.add_argument("-o", "--output", metavar="OUT.png", help="picture to write, or a folder; default: IMAGE-COMPOSITE.png here")
     explain.add_argument("--save", metavar="OUT.npz|.h5", help="write the numbers")
     explain.add_argument("--json", action="store_true", help="print the results as JSON, and draw only if -o is given")
@@ -105,6 +119,26 @@ def make_parser() -> argparse.ArgumentParser:
     plan.add_argument("weights", nargs="?", metavar="W", help="weights file; default: as for explain")
     plan.set_defaults(run=run_plan)
 
+    dialects = commands.add_parser(
+        "dialects",
+        help="how other LRP systems set the switches",
+        description="List the dialects, or print where two of them differ, with the formulas.",
+    )
+    dialects.add_argument("names", nargs="*", metavar="D", help="dialects to print in full")
+    dialects.add_argument("--diff", nargs=2, metavar=("D", "D"), help="two dialects to compare")
+    dialects.set_defaults(run=run_dialects)
+
+    gallery = commands.add_parser(
+        "gallery",
+        parents=[numerics],
+        help="all presets on the demonstration's image (needs the extra demo)",
+        description="Draw what every preset makes of the demonstration's model and image, as one picture.",
+    )
+    gallery.add_argument(
+        "-o", "--output", metavar="OUT.png", default="nplrp-gallery.png", help="picture to write (default nplrp-gallery.png)"
+    )
+    gallery.set_defaults(run=run_gallery)
+
     demo = commands.add_parser(
         "demo",
         parents=[numerics],
@@ -126,10 +160,10 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run_explain(arguments: argparse.Namespace) -> None:
     """Explain images and write pictures, numbers or JSON."""
-    from nplrp.composites import composite_named
+    from nplrp.composites import composite_named, split_names
     from nplrp.save import about, check_suffix, save
 
-    composites = (arguments.composite or "notebook").split(",")
+    composites = split_names(arguments.composite or "notebook")
     for name in composites:
         composite_named(name)
     if arguments.save:
@@ -143,7 +177,10 @@ def run_explain(arguments: argparse.Namespace) -> None:
 
     from nplrp.lrp import explain
 
-    explanations = [explain(model, x, name, arguments.target, arguments.dtype, arguments.algorithm) for name in composites]
+    numerics = (arguments.dtype, arguments.algorithm)
+    explanations = [
+        explain(model, x, name, arguments.target, *numerics, dialect=arguments.dialect, start=arguments.start) for name in composites
+    ]
     if arguments.save:
         save(explanations[0], arguments.save, arguments.layers)
     if arguments.json:
@@ -202,11 +239,35 @@ def run_info(arguments: argparse.Namespace) -> None:
 
 def run_plan(arguments: argparse.Namespace) -> None:
     """Print the rule of every layer."""
+    from nplrp.composites import split_names
     from nplrp.plan import make_plan
 
     model = _model(arguments.weights)
-    for name in (arguments.composite or "notebook").split(","):
-        print(make_plan(model, name, arguments.dtype, arguments.algorithm))
+    for name in split_names(arguments.composite or "notebook"):
+        print(make_plan(model, name, arguments.dtype, arguments.algorithm, arguments.dialect))
+
+
+def run_dialects(arguments: argparse.Namespace) -> None:
+    """Print dialects, or where two differ."""
+    from nplrp.dialects import DIALECTS, dialect_named, differences
+
+    if arguments.diff:
+        print(differences(*arguments.diff))
+    elif arguments.names:
+        print("\n".join(str(dialect_named(name)) for name in arguments.names))
+    else:
+        for dialect in DIALECTS.values():
+            print(f"{dialect.name:<17} {dialect.system}")
+        print("\nnplrp dialects D prints one, nplrp dialects --diff D D prints where two differ.")
+
+
+def run_gallery(arguments: argparse.Namespace) -> None:
+    """Draw what every preset makes of the demonstration's image."""
+    from nplrp.gallery import gallery
+
+    _check_folder(Path(arguments.output))
+    gallery(Path(arguments.output), dtype=arguments.dtype, algorithm=arguments.algorithm)
+    print(f"wrote {arguments.output}")
 
 
 def run_demo(arguments: argparse.Namespace) -> None:
@@ -281,11 +342,16 @@ def _draw(pixels: np.ndarray, explanations: Sequence[Explanation], i: int, path:
     from nplrp.images import display
 
     picture = display(pixels)[0]
-    label = explanations[0].target_labels()[i]
-    if len(explanations) == 1:
-        drawn = figure(picture, heatmap(explanations[0].relevance[i : i + 1])[0], label.id, label.name, label.score)
+    first = _maps(explanations[0], i)
+    label = explanations[0].target_labels()[first[0]]
+    if len(explanations) == 1 and len(first) == 1:
+        drawn = figure(picture, heatmap(explanations[0].relevance[first])[0], label.id, label.name, label.score)
+    elif len(first) == 1:
+        maps = {e.plan.composite.name: e.relevance[_maps(e, i)[0]] for e in explanations}
+        drawn = panel(picture, maps, f"{label.name} ({label.id}), {label.score:.4f}")
     else:
-        maps = {e.plan.composite.name: e.relevance[i] for e in explanations}
+        label = explanations[0].labels(1)[i][0]
+        maps = {f"{e.plan.composite.name}: {e.target_labels()[m].name}": e.relevance[m] for e in explanations for m in _maps(e, i)}
         drawn = panel(picture, maps, f"{label.name} ({label.id}), {label.score:.4f}")
     save_png(drawn, path)
 
@@ -293,35 +359,53 @@ def _draw(pixels: np.ndarray, explanations: Sequence[Explanation], i: int, path:
 def _results(explanation: Explanation, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Return each image's results as JSON values."""
     top, chosen = explanation.labels(5), explanation.target_labels()
+    ledger = _ledger(explanation) if arguments.ledger else None
     rows: list[dict[str, Any]] = []
-    for i, path in enumerate(arguments.images):
-        R = explanation.relevance[i]
+    for m, i in enumerate(explanation.images):
+        R = explanation.relevance[m]
         row: dict[str, Any] = {
-            "image": path,
+            "image": arguments.images[i],
             "labels": [label._asdict() for label in top[i]],
-            "target": None if explanation.targets is None else chosen[i]._asdict(),
+            "target": None if explanation.targets is None else chosen[m]._asdict(),
             "relevance": {"sum": float(R.sum(dtype=float)), "min": float(R.min()), "max": float(R.max())},
         }
         if arguments.layers:
-            row["layers"] = {name: float(each[i].sum(dtype=float)) for name, each in explanation.relevances.items()}
-        if arguments.ledger:
-            row["ledger"] = explanation.ledger.image(i).as_rows()
+            row["layers"] = {name: float(each[m].sum(dtype=float)) for name, each in explanation.relevances.items()}
+        if ledger is not None:
+            row["ledger"] = ledger.image(m).as_rows()
         rows.append(row)
     return rows
 
 
+def _maps(explanation: Explanation, i: int) -> list[int]:
+    """Return the places of one image's maps."""
+    return [m for m, image in enumerate(explanation.images) if image == i]
+
+
+def _ledger(explanation: Explanation) -> Ledger:
+    """Return the ledger, its warning as one line on stderr."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        ledger = explanation.ledger
+    for each in caught:
+        print(f"nplrp: warning: {each.message}", file=sys.stderr)
+    return ledger
+
+
 def _print_explanations(explanations: Sequence[Explanation], arguments: argparse.Namespace) -> None:
+    ledgers = [_ledger(e) if arguments.ledger else None for e in explanations]
     for i, path in enumerate(arguments.images):
         print(path)
         _print_labels(explanations[0].labels(5)[i])
-        for e in explanations:
-            what = "all outputs" if e.targets is None else e.target_labels()[i].name
-            print(f"  {e.plan.composite.name}: relevance of {what}, sum over pixels {e.relevance[i].sum(dtype=float):.6g}")
-            if arguments.layers:
-                for name, R in e.relevances.items():
-                    print(f"    {name:<20} sum {R[i].sum(dtype=float):>12.6g}   min {R[i].min():>12.6g}   max {R[i].max():>12.6g}")
-            if arguments.ledger:
-                print(e.ledger.image(i))
+        for e, ledger in zip(explanations, ledgers, strict=True):
+            for m in _maps(e, i):
+                what = "all outputs" if e.targets is None else e.target_labels()[m].name
+                print(f"  {e.plan.composite.name}: relevance of {what}, sum over pixels {e.relevance[m].sum(dtype=float):.6g}")
+                if arguments.layers:
+                    for name, R in e.relevances.items():
+                        print(f"    {name:<20} sum {R[m].sum(dtype=float):>12.6g}   min {R[m].min():>12.6g}   max {R[m].max():>12.6g}")
+                if ledger is not None:
+                    print(ledger.image(m))
 
 
 def _print_labels(labels: Sequence[Any]) -> None:

@@ -347,6 +347,18 @@ COMPOSITES: dict[str, Composite] = {
 }
 
 
+def split_names(text: str) -> list[str]:
+    """Split names at the commas that aren't between parentheses: ``"zplus,gamma(gamma=1, epsilon=0.1)"`` has two."""
+    names, depth = [""], 0
+    for letter in text:
+        depth += {"(": 1, ")": -1}.get(letter, 0)
+        if letter == "," and depth == 0:
+            names.append("")
+        else:
+            names[-1] += letter
+    return [name.strip() for name in names]
+
+
 def composite_named(composite: str | Composite | Mapping[str, Any]) -> Composite:
     """Return the composite of that name, or the argument if it is one.
 
