@@ -1,0 +1,96 @@
+"""The same input gives the same bits: from run to run, on any number of threads and threading layer, anywhere in a batch, with a cold and a
+warm kernel cache, and on CPUs with other vectors. By hash over whole explanations, each run in a process of its own.
+"""
+
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import nplrp
+from nplrp.composites import COMPOSITES
+from nplrp.kernels.conv import Geometry, algorithm
+from nplrp.kernels.simd import VECTOR_BITS
+from tests.bits import network, pictures
+
+ROOT = Path(__file__).parent.parent
+#: A CPU with narrower vectors than this one (the same trick as in tests/kernels/test_same_bits.py).
+NARROWER = {512: "haswell", 256: "x86-64-v2"}
+SOME = ("notebook", "zplus", "alpha_beta", "gamma", "epsilon_plus_flat")
+
+
+@cache
+def hashes(*names, **settings):
+    """Return {(composite, dtype): hash} as `tests.bits` prints them under environment variables."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bits", *names], cwd=ROOT, env=os.environ | settings, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return {tuple(line.split()[:2]): line.split()[2] for line in done.stdout.splitlines()}
+
+
+def numpy_features():
+    """Return the CPU features that NumPy has chosen code for, as it wants them to be turned off."""
+    from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
+
+    return " ".join(name for name in __cpu_dispatch__ if __cpu_features__.get(name))
+
+
+def test_the_network_runs_winograd():
+    assert algorithm(Geometry(16, 16, 64, 64, pads=(1, 1, 1, 1)), np.float32) == "winograd"
+
+
+def test_runs_and_numbers_of_threads():
+    two = hashes()
+    assert len(two) == 2 * len(COMPOSITES)
+    assert len(set(two.values())) > len(COMPOSITES)  # the hashes tell explanations apart
+    assert hashes(NUMBA_NUM_THREADS="1") == two
+    assert hashes(NUMBA_NUM_THREADS="3") == two
+
+
+def test_threading_layers():
+    assert hashes(*SOME, NUMBA_THREADING_LAYER="workqueue") == hashes(*SOME)
+
+
+def test_cold_and_warm_cache(tmp_path):
+    cold = hashes(*SOME, NUMBA_CACHE_DIR=str(tmp_path))
+    assert list(tmp_path.rglob("*.bin"))
+    assert cold == hashes(*SOME)
+
+
+def test_without_numpys_own_dispatch():
+    assert hashes(*SOME, NPY_DISABLE_CPU_FEATURES=numpy_features()) == hashes(*SOME)
+
+
+@pytest.mark.skipif(VECTOR_BITS not in NARROWER, reason="no narrower vectors than this CPU's")
+def test_on_a_cpu_with_narrower_vectors():
+    settings = {"NUMBA_CPU_NAME": NARROWER[VECTOR_BITS], "NUMBA_CPU_FEATURES": "", "NPY_DISABLE_CPU_FEATURES": numpy_features()}
+    assert hashes("notebook", "alpha_beta", **settings) == hashes("notebook", "alpha_beta")
+
+
+@pytest.mark.parametrize("composite", SOME)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_anywhere_in_a_batch(composite, dtype):
+    model, x = network(), pictures()
+    batch = np.concatenate([x, x[::-1], x, x])
+    whole = nplrp.explain(model, batch, composite, dtype=dtype).relevance
+    for i, image in enumerate(batch):
+        assert whole[i].tobytes() == nplrp.explain(model, image[None], composite, dtype=dtype).relevance[0].tobytes()
+
+
+@pytest.mark.parametrize("composite", ["notebook", "zplus"])
+def test_ties_are_those_of_the_direct_order(composite):
+    """Winners of max-pools on flat images: Winograd's are the first ones, as direct convolution's are."""
+    from nplrp import fused
+
+    model, x = network(), pictures().astype(np.float32)
+    traces = {each: fused.run_forward(nplrp.make_plan(model, composite, algorithm=each), x) for each in ("auto", "direct")}
+    for i, winner in traces["direct"].winners.items():
+        assert np.array_equal(traces["auto"].winners[i][1:], winner[1:])  # the flat ones, everywhere
+        close = np.mean(traces["auto"].winners[i][0] == winner[0])
+        assert close > 0.999
+    assert not np.array_equal(traces["auto"].activations[2], traces["direct"].activations[2])  # the algorithms do differ
