@@ -3,11 +3,9 @@
 On the random weights, and on the demonstration's trained ones if they are installed.
 """
 
-from pathlib import Path
-
 import numpy as np
 from coordinator import difference
-from networks import describe
+from networks import describe, write_merged
 from protocol import images
 from report import print_table
 
@@ -26,9 +24,10 @@ def run(setup):
 
         model = demo_model()
         x = normalize(load_pixels(demo_image(), model), model.preprocessing.mode)
-        table = setup.folder / "demo.json"
-        describe(model.source, table)
-        found["trained"] = _measure(setup, "trained weights (nplrp demo)", Path(model.source), table, x)
+        weights, table = setup.folder / "demo.h5", setup.folder / "demo.json"
+        write_merged(model, weights)
+        describe(weights, table)
+        found["trained"] = _measure(setup, "trained weights (nplrp demo)", weights, table, x)
     except Exception as error:  # the extra isn't installed, or can't be had offline
         print(f"without trained weights: {type(error).__name__}: {error}", flush=True)
     return found

@@ -35,6 +35,30 @@ def write_vgg16(path):
             group.create_dataset(names[1], data=rng.standard_normal(shape[-1], np.float32) * np.float32(0.1))
 
 
+def write_merged(model, path):
+    """Write a model without its batch norms: merged into their neighbours, as nplrp computes them.
+
+    Raises
+    ------
+    ValueError
+        If one can't be merged.
+    """
+    from nplrp.model import Layer, chain
+    from nplrp.plan import make_plan
+    from weights_tools.write_hdf5 import write
+
+    layers = []
+    for layer, step in zip(model, make_plan(model).steps, strict=True):
+        if step.kind == "scale":
+            raise ValueError(f"layer {layer.name!r} can't be merged")
+        if layer.kind in ("input", "batchnorm", "identity"):
+            continue
+        arrays = {} if step.weight is None else {"kernel": step.weight, "bias": step.bias}
+        layers.append(Layer(layer.name, layer.kind, (), (), layer.activation, layer.window, arrays=arrays))
+    merged = chain(model.input_shape, layers, "merged", preprocessing=model.preprocessing)
+    write(merged, path, model.source, "benchmarks", force=True)
+
+
 def describe(weights, table):
     """Write a JSON table of a weight file's layers and the places of their arrays, for `protocol.read_network`.
 
