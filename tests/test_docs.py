@@ -1,0 +1,41 @@
+"""The numbers in the documentation are computed, and its links lead somewhere."""
+
+import doctest
+import re
+from pathlib import Path
+
+import pytest
+
+from nplrp.rules import RULES
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGES = sorted((DOCS / "rules").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_worked_examples(page):
+    found = doctest.testfile(str(page), module_relative=False)
+    assert found.attempted >= 1
+    assert found.failed == 0
+
+
+@pytest.mark.parametrize("module", ["dialects", "plan", "worked"])
+def test_doctests_of_modules(module):
+    found = doctest.testmod(__import__(f"nplrp.{module}", fromlist=[module]))
+    assert found.attempted >= 1
+    assert found.failed == 0
+
+
+def test_every_rule_has_a_page():
+    pages = {page.stem for page in PAGES} | {"winner", "winner_ties", "winner_epsilon", "average"}
+    assert set(RULES) <= pages
+    for page in PAGES:
+        text = page.read_text()
+        assert "**When.**" in text
+        assert "**Switches.**" in text or page.stem == "pass"
+
+
+def test_links_lead_somewhere():
+    for page in (*PAGES, DOCS / "why-do-my-heatmaps-differ.md"):
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            assert target.startswith("http") or (page.parent / target).exists(), (page.name, target)
