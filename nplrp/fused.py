@@ -23,7 +23,7 @@ import numpy as np
 from nplrp import layers
 from nplrp.composites import PASSED
 from nplrp.plan import Plan
-from nplrp.rules import AS_IS, Clamp, Part
+from nplrp.rules import AS_IS, Clamp, Part, Term
 from nplrp.workspace import Workspace
 
 #: Stabilisers that the convolution kernels can divide by.
@@ -75,10 +75,13 @@ def run_forward(plan: Plan, x: np.ndarray, workspace: Workspace | None = None) -
             a = layers.activate(step, layers.reshape(step, a), in_place=False)
         else:
             parts = fusible_parts(plan, i)
-            z, beside = layers.forward_beside(step, a, [part for part in parts if not _is_own(part)], workspace)
+            z, beside = layers.forward_beside(step, a, [part for part in parts if _is_plain(part) and not _is_own(part)], workspace)
             if parts:
-                computed = iter(beside)
-                denominators[i] = tuple(z if _is_own(part) else next(computed) for part in parts)
+                computed, rule = iter(beside), plan.rules[i]
+                denominators[i] = tuple(
+                    z if _is_own(part) else next(computed) if _is_plain(part) else layers.forward_part(step, a, rule, part)
+                    for part in parts
+                )
             a = z
             if step.activation == "softmax":
                 logits, a = z, layers.softmax(z)
@@ -120,7 +123,11 @@ def run_backward(
         divide = _division(plan, trace, i - 1) if i and not keep else None
         if i in trace.denominators:
             s = s or layers.divide_parts(R, _division(plan, trace, i), workspace)
-            result = layers.transpose_times(step, s, layers.clamps(fusible_parts(plan, i)), a, divide, workspace)
+            parts = fusible_parts(plan, i)
+            if all(map(_is_plain, parts)):
+                result = layers.transpose_times(step, s, layers.clamps(parts), a, divide, workspace)
+            else:
+                result, divide = [layers.transpose_parts(step, s, a, rule, parts)], None
             workspace.give(*s)
         elif rule.name == "winner":
             result = layers.route(step, R, trace.winners[i], divide, workspace)
@@ -139,8 +146,8 @@ def run_backward(
 def fusible_parts(plan: Plan, i: int) -> tuple[Part, ...]:
     """Return the parts of step i's rule as the fused pass runs them; none if the page has to.
 
-    Each is one product with the activation, over a denominator that the kernels can divide by. Parts for units that a ReLU has
-    set to 0 are left out where such units get no relevance.
+    Each is made of products with the activation or a part of it, over a denominator that the kernels can divide by. Parts for units
+    that a ReLU has set to 0 are left out where such units get no relevance.
     """
     step, rule, parts = plan.steps[i], plan.rules[i], plan.parts[i]
     if step.kind not in ("conv", "dense") or rule.stabiliser not in _STABILISERS or not rule.epsilon:
@@ -153,12 +160,17 @@ def fusible_parts(plan: Plan, i: int) -> tuple[Part, ...]:
 
 
 def _is_simple(part: Part) -> bool:
-    return [term.input for term in part.terms] == ["a"] and isinstance(part.terms[0].weight, Clamp) and not part.units
+    return all(term.input in ("a", "a+", "a-") and isinstance(term.weight, Clamp) for term in part.terms) and not part.units
+
+
+def _is_plain(part: Part) -> bool:
+    """Tell whether a part is one product with the activation itself, as every one is behind a ReLU."""
+    return [term.input for term in part.terms] == ["a"]
 
 
 def _is_own(part: Part) -> bool:
     """Tell whether a part's denominator is what the layer itself computes."""
-    return part.terms[0].weight == AS_IS and part.bias == AS_IS
+    return part.terms == (Term("a", AS_IS),) and part.bias == AS_IS
 
 
 def _division(plan: Plan, trace: Trace, i: int) -> layers.Division | None:

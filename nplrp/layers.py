@@ -170,6 +170,21 @@ def transpose_times(
     return outs
 
 
+def forward_part(step: Step, a: np.ndarray, rule: Rule, part: Part) -> np.ndarray:
+    """Do line 1 for one part of a rule: z [n, *output_shape] of an activation [n, *input_shape]."""
+    return forward(step, changed_inputs(a, rule, part), [term.weight for term in part.terms], part.bias)
+
+
+def transpose_parts(step: Step, s: Sequence[np.ndarray], a: np.ndarray, rule: Rule, parts: Sequence[Part]) -> np.ndarray:
+    """Do lines 3 and 4 for all parts of a rule: R [n, *input_shape] of s [n, *output_shape], part by part."""
+    total: np.ndarray | None = None
+    for each, part in zip(s, parts, strict=True):
+        share = multiply(changed_inputs(a, rule, part), transpose(step, each, [term.weight for term in part.terms]))
+        total = share if total is None else np.add(total, share, out=total)
+    assert total is not None
+    return total
+
+
 def route(step: Step, R: np.ndarray, winner: np.ndarray, division: Division | None, workspace: Workspace) -> list[np.ndarray]:
     """Give a max-pool's relevance to its winners, and do line 2 of the step below."""
     from nplrp.kernels import pool
