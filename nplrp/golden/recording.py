@@ -160,8 +160,8 @@ def _layers(e: Explanation, spreads: Mapping[tuple[str, str], np.ndarray]) -> li
     for i, name in enumerate(names):
         kind, rule = ("input", "") if i == 0 else (e.model.layers[i - 1].kind, str(plan.rules[i - 1]))
         own, ambiguous = forward[name]
-        activation = _tensor(activations[name], own, spreads[name, "activation"])
-        relevance = _tensor(relevances[name], bounds[name], spreads[name, "relevance"])
+        activation = tensor_of(activations[name], own, spreads[name, "activation"])
+        relevance = tensor_of(relevances[name], bounds[name], spreads[name, "relevance"])
         found.append(GoldenLayer(name, kind, rule, activation, relevance, None, ambiguous, int(ambiguous.sum())))
     return found
 
@@ -179,7 +179,8 @@ def _start_bounds(e: Explanation, activations: Sequence[np.ndarray]) -> Bounds:
     return Bounds(*(each.reshape(top.shape) for each in found))
 
 
-def _tensor(values: np.ndarray, bounds: Bounds, spread: np.ndarray) -> Tensor:
+def tensor_of(values: np.ndarray, bounds: Bounds, spread: np.ndarray) -> Tensor:
+    """Put an array together with its tolerances."""
     values = np.ascontiguousarray(values, np.float64)
     size = np.abs(values)
     sums = (float(values.sum()), float(size.sum()), float(size.max(initial=0.0)))

@@ -73,7 +73,7 @@ def test_any_hdf5_reader_finds_innvestigates_names(path, recorded):
         np.testing.assert_array_equal(file["attribution"][()], recorded["input"].relevance.values)
         np.testing.assert_array_equal(file["layerwise_relevances/fc1"][()], recorded["fc1"].relevance.values)
         assert file["layers/fc1/error_expected"].dtype == np.float32
-        assert file["layers/fc1/relevance"].compression == "gzip" and file["layers/fc1/relevance"].fletcher32
+        assert file["layers/input/relevance"].compression == "gzip" and file["layers/input/relevance"].fletcher32
 
 
 def test_every_changed_byte_is_found(path):
@@ -143,7 +143,7 @@ def test_digest_of_a_large_network_fits_in_git(tmp_path):
     model = small_vgg(0, size=32)
     made = golden.record(model, images(1, 2, (32, 32, 3)), "epsilon_plus", profile="digest")
     golden.write(made, tmp_path / "d.lrpgold.h5")
-    assert (tmp_path / "d.lrpgold.h5").stat().st_size < 200_000  # VGG16 has 23 layers, this has 9
+    assert (tmp_path / "d.lrpgold.h5").stat().st_size < 270_000  # VGG16 has 23 layers, this has 9
     layer = made["block1_conv1"]
     whole = explain(model, images(1, 2, (32, 32, 3)), "epsilon_plus", dtype="float64", algorithm="direct").relevances["block1_conv1"]
     np.testing.assert_array_equal(layer.relevance.values, whole.reshape(-1)[layer.indices])

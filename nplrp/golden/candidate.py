@@ -1,0 +1,207 @@
+"""Read what another implementation computed: .npz, .h5, .safetensors, or a folder of raw arrays.
+
+Arrays are known by their names (docs/golden.md): ``relevances/<layer>``, ``relevance/<layer>``, ``layers/<layer>/relevance``,
+``layerwise_relevances/<layer>`` or the layer's name alone; ``activations/<layer>``, ``activation/<layer>`` or
+``layers/<layer>/activation``; ``relevance`` or ``attribution`` for the input's relevance; ``x`` or ``input`` for the input itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nplrp.golden.errors import GoldenError
+
+_ROLES = (
+    (r"(?:relevances?|layerwise_relevances)/(.+)", "relevance"),
+    (r"layers/(.+)/relevance", "relevance"),
+    (r"activations?/(.+)", "activation"),
+    (r"layers/(.+)/activation", "activation"),
+)
+_INPUT, _ATTRIBUTION = ("x", "input"), ("relevance", "attribution")
+#: safetensors' names of the numbers that NumPy has.
+_SAFE = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4"}
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """Arrays to compare with golden ones.
+
+    Attributes
+    ----------
+    relevances, activations : mapping of str to ndarray
+        By layer.
+    x : ndarray or None
+        The input that they were computed from, if it is given.
+    about : mapping
+        What the file says of its provenance: ``weights_sha256``, ``input_sha256``.
+    ignored : tuple of str
+        Names of arrays that are neither.
+    source : str
+    """
+
+    relevances: Mapping[str, np.ndarray] = field(repr=False)
+    activations: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
+    x: np.ndarray | None = field(default=None, repr=False)
+    about: Mapping[str, Any] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+    source: str = "the candidate"
+
+
+def read_candidate(path: str | os.PathLike[str], names: Mapping[str, str] | None = None) -> Candidate:
+    """Read a candidate's arrays.
+
+    Parameters
+    ----------
+    path : path
+        A .npz, .h5, .hdf5 or .safetensors file, or a folder with ``contents.txt``.
+    names : mapping of str to str, or None
+        Their names of layers (or of whole arrays) to ours.
+
+    Raises
+    ------
+    GoldenError
+        If it can't be read.
+    """
+    path = Path(path)
+    readers: dict[str, Callable[[Path], tuple[dict[str, np.ndarray], dict[str, Any]]]] = {
+        ".npz": _read_npz,
+        ".h5": _read_hdf5,
+        ".hdf5": _read_hdf5,
+        ".safetensors": _read_safetensors,
+    }
+    reader = _read_raw if path.is_dir() else readers.get(path.suffix.lower())
+    if reader is None:
+        raise GoldenError(f"{path}: candidates are {', '.join(readers)} files or folders of raw arrays; save the arrays as one of these")
+    try:
+        arrays, about = reader(path)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise GoldenError(f"{path}: can't be read as {path.suffix or 'a folder of raw arrays'}: {reason}; write it again") from None
+    return sorted_out(arrays, about, names or {}, str(path))
+
+
+def sorted_out(arrays: Mapping[str, np.ndarray], about: Mapping[str, Any], names: Mapping[str, str], source: str) -> Candidate:
+    """Tell arrays apart by their names."""
+    found: dict[str, dict[str, np.ndarray]] = {"relevance": {}, "activation": {}}
+    x, ignored = None, []
+    for key, array in arrays.items():
+        if array.dtype.kind not in "fiu":
+            ignored.append(key)
+            continue
+        name = names.get(key, key)
+        role, layer = "relevance", name
+        for pattern, kind in _ROLES:
+            match = re.fullmatch(pattern, name)
+            if match:
+                role, layer = kind, match[1]
+                break
+        else:
+            if name in _INPUT and key == name:
+                x = array
+                continue
+            if name in _ATTRIBUTION:
+                layer = "input"
+        layer = names.get(layer, layer).replace("%2F", "/").replace("%25", "%")
+        if layer in found[role] and name in _ATTRIBUTION:
+            continue
+        found[role][layer] = array
+    return Candidate(found["relevance"], found["activation"], x, about, tuple(ignored), source)
+
+
+def read_map(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Read a table of names: a JSON object {theirs: ours}, or a line ``theirs ours`` for each.
+
+    Raises
+    ------
+    GoldenError
+        If it can't be read.
+    """
+    try:
+        text = Path(path).read_text("utf-8")
+        if text.lstrip().startswith("{"):
+            table = json.loads(text)
+            if not all(isinstance(value, str) for value in table.values()):
+                raise ValueError("values must be names")
+            return dict(table)
+        rows = [line.split() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+        if any(len(row) != 2 for row in rows):
+            raise ValueError("expected two names on each line")
+        return {row[0]: row[1] for row in rows}
+    except (OSError, ValueError) as error:
+        raise GoldenError(
+            f"{path}: can't be read as a table of names: {error}; write JSON {{theirs: ours}}, or lines 'theirs ours'"
+        ) from None
+
+
+def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    with np.load(path, allow_pickle=False) as data:
+        if not isinstance(data, np.lib.npyio.NpzFile):
+            raise ValueError("it is a single array; save with numpy.savez")
+        arrays = {name: data[name] for name in data.files}
+    about = arrays.pop("about", None)
+    return arrays, _about(str(about)) if about is not None else {}
+
+
+def _read_hdf5(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    import h5py
+
+    arrays: dict[str, np.ndarray] = {}
+
+    def take(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            arrays[name] = np.asarray(item[()])
+
+    with h5py.File(path, "r") as file:
+        file.visititems(take)
+        about = _about(str(file.attrs["about"])) if "about" in file.attrs else {key: file.attrs[key] for key in file.attrs}
+    wanted = [name for name in arrays if not re.fullmatch(r"layers/.+/(?!activation$|relevance$)[^/]+", name)]
+    return {name: arrays[name] for name in wanted}, about
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read 8 bytes with the length of a JSON table, the table, then the numbers."""
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or size > len(data) - 8:
+        raise ValueError("it is truncated")
+    table, body = json.loads(data[8 : 8 + size]), memoryview(data)[8 + size :]
+    about = table.pop("__metadata__", {})
+    arrays = {}
+    for name, row in table.items():
+        begin, end = row["data_offsets"]
+        if not 0 <= begin <= end <= len(body):
+            raise ValueError(f"it is truncated inside {name!r}")
+        if row["dtype"] == "BF16":
+            values = (np.frombuffer(body[begin:end], "<u2").astype(np.uint32) << 16).view(np.float32)
+        elif row["dtype"] in _SAFE:
+            values = np.frombuffer(body[begin:end], _SAFE[row["dtype"]])
+        else:
+            raise ValueError(f"{name!r} has dtype {row['dtype']}")
+        arrays[name] = values.reshape(row["shape"])
+    return arrays, about
+
+
+def _read_raw(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    arrays = {}
+    for line in (path / "contents.txt").read_text("utf-8").splitlines():
+        file, dtype, axes, *rest = line.split(" ")
+        shape, name = [int(n) for n in rest[: int(axes)]], " ".join(rest[int(axes) :])
+        if "/" in file or file.startswith("."):
+            raise ValueError(f"{file!r} is outside of the folder")
+        arrays[name] = np.fromfile(path / file, "<" + dtype).reshape(shape)
+    about = path / "about.json"
+    return arrays, _about(about.read_text("utf-8")) if about.exists() else {}
+
+
+def _about(text: str) -> dict[str, Any]:
+    found = json.loads(text)
+    return found if isinstance(found, dict) else {}

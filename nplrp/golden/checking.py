@@ -1,0 +1,238 @@
+"""Compare a candidate with golden values, layer by layer in the direction of relevance."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+
+import numpy as np
+
+from nplrp.golden.bounds import relevance_bounds
+from nplrp.golden.candidate import Candidate
+from nplrp.golden.diagnosis import diagnose, plan_of, trace_of
+from nplrp.golden.errors import GoldenError, NothingComparedError, ProvenanceError
+from nplrp.golden.judging import UNITS, judge, tile_bounds
+from nplrp.golden.recording import tensor_of
+from nplrp.golden.report import Report, Row, with_inherited
+from nplrp.golden.values import Golden, GoldenLayer, Tensor, sha256
+from nplrp.lrp import step_back
+from nplrp.model import Model
+
+MODES = ("chained", "isolated", "local")
+LAYOUTS = ("NHWC", "NCHW")
+CONVOLUTIONS = ("direct", "winograd", "fft")
+
+
+def check(
+    golden: Golden,
+    candidate: Candidate,
+    *,
+    mode: str = "chained",
+    layout: str = "NHWC",
+    precision: str | None = None,
+    first: int | None = None,
+    convolutions: str = "direct",
+    rtol: float | None = None,
+    atol: float | None = None,
+    model: Model | None = None,
+) -> Report:
+    """Compare everything that a candidate has.
+
+    Parameters
+    ----------
+    golden : Golden
+    candidate : Candidate
+        From `read_candidate`, or made of arrays.
+    mode : "chained", "isolated" or "local"
+        Chained: it ran from end to end, and is judged against the spread of reordered float32 runs. Isolated: each layer was given golden
+        inputs, and is judged by derived bounds. Local: it ran from end to end, and each layer is computed again from the candidate's own
+        numbers around it (needs the model, and relevance of neighbouring layers), and judged by derived bounds.
+    layout : "NHWC" or "NCHW"
+        Of the candidate's arrays.
+    precision : "float16", "float32", "float64" or None
+        What it was computed in; None goes by its arrays' dtype.
+    first : int or None
+        Where in the candidate's batch the golden images begin; None if it holds just these.
+    convolutions : "direct", "winograd" or "fft"
+        Those by tiles are judged by the worst element of a tile and its neighbours.
+    rtol, atol : float or None
+        Judge by |d| <= atol + rtol |golden| instead.
+    model : Model or None
+        With it the first diverging layer is run again under every known deviation.
+
+    Raises
+    ------
+    NothingComparedError
+        If candidate and golden values have no array in common.
+    ProvenanceError
+        If the candidate says that it has other weights or another input.
+    GoldenError
+        If an array has another shape, or an argument is unknown.
+    """
+    _check_arguments(mode, layout, precision, convolutions, model)
+    _check_provenance(golden, candidate, first, layout)
+    tolerances = None if rtol is None and atol is None else (rtol or 0.0, atol or 0.0)
+    relevances = _fitted(golden, candidate.relevances, "relevance", layout, first)
+    activations = _fitted(golden, candidate.activations, "activation", layout, first)
+    if not relevances and not activations:
+        theirs = [*candidate.relevances, *candidate.activations, *candidate.ignored]
+        raise NothingComparedError(
+            f"{candidate.source}: nothing was compared: it has {', '.join(theirs[:8]) or 'no arrays'}, the golden values have "
+            f"{', '.join(golden.names)}; name the arrays after the layers, or give --map"
+        )
+    chosen = "chained" if mode == "chained" else "isolated"
+    local = _local_tensors(golden, relevances, activations, model) if mode == "local" and model is not None else {}
+    precisions = {name: precision or _precision(array) for name, array in {**relevances, **activations}.items()}
+    rows: dict[str, list[Row]] = {"relevance": [], "activation": []}
+    for what, arrays, order in (("relevance", relevances, golden.layers[::-1]), ("activation", activations, golden.layers)):
+        for layer in order:
+            if layer.name not in arrays or (mode == "local" and (what != "relevance" or layer.name not in local)):
+                continue
+            tensor = layer.relevance if what == "relevance" else layer.activation
+            assert tensor is not None
+            got, indices = arrays[layer.name], layer.indices
+            if mode == "local":
+                tensor, indices = local[layer.name], None
+            elif indices is not None:
+                got = got.reshape(-1)[indices]
+            tile = None
+            if convolutions != "direct" and indices is None:
+                tile = tile_bounds(tensor, layer.activation.values if what == "relevance" else None)
+            judgement = judge(got, tensor, precision=precisions[layer.name], mode=chosen, indices=indices, tile=tile, tolerances=tolerances)
+            owner = golden.owner(layer.name) if what == "relevance" else layer
+            rows[what].append(Row(owner.name if owner else "start", layer.name, what, owner.rule if owner else "", judgement))
+    if mode == "chained":
+        rows = {what: with_inherited(each) for what, each in rows.items()}
+    done = (*rows["relevance"], *rows["activation"])
+    if not done:
+        raise NothingComparedError(f"{candidate.source}: no two neighbouring layers have relevance, so nothing could be compared locally")
+    report = Report(
+        done,
+        mode,
+        ", ".join(sorted(set(precisions.values()))),
+        candidate.source,
+        f"{golden.facts['composite']} of {golden.facts['model_name']}",
+        tuple(name for name in golden.names if name not in {row.array for row in rows["relevance"]}),
+        tuple(name for name in (*candidate.relevances, *candidate.activations, *candidate.ignored) if name not in golden.names),
+        ambiguous=sum(layer.ambiguous_count for layer in golden.layers),
+        maps=_maps(golden, relevances),
+    )
+    if report.first is not None and model is not None:
+        report = dataclasses.replace(report, diagnosis=diagnose(golden, model, report, relevances, activations))
+    return report
+
+
+def _check_arguments(mode: str, layout: str, precision: str | None, convolutions: str, model: Model | None) -> None:
+    for value, choices, what in (
+        (mode, MODES, "mode"),
+        (layout, LAYOUTS, "layout"),
+        (precision, (None, *UNITS), "precision"),
+        (convolutions, CONVOLUTIONS, "way of convolving"),
+    ):
+        if value not in choices:
+            raise GoldenError(f"there is no {what} {value!r}; expected {', '.join(str(each) for each in choices if each)}")
+    if mode == "local" and model is None:
+        raise GoldenError("a local check computes every layer again; give the model (--weights)")
+
+
+def _check_provenance(golden: Golden, candidate: Candidate, first: int | None, layout: str) -> None:
+    for key, what in (("weights_sha256", "weights"), ("input_sha256", "input")):
+        stated, recorded = candidate.about.get(key), golden.facts[key]
+        if stated is not None and str(stated) != recorded:
+            raise ProvenanceError(f"{candidate.source}: says that its {what} have SHA-256 {stated}, recorded were {recorded}; use the same")
+    if candidate.x is None:
+        return
+    x = _oriented(np.asarray(candidate.x), layout, golden.layers[0], None)
+    x = x[first or 0 :][: golden.facts["images"]]
+    same = (
+        sha256(x) == golden.facts["input_sha256"]
+        if golden.input is None
+        else x.shape == golden.input.shape and np.array_equal(x, golden.input.astype(x.dtype))
+    )
+    if not same and not (
+        golden.input is None and x.dtype != np.float64 and golden.facts["input_sha256"] != sha256(x) and _is_lossy(golden, x)
+    ):
+        flipped = golden.input is not None and x.shape == golden.input.shape and np.array_equal(x[..., ::-1], golden.input.astype(x.dtype))
+        hint = "its channels are in the opposite order (RGB for BGR)" if flipped else "preprocess the same image in the same way"
+        raise ProvenanceError(f"{candidate.source}: its input is not the one that was recorded; {hint}")
+
+
+def _is_lossy(golden: Golden, x: np.ndarray) -> bool:
+    """Tell whether a digest's input can't be recognised because the candidate holds it in less than the recorded precision."""
+    samples, indices = golden.layers[0].activation.values, golden.layers[0].indices
+    flat = x.reshape(-1)
+    return indices is not None and flat.size > int(indices.max(initial=0)) and bool(np.array_equal(flat[indices], samples.astype(x.dtype)))
+
+
+def _fitted(golden: Golden, arrays: Mapping[str, np.ndarray], what: str, layout: str, first: int | None) -> dict[str, np.ndarray]:
+    """Return the arrays that the golden values have, in their shape and layout."""
+    found = {}
+    tables = {row["name"]: row for row in golden.facts["layers"]}
+    for layer in golden.layers:
+        tensor = layer.relevance if what == "relevance" else layer.activation
+        if layer.name not in arrays or tensor is None:
+            continue
+        array = _oriented(np.asarray(arrays[layer.name]), layout, layer, tables[layer.name].get("input_shape"))
+        given = array.shape
+        if first is not None and array.ndim == len(tensor.shape):
+            array = array[first : first + tensor.shape[0]]
+        if array.shape != tensor.shape:
+            hint = _hint(given, tensor.shape, first)
+            raise GoldenError(f"{what} of {layer.name!r} has shape {given}, expected {tensor.shape}{hint}")
+        found[layer.name] = array if array.dtype.kind == "f" else array.astype(np.float64)
+    return found
+
+
+def _oriented(array: np.ndarray, layout: str, layer: GoldenLayer, input_shape: list[int] | None) -> np.ndarray:
+    """Return an array as NHWC with a batch axis."""
+    shape = layer.activation.shape
+    if array.ndim == len(shape) - 1 and shape[0] == 1:
+        array = array[None]
+    if layout == "NCHW" and array.ndim == 4:
+        return np.ascontiguousarray(array.transpose(0, 2, 3, 1))
+    if layout == "NCHW" and layer.kind == "flatten" and input_shape and len(input_shape) == 3 and array.shape[1:] == shape[1:]:
+        height, width, channels = input_shape
+        return array.reshape(-1, channels, height, width).transpose(0, 2, 3, 1).reshape(array.shape)
+    return array
+
+
+def _hint(given: tuple[int, ...], wanted: tuple[int, ...], first: int | None) -> str:
+    if len(given) == 4 and (given[0], given[2], given[3], given[1]) == wanted:
+        return "; it looks like NCHW: give --layout NCHW"
+    if given[1:] == wanted[1:] and first is None:
+        return "; say with --first where in its batch the golden images begin"
+    return "; is it the same model?"
+
+
+def _precision(array: np.ndarray) -> str:
+    return array.dtype.name if array.dtype.name in UNITS else "float64"
+
+
+def _local_tensors(
+    golden: Golden, relevances: Mapping[str, np.ndarray], activations: Mapping[str, np.ndarray], model: Model
+) -> dict[str, Tensor]:
+    """Compute every layer again from the candidate's own numbers, in float64, with bounds."""
+    plan = plan_of(golden, model)
+    trace = trace_of(golden, plan, activations)
+    found = {}
+    for i, (below, name) in enumerate(itertools.pairwise(golden.names)):
+        if below not in relevances or name not in relevances:
+            continue
+        R = np.ascontiguousarray(relevances[name], np.float64)
+        if not np.isfinite(R).all():
+            continue
+        values = step_back(plan, trace, i, R)
+        bounds = relevance_bounds(plan, i, trace.activations[i], trace.activations[i + 1], R, trace.winners.get(i))
+        found[below] = tensor_of(values, bounds, np.zeros((0, 2)))
+    return found
+
+
+def _maps(golden: Golden, relevances: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return golden and candidate relevance summed over channels, of the first image, for the layers that are images."""
+    found = {}
+    for layer in golden.layers:
+        if layer.indices is None and layer.relevance is not None and layer.name in relevances and len(layer.relevance.shape) == 4:
+            pair = (layer.relevance.values[0], np.asarray(relevances[layer.name][0], np.float64))
+            found[layer.name] = (pair[0].sum(axis=-1), np.nan_to_num(pair[1]).sum(axis=-1))
+    return found

@@ -1,0 +1,176 @@
+"""What `check` found, as text, as JSON values, and as data for a picture."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from nplrp.atomic import atomic
+from nplrp.golden.judging import DIVERGED, INHERITED, SUSPECT, Judgement
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison.
+
+    Attributes
+    ----------
+    layer : str
+        The layer whose computation is judged: for relevance the one whose rule made it, ``"start"`` at the top.
+    array : str
+        The layer whose activation or relevance was compared.
+    what : "relevance" or "activation"
+    rule : str
+        Of the layer.
+    judgement : Judgement
+    """
+
+    layer: str
+    array: str
+    what: str
+    rule: str
+    judgement: Judgement
+
+    @property
+    def verdict(self) -> str:
+        """The judgement's verdict."""
+        return self.judgement.verdict
+
+
+@dataclass(frozen=True)
+class Report:
+    """The result of a check; prints itself.
+
+    Attributes
+    ----------
+    rows : tuple of Row
+        Relevance from the output down to the input, then activations from the input up.
+    mode, precision, source, golden : str
+    missing : tuple of str
+        Golden arrays that the candidate doesn't have.
+    unknown : tuple of str
+        Names in the candidate that mean nothing to the golden file.
+    diagnosis : tuple of str
+        Sentences about the first diverging layer.
+    ambiguous : int
+        Decisions of the golden run that lie inside the error bound.
+    maps : mapping of str to (golden, candidate)
+        Images of relevance by layer, for the picture.
+    """
+
+    rows: tuple[Row, ...]
+    mode: str
+    precision: str
+    source: str
+    golden: str
+    missing: tuple[str, ...]
+    unknown: tuple[str, ...] = ()
+    diagnosis: tuple[str, ...] = ()
+    ambiguous: int = 0
+    maps: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def first(self) -> Row | None:
+        """The first diverging row in the direction of relevance; else the first diverging activation."""
+        return next((row for row in self.rows if row.verdict == DIVERGED), None)
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing diverged."""
+        return self.first is None
+
+    def row(self, layer: str, what: str = "relevance") -> Row:
+        """Return the row that judges a layer."""
+        return next(row for row in self.rows if row.layer == layer and row.what == what)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report as JSON values; infinite numbers are texts."""
+        rows = [{"layer": r.layer, "array": r.array, "what": r.what, "rule": r.rule, **_json(r.judgement)} for r in self.rows]
+        first = self.first
+        return {
+            "golden": self.golden,
+            "candidate": self.source,
+            "mode": self.mode,
+            "precision": self.precision,
+            "passed": self.passed,
+            "first_diverging": None if first is None else {"layer": first.layer, "what": first.what},
+            "rows": rows,
+            "diagnosis": list(self.diagnosis),
+            "not_compared": list(self.missing),
+            "unknown": list(self.unknown),
+            "ambiguous_decisions": self.ambiguous,
+        }
+
+    def write_json(self, path: str | os.PathLike[str]) -> None:
+        """Write the report as JSON; ``"-"`` is standard output."""
+        text = json.dumps(self.as_json(), indent=1)
+        if str(path) == "-":
+            sys.stdout.write(text + "\n")
+            return
+        with atomic(path) as temporary:
+            temporary.write_text(text + "\n", "utf-8")
+
+    def __str__(self) -> str:
+        lines = [f"{self.source} against {self.golden}: {self.mode}, {self.precision}"]
+        for what in ("relevance", "activation"):
+            rows = [row for row in self.rows if row.what == what]
+            if rows:
+                lines += [*([""] if what == "activation" else []), *_table(rows, what, self.first)]
+        lines += [self._summary(), *(f"diagnosis: {each}" for each in self.diagnosis)]
+        if self.ambiguous:
+            lines.append(f"ambiguous decisions in the golden run (signs before a ReLU, winners): {self.ambiguous}")
+        if self.missing:
+            lines.append(f"not compared: {', '.join(self.missing)}")
+        if self.unknown:
+            lines.append(f"unknown names in the candidate: {', '.join(self.unknown)}")
+        return "\n".join(lines)
+
+    def _summary(self) -> str:
+        first = self.first
+        if first is None:
+            suspects = [row.layer for row in self.rows if row.verdict == SUSPECT]
+            more = f"; larger than expected, but not beyond rounding: {', '.join(suspects)}" if suspects else ""
+            return f"passed: {len(self.rows)} arrays{more}"
+        j, what = first.judgement, f" (rule {first.rule})" if first.rule and first.what == "relevance" else ""
+        where = f"{first.what} of {first.array}" if first.array != first.layer else first.what
+        return (
+            f"first diverging layer: {first.layer}{what}, {where}: {j.over} of {j.elements} elements over bound"
+            f"{f' ({j.note})' if j.note else ''}; worst at {j.worst}: got {j.got:.9g} expected {j.expected:.9g} tol {j.tolerance:.3g}"
+        )
+
+
+def _table(rows: list[Row], what: str, first: Row | None) -> list[str]:
+    width = max(len("layer"), *(len(row.layer) for row in rows))
+    lines = [f"{'layer':<{width}}  {'err/tol':>8}  {'min.tol':>8}  {'sum|d|':>8}  {'cosine':>9}  {'ulp':>8}  verdict    {what} of"]
+    for row in rows:
+        j = row.judgement
+        numbers = "  ".join(
+            [f"{j.ratio:>8.2g}", f"{j.minimum_rtol:>8.1e}", f"{j.relative_sum:>8.1e}", f"{j.cosine:>9.6f}", f"{j.ulp:>8.2g}"]
+        )
+        undecided = f"  {j.undecided} undecided" if j.undecided else ""
+        mark = "  <- first" if row is first else ""
+        lines.append(f"{row.layer:<{width}}  {numbers}  {row.verdict:<9}  {row.array}{undecided}{mark}")
+    return lines
+
+
+def with_inherited(rows: list[Row]) -> list[Row]:
+    """Mark the rows below the first diverging one, each with its inputs from above, as inherited."""
+    seen, done = False, []
+    for row in rows:
+        inherits = seen and row.verdict in (SUSPECT, DIVERGED)
+        seen = seen or row.verdict == DIVERGED
+        done.append(dataclasses.replace(row, judgement=dataclasses.replace(row.judgement, verdict=INHERITED)) if inherits else row)
+    return done
+
+
+def _json(judgement: Judgement) -> dict[str, Any]:
+    values = dataclasses.asdict(judgement)
+    return {key: str(value) if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()}
