@@ -23,13 +23,13 @@ IMPORTS = {
 
 
 def run(setup):
-    """Run the commands in turns, then the cold ones once or thrice."""
+    """Run the commands in turns, then nplrp's with an empty cache once or twice."""
     threads = max(setup.threads)
     picture = setup.folder / "picture.png"
     noise = np.random.default_rng(0).uniform(0, 255, (28, 28, 3)).astype(np.uint8)
     Image.fromarray(noise).resize((300, 260), Image.Resampling.BICUBIC).save(picture)
     commands = {}
-    for composite in ("epsilon", "zplus", "alpha_beta"):
+    for composite in ("epsilon", "notebook", "zplus", "alpha_beta"):
         out = setup.folder / f"{composite}.png"
         commands[f"nplrp explain, {composite}"] = [
             *(sys.executable, "-m", "nplrp.cli", "explain", picture, "-w", setup.weights, "-c", composite, "-o", out)
@@ -51,8 +51,8 @@ def run(setup):
     print_table(f"from a shell to a PNG, caches warm, {threads} threads", COLUMNS, found["warm"])
 
     cold = []
-    for _ in range(1 if setup.quick else 3):
-        for name in list(commands)[: 1 if setup.quick else 3]:
+    for _ in range(1 if setup.quick else 2):
+        for name in list(commands)[: 1 if setup.quick else 4]:
             cache = setup.folder / "cold"
             shutil.rmtree(cache, ignore_errors=True)
             cold.append({"name": name, "seconds": _seconds(commands[name], threads, NUMBA_CACHE_DIR=str(cache))})
