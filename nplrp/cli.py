@@ -1,4 +1,4 @@
-"""The command line, `nplrp COMMAND`: explain, predict, info, plan, dialects, gallery, demo, fetch, golden; each imports only what it needs."""
+"""The command line, `nplrp COMMAND`. Each command imports only what it needs."""
 
 from __future__ import annotations
 

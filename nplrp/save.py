@@ -128,9 +128,7 @@ def resume(
         try:
             composite = composite_named(note["composite"])
         except RuleError:
-            raise RuleError(
-                f"{path}: its composite {note['composite']!r} is no preset; give the composite that it was computed with"
-            ) from None
+            raise RuleError(f"{path}: its composite {note['composite']!r} is no preset; give the composite itself") from None
     return explain(
         model,
         x[image],

@@ -1,17 +1,19 @@
 """Dialects: tables that resolve, print and differ as documented."""
 
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import nplrp
+from nplrp.cli import main
 from nplrp.composites import COMPOSITES, LINEAR, POOLS, Composite
 from nplrp.dialects import DIALECTS, dialect_named, differences, formula
 from nplrp.errors import RuleError
 from nplrp.plan import make_plan
 from nplrp.rules import RULES, Rule
-from tests.networks import images, small_vgg
+from tests.networks import dense, images, small_vgg
 
 
 def test_the_dialects_of_the_issue_are_there():
@@ -104,3 +106,62 @@ def test_dialects_move_numbers_where_the_page_says():
     assert distance("alpha_beta", "zennit", "innvestigate") > 1e-2
     assert distance("gamma", "zennit", "captum") > 1e-2
     assert distance("flat", "zennit", "innvestigate") < 1e-5
+
+
+WEIGHTS = str(Path(__file__).parent / "data" / "keras_files" / "small32_k2_save_weights.h5")
+
+
+def test_command_line(capsys):
+    assert main(["dialects"]) == 0
+    assert "captum-0.9        Captum 0.9.0" in capsys.readouterr().out
+    assert main(["dialects", "--diff", "zennit", "captum"]) == 0
+    assert capsys.readouterr().out.rstrip() == differences("zennit", "captum")
+    assert main(["dialects", "montavon", "zennit"]) == 0
+    assert "max-pools average" in capsys.readouterr().out
+    assert main(["plan", WEIGHTS, "-c", "epsilon_gamma_box(gamma=0.5, low=-1, high=1),zplus", "-d", "captum"]) == 0
+    out = capsys.readouterr().out
+    assert "gamma(gamma=0.5, epsilon=1e-09, stabiliser=sign, bias=raw, split=False)" in out
+    assert "zplus(epsilon=1e-09, stabiliser=sign, bias=raw, split=False)" in out
+    assert main(["plan", WEIGHTS, "-d", "zenit"]) == 2
+    assert "there is no dialect 'zenit'" in capsys.readouterr().err
+
+
+def test_command_line_explains_in_a_dialect_with_several_maps(capsys, tmp_path):
+    import json
+
+    from PIL import Image
+
+    picture = tmp_path / "picture.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)).save(picture)
+    arguments = ["explain", str(picture), "-w", WEIGHTS, "-c", "epsilon_plus", "-d", "zennit", "-t", "top-2"]
+    assert main([*arguments, "--start", "logit", "--json"]) == 0
+    (result,) = json.loads(capsys.readouterr().out)
+    assert result["about"]["dialect"] == "zennit-0.5"
+    assert result["about"]["start"] == "logit"
+    first, second = result["images"]
+    assert [first["target"]["unit"], second["target"]["unit"]] == [label["unit"] for label in first["labels"][:2]]
+    assert first["relevance"] != second["relevance"]
+    assert main([*arguments, "-o", str(tmp_path / "maps.png")]) == 0
+    assert capsys.readouterr().out.count("relevance of") == 2
+    assert (tmp_path / "maps.png").stat().st_size > 10000
+
+
+def test_the_command_line_hands_a_ledgers_warning_on(capsys):
+    from nplrp.cli import _ledger
+
+    model = nplrp.model.chain((2,), [dense("out", [[1], [-1]], [-1.0], "linear")])
+    e = nplrp.explain(model, np.ones((1, 2)), "lrp.alpha_1_beta_0", dtype="float64")
+    assert len(_ledger(e)) == 1
+    assert capsys.readouterr().err.startswith("nplrp: warning: layer 'out', rule alpha_beta")
+
+
+def test_the_gallery_has_a_cell_for_every_map():
+    from nplrp.gallery import COLUMNS, draw
+
+    maps = {name: np.full((8, 8), float(i)) for i, name in enumerate(COMPOSITES)}
+    figure = draw(np.zeros((8, 8, 3), np.uint8), maps)
+    assert len(figure.axes) == len(COMPOSITES) + 1
+    boxes = [axes.get_position() for axes in figure.axes]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    assert min(box.y0 for box in boxes) > 0.02
+    assert len({round(box.x0, 6) for box in boxes}) == COLUMNS
