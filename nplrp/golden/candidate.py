@@ -2,7 +2,8 @@
 
 Arrays are known by their names (docs/golden.md): ``relevances/<layer>``, ``relevance/<layer>``, ``layers/<layer>/relevance``,
 ``layerwise_relevances/<layer>`` or the layer's name alone; ``activations/<layer>``, ``activation/<layer>`` or
-``layers/<layer>/activation``; ``relevance`` or ``attribution`` for the input's relevance; ``x`` or ``input`` for the input itself.
+``layers/<layer>/activation``; ``relevance`` or ``attribution`` for the input's relevance; ``x`` or ``input`` for the input itself (but
+where all names are layers' names alone, ``input`` is the relevance of that layer).
 """
 
 from __future__ import annotations
@@ -93,6 +94,7 @@ def sorted_out(arrays: Mapping[str, np.ndarray], about: Mapping[str, Any], names
     """Tell arrays apart by their names."""
     found: dict[str, dict[str, np.ndarray]] = {"relevance": {}, "activation": {}}
     x, ignored = None, []
+    bare = not any("/" in key for key in arrays) and not any(key in _ATTRIBUTION for key in arrays)  # layers' names alone
     for key, array in arrays.items():
         if array.dtype.kind not in "fiu":
             ignored.append(key)
@@ -105,7 +107,7 @@ def sorted_out(arrays: Mapping[str, np.ndarray], about: Mapping[str, Any], names
                 role, layer = kind, match[1]
                 break
         else:
-            if name in _INPUT and key == name:
+            if name in _INPUT and key == name and not (bare and name == "input"):
                 x = array
                 continue
             if name in _ATTRIBUTION:

@@ -145,24 +145,21 @@ def _check_provenance(golden: Golden, candidate: Candidate, first: int | None, l
         return
     x = _oriented(np.asarray(candidate.x), layout, golden.layers[0], None)
     x = x[first or 0 :][: golden.facts["images"]]
-    same = (
-        sha256(x) == golden.facts["input_sha256"]
-        if golden.input is None
-        else x.shape == golden.input.shape and np.array_equal(x, golden.input.astype(x.dtype))
-    )
-    if not same and not (
-        golden.input is None and x.dtype != np.float64 and golden.facts["input_sha256"] != sha256(x) and _is_lossy(golden, x)
-    ):
-        flipped = golden.input is not None and x.shape == golden.input.shape and np.array_equal(x[..., ::-1], golden.input.astype(x.dtype))
+    if golden.input is not None:
+        wanted = golden.input.astype(x.dtype)
+        same = np.array_equal(x, wanted)
+        flipped = x.shape == wanted.shape and np.array_equal(x[..., ::-1], wanted)
+    else:
+        same, flipped = sha256(x) == golden.facts["input_sha256"] or _samples_agree(golden, x), False
+    if not same:
         hint = "its channels are in the opposite order (RGB for BGR)" if flipped else "preprocess the same image in the same way"
         raise ProvenanceError(f"{candidate.source}: its input is not the one that was recorded; {hint}")
 
 
-def _is_lossy(golden: Golden, x: np.ndarray) -> bool:
-    """Tell whether a digest's input can't be recognised because the candidate holds it in less than the recorded precision."""
-    samples, indices = golden.layers[0].activation.values, golden.layers[0].indices
-    flat = x.reshape(-1)
-    return indices is not None and flat.size > int(indices.max(initial=0)) and bool(np.array_equal(flat[indices], samples.astype(x.dtype)))
+def _samples_agree(golden: Golden, x: np.ndarray) -> bool:
+    """Tell whether an input has a digest's samples, in the precision that it is given in."""
+    tensor, indices = golden.layers[0].activation, golden.layers[0].indices
+    return indices is not None and x.shape == tensor.shape and np.array_equal(x.reshape(-1)[indices], tensor.values.astype(x.dtype))
 
 
 def _fitted(golden: Golden, arrays: Mapping[str, np.ndarray], what: str, layout: str, first: int | None) -> dict[str, np.ndarray]:

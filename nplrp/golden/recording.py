@@ -68,14 +68,20 @@ def record(
     if e.plan.composite.gradient:
         raise RuleError(f"{e.plan.composite.name!r} is a gradient: tolerances are derived for the rules of LRP; choose one of these")
     spreads = reordered_runs(e)
-    ran = _layers(e, spreads)
-    facts = _facts(e, profile, input_name)
-    if profile == "digest":
-        ran = [_sampled(layer, facts["content_key"]) for layer in ran]
-    keep_input = profile == "full" or e.x.size <= SMALL_INPUT
-    golden = Golden(facts, tuple(ran), e.x if keep_input else None, e.output, e.logits)
+    facts = _facts(e, "full", input_name)
+    golden = Golden(facts, tuple(_layers(e, spreads)), e.x, e.output, e.logits)
     facts["content_sha256"] = golden.content_sha256
-    return golden
+    return golden if profile == "full" else digest_of(golden)
+
+
+def digest_of(golden: Golden) -> Golden:
+    """Return what a digest keeps of whole golden values."""
+    facts = {**golden.facts, "profile": "digest"}
+    layers = tuple(_sampled(layer, facts["content_key"]) for layer in golden.layers)
+    x = golden.input if golden.input is not None and golden.input.size <= SMALL_INPUT else None
+    digest = Golden(facts, layers, x, golden.output, golden.logits)
+    facts["content_sha256"] = digest.content_sha256
+    return digest
 
 
 def recompute(golden: Golden, model: Model, x: np.ndarray | None = None) -> list[str]:
