@@ -5,7 +5,6 @@ Imported by workers in several interpreters: needs NumPy and nothing else. A wor
 
 import json
 import os
-import resource
 import sys
 import time
 import traceback
@@ -96,8 +95,3 @@ def read_network(path):
 def images(n, side=224):
     """Return n seeded images [n, side, side, 3] float32, in the range of caffe-style preprocessing."""
     return np.random.default_rng(SEED + 1).uniform(-120, 135, (n, side, side, 3)).astype(np.float32)
-
-
-def peak_resident():
-    """Return the process's largest resident set so far, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
