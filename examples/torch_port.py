@@ -63,7 +63,8 @@ def main(source, target, bug):
         elif w is not None:
             R = redistribute(R, a, linear(layer, w, b))
         found[below[i]] = R
-    np.savez(target, **{f"relevances/{name}": R.numpy() for name, R in found.items()})
+    nhwc = {name: R.permute(0, 2, 3, 1) if R.ndim == 4 else R for name, R in found.items()}
+    np.savez(target, **{f"relevances/{name}": R.numpy() for name, R in nhwc.items()})
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ import nplrp
 from nplrp import demo, golden
 from nplrp.golden.candidate import Candidate
 from nplrp.golden.faults import FAULTS
-from nplrp.golden.recording import digest_of
 from nplrp.golden.isolated import isolated_run, places_of
+from nplrp.golden.recording import digest_of
 from tests.golden import plain
 
 #: Multiply-adds above which the slow NumPy twins skip a layer.
@@ -90,7 +90,7 @@ def main(path):
     global OUT  # noqa: PLW0603
     OUT = Path(path).open("w", encoding="utf-8")  # noqa: SIM115
     print(
-        "# Calibration of golden checks\n\nWritten by `python -m tests.golden.calibrate`: the demonstration's trained VGG16 and its MRI slice.\n",
+        "# Calibration of golden checks\n\nWritten by `python -m tests.golden.calibrate`: the demonstration's VGG16 and MRI slice.\n",
         file=OUT,
     )
     model = demo.demo_model()
