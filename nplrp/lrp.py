@@ -306,11 +306,14 @@ def predict(model: Model, x: np.ndarray, top: int = 5, dtype: Any = "float32", a
     dtype, algorithm
         As for `explain`.
     """
-    dtype = check_dtype(dtype)
-    steps = make_steps(model, dtype, algorithm, merge=True)
-    x = _tensor(model, x, dtype)
-    logits = np.concatenate([run_forward(steps, x[chunk]).logits for chunk in _chunks(len(x))])
-    return [labels_of(model, scores, top) for scores in layers.softmax(logits)]
+    plan = make_plan(model, "notebook", dtype, algorithm)
+    x = _tensor(model, x, plan.dtype)
+    with workspace_of(model) as workspace:
+        logits = []
+        for chunk in _chunks(len(x)):
+            logits.append(run(plan, x[chunk], workspace).logits.copy())
+            workspace.give_all()
+    return [labels_of(model, scores, top) for scores in layers.softmax(np.concatenate(logits))]
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,8 @@
 Reading w takes the time (fc1 of VGG16 is 411 MB), so it is read once for `IMAGES` images and, in `dense_forward_two`, for both outputs.
 Order of operations, for any number of threads, batch and vector width:
 
-forward    z_o = fma(a_i, w'_io, z_o) for i ascending, from 0 or from what is in z; then + 0, so that no zero has a sign
+forward    for every `GROUP` inputs p_o = fma(a_i, w'_io, p_o) for i ascending, from 0; z_o + p_o for one group after another, from 0 or
+           from what is in z; then + 0, so that no zero has a sign. One chain over 25088 inputs would err twice as much as PyTorch.
 transpose  lane l of L: fma(s_o, w'_io, lane) for o = l, l + L, l + 2 L, ...; then lane l + lane l + L/2, then l + L/4, ..., with
            L = 64 in float32 and 32 in float64
 """
@@ -22,6 +23,8 @@ from nplrp.kernels.vector_loop import I64, for_vectors
 
 #: Images that share one pass over w.
 IMAGES = 8
+#: Inputs whose products form one chain.
+GROUP = 512
 _ROWS = 8  # of w that are added at once: an output is loaded and stored once for them
 _BLOCK = 64  # rows of w before the next columns
 _SHORT, _LONG = 384, 1152  # columns: for a batch, so few that w and z stay in the first-level cache; for one image, longer runs of w
@@ -114,38 +117,49 @@ _add_eight, _add_one = _make_add_rows(_ROWS), _make_add_rows(1)
 def _forward(t, nt, x, w, images, inputs, units, outputs, pos, neg, z, pos2, neg2, z2):
     """Fill the t-th part of the columns of z, and of z2 if there are two outputs."""
     first, last = units * t // nt, units * (t + 1) // nt
-    rows, identity, scratch = np.empty(inputs, np.int64), np.empty(_ROWS, np.int64), np.empty(_ROWS * _LONG, w.dtype)
+    rows, identity, scratch = np.empty(GROUP, np.int64), np.empty(_ROWS, np.int64), np.empty(_ROWS * _LONG, w.dtype)
+    columns = last - first
+    partial = np.empty(min(images, IMAGES) * outputs * columns, w.dtype)
     for r in range(_ROWS):
         identity[r] = r
     for n0 in range(0, images, IMAGES):
         n1 = min(n0 + IMAGES, images)
-        count = 0
-        for i in range(inputs):
-            used = False
-            for n in range(n0, n1):
-                used |= x[n * inputs + i] != 0
-            if used:
-                rows[count] = i
-                count += 1
         tile = _LONG if n1 - n0 == 1 else _SHORT
-        for block in range(0, count, _BLOCK):
-            for o in range(first, last, tile):
-                size = min(tile, last - o)
-                for q in range(block, min(block + _BLOCK, count), _ROWS):
-                    some = min(_ROWS, count - q)
-                    for k in range(outputs):
-                        p, g, out = (pos, neg, z) if k == 0 else (pos2, neg2, z2)
-                        source, places, step, begin = w, rows[q:], units, o
-                        if p != 1 or g != 1:
-                            for r in range(some):
-                                _clamp(w, rows[q + r] * units + o, p, g, scratch, r * tile, size)
-                            source, places, step, begin = scratch, identity, tile, 0
-                        for n in range(n0, n1):
-                            if some == _ROWS:
-                                _add_eight(x, n * inputs, rows[q:], source, places, begin, step, out, n * units + o, size)
-                            else:
+        for group in range(0, inputs, GROUP):
+            count = 0
+            for i in range(group, min(group + GROUP, inputs)):
+                used = False
+                for n in range(n0, n1):
+                    used |= x[n * inputs + i] != 0
+                if used:
+                    rows[count] = i
+                    count += 1
+            partial[:] = 0
+            for block in range(0, count, _BLOCK):
+                for o in range(0, columns, tile):
+                    size = min(tile, columns - o)
+                    for q in range(block, min(block + _BLOCK, count), _ROWS):
+                        some = min(_ROWS, count - q)
+                        for k in range(outputs):
+                            p, g = (pos, neg) if k == 0 else (pos2, neg2)
+                            source, places, step, begin = w, rows[q:], units, first + o
+                            if p != 1 or g != 1:
                                 for r in range(some):
-                                    _add_one(x, n * inputs, rows[q + r :], source, places[r:], begin, step, out, n * units + o, size)
+                                    _clamp(w, rows[q + r] * units + first + o, p, g, scratch, r * tile, size)
+                                source, places, step, begin = scratch, identity, tile, 0
+                            for n in range(n0, n1):
+                                out = ((n - n0) * outputs + k) * columns + o
+                                if some == _ROWS:
+                                    _add_eight(x, n * inputs, rows[q:], source, places, begin, step, partial, out, size)
+                                else:
+                                    for r in range(some):
+                                        _add_one(x, n * inputs, rows[q + r :], source, places[r:], begin, step, partial, out, size)
+            for n in range(n0, n1):
+                for k in range(outputs):
+                    sums = partial[((n - n0) * outputs + k) * columns :]
+                    to = (z if k == 0 else z2)[n * units + first : n * units + last]
+                    for o in range(columns):
+                        to[o] += sums[o]
     for n in range(images):
         for o in range(first, last):
             z[n * units + o] += 0

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nplrp.kernels.dense import dense_forward, dense_forward_two, dense_transpose, dense_transpose_times
+from nplrp.kernels.dense import GROUP, dense_forward, dense_forward_two, dense_transpose, dense_transpose_times
 from nplrp.kernels.fma import fma_exact
 from tests.kernels.guard import guarded, same_bits, untouched
 
@@ -82,6 +82,22 @@ def test_order_of_operations(dtype, parts):
             lanes = [a + b for a, b in zip(lanes[:half], lanes[half:], strict=True)]
         c[n, i] = lanes[0]
     assert same_bits(transpose(s, w, *parts), c)
+
+
+def test_long_sums_are_made_of_groups():
+    """Chains of `GROUP` inputs, added in order, also where a whole group or parts of it are skipped."""
+    n, inputs = 2, 2 * GROUP + 7
+    x, w, _ = case(n, inputs, 3, np.float32)
+    x[:, GROUP : 2 * GROUP] = 0
+    x[1, 5:GROUP] = 0
+    z = np.zeros((n, 3), np.float32)
+    for image, o in np.ndindex(z.shape):
+        for start in range(0, inputs, GROUP):
+            partial = np.float32(0)
+            for i in range(start, min(start + GROUP, inputs)):
+                partial = fma_exact(x[image, i], w[i, o], partial)
+            z[image, o] += partial
+    assert same_bits(forward(x, w, 1.0, 1.0), z)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
