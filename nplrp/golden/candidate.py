@@ -145,10 +145,12 @@ def read_map(path: str | os.PathLike[str]) -> dict[str, str]:
 
 
 def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    with np.load(path, allow_pickle=False) as data:
+    with path.open("rb") as file:  # opened here, since NumPy leaves a damaged file open
+        data = np.load(file, allow_pickle=False)
         if not isinstance(data, np.lib.npyio.NpzFile):
             raise ValueError("it is a single array; save with numpy.savez")
-        arrays = {name: data[name] for name in data.files}
+        with data:
+            arrays = {name: data[name] for name in data.files}
     about = arrays.pop("about", None)
     return arrays, _about(str(about)) if about is not None else {}
 

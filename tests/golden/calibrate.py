@@ -41,11 +41,6 @@ def calibrate(model, x, name):
     began = time.perf_counter()
     recorded = golden.record(model, x, name)
     print(f"{name}: recorded in {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        for profile in ("full", "digest"):
-            path = Path(folder) / f"{profile}.lrpgold.h5"
-            golden.write(recorded if profile == "full" else digest_of(recorded), path)
-            print(f"`{profile}` file: {path.stat().st_size / 1e6:.2f} MB.  ", file=OUT, flush=True)
     print(f"\n### `{name}`: float32 runs without a fault\n", file=OUT)
     line("run", "compared", "verdicts")
     line("---", "---", "---")
@@ -83,6 +78,11 @@ def calibrate(model, x, name):
     top = recorded["predictions" if "predictions" in recorded.names else recorded.names[-1]]
     softmax = dataclasses.replace(single, relevances={top.name: recorded.output.reshape(top.relevance.shape).astype("f4")})
     line("11 softmax start for logit", golden.check(recorded, softmax, mode="isolated").rows[0].verdict, "")
+    with tempfile.TemporaryDirectory() as folder:
+        for profile in ("full", "digest"):
+            path = Path(folder) / f"{profile}.lrpgold.h5"
+            golden.write(recorded if profile == "full" else digest_of(recorded), path)
+            print(f"`{profile}` file: {path.stat().st_size / 1e6:.2f} MB.  ", file=OUT, flush=True)
     print(file=OUT)
 
 

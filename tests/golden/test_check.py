@@ -13,8 +13,10 @@ from nplrp.golden.candidate import Candidate, read_candidate, sorted_out
 from nplrp.golden.errors import GoldenError, NothingComparedError, ProvenanceError
 from nplrp.golden.faults import FAULTS
 from nplrp.golden.isolated import isolated_run, places_of
+from nplrp.model import chain
 from nplrp.save import save
 from nplrp.testing import assert_lrp_close
+from tests import networks
 from tests.golden import plain
 from tests.networks import images, small_vgg
 
@@ -159,6 +161,25 @@ def test_near_tied_winners_are_undecided_and_exact_ties_are_not(model):
     assert judge(got, R, precision="float32").verdict == "DIVERGED"
     found = judge(got, undecided, precision="float32")
     assert found.verdict == "WITHIN" and found.undecided == 1
+
+
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_merged_batch_norms_are_given_golden_inputs(where):
+    rng = np.random.default_rng(0)
+    ends = [networks.plain("flatten", "flatten")]
+    if where == "after":
+        first = [networks.conv("c1", networks.random_kernel(rng, 3, 3, 3, 4), rng.normal(size=4)), networks.pool("p1"), *ends]
+        first += [networks.dense("d1", networks.random_kernel(rng, 64, 6), rng.normal(size=6)), networks.batch_norm("bn", rng, 6)]
+        units = 6
+    else:
+        first = [networks.conv("c1", networks.random_kernel(rng, 3, 3, 3, 4), rng.normal(size=4), "linear")]
+        first += [networks.batch_norm("bn", rng, 4), networks.plain("r", "activation", "relu"), *ends]
+        units = 256
+    last = networks.dense("d2", networks.random_kernel(rng, units, 3), rng.normal(size=3))
+    model = chain((8, 8, 3), [*first, last], "with a batch norm")
+    recorded = golden.record(model, images(1, 1, (8, 8, 3)), "epsilon_plus")
+    report = golden.check(recorded, isolated_run(recorded, model), mode="isolated")
+    assert report.passed and max(row.judgement.ratio for row in report.rows) < 0.7, str(report)
 
 
 def nchw(array):

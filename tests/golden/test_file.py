@@ -140,12 +140,12 @@ def test_writing_is_atomic(recorded, path, monkeypatch):
 
 
 def test_digest_of_a_large_network_fits_in_git(tmp_path):
-    model = small_vgg(0, size=32)
-    made = golden.record(model, images(1, 2, (32, 32, 3)), "epsilon_plus", profile="digest")
+    model = small_vgg(0, size=40)
+    made = golden.record(model, images(1, 2, (40, 40, 3)), "epsilon_plus", profile="digest")
     golden.write(made, tmp_path / "d.lrpgold.h5")
     assert (tmp_path / "d.lrpgold.h5").stat().st_size < 270_000  # VGG16 has 23 layers, this has 9
     layer = made["block1_conv1"]
-    whole = explain(model, images(1, 2, (32, 32, 3)), "epsilon_plus", dtype="float64", algorithm="direct").relevances["block1_conv1"]
+    whole = explain(model, images(1, 2, (40, 40, 3)), "epsilon_plus", dtype="float64", algorithm="direct").relevances["block1_conv1"]
     np.testing.assert_array_equal(layer.relevance.values, whole.reshape(-1)[layer.indices])
     assert len(layer.indices) <= 1024 and layer.relevance.sha256 == sha256(whole)
     assert made.input is None
