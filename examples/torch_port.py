@@ -36,8 +36,14 @@ def redistribute(R, a, f):
 def main(source, target, bug):
     arrays, about = read(Path(source)), json.loads((Path(source) / "about.json").read_text())
     a, trail = arrays["input"].float().permute(0, 3, 1, 2), []
+    merged = None  # a batch norm y = g a + h is merged into the dense layer behind it
     for layer in about["layers"][1:]:
-        w, b = (arrays.get(f"weights/{layer['name']}/{key}") for key in ("kernel", "bias"))
+        w, b, *norm = (arrays.get(f"weights/{layer['name']}/{key}") for key in ("kernel", "bias", "gamma", "beta", "mean", "variance"))
+        if layer["kind"] == "batchnorm":
+            g = norm[0] / torch.sqrt(norm[3] + layer["epsilon"])
+            merged = g, norm[1] - norm[2] * g
+        elif merged and w is not None:
+            w, b, merged = merged[0][:, None] * w, b + merged[1] @ w, None
         trail.append((layer, a, w, b))
         if layer["kind"] == "maxpool":
             a = F.max_pool2d(a, 2)
