@@ -11,7 +11,10 @@ from pathlib import Path
 
 
 def directory() -> Path:
-    """Return the cache directory: ``$XDG_CACHE_HOME/nplrp``, by default ``~/.cache/nplrp``. It may not exist."""
+    """Return the cache directory: ``$NPLRP_CACHE``, else ``$XDG_CACHE_HOME/nplrp``, by default ``~/.cache/nplrp``. It may not exist."""
+    given = os.environ.get("NPLRP_CACHE")
+    if given:
+        return Path(given).expanduser()
     base = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "nplrp"
 

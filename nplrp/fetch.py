@@ -116,9 +116,8 @@ def keras_directory() -> Path:
 
 
 def cache_directory() -> Path:
-    """Return where weights of ours are kept: ``$NPLRP_CACHE``, by default the user's cache directory (`nplrp.cache`)."""
-    given = os.environ.get("NPLRP_CACHE")
-    return Path(given).expanduser() if given else cache.directory()
+    """Return where weights of ours are kept: the user's cache directory (`nplrp.cache`)."""
+    return cache.directory()
 
 
 # Downloading
