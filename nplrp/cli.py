@@ -153,8 +153,10 @@ def make_parser() -> argparse.ArgumentParser:
     fetch.set_defaults(run=run_fetch)
 
     from nplrp.golden.commands import add_commands
+    from nplrp.serve.commands import add_commands as add_serving
 
     add_commands(commands)
+    add_serving(commands)
     return parser
 
 

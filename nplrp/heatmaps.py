@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import textwrap
 from collections.abc import Mapping
@@ -216,12 +217,10 @@ def panel(image: np.ndarray, relevances: Mapping[str, np.ndarray], title: str = 
 def save_png(picture: Figure | np.ndarray, path: str | os.PathLike[str]) -> None:
     """Write a figure or an array as PNG; whatever happens, the file is the old one or the whole new one.
 
-    Equal pictures give equal bytes: nothing but pixels is written, no date and no versions.
-
     Parameters
     ----------
     picture : matplotlib.figure.Figure or ndarray (H, W, 3)
-        Arrays are uint8, or floating in [0, 1].
+        As for `encode_png`.
     path : path
         Ends in ``.png``.
 
@@ -235,6 +234,26 @@ def save_png(picture: Figure | np.ndarray, path: str | os.PathLike[str]) -> None
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise OutputError(f"{path}: pictures are written as PNG only: give a name that ends in .png")
+    content = encode_png(picture)
+    with atomic(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def encode_png(picture: Figure | np.ndarray) -> bytes:
+    """Return a figure or an array as the content of a PNG file.
+
+    Equal pictures give equal bytes: nothing but pixels is written, no date and no versions.
+
+    Parameters
+    ----------
+    picture : matplotlib.figure.Figure or ndarray (H, W, 3)
+        Arrays are uint8, or floating in [0, 1].
+
+    Raises
+    ------
+    ImageError
+        If the array is no picture.
+    """
     if isinstance(picture, np.ndarray):
         pixels = _picture(picture)
         if pixels.dtype != np.uint8:
@@ -249,8 +268,9 @@ def save_png(picture: Figure | np.ndarray, path: str | os.PathLike[str]) -> None
             pixels = np.asarray(canvas.buffer_rgba())[..., :3]
         finally:
             picture.set_canvas(before)
-    with atomic(path) as temporary:
-        Image.fromarray(np.ascontiguousarray(pixels)).save(temporary, format="PNG")
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, format="PNG")
+    return file.getvalue()
 
 
 def _canvas(width: float, height: float) -> Figure:

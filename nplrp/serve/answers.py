@@ -1,0 +1,214 @@
+"""From results to bytes: JSON, PNG and .npy. Runs beside the event loop, never on it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.metadata
+import io
+import json
+import platform
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from nplrp import __version__
+from nplrp.heatmaps import encode_png, figure, heatmap, panel
+from nplrp.images import display
+from nplrp.model import Model
+from nplrp.serve.bodies import Inputs
+from nplrp.serve.engine import Map, Result
+from nplrp.serve.problems import Problem
+from nplrp.serve.wanted import Wanted
+from nplrp.span import INPUT
+from nplrp.targets import Label
+
+JSON, PNG, NPY = "application/json", "image/png", "application/x-npy"
+#: Packages whose versions an answer names.
+PACKAGES = ("numpy", "numba", "pillow")
+
+
+def choose_type(accept: str) -> str:
+    """Return what an Accept header asks for: JSON unless it prefers PNG or .npy.
+
+    Examples
+    --------
+    >>> choose_type("image/png;q=0.5, application/x-npy")
+    'application/x-npy'
+    >>> choose_type("text/html, */*")
+    'application/json'
+    """
+    best, chosen = 0.0, JSON
+    for part in accept.split(",")[:50]:
+        name, *parameters = (each.strip().lower() for each in part.split(";"))
+        weight = next((each[2:] for each in parameters if each.startswith("q=")), "1")
+        try:
+            value = float(weight)
+        except ValueError:
+            value = 0.0
+        if name in (JSON, PNG, NPY) and value > best:
+            best, chosen = value, name
+    return chosen
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that numbers may depend on."""
+    return {
+        "nplrp": __version__,
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+
+
+def digest(array: np.ndarray) -> str:
+    """Return the SHA-256 of an array's numbers, little-endian, in C order."""
+    return hashlib.sha256(_bytes(array)).hexdigest()
+
+
+def as_json(model: Model, name: str, result: Result, inputs: Inputs, verb: str) -> bytes:
+    """Return the whole answer as JSON."""
+    content: dict[str, Any] = {
+        "model_name": name,
+        "model_version": model.content_hash[:12],
+        "predictions": [{"labels": [_label(each) for each in labels]} for labels in result.predictions],
+    }
+    if verb == "explain":
+        content["explanations"] = [_explanation(each, inputs) for each in result.maps]
+    content["provenance"] = _provenance(model, result, inputs.wanted)
+    return b"".join(_chunks(content))
+
+
+def as_npy(result: Result, inputs: Inputs) -> bytes:
+    """Return all maps of one layer as .npy, [maps, *shape].
+
+    Raises
+    ------
+    Problem
+        bad_parameter, if several layers are asked for.
+    """
+    (name,) = _one(inputs.wanted.layers, "layers", NPY)
+    file = io.BytesIO()
+    np.save(file, np.stack([_little(each.relevance[name]) for each in result.maps]), allow_pickle=False)
+    return file.getvalue()
+
+
+def as_png(result: Result, inputs: Inputs) -> bytes:
+    """Return the picture of one map.
+
+    Raises
+    ------
+    Problem
+        bad_parameter, if there are several maps or layers.
+    """
+    (each,) = _one(result.maps, "maps", PNG)
+    (name,) = _one(inputs.wanted.layers, "layers", PNG)
+    return draw(each, name, inputs)
+
+
+def check_picture(wanted: Wanted, maps: int, shape: tuple[int, ...], kind: str) -> None:
+    """Refuse what has no picture or no single array, before it is computed.
+
+    Raises
+    ------
+    Problem
+        bad_parameter.
+    """
+    if kind in (PNG, NPY):
+        _one(wanted.layers, "layers", kind)
+    if kind == PNG:
+        _one(range(maps), "maps", kind)
+    if (kind == PNG or wanted.encoding == "png") and len(shape) != 3:
+        raise Problem("bad_parameter", f"layer {wanted.layers[0]!r} is a vector of {shape[0]} numbers and has no picture; ask for b64")
+
+
+def draw(each: Map, name: str, inputs: Inputs) -> bytes:
+    """Return one map's picture as PNG."""
+    wanted, R = inputs.wanted, each.relevance[name]
+    pixels = inputs.pixels[each.instance]
+    if wanted.picture == "heatmap" or pixels is None:
+        return encode_png(heatmap(R[None], wanted.cmap)[0])
+    shown = display(pixels[None])[0]
+    label = each.target
+    if wanted.picture == "panel":
+        title = f"{label.name} ({label.id}), {label.score:.4f}" if label else "all outputs"
+        return encode_png(panel(shown, {wanted.composite: R}, title, wanted.cmap))
+    return encode_png(figure(shown, heatmap(R[None], wanted.cmap)[0], *(label[1:] if label else ("all", "all outputs", 1.0))))
+
+
+def _one(values: Any, what: str, kind: str) -> Any:
+    if len(values) != 1:
+        raise Problem("bad_parameter", f"{kind} holds one of the {what}, the request is for {len(values)}: ask for JSON, or for one")
+    return values
+
+
+def _label(label: Label) -> dict[str, Any]:
+    return label._asdict()
+
+
+def _explanation(each: Map, inputs: Inputs) -> dict[str, Any]:
+    return {
+        "instance": each.instance,
+        "target": None if each.target is None else _label(each.target),
+        "relevance": {name: _array(each, name, inputs) for name in inputs.wanted.layers},
+        "sum": float(each.relevance[INPUT].sum(dtype=float)),
+        "sha256": digest(each.relevance[INPUT]),
+        "ledger": each.ledger,
+        "warnings": each.alarms,
+    }
+
+
+def _array(each: Map, name: str, inputs: Inputs) -> dict[str, Any]:
+    R, encoding = each.relevance[name], inputs.wanted.encoding
+    about: dict[str, Any] = {"dtype": R.dtype.name, "shape": list(R.shape)}
+    if encoding == "b64":
+        return about | {"b64": base64.b64encode(_bytes(R)).decode()}
+    if encoding == "png":
+        return about | {"png": base64.b64encode(draw(each, name, inputs)).decode()}
+    return about | {"list": R}  # written row by row
+
+
+def _provenance(model: Model, result: Result, wanted: Wanted) -> dict[str, Any]:
+    how = model.preprocessing
+    return {
+        "versions": versions(),
+        "model": model.name,
+        "weights_sha256": model.content_hash,
+        "dtype": wanted.dtype,
+        "algorithm": wanted.algorithm,
+        "preprocessing": {
+            "mode": how.mode,
+            "resample": wanted.resample or how.resample,
+            "crop": how.crop if wanted.crop is None else wanted.crop,
+        },
+        **result.provenance,
+    }
+
+
+def _chunks(content: Any) -> Iterator[bytes]:
+    """Write JSON, arrays row by row: Python's encoder keeps all other threads waiting until it returns."""
+    if isinstance(content, dict):
+        for i, (key, value) in enumerate(content.items()):
+            yield (", " if i else "{").encode() + json.dumps(key).encode() + b": "
+            yield from _chunks(value)
+        yield b"}" if content else b"{}"
+    elif isinstance(content, list) and content and isinstance(content[0], dict):
+        for i, value in enumerate(content):
+            yield b", " if i else b"["
+            yield from _chunks(value)
+        yield b"]"
+    elif isinstance(content, np.ndarray) and content.ndim > 1:
+        for i, row in enumerate(content):
+            yield b", " if i else b"["
+            yield from _chunks(row)
+        yield b"]"
+    else:
+        yield json.dumps(content.tolist() if isinstance(content, np.ndarray) else content, allow_nan=False).encode()
+
+
+def _little(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+
+
+def _bytes(array: np.ndarray) -> bytes:
+    return _little(array).tobytes()

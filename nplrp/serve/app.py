@@ -1,0 +1,423 @@
+"""The routes, as a Starlette application."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from importlib import resources
+from typing import Any
+
+import numpy as np
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Mount, Route, Router
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from nplrp import __version__
+from nplrp.composites import STARTS
+from nplrp.dialects import DIALECTS
+from nplrp.errors import NplrpError
+from nplrp.heatmaps import encode_png
+from nplrp.model import Model
+from nplrp.serve import answers, metrics
+from nplrp.serve.bodies import JSON, MULTIPART, Body, Inputs, body_kind, read_form, read_inputs
+from nplrp.serve.engine import Engine, Result
+from nplrp.serve.front import Front, Record
+from nplrp.serve.lane import Full, Job, Lane, Overdue
+from nplrp.serve.openapi import openapi
+from nplrp.serve.presets import presets
+from nplrp.serve.problems import Problem, problem_of, try_again
+from nplrp.serve.settings import Settings
+from nplrp.serve.startup import prepare
+from nplrp.serve.wanted import Wanted
+
+log = logging.getLogger("nplrp.serve")
+
+_PAGE = resources.files("nplrp.serve") / "page"
+#: Bytes that are sent at once; a client must take them within --send-timeout.
+_PIECE = 1 << 16
+
+
+class Service:
+    """A model being served: what the routes share.
+
+    Parameters
+    ----------
+    model : Model
+    settings : Settings
+    sample : callable
+        Returns the sample picture, uint8 [H, W, 3].
+
+    Attributes
+    ----------
+    state : str
+        "starting", "ready", "draining" or "failed".
+    failure : Exception or None
+        Why the start failed.
+    """
+
+    def __init__(self, model: Model, settings: Settings, sample: Callable[[], np.ndarray]) -> None:
+        self.model, self.settings, self.sample = model, settings, sample
+        self.name = settings.name or "".join(c if c.isalnum() or c in "._-" else "-" for c in model.name) or "model"
+        self.metrics = metrics.Metrics()
+        self.engine = Engine(model, settings.max_prepared)
+        self.state = "starting"
+        self.failure: Exception | None = None
+        self.accepted = 0  # requests that must be answered before the server may stop
+        self.over = asyncio.Event()  # set when waiting for them must end
+        self._buffered = 0
+        self._sample: bytes | None = None
+
+    # Life
+
+    @asynccontextmanager
+    async def running(self, _: Any) -> AsyncIterator[None]:
+        """Start the threads, prepare, and stop them again."""
+        settings = self.settings
+        self.lane = Lane(self._compute, settings.queue, settings.batch, self._depth_changed)
+        self.pool = ThreadPoolExecutor(settings.decoders, "nplrp-decoder")
+        background = [asyncio.create_task(self._start()), asyncio.create_task(self._watch_memory())]
+        try:
+            yield
+        finally:
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
+            self.metrics.ready.set(0)
+            await asyncio.to_thread(self.lane.stop, 5.0)
+            self.pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _start(self) -> None:
+        """Check and warm up in the lane's own thread, then be ready."""
+        try:
+            job = self.lane.submit(None, None, float("inf"))
+            await asyncio.wrap_future(job.future)
+        except NplrpError as error:
+            self.state, self.failure = "failed", error
+            log.error("can't serve: %s", error)
+        except Exception as error:
+            self.state, self.failure = "failed", error
+            log.error("can't serve", exc_info=error)
+        else:
+            if self.state == "starting":
+                self.state = "ready"
+                self.metrics.ready.set(1)
+                log.info("ready: serving %s", self.name)
+
+    def _compute(self, jobs: Sequence[Job]) -> Sequence[Any]:
+        """Do the lane's work: first of all `prepare`."""
+        if jobs[0].kind is None:
+            prepare(self.engine, self.settings)
+            return [None]
+        return self.engine.compute(jobs)
+
+    async def _watch_memory(self) -> None:
+        while True:
+            self.metrics.measure_memory()
+            await asyncio.sleep(5)
+
+    def drain(self) -> None:
+        """Stop being ready, and take no more work."""
+        self.state = "draining"
+        self.metrics.ready.set(0)
+
+    def _depth_changed(self, waiting: int, _: int) -> None:
+        self.metrics.depth.set(waiting)
+
+    # Work
+
+    async def work(self, request: Request, verb: str) -> Response:
+        """Answer a `:predict` or `:explain`."""
+        record: Record = request.scope["record"]
+        self._check_open(request)
+        kind = answers.choose_type(request.headers.get("accept", "")) if verb == "explain" else answers.JSON
+        deadline = record.arrived + self.settings.deadline
+        self.accepted += 1
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                return await self._work(request, verb, kind, deadline)
+        except (TimeoutError, Overdue):
+            raise Problem("deadline", f"the request took longer than {self.settings.deadline:g} seconds (--deadline)") from None
+        finally:
+            self.accepted -= 1
+
+    async def _work(self, request: Request, verb: str, kind: str, deadline: float) -> Response:
+        record: Record = request.scope["record"]
+        body, size = await self._read(request)
+        try:
+            inputs = await self._aside(read_inputs, body, self.model, self.settings, verb)
+            del body
+            if verb == "explain":
+                _check_kind(inputs, kind, self.model)
+            record.facts["instances"] = len(inputs.x)
+            result = await self._computed(request, verb, inputs, deadline)
+        finally:
+            self._buffered -= size
+        if kind == answers.JSON:
+            content = await self._aside(answers.as_json, self.model, self.name, result, inputs, verb)
+        elif kind == answers.PNG:
+            content = await self._aside(answers.as_png, result, inputs)
+        else:
+            content = await self._aside(answers.as_npy, result, inputs)
+        return Pieces(content, kind)
+
+    def _check_open(self, request: Request) -> None:
+        """Refuse a request before its body is read."""
+        if request.path_params["name"] != self.name:
+            raise Problem("no_model", f"there is no model {request.path_params['name'][:100]!a}; there is {self.name!r}")
+        if self.state == "draining":
+            raise try_again("draining", "the server is stopping", 5)
+        if self.state != "ready":
+            raise try_again("not_ready", "the server is starting: weights are checked, kernels compiled", 5)
+        if self.lane.full:
+            raise self._full()
+
+    def _full(self) -> Problem:
+        return try_again("queue_full", f"{self.lane.depth} requests are waiting, the limit is {self.settings.queue}", self.lane.estimate())
+
+    async def _read(self, request: Request) -> tuple[Body, int]:
+        """Return a request's body, and how many bytes of it are counted as buffered."""
+        kind, counted = body_kind(request.headers), 0
+        limit, most = self.settings.max_body, self.settings.max_buffered
+        too_long = Problem("body_too_large", f"the body is longer than {limit} bytes (--max-body)")
+        with suppress(ValueError):
+            if int(request.headers.get("content-length", "0")) > limit:
+                raise too_long
+
+        async def chunks() -> AsyncGenerator[bytes, None]:
+            nonlocal counted
+            async for chunk in request.stream():
+                counted += len(chunk)
+                self._buffered += len(chunk)
+                if counted > limit:
+                    raise too_long
+                if self._buffered > most:
+                    raise try_again("queue_full", "the bodies of other requests take all the memory there is for them", 1)
+                yield chunk
+
+        try:
+            async with asyncio.timeout(self.settings.body_timeout):
+                if kind == MULTIPART:
+                    uploads, texts = await read_form(request.headers, chunks(), self.settings)
+                    body = Body(kind, uploads=uploads, texts=_texts(request, texts))
+                else:
+                    data = b"".join([chunk async for chunk in chunks()])
+                    body = Body(kind, data, texts={} if kind == JSON else _texts(request, {}))
+        except TimeoutError:
+            self._buffered -= counted
+            raise Problem(
+                "slow_request", f"the body didn't arrive within {self.settings.body_timeout:g} seconds", {"Connection": "close"}
+            ) from None
+        except BaseException:
+            self._buffered -= counted
+            raise
+        request.scope["record"].facts["bytes_in"] = counted
+        return body, counted
+
+    async def _aside(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run a function in the pool."""
+        return await asyncio.get_running_loop().run_in_executor(self.pool, function, *arguments)
+
+    async def _computed(self, request: Request, verb: str, inputs: Inputs, deadline: float) -> Result:
+        """Have the lane compute, as long as the client is there and the server may wait."""
+        record: Record = request.scope["record"]
+        try:
+            job = self.lane.submit((verb, inputs), (verb, inputs.wanted.kind()), deadline)
+        except Full:
+            raise self._full() from None
+        done = asyncio.wrap_future(job.future)
+        others = [asyncio.ensure_future(each) for each in (_gone(request), self.over.wait())]
+        try:
+            await asyncio.wait([done, *others], return_when=asyncio.FIRST_COMPLETED)
+            if not done.done():
+                raise ClientDisconnect if others[0].done() else Problem("draining", "the server stopped before the request was computed")
+            result: Result = done.result()
+        except NplrpError as error:
+            raise problem_of(error) from None
+        finally:
+            for each in others:
+                each.cancel()
+            if not done.done():
+                job.abandon()
+        record.facts |= {"queue_ms": round(job.waited * 1000, 1), "compute_ms": round(job.took * 1000, 1)}
+        self.metrics.waiting.observe(job.waited)
+        self.metrics.compute.labels(verb).observe(job.took)
+        return result
+
+    # Facts
+
+    def info(self) -> dict[str, Any]:
+        """Return what the page needs to know."""
+        model, settings = self.model, self.settings
+        height, width = (*model.input_shape, 1)[:2]
+        default = Wanted()
+        return {
+            "model": self.name,
+            "version": model.content_hash[:12],
+            "input": {"height": height, "width": width, "shape": list(model.input_shape), **vars(model.preprocessing)},
+            "classes": [{"unit": i, "id": id_, "name": name} for i, (id_, name) in enumerate(_classes(model))],
+            "composites": presets(),
+            "dialects": [{"name": each.name, "summary": each.system} for each in DIALECTS.values()],
+            "starts": list(STARTS),
+            "layers": ["input", *(layer.name for layer in model)],
+            "defaults": {"composite": default.composite, "target": None, "encoding": default.encoding, "top": default.top},
+            "limits": {
+                "max_body": settings.max_body,
+                "max_pixels": settings.max_pixels,
+                "max_instances": settings.max_instances,
+                "max_maps": settings.max_maps,
+                "deadline": settings.deadline,
+            },
+            "sample": "/sample.png",
+            "versions": answers.versions(),
+        }
+
+    async def sample_png(self) -> bytes:
+        """Return the sample picture."""
+        if self._sample is None:
+            self._sample = await self._aside(lambda: encode_png(self.sample()))
+        return self._sample
+
+
+class Pieces(Response):
+    """A response that is sent piece by piece, so that a client that doesn't read holds up no more than one piece."""
+
+    def __init__(self, content: bytes, media_type: str) -> None:
+        super().__init__(content, media_type=media_type)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        view = memoryview(self.body)
+        for start in range(0, max(len(view), 1), _PIECE):
+            piece = bytes(view[start : start + _PIECE])
+            await send({"type": "http.response.body", "body": piece, "more_body": start + _PIECE < len(view)})
+
+
+def make_app(service: Service) -> ASGIApp:
+    """Return the ASGI application that serves a service."""
+    s = service
+
+    async def page(_: Request) -> Response:
+        return FileResponse(str(_PAGE / "index.html"))
+
+    async def sample(_: Request) -> Response:
+        return Response(await s.sample_png(), media_type="image/png", headers={"Cache-Control": "max-age=3600"})
+
+    async def live(_: Request) -> Response:
+        return JSONResponse({"live": True})
+
+    async def ready(_: Request) -> Response:
+        if s.state != "ready":
+            raise try_again("draining" if s.state == "draining" else "not_ready", f"the server is {s.state}", 5)
+        return JSONResponse({"ready": True})
+
+    async def model_ready(request: Request) -> Response:
+        check_name(request)
+        await ready(request)
+        return JSONResponse({"name": s.name, "ready": True})
+
+    async def models(_: Request) -> Response:
+        return JSONResponse({"models": [s.name]})
+
+    async def model(request: Request) -> Response:
+        check_name(request)
+        return JSONResponse({"name": s.name, "ready": s.state == "ready"})
+
+    async def server(_: Request) -> Response:
+        return JSONResponse({"name": "nplrp", "version": __version__, "extensions": []})
+
+    async def model_metadata(request: Request) -> Response:
+        check_name(request)
+        return JSONResponse(
+            {
+                "name": s.name,
+                "versions": [s.model.content_hash[:12]],
+                "platform": "nplrp",
+                "inputs": [{"name": "input", "datatype": "FP32", "shape": [-1, *s.model.input_shape]}],
+                "outputs": [{"name": "probabilities", "datatype": "FP32", "shape": [-1, *s.model.output_shape]}],
+            }
+        )
+
+    async def composites(_: Request) -> Response:
+        return JSONResponse({"composites": presets()})
+
+    async def info(_: Request) -> Response:
+        return JSONResponse(s.info())
+
+    async def numbers(_: Request) -> Response:
+        return Response(await s._aside(s.metrics.text), media_type=metrics.CONTENT_TYPE)
+
+    async def description(_: Request) -> Response:
+        return JSONResponse(openapi(s.name, s.model, s.settings))
+
+    async def predict(request: Request) -> Response:
+        return await s.work(request, "predict")
+
+    async def explain(request: Request) -> Response:
+        return await s.work(request, "explain")
+
+    def check_name(request: Request) -> None:
+        if request.path_params["name"] != s.name:
+            raise Problem("no_model", f"there is no model {request.path_params['name'][:100]!a}; there is {s.name!r}")
+
+    def route(path: str, endpoint: Callable[[Request], Awaitable[Response]], method: str = "GET") -> Route:
+        async def named(request: Request) -> Response:
+            request.scope["route_name"] = path
+            return await endpoint(request)
+
+        return Route(path, named, methods=[method], name=endpoint.__name__)
+
+    routes = [
+        route("/", page),
+        route("/sample.png", sample),
+        route("/v1/info", info),
+        route("/v1/composites", composites),
+        route("/v1/models", models),
+        route("/v1/models/{name}:predict", predict, "POST"),
+        route("/v1/models/{name}:explain", explain, "POST"),
+        route("/v1/models/{name}", model),
+        route("/v2", server),
+        route("/v2/health/live", live),
+        route("/v2/health/ready", ready),
+        route("/v2/models/{name}", model_metadata),
+        route("/v2/models/{name}/ready", model_ready),
+        route("/metrics", numbers),
+        route("/openapi.json", description),
+        Mount("/page", StaticFiles(directory=str(_PAGE), check_dir=False), name="page"),
+    ]
+    # A bare router: Starlette's own middlewares would answer errors as text.
+    return Front(Router(routes, redirect_slashes=False, lifespan=service.running), service.metrics)
+
+
+async def _gone(request: Request) -> None:
+    """Return when the client has gone."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _texts(request: Request, form: dict[str, str]) -> dict[str, str]:
+    """Join a query's parameters and a form's."""
+    texts: dict[str, str] = {}
+    for key, value in [*request.query_params.multi_items(), *form.items()]:
+        if key in texts:
+            raise Problem("bad_parameter", f"the parameter {key[:80]!a} is there twice")
+        texts[key] = value
+    return texts
+
+
+def _check_kind(inputs: Inputs, kind: str, model: Model) -> None:
+    """Refuse answers that can't be drawn."""
+    wanted = inputs.wanted
+    shapes = {layer.name: layer.output_shape for layer in model} | {"input": model.input_shape}
+    for name in wanted.layers:
+        answers.check_picture(wanted, len(inputs.x) * wanted.maps(), shapes[name], kind)
+
+
+def _classes(model: Model) -> list[tuple[str, str]]:
+    return list(model.classes) if model.classes else [(str(i), f"output {i}") for i in range(model.output_shape[-1])]

@@ -1,0 +1,255 @@
+"""From a request's bytes to tensors: JSON, multipart uploads, and bare images. Nothing is fetched, nothing touches the disk."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import json
+import sys
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from nplrp.errors import NplrpError
+from nplrp.images import load_pixels, normalize, open_image
+from nplrp.model import Model
+from nplrp.serve.problems import Problem, problem_of
+from nplrp.serve.settings import Settings
+from nplrp.serve.wanted import Wanted, read_parameters
+
+JSON, MULTIPART = "application/json", "multipart/form-data"
+IMAGES = ("image/jpeg", "image/png")
+#: Pillow's decoders; nothing else is tried.
+FORMATS = ("JPEG", "PNG")
+
+
+@dataclass(frozen=True)
+class Body:
+    """A request's body as it arrived.
+
+    Attributes
+    ----------
+    kind : str
+        One of `JSON`, `MULTIPART` and `IMAGES`.
+    data : bytes
+        Of JSON and images.
+    uploads : tuple of bytes
+        Of multipart: the files.
+    texts : mapping
+        Parameters of a query or a form.
+    """
+
+    kind: str
+    data: bytes = b""
+    uploads: tuple[bytes, ...] = ()
+    texts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What a request is computed from.
+
+    Attributes
+    ----------
+    wanted : Wanted
+    x : ndarray [n, *input_shape]
+        As `nplrp.explain` takes it.
+    pixels : list of (ndarray [H, W, C] or None)
+        The images at the model's size, 0 to 255; None for a tensor.
+    """
+
+    wanted: Wanted
+    x: np.ndarray
+    pixels: list[np.ndarray | None]
+
+
+def body_kind(headers: Headers) -> str:
+    """Return what a body is, by its headers.
+
+    Raises
+    ------
+    Problem
+        unsupported_type.
+    """
+    encoding = headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity":
+        raise Problem("unsupported_type", f"Content-Encoding {encoding[:40]!a} isn't understood; send the body as it is")
+    given = headers.get("content-type", "").partition(";")[0].strip().lower()
+    kinds = (JSON, MULTIPART, *IMAGES)
+    if given not in kinds:
+        raise Problem("unsupported_type", f"Content-Type is {given[:80]!a}; expected {', '.join(kinds)}")
+    return given
+
+
+async def read_form(headers: Headers, stream: AsyncGenerator[bytes, None], settings: Settings) -> tuple[tuple[bytes, ...], dict[str, str]]:
+    """Return a multipart upload's files and fields, all in memory: the stream is bounded already.
+
+    Raises
+    ------
+    Problem
+        bad_form or bad_instances.
+    """
+    try:
+        parser = _InMemory(headers, stream, max_files=settings.max_instances + 1, max_fields=100, max_part_size=1 << 16)
+        form = await parser.parse()
+    except (MultiPartException, KeyError, ValueError, LookupError) as error:
+        reason = getattr(error, "message", None) or f"damaged ({type(error).__name__})"
+        raise Problem("bad_form", f"the multipart body can't be read: {reason}") from None
+    uploads, texts = [], {}
+    for key, value in form.multi_items():
+        if isinstance(value, UploadFile):
+            uploads.append(value.file.read())
+        elif key in texts:
+            raise Problem("bad_form", f"the field {key[:80]!a} is there twice")
+        else:
+            texts[key] = value
+    return tuple(uploads), texts
+
+
+class _InMemory(MultiPartParser):
+    """Never spools to a file: a full disk is no reason to fail."""
+
+    spool_max_size = sys.maxsize
+
+
+def read_inputs(body: Body, model: Model, settings: Settings, verb: str) -> Inputs:
+    """Decode a body and its images.
+
+    Raises
+    ------
+    Problem
+    """
+    if body.kind == JSON:
+        instances, parameters = _read_json(body.data, settings)
+    else:
+        instances = [_Encoded(each) for each in (body.uploads if body.kind == MULTIPART else (body.data,))]
+        parameters = body.texts
+    if not 1 <= len(instances) <= settings.max_instances:
+        raise Problem("bad_instances", f"there are {len(instances)} instances; expected 1 to {settings.max_instances}")
+    wanted = read_parameters(parameters, model, settings, verb, as_text=body.kind != JSON)
+    if verb == "explain":
+        _check_amount(wanted, len(instances), model, settings)
+    x = np.empty((len(instances), *model.input_shape), np.float32)
+    pixels: list[np.ndarray | None] = []
+    for i, instance in enumerate(instances):
+        where = f"instance {i}"
+        if isinstance(instance, _Encoded):
+            pixels.append(_decoded(instance.data, model, wanted, settings, where))
+            x[i] = normalize(pixels[i][None], model.preprocessing.mode)[0]  # type: ignore[index]
+        else:
+            pixels.append(None)
+            x[i] = _tensor(instance, model, where)
+    return Inputs(wanted, x, pixels)
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """An image file."""
+
+    data: bytes
+
+
+def _read_json(data: bytes, settings: Settings) -> tuple[list[Any], Mapping[str, Any]]:
+    """Return instances (image files decoded from base64) and parameters."""
+    content = parse_json(data)
+    if not isinstance(content, dict):
+        raise Problem("bad_json", 'the body is no JSON object; expected {"instances": [...], "parameters": {...}}')
+    unknown = sorted(set(content) - {"instances", "parameters"})
+    if unknown:
+        raise Problem("bad_json", f"the body has an unknown key {unknown[0][:80]!a}; expected instances and parameters")
+    instances, parameters = content.get("instances"), content.get("parameters", {})
+    if not isinstance(instances, list):
+        raise Problem("bad_instances", 'instances are missing or no list; expected [{"b64": "..."}] or a list of tensors')
+    if not isinstance(parameters, dict):
+        raise Problem("bad_parameter", "parameters are no JSON object")
+    if len(instances) > settings.max_instances:
+        raise Problem("bad_instances", f"there are {len(instances)} instances; expected 1 to {settings.max_instances}")
+    return [_Encoded(_from_base64(each, i)) if isinstance(each, dict) else each for i, each in enumerate(instances)], parameters
+
+
+def parse_json(data: bytes) -> Any:
+    """Read strict JSON: UTF-8, no NaN or Infinity, not nested deeper than Python's parser goes.
+
+    Raises
+    ------
+    Problem
+        bad_json.
+    """
+
+    def refuse(word: str) -> None:
+        raise ValueError(f"{word} is no JSON; numbers are finite")
+
+    try:
+        return json.loads(data.decode("utf-8"), parse_constant=refuse)
+    except (ValueError, RecursionError) as error:  # also bytes that aren't UTF-8, and whole numbers of thousands of digits
+        reason = {UnicodeDecodeError: "not UTF-8", RecursionError: "nested too deep"}.get(type(error), str(error))
+        raise Problem("bad_json", f"the body can't be read as JSON: {reason[:200]}") from None
+
+
+def _from_base64(instance: Mapping[str, Any], i: int) -> bytes:
+    if set(instance) != {"b64"} or not isinstance(instance["b64"], str):
+        raise Problem("bad_instances", f'instance {i}: expected {{"b64": "..."}} with a JPEG or PNG in base64, or a tensor as nested lists')
+    try:
+        return base64.b64decode(instance["b64"], validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise Problem("bad_instances", f"instance {i}: b64 is no base64: {error}") from None
+
+
+def _decoded(data: bytes, model: Model, wanted: Wanted, settings: Settings, where: str) -> np.ndarray:
+    """Return an image file at the model's size [H, W, C], 0 to 255."""
+    try:
+        image = open_image(io.BytesIO(data), formats=FORMATS, max_pixels=settings.max_pixels, where=where)
+        return load_pixels(image, model, resample=wanted.resample, crop=wanted.crop, max_pixels=settings.max_pixels)[0]
+    except NplrpError as error:
+        raise problem_of(error) from None
+
+
+def _tensor(instance: Any, model: Model, where: str) -> np.ndarray:
+    """Return one tensor given as nested lists, [*input_shape] float32."""
+    expected = " x ".join(map(str, model.input_shape))
+    try:
+        array = np.asarray(instance)
+    except (ValueError, OverflowError):  # ragged, or numbers beyond every dtype
+        array = np.empty(0, object)
+    if array.dtype.kind not in "fiu":
+        raise Problem("bad_instances", f"{where}: is no rectangular array of numbers; expected {expected}, or an object with b64")
+    if array.shape != model.input_shape:
+        found = " x ".join(map(str, array.shape)) or "one number"
+        raise Problem("bad_instances", f"{where}: its shape is {found}; the model takes {expected}")
+    with np.errstate(over="ignore"):
+        x = array.astype(np.float32)
+    if not np.isfinite(x).all():
+        place = np.unravel_index(int(np.argmin(np.isfinite(x))), x.shape)
+        raise Problem("not_finite", f"{where}: the number at {list(map(int, place))} is beyond float32")
+    return x
+
+
+def _check_amount(wanted: Wanted, instances: int, model: Model, settings: Settings) -> None:
+    """Refuse what would take too long or too much memory, before it is computed."""
+    if isinstance(wanted.target, tuple) and len(wanted.target) != instances:
+        raise Problem("bad_target", f"there are {len(wanted.target)} targets for {instances} instances; give one, or one for each")
+    maps = instances * wanted.maps()
+    if maps > settings.max_maps:
+        raise Problem(
+            "too_large", f"{instances} instances with {wanted.maps()} targets each are {maps} maps; the limit is {settings.max_maps}"
+        )
+    size = maps * _bytes_of_a_map(wanted, model)
+    if size > settings.max_response:
+        raise Problem(
+            "too_large",
+            f"the answer would take about {size / 1e6:.0f} MB, the limit is {settings.max_response / 1e6:.0f} MB: ask for fewer layers, "
+            "images or targets, or for encoding b64",
+        )
+
+
+def _bytes_of_a_map(wanted: Wanted, model: Model) -> int:
+    """Return about how many bytes one map's layers take in an answer."""
+    shapes = {layer.name: layer.output_shape for layer in model} | {"input": model.input_shape}
+    numbers = sum(int(np.prod(shapes[name])) for name in wanted.layers)
+    double = wanted.dtype == "float64"
+    return numbers * ({"b64": 11, "list": 22} if double else {"b64": 6, "list": 20}).get(wanted.encoding, 3)

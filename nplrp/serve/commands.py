@@ -1,0 +1,56 @@
+"""The command line: `nplrp serve` and `nplrp warmup`. Each imports only what it needs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Any
+
+from nplrp.serve.problems import ServeError
+from nplrp.serve.settings import add_flags, settings_of
+
+
+def add_commands(commands: Any) -> None:
+    """Add ``serve`` and ``warmup`` to the parser of all commands."""
+    serve = commands.add_parser(
+        "serve",
+        help="predictions and explanations over HTTP (needs the extra serve)",
+        description="Serve a model over HTTP: a web page, KServe V1 :predict and :explain, health, metrics, /openapi.json.",
+    )
+    which = serve.add_mutually_exclusive_group()
+    which.add_argument("--weights", "-w", metavar="FILE", help="Keras weights or model; default: as for nplrp explain")
+    which.add_argument("--demo", action="store_true", help="serve the demonstration's model (needs the extra demo)")
+    add_flags(serve)
+    serve.set_defaults(run=run_serve)
+
+
+def run_serve(arguments: argparse.Namespace) -> int:
+    """Serve until SIGTERM."""
+    _check_extra()
+    settings = settings_of(arguments)
+    os.environ["NUMBA_NUM_THREADS"] = str(settings.numba_threads())  # read when Numba is first imported
+    from nplrp.serve.source import Source
+
+    source = Source(None if arguments.demo else arguments.weights, arguments.demo)
+    model = source.load()
+    from nplrp.serve.server import address, listen, serve
+
+    sock = listen(settings)
+    print(f"nplrp: {model.name} at {address(sock)}, {settings.workers} x {settings.numba_threads()} threads", file=sys.stderr, flush=True)
+    return serve(model, settings, source.sample, sock)
+
+
+def _check_extra() -> None:
+    """Refuse early and in one line.
+
+    Raises
+    ------
+    ServeError
+        If a package of the extra is missing.
+    """
+    import importlib.util
+
+    missing = [name for name in ("starlette", "uvicorn", "python_multipart", "prometheus_client") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ServeError(f"serving needs packages that aren't installed ({', '.join(missing)}): pip install 'nplrp[serve]'")

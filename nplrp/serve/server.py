@@ -1,0 +1,179 @@
+"""One serving process: uvicorn around a service, with our signals, logs and connections."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+
+import numpy as np
+import uvicorn
+
+from nplrp.model import Model
+from nplrp.serve.app import Service, make_app
+from nplrp.serve.front import access
+from nplrp.serve.problems import ServeError
+from nplrp.serve.protocol import Limits, protocol_class
+from nplrp.serve.settings import Settings
+
+#: Exit codes: stopped in order; the start failed for good.
+OK, FAILED = 0, 3
+
+log = logging.getLogger("nplrp.serve")
+
+
+def listen(settings: Settings) -> socket.socket:
+    """Bind the port.
+
+    Raises
+    ------
+    ServeError
+        If that isn't possible.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    sock = socket.socket(family)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((settings.host, settings.port))
+        sock.listen(min(settings.max_connections, 2048))
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        raise ServeError(
+            f"{settings.host}:{settings.port}: can't listen there: {error.strerror or error}; choose another --host or --port"
+        ) from None
+    return sock
+
+
+def address(sock: socket.socket) -> str:
+    """Return a listening socket's URL."""
+    host, port = sock.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def serve(
+    model: Model,
+    settings: Settings,
+    sample: Callable[[], np.ndarray],
+    sock: socket.socket,
+    patient: bool = False,
+    parent: int | None = None,
+) -> int:
+    """Serve until a signal says stop, and return the exit code.
+
+    Parameters
+    ----------
+    model, settings, sample
+        As for `nplrp.serve.app.Service`.
+    sock : socket
+        Listening.
+    patient : bool
+        Accept connections only once it is ready, because others serve meanwhile.
+    parent : int or None
+        A file descriptor that becomes readable when the parent process has died.
+    """
+    set_up_logs()
+    service = Service(model, settings, sample)
+    config = uvicorn.Config(
+        make_app(service),
+        http=protocol_class(Limits(settings, service.metrics)),
+        loop="asyncio",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=settings.keep_alive,  # type: ignore[arg-type]
+        timeout_graceful_shutdown=2,
+        h11_max_incomplete_event_size=settings.max_head,
+    )
+    server = _Server(config, service, patient, parent)
+    server.run([sock])
+    logging.shutdown()
+    if service.failure is not None:
+        return FAILED
+    if service.lane.alive:  # it computes something that nobody waits for: Python would not survive being torn down around it
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(OK)
+    return OK
+
+
+def set_up_logs() -> None:
+    """Send the access log to stdout as it is, and uvicorn's warnings where ours go."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    access.handlers[:] = [handler]
+    access.propagate = False
+    access.setLevel(logging.INFO)
+    ours = logging.getLogger("nplrp")
+    theirs = logging.getLogger("uvicorn")
+    theirs.handlers[:] = ours.handlers
+    theirs.setLevel(logging.WARNING)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, that drains before it stops and exits with 0."""
+
+    def __init__(self, config: uvicorn.Config, service: Service, patient: bool, parent: int | None) -> None:
+        super().__init__(config)
+        self._service, self._patient, self._parent = service, patient, parent
+        self._stop_by = 0.0
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle SIGTERM and SIGINT; unlike uvicorn, don't raise them again afterwards."""
+        signals = (signal.SIGINT, signal.SIGTERM)
+        before = {each: signal.signal(each, self.handle_exit) for each in signals}
+        try:
+            yield
+        finally:
+            for each, handler in before.items():
+                signal.signal(each, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to drain; the second time, stop at once."""
+        if self._stop_by:
+            self.should_exit = self.force_exit = True
+            return
+        self._stop_by = time.monotonic() + self._service.settings.drain
+        self._service.drain()
+
+    async def startup(self, sockets: Sequence[socket.socket] | None = None) -> None:
+        """Begin to accept connections, a patient server once it is ready."""
+        if self._parent is not None:
+            asyncio.get_running_loop().add_reader(self._parent, self._orphaned)
+        if self._patient:
+            await self.lifespan.startup()
+            while self._service.state == "starting" and not self._stop_by:
+                await asyncio.sleep(0.05)
+            self.lifespan.startup = _nothing
+        await super().startup(list(sockets or ()))
+
+    async def on_tick(self, counter: int) -> bool:
+        """Stop when the work is done, or its time is over."""
+        service = self._service
+        if service.state == "failed":
+            self.should_exit = True
+        if self._stop_by and (not service.accepted or time.monotonic() > self._stop_by):
+            if service.accepted:
+                log.warning("%d requests weren't done within --drain %g seconds", service.accepted, service.settings.drain)
+                service.over.set()
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+    def _orphaned(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._parent)  # type: ignore[arg-type]
+        self.handle_exit(signal.SIGTERM, None)
+
+
+async def _nothing() -> None:
+    pass

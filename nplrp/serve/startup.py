@@ -1,0 +1,41 @@
+"""What has to hold before a server is ready: the weights' hash, kernels that compute the right bits, and a warm model."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nplrp import lrp
+from nplrp.serve.problems import ServeError
+from nplrp.serve.selfcheck import check
+from nplrp.serve.settings import Settings
+
+if TYPE_CHECKING:
+    from nplrp.serve.engine import Engine
+
+log = logging.getLogger("nplrp.serve")
+
+#: Explained once with the real shape, so that the first request finds memory and prepared weights.
+WARM = "notebook"
+
+
+def prepare(engine: Engine, settings: Settings) -> None:
+    """Check the weights and the kernels, and explain once.
+
+    Raises
+    ------
+    ServeError
+        If the weights have another hash than --sha256, or the kernels compute other bits than those that are known to be right.
+    """
+    model, begun = engine.model, time.monotonic()
+    found = model.content_hash
+    if settings.sha256 and found != settings.sha256:
+        raise ServeError(f"{model.source or model.name}: its content hash is {found}, --sha256 is {settings.sha256}: wrong file?")
+    log.info("weights %s... %.1f s", found[:12], time.monotonic() - begun)
+    check()
+    log.info("kernels reproduce the golden case %.1f s", time.monotonic() - begun)
+    lrp.explain(model, np.zeros((1, *model.input_shape), np.float32), WARM)
+    log.info("warm %.1f s", time.monotonic() - begun)
