@@ -23,7 +23,8 @@ from numba.core import config
 from numba.core.caching import _Cache
 from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
-from numba.misc.appdirs import AppDirs
+
+from nplrp import cache
 
 #: Compiled versions of one function that are kept: dtypes, CPUs, and states of the sources. The oldest go first.
 KEPT = 12
@@ -34,15 +35,28 @@ _IRRELEVANT = ("NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER", "NUMBA_CACHE", "NUM
 
 @functools.cache
 def cache_directory():
-    """Return the directory of compiled kernels as a Path, or None if no place for it can be written.
+    """Return the directory that compiled kernels are written to as a Path, or None if no place for it can be written.
 
-    The first of these that can be written: ``$NUMBA_CACHE_DIR``, ``__pycache__`` beside the kernels, the user's cache directory.
+    The first of these that can be: ``$NUMBA_CACHE_DIR``, ``$NPLRP_CACHE``, ``__pycache__`` beside the kernels, the user's cache directory.
     """
-    user = AppDirs(appname="nplrp", appauthor=False).user_cache_dir
-    for root in (config.CACHE_DIR, Path(__file__).parent / "__pycache__", user):
-        if root and _writable(directory := Path(root) / "nplrp-kernels"):
-            return directory
-    return None
+    return next(filter(_writable, _places()), None)
+
+
+@functools.cache
+def _places():
+    """Return every directory that may hold compiled kernels, the first one asked for first."""
+    roots = [Path(__file__).parent / "__pycache__"]
+    with contextlib.suppress(RuntimeError):  # no home directory
+        roots.insert(0 if os.environ.get("NPLRP_CACHE") else 1, cache.directory())
+    if config.CACHE_DIR:
+        roots.insert(0, Path(config.CACHE_DIR))
+    return tuple(root / "nplrp-kernels" for root in roots)
+
+
+@functools.cache
+def _readable():
+    """Return the directories to look in: an image or an installation may hold kernels where nothing can be written any more."""
+    return _places() if not config.CACHE_DIR else tuple(dict.fromkeys(filter(None, (_places()[0], cache_directory()))))
 
 
 def _writable(directory):
@@ -57,7 +71,7 @@ def _writable(directory):
 @functools.cache
 def _announce():
     """Tell whoever listens, once in a process, that time goes into compiling."""
-    kept = "kept for the next time" if cache_directory() else "no folder can be written to keep them: set NUMBA_CACHE_DIR to one"
+    kept = "kept for the next time" if cache_directory() else "no folder can be written to keep them: set NPLRP_CACHE to one"
     logging.getLogger(__name__).info("compiling kernels for this CPU, which takes some seconds (%s)", kept)
 
 
@@ -109,17 +123,16 @@ class KernelCache(_Cache):
 
     def load_overload(self, sig, target_context):
         """Return the compiled function, or None."""
-        if not self._enabled or cache_directory() is None:
-            _announce()
-            return None
-        target_context.refresh()
-        try:
-            content = self._path(sig, target_context.codegen()).read_bytes()
-            payload = content[_DIGEST_BYTES:]
-            if hashlib.sha256(payload).digest() == content[:_DIGEST_BYTES]:
-                return CompileResult._rebuild(target_context, *pickle.loads(payload))
-        except Exception:  # a damaged entry is no reason to fail: the kernel is compiled instead
-            pass
+        if self._enabled:
+            target_context.refresh()
+            for directory in _readable():
+                try:
+                    content = self._path(directory, sig, target_context.codegen()).read_bytes()
+                    payload = content[_DIGEST_BYTES:]
+                    if hashlib.sha256(payload).digest() == content[:_DIGEST_BYTES]:
+                        return CompileResult._rebuild(target_context, *pickle.loads(payload))
+                except Exception:  # a damaged entry is no reason to fail: the kernel is compiled instead
+                    pass
         _announce()
         return None
 
@@ -129,7 +142,7 @@ class KernelCache(_Cache):
             return
         with contextlib.suppress(Exception):  # a full disk or a removed directory: the next process compiles again
             payload = dumps(data._reduce())
-            path = self._path(sig, data.codegen)
+            path = self._path(cache_directory(), sig, data.codegen)
             temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
             try:
                 temporary.write_bytes(hashlib.sha256(payload).digest() + payload)
@@ -138,9 +151,9 @@ class KernelCache(_Cache):
                 temporary.unlink(missing_ok=True)
             self._remove(keep=KEPT)
 
-    def _path(self, sig, codegen):
+    def _path(self, directory, sig, codegen):
         key = repr((_stamp(self._module), codegen.magic_tuple(), self._function.__code__.co_firstlineno, sig))
-        return cache_directory() / f"{self._prefix}{hashlib.sha256(key.encode()).hexdigest()[:32]}.bin"
+        return directory / f"{self._prefix}{hashlib.sha256(key.encode()).hexdigest()[:32]}.bin"
 
     def _remove(self, keep):
         directory = cache_directory()

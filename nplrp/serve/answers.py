@@ -22,7 +22,6 @@ from nplrp.serve.engine import Map, Result
 from nplrp.serve.problems import Problem
 from nplrp.serve.wanted import Wanted
 from nplrp.span import INPUT
-from nplrp.targets import Label
 
 JSON, PNG, NPY = "application/json", "image/png", "application/x-npy"
 #: Packages whose versions an answer names.
@@ -71,42 +70,28 @@ def as_json(model: Model, name: str, result: Result, inputs: Inputs, verb: str) 
     content: dict[str, Any] = {
         "model_name": name,
         "model_version": model.content_hash[:12],
-        "predictions": [{"labels": [_label(each) for each in labels]} for labels in result.predictions],
+        "predictions": [{"labels": [each._asdict() for each in instance.labels]} for instance in result],
     }
     if verb == "explain":
-        content["explanations"] = [_explanation(each, inputs) for each in result.maps]
+        content["explanations"] = [_explanation(each, i, inputs) for i, instance in enumerate(result) for each in instance.maps]
     content["provenance"] = _provenance(model, result, inputs.wanted)
     return b"".join(_chunks(content))
 
 
 def as_npy(result: Result, inputs: Inputs) -> bytes:
-    """Return all maps of one layer as .npy, [maps, *shape].
-
-    Raises
-    ------
-    Problem
-        bad_parameter, if several layers are asked for.
-    """
-    (name,) = _one(inputs.wanted.layers, "layers", NPY)
+    """Return all maps of the one layer (see `check_picture`) as .npy, [maps, *shape]."""
+    name = inputs.wanted.layers[0]
     file = io.BytesIO()
-    np.save(file, np.stack([_little(each.relevance[name]) for each in result.maps]), allow_pickle=False)
+    np.save(file, np.stack([_little(each.relevance[name]) for instance in result for each in instance.maps]), allow_pickle=False)
     return file.getvalue()
 
 
 def as_png(result: Result, inputs: Inputs) -> bytes:
-    """Return the picture of one map.
-
-    Raises
-    ------
-    Problem
-        bad_parameter, if there are several maps or layers.
-    """
-    (each,) = _one(result.maps, "maps", PNG)
-    (name,) = _one(inputs.wanted.layers, "layers", PNG)
-    return draw(each, name, inputs)
+    """Return the picture of the one map (see `check_picture`)."""
+    return draw(result[0].maps[0], inputs.wanted.layers[0], 0, inputs)
 
 
-def check_picture(wanted: Wanted, maps: int, shape: tuple[int, ...], kind: str) -> None:
+def check_picture(wanted: Wanted, maps: int, model: Model, kind: str) -> None:
     """Refuse what has no picture or no single array, before it is computed.
 
     Raises
@@ -114,18 +99,19 @@ def check_picture(wanted: Wanted, maps: int, shape: tuple[int, ...], kind: str) 
     Problem
         bad_parameter.
     """
-    if kind in (PNG, NPY):
-        _one(wanted.layers, "layers", kind)
-    if kind == PNG:
-        _one(range(maps), "maps", kind)
-    if (kind == PNG or wanted.encoding == "png") and len(shape) != 3:
-        raise Problem("bad_parameter", f"layer {wanted.layers[0]!r} is a vector of {shape[0]} numbers and has no picture; ask for b64")
+    for what, count in (("layers", len(wanted.layers)), ("maps", maps)):
+        if count != 1 and (kind == PNG or (kind == NPY and what == "layers")):
+            raise Problem("bad_parameter", f"{kind} holds one of the {what}, the request is for {count}: ask for JSON, or for one")
+    shapes = {layer.name: layer.output_shape for layer in model} | {INPUT: model.input_shape}
+    for name in wanted.layers:
+        if (kind == PNG or (kind == JSON and wanted.encoding == "png")) and len(shapes[name]) != 3:
+            raise Problem("bad_parameter", f"layer {name!r} is a vector and has no picture; ask for encoding b64, or Accept: {NPY}")
 
 
-def draw(each: Map, name: str, inputs: Inputs) -> bytes:
+def draw(each: Map, name: str, i: int, inputs: Inputs) -> bytes:
     """Return one map's picture as PNG."""
     wanted, R = inputs.wanted, each.relevance[name]
-    pixels = inputs.pixels[each.instance]
+    pixels = inputs.pixels[i]
     if wanted.picture == "heatmap" or pixels is None:
         return encode_png(heatmap(R[None], wanted.cmap)[0])
     shown = display(pixels[None])[0]
@@ -136,21 +122,11 @@ def draw(each: Map, name: str, inputs: Inputs) -> bytes:
     return encode_png(figure(shown, heatmap(R[None], wanted.cmap)[0], *(label[1:] if label else ("all", "all outputs", 1.0))))
 
 
-def _one(values: Any, what: str, kind: str) -> Any:
-    if len(values) != 1:
-        raise Problem("bad_parameter", f"{kind} holds one of the {what}, the request is for {len(values)}: ask for JSON, or for one")
-    return values
-
-
-def _label(label: Label) -> dict[str, Any]:
-    return label._asdict()
-
-
-def _explanation(each: Map, inputs: Inputs) -> dict[str, Any]:
+def _explanation(each: Map, i: int, inputs: Inputs) -> dict[str, Any]:
     return {
-        "instance": each.instance,
-        "target": None if each.target is None else _label(each.target),
-        "relevance": {name: _array(each, name, inputs) for name in inputs.wanted.layers},
+        "instance": i,
+        "target": None if each.target is None else each.target._asdict(),
+        "relevance": {name: _array(each, name, i, inputs) for name in inputs.wanted.layers},
         "sum": float(each.relevance[INPUT].sum(dtype=float)),
         "sha256": digest(each.relevance[INPUT]),
         "ledger": each.ledger,
@@ -158,13 +134,13 @@ def _explanation(each: Map, inputs: Inputs) -> dict[str, Any]:
     }
 
 
-def _array(each: Map, name: str, inputs: Inputs) -> dict[str, Any]:
+def _array(each: Map, name: str, i: int, inputs: Inputs) -> dict[str, Any]:
     R, encoding = each.relevance[name], inputs.wanted.encoding
     about: dict[str, Any] = {"dtype": R.dtype.name, "shape": list(R.shape)}
     if encoding == "b64":
         return about | {"b64": base64.b64encode(_bytes(R)).decode()}
     if encoding == "png":
-        return about | {"png": base64.b64encode(draw(each, name, inputs)).decode()}
+        return about | {"png": base64.b64encode(draw(each, name, i, inputs)).decode()}
     return about | {"list": R}  # written row by row
 
 
@@ -181,7 +157,7 @@ def _provenance(model: Model, result: Result, wanted: Wanted) -> dict[str, Any]:
             "resample": wanted.resample or how.resample,
             "crop": how.crop if wanted.crop is None else wanted.crop,
         },
-        **result.provenance,
+        **result[0].about,
     }
 
 

@@ -9,13 +9,13 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, JSONResponse, Response
-from starlette.routing import Mount, Route, Router
-from starlette.staticfiles import StaticFiles
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from nplrp import __version__
@@ -39,6 +39,7 @@ from nplrp.serve.wanted import Wanted
 log = logging.getLogger("nplrp.serve")
 
 _PAGE = resources.files("nplrp.serve") / "page"
+_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml", ".png": "image/png"}
 #: Bytes that are sent at once; a client must take them within --send-timeout.
 _PIECE = 1 << 16
 
@@ -65,7 +66,7 @@ class Service:
         self.model, self.settings, self.sample = model, settings, sample
         self.name = settings.name or "".join(c if c.isalnum() or c in "._-" else "-" for c in model.name) or "model"
         self.metrics = metrics.Metrics()
-        self.engine = Engine(model, settings.max_prepared)
+        self.engine = Engine(model, settings.batch, settings.max_prepared)
         self.state = "starting"
         self.failure: Exception | None = None
         self.accepted = 0  # requests that must be answered before the server may stop
@@ -153,7 +154,7 @@ class Service:
             inputs = await self._aside(read_inputs, body, self.model, self.settings, verb)
             del body
             if verb == "explain":
-                _check_kind(inputs, kind, self.model)
+                answers.check_picture(inputs.wanted, len(inputs.x) * inputs.wanted.maps(), self.model, kind)
             record.facts["instances"] = len(inputs.x)
             result = await self._computed(request, verb, inputs, deadline)
         finally:
@@ -227,7 +228,7 @@ class Service:
         """Have the lane compute, as long as the client is there and the server may wait."""
         record: Record = request.scope["record"]
         try:
-            job = self.lane.submit((verb, inputs), (verb, inputs.wanted.kind()), deadline)
+            job = self.lane.submit((verb, inputs), Engine.kind(verb, inputs.wanted), deadline)
         except Full:
             raise self._full() from None
         done = asyncio.wrap_future(job.future)
@@ -303,8 +304,9 @@ def make_app(service: Service) -> ASGIApp:
     """Return the ASGI application that serves a service."""
     s = service
 
-    async def page(_: Request) -> Response:
-        return FileResponse(str(_PAGE / "index.html"))
+    async def page(request: Request) -> Response:
+        file = _PAGE / (request.url.path[1:] or "index.html")
+        return Response(await s._aside(file.read_bytes), media_type=_TYPES[Path(file.name).suffix], headers={"Cache-Control": "no-cache"})
 
     async def sample(_: Request) -> Response:
         return Response(await s.sample_png(), media_type="image/png", headers={"Cache-Control": "max-age=3600"})
@@ -389,7 +391,7 @@ def make_app(service: Service) -> ASGIApp:
         route("/v2/models/{name}/ready", model_ready),
         route("/metrics", numbers),
         route("/openapi.json", description),
-        Mount("/page", StaticFiles(directory=str(_PAGE), check_dir=False), name="page"),
+        *(route(f"/{file.name}", page) for file in _PAGE.iterdir() if Path(file.name).suffix in _TYPES),
     ]
     # A bare router: Starlette's own middlewares would answer errors as text.
     return Front(Router(routes, redirect_slashes=False, lifespan=service.running), service.metrics)
@@ -409,14 +411,6 @@ def _texts(request: Request, form: dict[str, str]) -> dict[str, str]:
             raise Problem("bad_parameter", f"the parameter {key[:80]!a} is there twice")
         texts[key] = value
     return texts
-
-
-def _check_kind(inputs: Inputs, kind: str, model: Model) -> None:
-    """Refuse answers that can't be drawn."""
-    wanted = inputs.wanted
-    shapes = {layer.name: layer.output_shape for layer in model} | {"input": model.input_shape}
-    for name in wanted.layers:
-        answers.check_picture(wanted, len(inputs.x) * wanted.maps(), shapes[name], kind)
 
 
 def _classes(model: Model) -> list[tuple[str, str]]:

@@ -34,10 +34,16 @@ def run_serve(arguments: argparse.Namespace) -> int:
 
     source = Source(None if arguments.demo else arguments.weights, arguments.demo)
     model = source.load()
-    from nplrp.serve.server import address, listen, serve
+    from nplrp.serve.ports import address, listen
 
     sock = listen(settings)
     print(f"nplrp: {model.name} at {address(sock)}, {settings.workers} x {settings.numba_threads()} threads", file=sys.stderr, flush=True)
+    if settings.workers > 1:
+        from nplrp.serve.workers import supervise
+
+        return supervise(source, settings, sock)
+    from nplrp.serve.server import serve
+
     return serve(model, settings, source.sample, sock)
 
 

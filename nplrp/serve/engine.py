@@ -1,9 +1,12 @@
-"""What the lane computes: the library, called for batches of requests, and its results cut up again."""
+"""What the lane computes: the library, called for several requests at once, and its results cut up again.
+
+The library's results don't depend on what else is in a batch, so neither do the answers.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,7 +19,11 @@ from nplrp.serve.bodies import Inputs
 from nplrp.serve.lane import Job, Overdue
 from nplrp.serve.wanted import Wanted
 from nplrp.span import INPUT
+from nplrp.step import Step
 from nplrp.targets import Label
+
+#: Plans that are kept; clients may make any number of them with parameters of their own.
+_PLANS = 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +32,6 @@ class Map:
 
     Attributes
     ----------
-    instance : int
     target : Label or None
         None: all outputs at once.
     relevance : mapping of str to ndarray
@@ -36,7 +42,6 @@ class Map:
         What the ledger warns of.
     """
 
-    instance: int
     target: Label | None
     relevance: Mapping[str, np.ndarray]
     ledger: list[dict[str, Any]] | None
@@ -44,22 +49,16 @@ class Map:
 
 
 @dataclass(frozen=True, eq=False)
-class Result:
-    """What a request is answered with.
+class Instance:
+    """What was computed of one instance: its labels, and of `:explain` its maps and what they were computed from."""
 
-    Attributes
-    ----------
-    predictions : list of list of Label
-        For each instance.
-    maps : list of Map
-        Of `:explain`.
-    provenance : dict
-        What it was computed from, as JSON values.
-    """
+    labels: list[Label]
+    maps: list[Map] = field(default_factory=list)
+    about: dict[str, Any] = field(default_factory=dict)
 
-    predictions: list[list[Label]]
-    maps: list[Map]
-    provenance: dict[str, Any]
+
+#: For each instance of a request.
+Result = list[Instance]
 
 
 class Engine:
@@ -68,61 +67,116 @@ class Engine:
     Parameters
     ----------
     model : Model
+    batch : int
+        Images that are computed together.
     max_prepared : int
         Bytes of weights prepared for rules that are kept.
     """
 
-    def __init__(self, model: Model, max_prepared: int = 1 << 30) -> None:
+    def __init__(self, model: Model, batch: int = 1, max_prepared: int = 1 << 30) -> None:
         self.model = model
-        self._max_prepared = max_prepared
+        self._batch, self._max_prepared = batch, max_prepared
 
-    def compute(self, jobs: Sequence[Job]) -> list[Any]:
-        """Return for each job, all of one kind, its `Result` or an exception. A job's payload is (verb, Inputs)."""
-        results = [self._one(job) for job in jobs]
+    @staticmethod
+    def kind(verb: str, wanted: Wanted) -> Hashable:
+        """Return what must be equal for requests to be computed together."""
+        if verb == "predict":
+            return (verb, wanted.dtype, wanted.algorithm, wanted.top)
+        target = wanted.target if wanted.target is None or isinstance(wanted.target, str) else "given"
+        rules = (wanted.composite, wanted.dialect, wanted.start, target)
+        return (verb, *rules, wanted.dtype, wanted.algorithm, wanted.layers, wanted.ledger, wanted.top)
+
+    def compute(self, jobs: Sequence[Job]) -> list[Result | Exception]:
+        """Return for each job, all of one kind, its result or an error. A job's payload is (verb, Inputs)."""
+        results: list[Result | Exception] = [[] for _ in jobs]
+        images = [(j, i) for j, job in enumerate(jobs) for i in range(len(job.payload[1].x))]
+        for begin in range(0, len(images), self._batch):
+            chosen = images[begin : begin + self._batch]
+            for j in {j for j, _ in chosen}:
+                if isinstance(results[j], list) and not jobs[j].wanted():
+                    results[j] = Overdue()
+            chosen = [(j, i) for j, i in chosen if isinstance(results[j], list)]
+            for j, instance in zip((j for j, _ in chosen), self._compute(jobs, chosen), strict=True):
+                kept = results[j]
+                if isinstance(instance, Exception):
+                    results[j] = instance
+                elif isinstance(kept, list):
+                    kept.append(instance)
         self._forget()
         return results
 
-    def _one(self, job: Job) -> Result | BaseException:
-        verb, inputs = job.payload
+    def _compute(self, jobs: Sequence[Job], chosen: Sequence[tuple[int, int]]) -> Sequence[Instance | Exception]:
+        """Compute some images (job, instance); if something is wrong, each alone, so that only its owner hears of it."""
+        if not chosen:
+            return []
+        verb = jobs[chosen[0][0]].payload[0]
         try:
-            parts = []
-            for i in range(len(inputs.x)):
-                if not job.wanted():
-                    raise Overdue
-                parts.append(self.predict(inputs, i) if verb == "predict" else self.explain(inputs, i))
-        except (NplrpError, Overdue, MemoryError) as error:
-            return error
-        return Result([part.predictions[0] for part in parts], [each for part in parts for each in part.maps], parts[0].provenance)
+            return (self._predict if verb == "predict" else self._explain)([jobs[j].payload[1] for j, _ in chosen], [i for _, i in chosen])
+        except (NplrpError, MemoryError) as error:
+            if len(chosen) == 1:
+                return [error]
+        return [self._compute(jobs, [each])[0] for each in chosen]
 
-    def predict(self, inputs: Inputs, i: int) -> Result:
-        """Predict one instance."""
-        wanted = inputs.wanted
-        labels = lrp.predict(self.model, inputs.x[i : i + 1], wanted.top, wanted.dtype, wanted.algorithm)
-        return Result(labels, [], {})
+    def _predict(self, inputs: Sequence[Inputs], places: Sequence[int]) -> list[Instance]:
+        wanted = inputs[0].wanted
+        labels = lrp.predict(self.model, _stacked(inputs, places), wanted.top, wanted.dtype, wanted.algorithm)
+        return [Instance(each) for each in labels]
 
-    def explain(self, inputs: Inputs, i: int) -> Result:
-        """Explain one instance."""
-        wanted = inputs.wanted
+    def _explain(self, inputs: Sequence[Inputs], places: Sequence[int]) -> list[Instance]:
+        wanted = inputs[0].wanted
+        targets = [each.wanted.target_of(i) for each, i in zip(inputs, places, strict=True)]
         e = lrp.explain(
             self.model,
-            inputs.x[i : i + 1],
+            _stacked(inputs, places),
             wanted.composite,
-            wanted.target_of(i),
+            targets if isinstance(targets[0], int) else targets[0],
             wanted.dtype,
             wanted.algorithm,
             dialect=wanted.dialect,
             start=wanted.start,
         )
-        return Result(e.labels(wanted.top), [self._map(e, m, i, wanted) for m in range(len(e.relevance))], about(e))
+        labels, note = e.labels(wanted.top), about(e)
+        maps = self._maps(e, wanted)
+        count = len(maps) // len(labels)
+        return [Instance(labels[i], maps[i * count : (i + 1) * count], note) for i in range(len(labels))]
 
-    def _map(self, e: lrp.Explanation, m: int, i: int, wanted: Wanted) -> Map:
-        inside = [name for name in wanted.layers if name != INPUT]
-        relevance = {INPUT: e.relevance[m]} | {name: e.relevances[name][m] for name in inside}
-        ledger, alarms = None, []
-        if wanted.ledger and not e.plan.composite.gradient:
-            book = e._record[1].image(m)
-            ledger, alarms = book.as_rows(), book.alarms()
-        return Map(i, None if e.targets is None else e.target_labels()[m], relevance, ledger, alarms)
+    @staticmethod
+    def _maps(e: lrp.Explanation, wanted: Wanted) -> list[Map]:
+        inside = {name: e.relevances[name] for name in wanted.layers if name != INPUT}
+        book = e._record[1] if wanted.ledger and not e.plan.composite.gradient else None  # `ledger` would warn; we say it in the answer
+        chosen = [None] * len(e.relevance) if e.targets is None else e.target_labels()
+        maps = []
+        for m, R in enumerate(e.relevance):
+            ledger = None if book is None else book.image(m)
+            rows, alarms = (None, []) if ledger is None else (ledger.as_rows(), ledger.alarms())
+            maps.append(Map(chosen[m], {INPUT: R.copy()} | {name: each[m].copy() for name, each in inside.items()}, rows, alarms))
+        return maps
 
     def _forget(self) -> None:
-        """Drop prepared weights when clients' own parameters have made too many of them."""
+        """Drop plans and prepared weights when there are too many; what is used again is prepared again."""
+        cache = self.model._cache
+        plans = [key for key in cache if isinstance(key, tuple) and key[0] == "plan"]
+        if len(plans) > _PLANS or self.prepared_bytes() > self._max_prepared:
+            for key in plans:
+                del cache[key]
+            for step in self._steps():
+                step.prepared.clear()
+
+    def prepared_bytes(self) -> int:
+        """Return how much memory the weights prepared for rules take."""
+        return sum(_size(value) for step in self._steps() for value in step.prepared.values())
+
+    def _steps(self) -> list[Step]:
+        cache = self.model._cache
+        return [step for key, steps in cache.items() if isinstance(key, tuple) and key[0] == "steps" for step in steps]
+
+
+def _stacked(inputs: Sequence[Inputs], places: Sequence[int]) -> np.ndarray:
+    return np.stack([each.x[i] for each, i in zip(inputs, places, strict=True)])
+
+
+def _size(prepared: Any) -> int:
+    """Return the bytes of one prepared thing: a matrix, or a convolution's packed weights."""
+    if isinstance(prepared, np.ndarray):
+        return prepared.nbytes
+    return prepared.weights.blocks.nbytes if hasattr(prepared, "weights") else 0

@@ -12,14 +12,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
+from typing import TextIO
 
 import numpy as np
 import uvicorn
 
 from nplrp.model import Model
 from nplrp.serve.app import Service, make_app
-from nplrp.serve.front import access
-from nplrp.serve.problems import ServeError
 from nplrp.serve.protocol import Limits, protocol_class
 from nplrp.serve.settings import Settings
 
@@ -27,35 +26,6 @@ from nplrp.serve.settings import Settings
 OK, FAILED = 0, 3
 
 log = logging.getLogger("nplrp.serve")
-
-
-def listen(settings: Settings) -> socket.socket:
-    """Bind the port.
-
-    Raises
-    ------
-    ServeError
-        If that isn't possible.
-    """
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    sock = socket.socket(family)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((settings.host, settings.port))
-        sock.listen(min(settings.max_connections, 2048))
-        sock.setblocking(False)
-    except OSError as error:
-        sock.close()
-        raise ServeError(
-            f"{settings.host}:{settings.port}: can't listen there: {error.strerror or error}; choose another --host or --port"
-        ) from None
-    return sock
-
-
-def address(sock: socket.socket) -> str:
-    """Return a listening socket's URL."""
-    host, port = sock.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def serve(
@@ -108,16 +78,19 @@ def serve(
 
 
 def set_up_logs() -> None:
-    """Send the access log to stdout as it is, and uvicorn's warnings where ours go."""
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    access.handlers[:] = [handler]
-    access.propagate = False
-    access.setLevel(logging.INFO)
-    ours = logging.getLogger("nplrp")
-    theirs = logging.getLogger("uvicorn")
-    theirs.handlers[:] = ours.handlers
-    theirs.setLevel(logging.WARNING)
+    """Send the access log to stdout as it is, everything else to stderr."""
+    _send("nplrp.serve.access", sys.stdout, "%(message)s", logging.INFO)
+    _send("nplrp", sys.stderr, "nplrp: %(message)s", logging.INFO)
+    _send("uvicorn", sys.stderr, "uvicorn: %(message)s", logging.WARNING)
+
+
+def _send(name: str, stream: TextIO, form: str, level: int) -> None:
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logging.Formatter(form))
+    logger = logging.getLogger(name)
+    logger.handlers[:] = [handler]
+    logger.propagate = False
+    logger.setLevel(level)
 
 
 class _Server(uvicorn.Server):

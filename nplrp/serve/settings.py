@@ -66,7 +66,7 @@ class Settings:
     workers: int = _flag(1, int, "processes", 1, 256)
     threads: int = _flag(0, int, "Numba threads of each process; default: cores / workers", 0, 1024)
     queue: int = _flag(64, int, "requests of one process that may wait to be computed; more get 429", 1)
-    batch: int = _flag(4, int, "waiting requests with the same parameters that are computed together", 1, 8)
+    batch: int = _flag(4, int, "images that are computed together, also of several requests with equal parameters", 1, 8)
     decoders: int = _flag(2, int, "threads of each process that decode images and write answers", 1, 64)
     deadline: float = _flag(60.0, _seconds, "seconds from a request's arrival to its answer; later is 504", 0.01)
     drain: float = _flag(30.0, _seconds, "seconds after SIGTERM that accepted requests may take", 0.0)

@@ -35,7 +35,7 @@ def prepare(engine: Engine, settings: Settings) -> None:
     if settings.sha256 and found != settings.sha256:
         raise ServeError(f"{model.source or model.name}: its content hash is {found}, --sha256 is {settings.sha256}: wrong file?")
     log.info("weights %s... %.1f s", found[:12], time.monotonic() - begun)
-    check()
+    check(settings.dtypes)
     log.info("kernels reproduce the golden case %.1f s", time.monotonic() - begun)
     lrp.explain(model, np.zeros((1, *model.input_shape), np.float32), WARM)
     log.info("warm %.1f s", time.monotonic() - begun)

@@ -67,10 +67,6 @@ class Wanted:
     resample: str | None = None
     crop: bool | None = None
 
-    def kind(self) -> tuple[Any, ...]:
-        """Return what must be equal for two requests to be computed together."""
-        return (self.composite, self.dialect, self.start, self.dtype, self.algorithm)
-
     def target_of(self, instance: int) -> int | str | None:
         """Return the target of one instance, as `nplrp.explain` takes it."""
         target = self.target[instance] if isinstance(self.target, tuple) else self.target
@@ -170,6 +166,14 @@ def _names(key: str, value: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(value))
 
 
+def _colour_map(key: str, value: Any) -> str:
+    import matplotlib
+
+    if value not in matplotlib.colormaps:
+        raise Problem("bad_parameter", f"{key} is {_quoted(value)}; expected one of matplotlib's, such as rainbow, seismic, bwr or viridis")
+    return str(value)
+
+
 def _target_value(key: str, value: Any) -> Target:
     several = isinstance(value, list)
     values = value if several else [value]
@@ -194,7 +198,7 @@ _READ: dict[str, Callable[[str, Any], Any]] = {
     "dtype": _one_of("float32", "float64"),
     "algorithm": _one_of(*ALGORITHMS),
     "picture": _one_of(*PICTURES),
-    "cmap": _word,
+    "cmap": _colour_map,
     "resample": _one_of(*RESAMPLE),
     "crop": _yes_or_no,
 }

@@ -67,6 +67,19 @@ def test_without_any_place_kernels_still_run(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_kernels_are_found_where_nothing_can_be_written_any_more(tmp_path):
+    run(tmp_path)
+    nowhere = "from nplrp.kernels import jit_cache; jit_cache._writable = lambda directory: False"
+    assert run(tmp_path, nowhere) == ("None", 1)
+
+
+def test_nplrps_own_cache_directory_comes_before_the_installation(tmp_path):
+    place, _ = run("", NPLRP_CACHE=str(tmp_path))
+    assert Path(place).parent == tmp_path
+    place, _ = run("", NPLRP_CACHE="")
+    assert Path(place).parent == KERNELS / "__pycache__"
+
+
 def test_a_directory_that_vanishes_or_refuses_is_no_error(tmp_path):
     vanish = "from nplrp.kernels import jit_cache; import shutil; shutil.rmtree(jit_cache.cache_directory())"
     assert run(tmp_path, vanish)[1] == 0

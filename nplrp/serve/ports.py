@@ -1,0 +1,37 @@
+"""The port that is served on."""
+
+from __future__ import annotations
+
+import socket
+
+from nplrp.serve.problems import ServeError
+from nplrp.serve.settings import Settings
+
+
+def listen(settings: Settings) -> socket.socket:
+    """Bind the port.
+
+    Raises
+    ------
+    ServeError
+        If that isn't possible.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    sock = socket.socket(family)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((settings.host, settings.port))
+        sock.listen(min(settings.max_connections, 2048))
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        raise ServeError(
+            f"{settings.host}:{settings.port}: can't listen there: {error.strerror or error}; choose another --host or --port"
+        ) from None
+    return sock
+
+
+def address(sock: socket.socket) -> str:
+    """Return a listening socket's URL."""
+    host, port = sock.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
