@@ -17,10 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba.core import types
-from numba.extending import intrinsic
 
 from nplrp.kernels.microkernel import SLAB
+from nplrp.kernels.numba_later import intrinsic, types
 from nplrp.kernels.parallel import kernel
 from nplrp.kernels.simd import Assembler, lanes_of
 

@@ -3,8 +3,9 @@
 from fractions import Fraction
 
 import numpy as np
-from numba.core import config, types
-from numba.extending import intrinsic
+
+from nplrp.kernels.numba_later import intrinsic, types
+from nplrp.kernels.parallel import DISABLED
 
 
 @intrinsic
@@ -29,4 +30,4 @@ def fma_exact(x, y, z):
 
 
 #: x * y + z, rounded once, in float32 if all three are, else in float64.
-fma = fma_exact if config.DISABLE_JIT else _fma  # type: ignore[attr-defined]
+fma = fma_exact if DISABLED else _fma

@@ -1,30 +1,120 @@
-"""Where the compiled code of a serial kernel is, so that another kernel can call it by its address.
+"""How compiled code is called: by one thread, or by a team whose threads share the parts of a kernel's work.
 
-Numba compiles the body of a `prange` four times over (body, loop, wrapper and caller each link and optimise a copy).
-Called by address (`nplrp.kernels.parallel.shared_kernel`) it is compiled once.
+A team is one of OpenMP's where GNU's library for it is installed: it wakes in microseconds. Python threads do the same elsewhere, in a
+process that was forked off (OpenMP would wait there for threads that are gone), and if NUMBA_THREADING_LAYER names another layer than omp.
+Compiled code doesn't hold the interpreter's lock.
 """
 
-from numba import typeof
-from numba.core import types
+import ctypes
+import functools
+import os
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
+
+from nplrp.kernels.arguments import FAILED, FLOAT, RESULT, STATUS, WHOLE, layout
+from nplrp.kernels.target import link
+
+#: Held while a team works: further callers wait, instead of sharing the cores with it.
+lock = threading.RLock()
+_orphaned = threading.Event()  # set in a process that was forked off one with a team of OpenMP's
 
 
-class Launcher:
-    """Finds the code of a serial kernel `share(thread, threads, *args)`, compiling it when it is first asked for.
+class Code:
+    """Compiled code for one type of arguments.
 
     Parameters
     ----------
-    share : numba dispatcher
+    code : bytes
+        From `nplrp.kernels.compiling`.
+    kinds : tuple
+        The types, from `nplrp.kernels.arguments.describe`.
+
+    Raises
+    ------
+    RuntimeError
+        If `code` can't be linked.
     """
 
-    def __init__(self, share):
-        self._share = share
-        self._addresses = {}  # a memo: looking at the types of all arguments takes as long as a small layer
+    def __init__(self, code, kinds):
+        self._layout = layout(kinds)
+        self._library, (part, self._team) = link(code, ("part", "team"))
+        self._part = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(part)
 
-    def address(self, key, *args):
-        """Return the address of the code for `args`; `key` (the dtypes that vary) decides the types of all of them."""
-        if key not in self._addresses:
-            kinds = (types.int64, types.int64, *map(typeof, args))
-            self._share.compile(kinds)
-            compiled = self._share.overloads[kinds]
-            self._addresses[key] = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
-        return self._addresses[key]
+    def call(self, numbers, t=0, nt=1):
+        """Do part t of nt with arguments described by `numbers`; return what the kernel returns."""
+        block = self._block(0, 0, 0, numbers)
+        self._part(block, t, nt)
+        return self._result(block)
+
+    def share(self, numbers, nt):
+        """Do all parts at once."""
+        with lock:
+            openmp = _openmp()
+            if openmp is None:
+                block = self._block(0, 0, 0, numbers)
+                others = [_threads(nt - 1).submit(self._part, block, t, nt) for t in range(1, nt)]
+                self._part(block, 0, nt)
+                wait(others)
+            else:
+                start, number, size = openmp
+                block = self._block(nt, number, size, numbers)
+                start(self._team, block, nt, 0)
+        return self._result(block)
+
+    def _block(self, nt, number, size, numbers):
+        return ctypes.create_string_buffer(self._layout.pack(0, 0, nt, number, size, *numbers), self._layout.size)
+
+    @staticmethod
+    def _result(block):
+        status = ctypes.c_int64.from_buffer(block, 8 * STATUS).value
+        if status == FAILED:
+            raise MemoryError("no memory for a kernel's buffers")
+        kind = {WHOLE: ctypes.c_int64, FLOAT: ctypes.c_double}.get(status)
+        return kind and kind.from_buffer(block, 8 * RESULT).value
+
+
+@functools.cache
+def _openmp():
+    """Return GOMP_parallel and the addresses of omp_get_thread_num and omp_get_num_threads, or None."""
+    if _orphaned.is_set() or os.environ.get("NUMBA_THREADING_LAYER", "omp") not in ("omp", "default"):
+        return None
+    try:
+        library = ctypes.CDLL("libgomp.so.1")
+        start = library.GOMP_parallel
+        number, size = (ctypes.cast(library[name], ctypes.c_void_p).value for name in ("omp_get_thread_num", "omp_get_num_threads"))
+    except (OSError, AttributeError):
+        return None
+    start.argtypes, start.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
+    return start, number, size
+
+
+@functools.cache
+def _threads(count):
+    return ThreadPoolExecutor(count, "nplrp")
+
+
+def threads():
+    """Return how many threads a team has: what `numba.set_num_threads` or NUMBA_NUM_THREADS said, else one for each core."""
+    numba = sys.modules.get("numba.np.ufunc.parallel")
+    if numba is not None and numba._is_initialized:
+        return numba.get_num_threads()
+    given = os.environ.get("NUMBA_NUM_THREADS", "")
+    return int(given) if given.isdigit() and int(given) > 0 else _cores()
+
+
+@functools.cache
+def _cores():
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _forked():
+    lock._at_fork_reinit()
+    if _openmp.cache_info().currsize:
+        _orphaned.set()
+    _openmp.cache_clear()
+    _threads.cache_clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

@@ -12,9 +12,8 @@ Which pixels and columns share registers is a matter of speed only: no chain is 
 
 import numpy as np
 from llvmlite import ir
-from numba.core import types
-from numba.extending import intrinsic
 
+from nplrp.kernels.numba_later import intrinsic, types
 from nplrp.kernels.parallel import kernel
 from nplrp.kernels.simd import VECTOR_BITS, Assembler, keep_apart, lanes_of
 

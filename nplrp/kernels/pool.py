@@ -9,10 +9,9 @@ that hold it in row-major order, from 0.
 
 import numpy as np
 from llvmlite import ir
-from numba.core import cgutils, types
-from numba.extending import intrinsic
 
 from nplrp.kernels.elementwise import PLUS, stabiliser
+from nplrp.kernels.numba_later import cgutils, intrinsic, types
 from nplrp.kernels.parallel import frozen, kernel, shared_kernel
 from nplrp.kernels.vector_loop import I32, I64, for_vectors
 

@@ -5,46 +5,19 @@ vector types. Lanes never talk to each other, so an output element sees the same
 it sits in a vector of 1, 4, 8 or 16 lanes: the width changes the speed and never a bit.
 """
 
-import re
-
-import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
-from numba.core import types
-from numba.core.imputils import impl_ret_borrowed
-from numba.core.registry import cpu_target
-from numba.extending import intrinsic
+
+from nplrp.kernels.numba_later import intrinsic, types
+from nplrp.kernels.target import vector_bits
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
-_PROBE = """
-define <16 x float> @probe(<16 x float> %x, <16 x float> %y, <16 x float> %z) {
-  %r = call <16 x float> @llvm.fma.v16f32(<16 x float> %x, <16 x float> %y, <16 x float> %z)
-  ret <16 x float> %r
-}
-declare <16 x float> @llvm.fma.v16f32(<16 x float>, <16 x float>, <16 x float>)
-"""
-
-
-def _vector_bits() -> int:
-    """Return the width in bits of the widest fused multiply-add of the CPU that Numba compiles for.
-
-    Asks the compiler instead of the host, so NUMBA_CPU_NAME and NUMBA_CPU_FEATURES are honoured.
-    """
-    codegen = cpu_target.target_context.codegen()
-    target = llvm.Target.from_triple(llvm.get_process_triple())
-    machine = target.create_target_machine(cpu=codegen._get_host_cpu_name(), features=codegen._tm_features, opt=2)
-    assembly = machine.emit_assembly(llvm.parse_assembly(_PROBE))
-    for register, bits in (("zmm", 512), ("ymm", 256)):
-        if re.search(rf"vfm.*{register}", assembly):
-            return bits
-    return 128
-
 
 #: Width of a vector register, in bits: 512 (AVX-512), 256 (AVX2) or 128 (NEON, SSE).
-VECTOR_BITS = _vector_bits()
+VECTOR_BITS = vector_bits()
 
 
-def lanes_of(dtype: types.Float) -> int:
+def lanes_of(dtype) -> int:
     """Return how many numbers of a Numba float type fit into one vector."""
     return VECTOR_BITS // dtype.bitwidth
 
@@ -145,6 +118,8 @@ def writable(typing, array):
     """Return the same array as a type that may be written to, so that it can stand in one variable with others; don't write to it."""
 
     def emit(context, builder, signature, args):
+        from numba.core.imputils import impl_ret_borrowed
+
         return impl_ret_borrowed(context, builder, signature.return_type, args[0])
 
     return array.copy(readonly=False)(array), emit

@@ -1,8 +1,8 @@
 """The loop that an intrinsic runs over numbers that lie side by side: whole vectors first, then one number at a time."""
 
 from llvmlite import ir
-from numba.core import cgutils
 
+from nplrp.kernels.numba_later import cgutils
 from nplrp.kernels.simd import Assembler, lanes_of
 
 I32, I64 = ir.IntType(32), ir.IntType(64)

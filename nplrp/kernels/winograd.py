@@ -19,10 +19,9 @@ import math
 
 import numpy as np
 from llvmlite import ir
-from numba.core import types
-from numba.extending import intrinsic
 
 from nplrp.kernels.microkernel import BLOCK, SLAB
+from nplrp.kernels.numba_later import intrinsic, types
 from nplrp.kernels.simd import Assembler, lanes_of
 
 #: Outputs and inputs along one side of a tile, and products in a tile.

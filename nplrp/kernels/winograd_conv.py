@@ -12,13 +12,12 @@ most of the rounding error away.
 from typing import NamedTuple
 
 import numpy as np
-from numba.core import types
 
 from nplrp.kernels.direct import blocking
 from nplrp.kernels.epilogue import finish_tile
 from nplrp.kernels.microkernel import BLOCK, MAX_ROWS, PANEL_32, ROW_STEP, SLAB, multiply
 from nplrp.kernels.parallel import kernel, shared_kernel
-from nplrp.kernels.simd import copy_16, keep_apart, lanes_of, writable
+from nplrp.kernels.simd import VECTOR_BITS, copy_16, keep_apart, writable
 from nplrp.kernels.winograd import IN, OUT, POSITIONS, SIDE, transform_input, transform_kernel, transform_output, transpose_square
 
 #: Tiles of an image up to which all of them are transformed first.
@@ -26,7 +25,7 @@ SMALL = 64
 _GROUP_TILES = 128
 _PART = 4  # blocks of channels in a chain; their transformed weights fit into the second-level cache
 _GAP = 16  # numbers between the 36 matrices of weights, inputs or products, lest all start in the same cache set
-_LANES, _LANES_64 = lanes_of(types.float32), lanes_of(types.float64)
+_LANES, _LANES_64 = VECTOR_BITS // 32, VECTOR_BITS // 64
 
 
 class Weights(NamedTuple):

@@ -1,0 +1,62 @@
+"""How compiled kernels get their arguments: one after the other in a block of memory, in slots of eight bytes.
+
+A number takes a slot; an array takes one for its address and one each for its lengths and strides; a tuple takes what its items do.
+Before them are slots for what comes back, and for what a team of threads needs.
+"""
+
+import struct
+
+import numpy as np
+
+# Slots.
+STATUS, RESULT, TEAM_THREADS, TEAM_NUMBER, TEAM_SIZE, ARGUMENTS = range(6)
+# What STATUS says: nothing came back, a number is in RESULT, or there was no memory.
+NOTHING, WHOLE, FLOAT, FAILED = range(4)
+
+_LAYOUT = 0x503  # C- or Fortran-contiguous, aligned, writeable
+_NUMBERS = {int: "q", np.int64: "q", bool: "?", np.bool_: "?", float: "d", np.float64: "d", np.float32: "f"}
+_FORMATS = {"q": "q", "?": "q", "d": "d", "f": "f4x"}
+
+
+def describe(arguments):
+    """Return the types of arguments, as a key, and their numbers in order of the slots."""
+    kinds, numbers = [], []
+    for value in arguments:
+        _read(value, kinds, numbers)
+    return tuple(kinds), numbers
+
+
+def _read(value, kinds, numbers):
+    kind = type(value)
+    if kind in _NUMBERS:
+        kinds.append(_NUMBERS[kind])
+        numbers.append(value)
+    elif kind is np.ndarray:
+        flags = value.flags.num & _LAYOUT
+        kinds.append((value.dtype.str, value.ndim, flags & ~2 if flags & 1 else flags))
+        numbers.append(value.ctypes.data)
+        numbers += value.shape
+        numbers += value.strides
+    elif isinstance(value, tuple):
+        kinds.append(kind)
+        for item in value:
+            _read(item, kinds, numbers)
+        kinds.append(None)
+    else:
+        raise TypeError(f"kernels don't take a {kind.__name__}")
+
+
+def layout(kinds):
+    """Return the `struct.Struct` of a block with arguments of these types."""
+    slots = ["q"] * ARGUMENTS
+    for kind in kinds:
+        if isinstance(kind, str):
+            slots.append(_FORMATS[kind])
+        elif isinstance(kind, tuple):
+            slots.append("q" * (1 + 2 * kind[1]))
+    return struct.Struct("=" + "".join(slots))
+
+
+def name(kinds):
+    """Return types as text that is the same in every process."""
+    return repr([f"{kind.__name__}{getattr(kind, '_fields', '')}" if isinstance(kind, type) else kind for kind in kinds])
