@@ -25,7 +25,7 @@ from nplrp.errors import NplrpError
 from nplrp.heatmaps import encode_png
 from nplrp.model import Model
 from nplrp.serve import answers, metrics
-from nplrp.serve.bodies import JSON, MULTIPART, Body, Inputs, body_kind, read_form, read_inputs
+from nplrp.serve.bodies import MULTIPART, Body, Inputs, body_kind, read_form, read_inputs
 from nplrp.serve.engine import Engine, Result
 from nplrp.serve.front import Front, Record
 from nplrp.serve.lane import Full, Job, Lane, Overdue
@@ -208,7 +208,7 @@ class Service:
                     body = Body(kind, uploads=uploads, texts=_texts(request, texts))
                 else:
                     data = b"".join([chunk async for chunk in chunks()])
-                    body = Body(kind, data, texts={} if kind == JSON else _texts(request, {}))
+                    body = Body(kind, data, texts=_texts(request, {}))
         except TimeoutError:
             self._buffered -= counted
             raise Problem(

@@ -94,20 +94,21 @@ async def read_form(headers: Headers, stream: AsyncGenerator[bytes, None], setti
     Problem
         bad_form or bad_instances.
     """
+    parser = _InMemory(headers, stream, max_files=settings.max_instances + 1, max_fields=100, max_part_size=1 << 16)
+    uploads, texts = [], {}
     try:
-        parser = _InMemory(headers, stream, max_files=settings.max_instances + 1, max_fields=100, max_part_size=1 << 16)
-        form = await parser.parse()
+        for key, value in (await parser.parse()).multi_items():
+            if isinstance(value, UploadFile):
+                uploads.append(value.file.read())
+            elif key in texts:
+                raise Problem("bad_form", f"the field {key[:80]!a} is there twice")
+            else:
+                texts[key] = value
     except (MultiPartException, KeyError, ValueError, LookupError) as error:
         reason = getattr(error, "message", None) or f"damaged ({type(error).__name__})"
         raise Problem("bad_form", f"the multipart body can't be read: {reason}") from None
-    uploads, texts = [], {}
-    for key, value in form.multi_items():
-        if isinstance(value, UploadFile):
-            uploads.append(value.file.read())
-        elif key in texts:
-            raise Problem("bad_form", f"the field {key[:80]!a} is there twice")
-        else:
-            texts[key] = value
+    finally:
+        parser.close()
     return tuple(uploads), texts
 
 
@@ -115,6 +116,11 @@ class _InMemory(MultiPartParser):
     """Never spools to a file: a full disk is no reason to fail."""
 
     spool_max_size = sys.maxsize
+
+    def close(self) -> None:
+        """Let go of all files, also when the body has broken off."""
+        for file in self._files_to_close_on_error:
+            file.close()
 
 
 def read_inputs(body: Body, model: Model, settings: Settings, verb: str) -> Inputs:
@@ -127,11 +133,10 @@ def read_inputs(body: Body, model: Model, settings: Settings, verb: str) -> Inpu
     if body.kind == JSON:
         instances, parameters = _read_json(body.data, settings)
     else:
-        instances = [_Encoded(each) for each in (body.uploads if body.kind == MULTIPART else (body.data,))]
-        parameters = body.texts
+        instances, parameters = [_Encoded(each) for each in (body.uploads if body.kind == MULTIPART else (body.data,))], {}
     if not 1 <= len(instances) <= settings.max_instances:
         raise Problem("bad_instances", f"there are {len(instances)} instances; expected 1 to {settings.max_instances}")
-    wanted = read_parameters(parameters, model, settings, verb, as_text=body.kind != JSON)
+    wanted = read_parameters(parameters, body.texts, model, settings, verb)
     if verb == "explain":
         _check_amount(wanted, len(instances), model, settings)
     x = np.empty((len(instances), *model.input_shape), np.float32)

@@ -24,6 +24,15 @@ def add_commands(commands: Any) -> None:
     add_flags(serve)
     serve.set_defaults(run=run_serve)
 
+    warmup = commands.add_parser(
+        "warmup",
+        help="compile all kernels ahead",
+        description="Compile every kernel ahead; keep it in $NPLRP_CACHE if that is set, else beside the package or in the user's cache.",
+    )
+    warmup.add_argument("--weights", "-w", metavar="FILE", help="also explain once with these, so that their hash is known")
+    warmup.add_argument("--dtype", default="float32", metavar="LIST", help="float32 (default), float64 or both, by comma")
+    warmup.set_defaults(run=run_warmup)
+
 
 def run_serve(arguments: argparse.Namespace) -> int:
     """Serve until SIGTERM."""
@@ -45,6 +54,25 @@ def run_serve(arguments: argparse.Namespace) -> int:
     from nplrp.serve.server import serve
 
     return serve(model, settings, source.sample, sock)
+
+
+def run_warmup(arguments: argparse.Namespace) -> None:
+    """Compile ahead."""
+    from nplrp.kernels.jit_cache import cache_directory
+    from nplrp.plan import check_dtype
+    from nplrp.serve.warmup import warm_up
+    from nplrp.weights import load
+
+    dtypes = [check_dtype(each).name for each in arguments.dtype.split(",")]
+    directory = cache_directory()
+    if directory is None:
+        raise ServeError("no folder can be written to keep compiled kernels: set NPLRP_CACHE to one")
+    models = [load(arguments.weights)] if arguments.weights else []
+    before = set(directory.glob("*.bin"))
+    count = warm_up(dtypes, models, lambda line: print(line, flush=True))
+    for model in models:
+        print(f"content sha256 {model.content_hash}")
+    print(f"{count} runs, {len(set(directory.glob('*.bin')) - before)} kernels compiled, kept in {directory}")
 
 
 def _check_extra() -> None:

@@ -41,6 +41,14 @@ def network(arrays: dict[str, np.ndarray]) -> Model:
     return chain(arrays["image"].shape, layers, "golden case")
 
 
+def read() -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Return the golden case's arrays, and its digests by composite and dtype."""
+    content = (resources.files("nplrp.serve") / FILE).read_bytes()
+    with np.load(io.BytesIO(content), allow_pickle=False) as file:
+        arrays = dict(file)
+    return arrays, json.loads(str(arrays.pop("sha256")))
+
+
 def digest(model: Model, image: np.ndarray, composite: str, dtype: str) -> str:
     """Return the SHA-256 of an explanation's logits and relevance."""
     e = lrp.explain(model, image[None].astype(np.float32), composite, dtype=dtype)
@@ -55,10 +63,7 @@ def check(dtypes: Sequence[str] = ("float32",)) -> None:
     ServeError
         If a bit differs.
     """
-    content = (resources.files("nplrp.serve") / FILE).read_bytes()
-    with np.load(io.BytesIO(content), allow_pickle=False) as file:
-        arrays = dict(file)
-    expected = json.loads(str(arrays.pop("sha256")))
+    arrays, expected = read()
     model = network(arrays)
     for composite in COMPOSITES:
         for dtype in dtypes:

@@ -82,18 +82,18 @@ _FIELDS = {field.name: field.default for field in dataclasses.fields(Wanted)}
 PREDICT = ("top", "dtype", "algorithm", "resample", "crop")
 
 
-def read_parameters(given: Mapping[str, Any], model: Model, settings: Settings, verb: str, as_text: bool) -> Wanted:
+def read_parameters(given: Mapping[str, Any], texts: Mapping[str, str], model: Model, settings: Settings, verb: str) -> Wanted:
     """Check parameters.
 
     Parameters
     ----------
     given : mapping
-        JSON values; or texts, of a query or a form, where lists are separated by commas.
+        JSON values.
+    texts : mapping
+        Of a query or a form, where lists are separated by commas.
     model : Model
     settings : Settings
     verb : "predict" or "explain"
-    as_text : bool
-        Whether the values are texts.
 
     Raises
     ------
@@ -102,12 +102,13 @@ def read_parameters(given: Mapping[str, Any], model: Model, settings: Settings, 
     """
     known = PREDICT if verb == "predict" else tuple(_FIELDS)
     found: dict[str, Any] = {}
-    for key, value in given.items():
+    for key, value in [*given.items(), *((key, _from_text(key, text)) for key, text in texts.items())]:
         if key not in known:
             raise Problem("bad_parameter", f"there is no parameter {_quoted(key)} of {verb}; there are {', '.join(known)}")
-        if value is None and _FIELDS[key] is None:
-            continue
-        found[key] = _READ[key](key, _from_text(key, value) if as_text else value)
+        if key in given and key in texts:
+            raise Problem("bad_parameter", f"the parameter {_quoted(key)} is there twice, in the body and in the query")
+        if value is not None or _FIELDS[key] is not None:
+            found[key] = _READ[key](key, value)
     wanted = Wanted(**found)
     if wanted.dtype not in settings.dtypes:
         raise Problem("bad_parameter", f"dtype {_quoted(wanted.dtype)} isn't served; there is {', '.join(settings.dtypes)} (--dtypes)")
