@@ -349,7 +349,7 @@ def share_ties(step: Step, a: np.ndarray, labels: np.ndarray | None = None) -> n
     labels : ndarray or None
         Structural ties, from `tie_labels`: such places count as equal.
     """
-    taps = np.stack([tap for _, _, tap in _taps(step, a)], axis=-1)
+    taps = np.stack([tap for _, _, tap in window_taps(step, a)], axis=-1)
     if labels is not None:
         taps = np.take_along_axis(taps, np.broadcast_to(labels[:, :, :, None, :], taps.shape).astype(np.intp), axis=-1)
     won: np.ndarray = (taps == taps.max(axis=-1, keepdims=True)).astype(a.dtype)
@@ -361,13 +361,13 @@ def _transpose_shares(step: Step, s: np.ndarray, shares: np.ndarray, c: np.ndarr
     """Write to c the sum over windows of s times each place's share."""
     c[...] = 0
     places = np.arange(c[..., 0].size).reshape(c.shape[:-1])
-    for p, (rows, columns, _) in enumerate(_taps(step, c)):
+    for p, (rows, columns, _) in enumerate(window_taps(step, c)):
         inside = (rows >= 0)[:, None] & (columns >= 0)[None, :]
         at = places[:, np.maximum(rows, 0)[:, None], np.maximum(columns, 0)[None, :]][:, inside]
         c.reshape(-1, c.shape[-1])[at.reshape(-1)] += (s * shares[..., p])[:, inside].reshape(-1, c.shape[-1])
 
 
-def _taps(step: Step, a: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def window_taps(step: Step, a: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Return for each place of a pool's window its row and column in the image, by window (-1 outside), and a there (-inf outside)."""
     height, width, down, right, top, left = _window(step)
     rows, columns = step.window.output_size(*step.input_shape[:2])  # type: ignore[union-attr]

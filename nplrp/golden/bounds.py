@@ -9,7 +9,7 @@ min(n, 8 sqrt n) (expected: rounding errors don't all point the same way), for o
 
 To n are added the roundings of the inputs to the backend's precision, of changed weights, and of lines 2 and 4 (`EXTRA`). Where
 rho_k >= 1/2, not even the sign of d_k is sure: ds_k is then set to |s_k|, and what hangs on it is returned apart as `undecided`.
-The bounds hold for sums in any order; not for Winograd or FFT convolutions.
+The bounds hold for sums in any order. What Winograd and FFT convolutions lose takes the place of g A (`nplrp.golden.fast_convolutions`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ import numpy as np
 
 from nplrp import layers
 from nplrp.composites import PASSED
+from nplrp.fused import Trace
+from nplrp.golden import fast_convolutions
 from nplrp.golden.values import UNIT
 from nplrp.plan import Plan
 from nplrp.rules import AS_IS, NOTHING, Change
@@ -41,13 +43,30 @@ class Bounds(NamedTuple):
     undecided: np.ndarray
 
 
+class Forward(NamedTuple):
+    """What rounding does to a step's output.
+
+    Attributes
+    ----------
+    bounds : Bounds
+    ambiguous : ndarray of bool
+        Decisions inside the error: units whose sign before a ReLU, windows whose winner rounding may decide otherwise.
+    carried : ndarray
+        Expected error of each unit as far as it may decide something further up: through pools and moves it is that of their input.
+    """
+
+    bounds: Bounds
+    ambiguous: np.ndarray
+    carried: np.ndarray
+
+
 def gains(n: int) -> tuple[float, float]:
     """Return the expected and the certified gain of a sum of n terms, extra roundings included."""
     return min(n, 8 * n**0.5) + EXTRA, float(n + EXTRA)
 
 
-def forward_bounds(step: Step, a: np.ndarray, y: np.ndarray) -> tuple[Bounds, np.ndarray]:
-    """Bound the error of a step's output y, and find its undecided decisions.
+def forward_bounds(step: Step, a: np.ndarray, y: np.ndarray, a_error: np.ndarray, convolutions: str = "direct") -> Forward:
+    """Bound the error of a step's output y that its own arithmetic makes, and find its ambiguous decisions.
 
     Parameters
     ----------
@@ -56,33 +75,44 @@ def forward_bounds(step: Step, a: np.ndarray, y: np.ndarray) -> tuple[Bounds, np
         Its input.
     y : ndarray [n, *output_shape]
         What follows its activation.
-
-    Returns
-    -------
-    (Bounds, ndarray [n, *output_shape] of bool)
-        Of the decisions those are True whose sign before a ReLU, or whose winner in a max-pool, lies inside the expected error.
+    a_error : ndarray [n, *input_shape]
+        Error of the input as far as a pool or ReLU decides by it: `Forward.carried` of the step below.
+    convolutions : "direct", "winograd" or "fft"
     """
-    ambiguous = np.zeros(y.shape, bool)
+    ambiguous, undecided = np.zeros(y.shape, bool), np.zeros(y.shape)
     if step.kind in PASSED or step.kind == "maxpool":
-        error = (1 + EXTRA) * UNIT * np.abs(y) + TINY
+        expected = certified = (1 + EXTRA) * UNIT * np.abs(y) + TINY
         if step.kind == "maxpool":
-            ambiguous = near_ties(step, a).sum(axis=-1).reshape(y.shape) > 0
-        expected, certified = error, error
+            taps, errors = _stacked(step, a), _stacked(step, a_error)
+            near = near_ties(step, a, a_error)
+            lowest = np.where(near, taps, np.inf).min(axis=-1)
+            undecided = np.where(near.any(axis=-1), taps.max(axis=-1) - lowest, 0.0).reshape(y.shape)
+            equal = (taps == taps.max(axis=-1, keepdims=True)) & (errors > 0)  # keeps equal only if all places are summed alike
+            ambiguous = (near.any(axis=-1) | (equal.sum(axis=-1) > 1)).reshape(y.shape)
+            carried = np.maximum(errors.max(axis=-1), 0.0).reshape(y.shape)
+        else:
+            z, carried = layers.reshape(step, a), layers.reshape(step, a_error)
+            if step.activation == "relu":
+                ambiguous = (np.abs(z) <= carried) & (carried > 0)
+                carried = np.where(z + carried < 0, 0.0, carried)
     else:
-        A = _magnitudes(step, [a], [AS_IS], AS_IS)
-        expected, certified = (g * UNIT * A + TINY for g in gains(_terms_forward(step)))
+        _, expected, certified = _errors_of_sums(step, [a], [AS_IS], AS_IS, convolutions)
+        expected, certified = expected + TINY, certified + TINY
         if step.activation == "relu":
             z = layers.forward(step, [a], [AS_IS], AS_IS)
             ambiguous = np.abs(z) <= expected
             expected, certified = (np.where(z + each < 0, 0, each) for each in (expected, certified))
+        carried = expected
     if step.activation == "softmax":
         n = y.shape[-1]
         worst = [np.max(each, axis=-1, keepdims=True) for each in (expected, certified)]
         expected, certified = (y * np.expm1(np.minimum(2 * w + g * UNIT, 50)) + TINY for w, g in zip(worst, gains(n), strict=True))
-    return Bounds(expected, certified, np.zeros(y.shape)), ambiguous
+    return Forward(Bounds(expected, certified, undecided), ambiguous, carried)
 
 
-def relevance_bounds(plan: Plan, i: int, a: np.ndarray, y: np.ndarray, R: np.ndarray, winner: np.ndarray | None) -> Bounds:
+def relevance_bounds(
+    plan: Plan, i: int, trace: Trace, R: np.ndarray, a_error: np.ndarray | None = None, convolutions: str = "direct"
+) -> Bounds:
     """Bound the error of the relevance that step i's rule gives to its input.
 
     Parameters
@@ -90,18 +120,20 @@ def relevance_bounds(plan: Plan, i: int, a: np.ndarray, y: np.ndarray, R: np.nda
     plan : Plan
         In float64.
     i : int
-    a, y : ndarray [n, *input_shape], [n, *output_shape]
-        The step's input and output.
+    trace : Trace
+        The forward pass.
     R : ndarray [n, *output_shape]
-        Relevance of its output.
-    winner : ndarray or None
-        Of a max-pool.
+        Relevance of the step's output.
+    a_error : ndarray [n, *input_shape] or None
+        Error of the step's input, for the winners of a pool; None: it is given, and rounded at most.
+    convolutions : "direct", "winograd" or "fft"
 
     Returns
     -------
     Bounds of arrays [n, *input_shape]
     """
     step, rule, parts = plan.steps[i], plan.rules[i], plan.parts[i]
+    a, y, winner = trace.activations[i], trace.activations[i + 1], trace.winners.get(i)
     if not parts:
         same = (1 + EXTRA) * UNIT * np.abs(layers.reshape_back(step, R))
         return Bounds(same, same, np.zeros_like(same))
@@ -109,19 +141,22 @@ def relevance_bounds(plan: Plan, i: int, a: np.ndarray, y: np.ndarray, R: np.nda
     if rule.name == "winner_ties":
         winner = layers.share_ties(step, a, None)
     total = [np.zeros(a.shape) for _ in range(3)]
-    forward_gains, back_gains = gains(_terms_forward(step) * len(parts[0].terms)), gains(_terms_back(step) + len(parts) + 1)
-    unsure = _unsure_halves(step, a, parts[0].units, forward_gains[0])
+    terms = len(parts[0].terms)
+    back_gains = gains(_terms_back(step) + len(parts) + 1)
+    fast = fast_convolutions.is_fast(step, convolutions)
+    fast_gains = gains(fast_convolutions.terms(step, convolutions, step.output_shape[-1]) + len(parts) + 1) if fast else (0.0, 0.0)
+    unsure = _unsure_halves(step, a, parts[0].units, convolutions)
     for part in parts:
         inputs, changes = layers.changed_inputs(a, rule, part), [term.weight for term in part.terms]
         R_part = layers.relevance_of_units(R, step, a, part.units, y).reshape(R.shape[0], *step.output_shape)
         z = layers.forward(step, inputs, changes, part.bias)
         d, s = np.abs(layers.denominator(z, rule)), np.abs(layers.divide(R_part, z, rule, part.weight))
-        A = _magnitudes(step, inputs, changes, part.bias)
+        A, *errors = _errors_of_sums(step, inputs, changes, part.bias, convolutions)
         if step.kind == "maxpool":
-            A = np.abs(z)
-        carried = [_error_of_s(s, A, d, g) for g in forward_gains]
+            A, errors = np.abs(z), [g * UNIT * np.abs(z) for g in gains(_terms_forward(step) * terms)]
+        carried = [_error_of_s(s, each, d) for each in errors]
         lost = (d == 0) & (A > 0) & (R_part != 0)  # dropped as 0 / 0 here, but rounding may leave a denominator there
-        blind = np.where(_rho(A, d, forward_gains[0]) >= 0.5, s, 0.0) + np.where(lost, np.abs(R_part) / (UNIT * A + TINY), 0.0)
+        blind = np.where(_rho(errors[0], d) >= 0.5, s, 0.0) + np.where(lost, np.abs(R_part) / (UNIT * A + TINY), 0.0)
         if unsure is not None:
             blind = np.where(unsure, np.abs(R) / np.where(d > 0, d, UNIT * A + TINY), blind)
         stacked = np.concatenate([*carried, s, blind])
@@ -130,11 +165,15 @@ def relevance_bounds(plan: Plan, i: int, a: np.ndarray, y: np.ndarray, R: np.nda
             c_expected, c_certified, c_all, c_blind = moved.reshape(4, *a.shape)
             size = np.abs(a_term)
             floor = size * TINY * (_terms_back(step) + 1) * (1 + _largest(step, change)) + TINY
-            total[0] += size * (c_expected + back_gains[0] * UNIT * c_all) + floor
-            total[1] += size * (c_certified + back_gains[1] * UNIT * c_all) + floor
+            summed = [g * UNIT * c_all for g in back_gains]
+            if fast:
+                M = _fast_back(step, s, change, convolutions)
+                summed = [np.maximum(each, g * UNIT * M) for each, g in zip(summed, fast_gains, strict=True)]
+            total[0] += size * (c_expected + summed[0]) + floor
+            total[1] += size * (c_certified + summed[1]) + floor
             total[2] += size * c_blind
     if step.kind == "maxpool":
-        total[2] += _relevance_of_near_ties(step, a, R)
+        total[2] += _relevance_of_near_ties(step, a, R, a_error)
     return Bounds(*total)
 
 
@@ -153,41 +192,82 @@ def start_bounds(start: str, R: np.ndarray, probabilities: np.ndarray, logits: B
     return Bounds(found[0], found[1], nothing)
 
 
-def near_ties(step: Step, a: np.ndarray) -> np.ndarray:
-    """Return which places of each max-pool window come second by so little that float32 sees a tie, [n, ho, wo, c, places] of bool.
+def near_ties(step: Step, a: np.ndarray, a_error: np.ndarray | None = None) -> np.ndarray:
+    """Return which places of each max-pool window come second by less than the error, [n, ho, wo, c, places] of bool.
 
-    Exact ties aren't meant: rounding keeps them, and which of them wins is the rule's to say.
+    Without an error the input is taken to be rounded to float32. Exact ties aren't meant: given an input, rounding keeps them, and which
+    of them wins is the rule's to say.
     """
-    taps = np.stack([tap for _, _, tap in layers._taps(step, a)], axis=-1)
+    taps = _stacked(step, a)
+    errors = UNIT * np.abs(taps) if a_error is None else _stacked(step, a_error)
+    errors[~np.isfinite(taps)] = 0.0
+    at_winner = np.take_along_axis(errors, np.argmax(taps, axis=-1)[..., None], axis=-1)
     largest = taps.max(axis=-1, keepdims=True)
-    return np.asarray((taps < largest) & (taps >= largest - 2 * UNIT * np.abs(largest)))
+    return np.asarray((taps < largest) & (taps + errors >= largest - at_winner))
 
 
-def _relevance_of_near_ties(step: Step, a: np.ndarray, R: np.ndarray) -> np.ndarray:
+def _stacked(step: Step, a: np.ndarray) -> np.ndarray:
+    return np.stack([tap for _, _, tap in layers.window_taps(step, a)], axis=-1)
+
+
+def _relevance_of_near_ties(step: Step, a: np.ndarray, R: np.ndarray, a_error: np.ndarray | None) -> np.ndarray:
     """Return for each input the relevance of windows that it might win or lose."""
-    near = near_ties(step, a)
+    near = near_ties(step, a, a_error)
     if not near.any():
         return np.zeros(a.shape)
-    taps = np.stack([tap for _, _, tap in layers._taps(step, a)], axis=-1)
+    taps = _stacked(step, a)
     shares = (near | ((taps == taps.max(axis=-1, keepdims=True)) & near.any(axis=-1, keepdims=True))).astype(float)
     return layers.transpose(step, np.abs(R), [AS_IS], shares)[0]
 
 
-def _rho(A: np.ndarray, d: np.ndarray, g: float) -> np.ndarray:
-    return np.divide(g * UNIT * A, d, out=np.zeros_like(d), where=d > 0)
+def _rho(error: np.ndarray, d: np.ndarray) -> np.ndarray:
+    return np.divide(error, d, out=np.zeros_like(d), where=d > 0)
 
 
-def _error_of_s(s: np.ndarray, A: np.ndarray, d: np.ndarray, g: float) -> np.ndarray:
-    rho = np.minimum(_rho(A, d, g), 0.5)
+def _error_of_s(s: np.ndarray, error: np.ndarray, d: np.ndarray) -> np.ndarray:
+    rho = np.minimum(_rho(error, d), 0.5)
     return np.asarray(s * rho / (1 - rho))
 
 
-def _unsure_halves(step: Step, a: np.ndarray, units: str, g: float) -> np.ndarray | None:
+def _unsure_halves(step: Step, a: np.ndarray, units: str, convolutions: str) -> np.ndarray | None:
     """Return where a rule that treats z > 0 and z < 0 apart may take the other half; None if the rule doesn't."""
     if not units:
         return None
     z = layers.forward(step, [a], [AS_IS], AS_IS)
-    return np.asarray(np.abs(z) <= g * UNIT * _magnitudes(step, [a], [AS_IS], AS_IS))
+    return np.asarray(np.abs(z) <= _errors_of_sums(step, [a], [AS_IS], AS_IS, convolutions)[1])
+
+
+def _errors_of_sums(
+    step: Step, inputs: Sequence[np.ndarray], changes: Sequence[Change], bias: Change, convolutions: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the sum of what is added up, and the expected and certified error of z, [n, *output_shape]."""
+    if step.kind == "maxpool":
+        nothing = np.zeros((len(inputs[0]), *step.output_shape))
+        return nothing, nothing, nothing
+    A = _magnitudes(step, inputs, changes, bias)
+    errors = [g * UNIT * A for g in gains(_terms_forward(step) * len(inputs))]
+    if fast_convolutions.is_fast(step, convolutions):
+        assert step.window is not None
+        pads, M = step.window.pads(*step.input_shape[:2]), np.zeros(A.shape)
+        for a, change in zip(inputs, changes, strict=True):
+            weight = _absolute(step, change, NOTHING).weight
+            assert weight is not None
+            M += fast_convolutions.magnitudes(np.abs(a), weight, pads, convolutions)
+        M += np.abs(layers.changed_bias(step, bias))
+        more = gains(fast_convolutions.terms(step, convolutions, step.input_shape[-1] * len(inputs)))
+        errors = [np.maximum(each, g * UNIT * M) for each, g in zip(errors, more, strict=True)]
+        A = np.maximum(A, M)
+    return A, errors[0], errors[1]
+
+
+def _fast_back(step: Step, s: np.ndarray, change: Change, convolutions: str) -> np.ndarray:
+    """Return M of the transposed convolution: one with the flipped kernel."""
+    weight = _absolute(step, change, NOTHING).weight
+    assert weight is not None and step.window is not None
+    top, bottom, left, right = step.window.pads(*step.input_shape[:2])
+    up, side = weight.shape[0] - 1, weight.shape[1] - 1
+    flipped = np.ascontiguousarray(weight[::-1, ::-1].transpose(0, 1, 3, 2))
+    return fast_convolutions.magnitudes(np.abs(s), flipped, (up - top, up - bottom, side - left, side - right), convolutions)
 
 
 def _magnitudes(step: Step, inputs: Sequence[np.ndarray], changes: Sequence[Change], bias: Change) -> np.ndarray:

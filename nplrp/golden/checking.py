@@ -8,20 +8,24 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from nplrp.golden.bounds import relevance_bounds
+from nplrp.golden.bounds import forward_bounds, relevance_bounds
 from nplrp.golden.candidate import Candidate
+from nplrp.golden.decisions import decided_otherwise
 from nplrp.golden.diagnosis import diagnose, plan_of, trace_of
 from nplrp.golden.errors import GoldenError, NothingComparedError, ProvenanceError
-from nplrp.golden.judging import UNITS, judge, tile_bounds
+from nplrp.golden.fast_convolutions import CONVOLUTIONS
+from nplrp.golden.judging import UNITS, judge
 from nplrp.golden.recording import tensor_of
 from nplrp.golden.report import Report, Row, with_inherited
-from nplrp.golden.values import Golden, GoldenLayer, Tensor, sha256
-from nplrp.lrp import step_back
+from nplrp.golden.values import UNIT, Golden, GoldenLayer, Tensor, sha256
+from nplrp.lrp import run_forward, step_back
 from nplrp.model import Model
+from nplrp.plan import make_steps
 
 MODES = ("chained", "isolated", "local")
 LAYOUTS = ("NHWC", "NCHW")
-CONVOLUTIONS = ("direct", "winograd", "fft")
+#: That many different numbers, among so many of each array, tell that a candidate holds bfloat16; a start of ones and zeros doesn't.
+TELLING, LOOKED_AT = 32, 4096
 
 
 def check(
@@ -55,7 +59,7 @@ def check(
     first : int or None
         Where in the candidate's batch the golden images begin; None if it holds just these.
     convolutions : "direct", "winograd" or "fft"
-        Those by tiles are judged by the worst element of a tile and its neighbours.
+        What the backend's convolutions are; bounds of the fast ones are derived when they are asked for (needs the model).
     rtol, atol : float or None
         Judge by |d| <= atol + rtol |golden| instead.
     model : Model or None
@@ -82,31 +86,30 @@ def check(
             f"{', '.join(golden.names)}; name the arrays after the layers, or give --map"
         )
     chosen = "chained" if mode == "chained" else "isolated"
-    local = _local_tensors(golden, relevances, activations, model) if mode == "local" and model is not None else {}
-    precisions = {name: precision or _precision(array) for name, array in {**relevances, **activations}.items()}
+    own: dict[tuple[str, str], Tensor] = {}
+    if model is not None and (mode == "local" or (mode == "isolated" and convolutions != "direct")):
+        own = _derived_again(golden, relevances, activations, model, mode, convolutions)
+    precisions = _precisions({**relevances, **activations}, precision)
     rows: dict[str, list[Row]] = {"relevance": [], "activation": []}
     for what, arrays, order in (("relevance", relevances, golden.layers[::-1]), ("activation", activations, golden.layers)):
         for layer in order:
-            if layer.name not in arrays or (mode == "local" and (what != "relevance" or layer.name not in local)):
+            if layer.name not in arrays or (mode == "local" and (what, layer.name) not in own):
                 continue
             tensor = layer.relevance if what == "relevance" else layer.activation
             assert tensor is not None
             got, indices = arrays[layer.name], layer.indices
-            if mode == "local":
-                tensor, indices = local[layer.name], None
+            if (what, layer.name) in own:
+                tensor, indices = own[what, layer.name], None
             elif indices is not None:
                 got = got.reshape(-1)[indices]
-            tile = None
-            if convolutions != "direct" and indices is None:
-                tile = tile_bounds(tensor, layer.activation.values if what == "relevance" else None)
-            judgement = judge(got, tensor, precision=precisions[layer.name], mode=chosen, indices=indices, tile=tile, tolerances=tolerances)
+            judgement = judge(got, tensor, precision=precisions[layer.name], mode=chosen, indices=indices, tolerances=tolerances)
             owner = golden.owner(layer.name) if what == "relevance" else layer
             rows[what].append(Row(owner.name if owner else "start", layer.name, what, owner.rule if owner else "", judgement))
     if mode == "chained":
         rows = {what: with_inherited(each) for what, each in rows.items()}
     done = (*rows["relevance"], *rows["activation"])
     if not done:
-        raise NothingComparedError(f"{candidate.source}: no two neighbouring layers have relevance, so nothing could be compared locally")
+        raise NothingComparedError(f"{candidate.source}: no two neighbouring layers have arrays, so nothing could be compared locally")
     report = Report(
         done,
         mode,
@@ -116,10 +119,11 @@ def check(
         tuple(name for name in golden.names if name not in {row.array for row in rows["relevance"]}),
         tuple(name for name in (*candidate.relevances, *candidate.activations, *candidate.ignored) if name not in golden.names),
         ambiguous=sum(layer.ambiguous_count for layer in golden.layers),
+        decisions=decided_otherwise(golden, activations) if mode == "chained" else (),
         maps=_maps(golden, relevances),
     )
     if report.first is not None and model is not None:
-        report = dataclasses.replace(report, diagnosis=diagnose(golden, model, report, relevances, activations))
+        report = dataclasses.replace(report, diagnosis=diagnose(golden, model, report, relevances, activations, convolutions))
     return report
 
 
@@ -134,6 +138,8 @@ def _check_arguments(mode: str, layout: str, precision: str | None, convolutions
             raise GoldenError(f"there is no {what} {value!r}; expected {', '.join(str(each) for each in choices if each)}")
     if mode == "local" and model is None:
         raise GoldenError("a local check computes every layer again; give the model (--weights)")
+    if mode == "isolated" and convolutions != "direct" and model is None:
+        raise GoldenError(f"bounds of convolutions by {convolutions} are derived from the weights; give the model (--weights)")
 
 
 def _check_provenance(golden: Golden, candidate: Candidate, first: int | None, layout: str) -> None:
@@ -202,26 +208,54 @@ def _hint(given: tuple[int, ...], wanted: tuple[int, ...], first: int | None) ->
     return "; is it the same model?"
 
 
-def _precision(array: np.ndarray) -> str:
-    return array.dtype.name if array.dtype.name in UNITS else "float64"
+def _precisions(arrays: Mapping[str, np.ndarray], stated: str | None) -> dict[str, str]:
+    """Return what each array was computed in: as stated, or by its dtype; float32 that holds only bfloat16's numbers is bfloat16."""
+    singles = [np.ascontiguousarray(array).view(np.uint32) for array in arrays.values() if array.dtype == np.float32]
+    coarse = bool(singles) and not any((bits & 0xFFFF).any() for bits in singles)
+    enough = coarse and len(np.unique(np.concatenate([bits.reshape(-1)[:LOOKED_AT] for bits in singles]))) >= TELLING
+    known = {"float32": "bfloat16"} if enough else {}
+    found = {name: array.dtype.name if array.dtype.name in UNITS else "float64" for name, array in arrays.items()}
+    return {name: stated or known.get(each, each) for name, each in found.items()}
 
 
-def _local_tensors(
-    golden: Golden, relevances: Mapping[str, np.ndarray], activations: Mapping[str, np.ndarray], model: Model
-) -> dict[str, Tensor]:
-    """Compute every layer again from the candidate's own numbers, in float64, with bounds."""
-    plan = plan_of(golden, model)
-    trace = trace_of(golden, plan, activations)
+def _derived_again(
+    golden: Golden,
+    relevances: Mapping[str, np.ndarray],
+    activations: Mapping[str, np.ndarray],
+    model: Model,
+    mode: str,
+    convolutions: str,
+) -> dict[tuple[str, str], Tensor]:
+    """Compute every layer again in float64, with bounds: from the candidate's own numbers around it, or ("isolated") from golden ones."""
+    plan, local = plan_of(golden, model), mode == "local"
+    if not local and golden.profile != "full":
+        raise GoldenError(f"this digest has samples only, so bounds of convolutions by {convolutions} can't be derived; record a full file")
+    finite = {name: a for name, a in activations.items() if np.isfinite(a).all()} if local else {}
+    trace, x = trace_of(golden, plan, finite), np.asarray(golden.input)
+    given = {"input": x, **finite}
+    kept = {layer.name: layer.activation.values for layer in golden.layers} if not local else {}
     found = {}
+    error = UNIT * np.abs(x)
+    errors = [error]
+    for step, (below, name), of_plan in zip(
+        make_steps(model, plan.dtype, plan.algorithm, merge=False), itertools.pairwise(golden.names), trace.activations, strict=False
+    ):
+        a = np.ascontiguousarray(given.get(below, kept.get(below, of_plan)), np.float64)
+        y = run_forward([step], a).activations[-1] if local else kept[name]
+        bounds, _, error = forward_bounds(step, a, y, error, convolutions)
+        errors.append(error)
+        if name in activations and (not local or below in given):
+            found["activation", name] = tensor_of(y, bounds)
     for i, (below, name) in enumerate(itertools.pairwise(golden.names)):
-        if below not in relevances or name not in relevances:
+        if below not in relevances or (local and name not in relevances):
             continue
-        R = np.ascontiguousarray(relevances[name], np.float64)
-        if not np.isfinite(R).all():
-            continue
-        values = step_back(plan, trace, i, R)
-        bounds = relevance_bounds(plan, i, trace.activations[i], trace.activations[i + 1], R, trace.winners.get(i))
-        found[below] = tensor_of(values, bounds, np.zeros((0, 2)))
+        recorded = golden[name].relevance
+        R = np.ascontiguousarray(relevances[name] if local or recorded is None else recorded.values, np.float64)
+        if np.isfinite(R).all():
+            tensor = golden[below].relevance
+            values = step_back(plan, trace, i, R) if local or tensor is None else tensor.values
+            bounds = relevance_bounds(plan, i, trace, R, errors[i] if local else None, convolutions)
+            found["relevance", below] = tensor_of(values, bounds)
     return found
 
 

@@ -94,8 +94,11 @@ def run_record(arguments: argparse.Namespace) -> None:
         start=arguments.start,
         profile=arguments.profile,
         input_name=name,
+        progress=_progress,
     )
+    _progress(f"writing {arguments.output}")
     write(golden, arguments.output)
+    _progress("")
     print(f"{golden}\nwrote {arguments.output}")
 
 
@@ -173,6 +176,14 @@ def run_check(arguments: argparse.Namespace) -> int:
         save_png(report_figure(report), arguments.png)
         print(f"wrote {arguments.png}", file=sys.stderr if arguments.json == "-" else sys.stdout)
     return PASSED if report.passed else DIVERGED
+
+
+def _progress(what: str) -> None:
+    """Show what is being done, where somebody watches."""
+    import sys
+
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{what}", end="", file=sys.stderr, flush=True)
 
 
 def _model(arguments: argparse.Namespace) -> Model:

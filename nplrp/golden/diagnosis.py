@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nplrp import layers
 from nplrp.fused import Trace
+from nplrp.golden.bounds import Bounds, forward_bounds, relevance_bounds
 from nplrp.golden.errors import GoldenError, ProvenanceError
+from nplrp.golden.fast_convolutions import is_fast
 from nplrp.golden.faults import FAULTS, Place, dialect_switches, other_starts
-from nplrp.golden.judging import CHAINED, FLOOR, UNITS
+from nplrp.golden.forward_faults import forward_deviations
+from nplrp.golden.judging import CHAINED, FLOOR, REACH, UNITS
 from nplrp.golden.recording import rebuilt_composite
-from nplrp.golden.values import UNIT, Golden
-from nplrp.lrp import run
+from nplrp.golden.values import UNIT, Golden, Tensor
+from nplrp.lrp import run, run_forward
 from nplrp.model import Model
-from nplrp.plan import Plan, make_plan
+from nplrp.plan import Plan, make_plan, make_steps
+from nplrp.step import Step
 
 if TYPE_CHECKING:
-    from nplrp.golden.report import Report
+    from nplrp.golden.report import Report, Row
 
 #: How many matches are named.
 NAMED = 3
-#: A deviation that leaves less than this share of the divergence matches as well.
-EXPLAINED = 0.02
+#: A deviation that leaves less than this share of the divergence matches as well; none matches that leaves more than the other.
+EXPLAINED, LEAST = 0.02, 0.5
 
 
 def plan_of(golden: Golden, model: Model, dtype: str = "float64", algorithm: str = "direct") -> Plan:
@@ -76,9 +80,14 @@ def trace_of(golden: Golden, plan: Plan, activations: Mapping[str, np.ndarray] |
 
 
 def diagnose(
-    golden: Golden, model: Model, report: Report, relevances: Mapping[str, np.ndarray], activations: Mapping[str, np.ndarray]
+    golden: Golden,
+    model: Model,
+    report: Report,
+    relevances: Mapping[str, np.ndarray],
+    activations: Mapping[str, np.ndarray],
+    convolutions: str = "direct",
 ) -> tuple[str, ...]:
-    """Return sentences about the first diverging layer.
+    """Return sentences about the first diverging layer, forward and backward.
 
     Parameters
     ----------
@@ -87,46 +96,118 @@ def diagnose(
     report : Report
     relevances, activations : mapping of str to ndarray
         The candidate's, in golden shapes.
+    convolutions : str
+        What it was judged by.
     """
+    if golden.input is None:
+        return ("this digest doesn't hold its input, which is large, so no layer can be run again; record with --profile full",)
     sentences = []
     forward = next((row for row in report.rows if row.what == "activation" and row.verdict == "DIVERGED"), None)
     if forward is not None:
-        sentences.append(f"the forward pass diverges at {forward.layer}: look there first, relevance follows from it")
+        sentences.append("the forward pass diverges: look there first, relevance follows from it")
+        sentences.append(_of_activation(golden, model, report, forward, activations, convolutions))
     first = report.first
-    if first is None or first.what != "relevance" or golden.input is None:
-        return tuple(sentences)
-    candidate = np.asarray(relevances[first.array], np.float64)
+    if first is not None and first.what == "relevance":
+        sentences.append(_of_relevance(golden, model, report, first, relevances, activations, convolutions))
+    return tuple(sentences)
+
+
+def _of_activation(golden: Golden, model: Model, report: Report, row: Row, activations: Mapping[str, np.ndarray], convolutions: str) -> str:
+    """Run a layer forward under every known deviation, from the candidate's own input if it has that."""
+    candidate = np.asarray(activations[row.array], np.float64)
     if not np.isfinite(candidate).all():
-        return (*sentences, "not a number: a denominator vanished, or a number was too large for the backend's precision")
-    tensor = golden[first.array].relevance
+        return f"{row.layer}: not a number: it was too large for the backend's precision, or came so from below"
+    i = golden.names.index(row.array)
+    if i == 0:
+        return "the input's own numbers differ: preprocess the same image in the same way"
+    plan = plan_of(golden, model)
+    step = make_steps(model, plan.dtype, plan.algorithm, merge=False)[i - 1]
+    below = golden.names[i - 1]
+    own = activations.get(below) if report.mode != "isolated" else None
+    if own is None or not np.isfinite(own).all():
+        own = run_forward(make_steps(model, plan.dtype, plan.algorithm, merge=False)[: i - 1], np.asarray(golden.input)).activations[-1]
+    a = np.ascontiguousarray(own, np.float64)
+    reference = run_forward([step], a).activations[-1]
+
+    def bounds(way: str) -> Bounds:
+        return forward_bounds(step, a, reference, np.zeros(a.shape), way).bounds
+
+    flattened = model.layers[i - 2].input_shape if i > 1 and model.layers[i - 2].kind == "flatten" else None
+    tries = forward_deviations(step, model.layers[i - 1], a, flattened)
+    name, sentence = _matched(row.layer, candidate, reference, tries, golden[row.array].activation, report)
+    return sentence if name or not _winograd_explains(bounds, step, candidate, reference, report, convolutions) else _hint(row.layer)
+
+
+def _of_relevance(
+    golden: Golden,
+    model: Model,
+    report: Report,
+    row: Row,
+    relevances: Mapping[str, np.ndarray],
+    activations: Mapping[str, np.ndarray],
+    convolutions: str,
+) -> str:
+    """Run a layer's rule under every known deviation, from the relevance that the candidate itself had above."""
+    candidate = np.asarray(relevances[row.array], np.float64)
+    if not np.isfinite(candidate).all():
+        return f"{row.layer}: not a number: a denominator vanished, or a number was too large for the backend's precision"
+    tensor = golden[row.array].relevance
     assert tensor is not None
     plan = plan_of(golden, model)
-    if first.layer == "start":
+    if row.layer == "start":
         chosen = golden.facts["targets"]
         tries = other_starts(golden.facts["start"], golden.logits, None if chosen is None else np.array(chosen))
-        reference = tensor.values
-    else:
-        own = activations if report.mode == "local" else {}
-        i = golden.names.index(first.array)
-        above = golden[first.layer].relevance
-        assert above is not None
-        R = above.values if report.mode == "isolated" or first.layer not in relevances else relevances[first.layer]
-        at = Place(plan, trace_of(golden, plan, own), i, np.ascontiguousarray(R, np.float64))
-        tries, reference = _tries(at), at.run()
+        return _matched(row.layer, candidate, tensor.values.reshape(candidate.shape), tries, tensor, report)[1]
+    i = golden.names.index(row.array)
+    above = golden[row.layer].relevance
+    assert above is not None
+    given = above.values if report.mode == "isolated" or row.layer not in relevances else relevances[row.layer]
+    R = np.ascontiguousarray(given, np.float64)
+    if R.shape != above.shape:
+        return f"{row.layer}: this digest has samples only, and the candidate no relevance of {row.layer}, so it can't be run again"
+    at = Place(plan, trace_of(golden, plan, activations if report.mode == "local" else {}), i, R)
+    reference = at.run()
+
+    def bounds(way: str) -> Bounds:
+        return relevance_bounds(plan, i, at.trace, R, None, way)
+
+    name, sentence = _matched(row.layer, candidate, reference, _tries(at), tensor, report)
+    return sentence if name or not _winograd_explains(bounds, at.step, candidate, reference, report, convolutions) else _hint(row.layer)
+
+
+def _winograd_explains(
+    bounds: Callable[[str], Bounds], step: Step, candidate: np.ndarray, reference: np.ndarray, report: Report, convolutions: str
+) -> bool:
+    if report.mode == "chained" or convolutions != "direct" or not is_fast(step, "winograd"):
+        return False
+    _, certified, undecided = bounds("winograd")
+    scale = UNITS.get(report.precision, UNIT) / UNIT
+    return bool((np.abs(candidate - reference.reshape(candidate.shape)) <= certified * scale + REACH * undecided).all())
+
+
+def _hint(layer: str) -> str:
+    return f"{layer}: direct sums can't err so, but a Winograd convolution can: if that is what it uses, check with --convolutions winograd"
+
+
+def _matched(
+    layer: str, candidate: np.ndarray, reference: np.ndarray, tries: Iterator[tuple[str, np.ndarray]], tensor: Tensor, report: Report
+) -> tuple[str, str]:
+    """Return the deviation that gives the candidate's numbers ("" for none), and a sentence about it."""
     scored = []
     for name, tried in tries:
         values = tried.reshape(candidate.shape)
         if np.isfinite(values).all() and _relative(values, reference) > 0:
             scored.append((_distance(candidate, values, tensor.expected, report), name))
     scored.sort()
-    near = max(1.0, EXPLAINED * _distance(candidate, reference.reshape(candidate.shape), tensor.expected, report))
+    apart = _distance(candidate, reference.reshape(candidate.shape), tensor.expected, report)
+    near = min(max(1.0, EXPLAINED * apart), LEAST * apart)
     matches = [(d, name) for d, name in scored if d <= near]
     if matches:
         alike = [name for d, name in matches[1 : NAMED + 1] if d <= 2 * matches[0][0] + 0.1]
         more = f" (not to be told apart here: {', '.join(alike)})" if alike else ""
-        return (*sentences, f'{first.layer} matches "{matches[0][1]}" to {matches[0][0]:.2g} tol{more}')
+        return matches[0][1], f'{layer} matches "{matches[0][1]}" to {matches[0][0]:.2g} tol{more}'
     closest = f"; the closest is {scored[0][1]!r}, {scored[0][0]:.2g} tol away" if scored else ""
-    return (*sentences, f"{first.layer} matches none of the {len(scored)} known deviations{closest}")
+    return "", f"{layer} matches none of the {len(scored)} known deviations{closest}"
 
 
 def _tries(at: Place) -> Iterator[tuple[str, np.ndarray]]:

@@ -17,6 +17,7 @@ from nplrp import layers
 from nplrp.composites import STARTS
 from nplrp.dialects import DIALECTS
 from nplrp.fused import Trace
+from nplrp.golden.forward_faults import FORMATS, coarse
 from nplrp.lrp import step_back
 from nplrp.plan import Plan
 from nplrp.rules import BIASES, RULES, STABILISERS, Change, Clamp, Part, Rule
@@ -163,7 +164,7 @@ def _shifted(at: Place) -> np.ndarray | None:
 def _last_winner(at: Place) -> np.ndarray | None:
     if at.step.kind != "maxpool" or not at.rule.name.startswith("winner"):
         return None
-    taps = np.stack([tap for _, _, tap in layers._taps(at.step, at.a)], axis=-1)
+    taps = np.stack([tap for _, _, tap in layers.window_taps(at.step, at.a)], axis=-1)
     last = taps.shape[-1] - 1 - np.argmax(taps[..., ::-1], axis=-1)
     shares = (np.arange(taps.shape[-1]) == last[..., None]).astype(at.a.dtype)
     return redistributed(at, lambda s, changes: layers.transpose(at.step, s, changes, shares))
@@ -250,6 +251,8 @@ def dialect_switches(at: Place) -> Iterator[tuple[str, np.ndarray]]:
         for name in ("winner", "winner_ties", "winner_epsilon", "average"):
             yield from attempt(f"pool rule {name}", Rule(name).resolved())
     if at.step.kind in ("conv", "dense"):
+        for name, bits in FORMATS.items():
+            yield f"inputs and weights rounded to {name}", _in_format(at, bits)
         for name in ("zero", "epsilon", "gamma", "zplus", "alpha_beta", "wsquare", "flat"):
             yield from attempt(f"another rule: {name}", Rule(name).resolved())
 
@@ -272,6 +275,20 @@ def redistributed(at: Place, transpose: Callable[[np.ndarray, Sequence[Change]],
         R = layers.relevance_of_units(at.R, step, at.a, part.units, at.trace.activations[at.i + 1])
         s = layers.divide(R, layers.forward(step, inputs, changes, part.bias), rule, part.weight)
         total += layers.multiply(inputs, transpose(s, changes))
+    return total
+
+
+def _in_format(at: Place, bits: int) -> np.ndarray:
+    """Run the four steps with what enters each product rounded to so many bits."""
+    assert at.step.weight is not None
+    step, rule = dataclasses.replace(at.step, weight=coarse(at.step.weight, bits).astype(at.a.dtype), prepared={}), at.rule
+    total = np.zeros_like(at.a)
+    for part in at.plan.parts[at.i]:
+        inputs, changes = layers.changed_inputs(at.a, rule, part), [term.weight for term in part.terms]
+        R = layers.relevance_of_units(at.R, step, at.a, part.units, at.trace.activations[at.i + 1])
+        z = layers.forward(step, [coarse(a, bits).astype(at.a.dtype) for a in inputs], changes, part.bias)
+        s = coarse(layers.divide(R, z, rule, part.weight), bits).astype(at.a.dtype)
+        total += layers.multiply(inputs, layers.transpose(step, s, changes))
     return total
 
 

@@ -12,15 +12,15 @@ from nplrp.golden.values import UNIT, Tensor
 EXACT, WITHIN, SUSPECT, DIVERGED, INHERITED = "EXACT", "WITHIN", "SUSPECT", "DIVERGED", "inherited"
 
 #: Unit roundoffs.
-UNITS = {"float16": 2.0**-11, "float32": UNIT, "float64": 2.0**-53}
+UNITS = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "float32": UNIT, "float64": 2.0**-53}
+#: Smallest positive numbers.
+SMALLEST = {"bfloat16": 2.0**-133, "float16": 2.0**-24, "float32": 2.0**-149, "float64": 2.0**-1074}
 #: An element whose error exceeds its bound is undecided if this many times what hangs on unsure decisions would explain it.
 REACH = 64.0
 #: End to end: this many times the spread of the reordered runs is expected, and this many times more can't be told from a bug any more.
 CHAINED, CHAINED_SUSPECT = 4.0, 16.0
 #: End to end no smaller deviation is judged than this many unit roundoffs.
 FLOOR = 32.0
-#: Winograd's tiles of 4 x 4 with what they read, and their neighbours: as far as an element's error may come from.
-TILE_REACH = 6
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,6 @@ def judge(
     precision: str,
     mode: str = "isolated",
     indices: np.ndarray | None = None,
-    tile: np.ndarray | None = None,
     tolerances: tuple[float, float] | None = None,
 ) -> Judgement:
     """Judge an array of the tensor's shape, or of the shape of its samples.
@@ -85,8 +84,6 @@ def judge(
         By the derived bounds, or by the spread of reordered runs.
     indices : ndarray or None
         Where the samples are.
-    tile : ndarray like tensor.values, or None
-        Bounds for convolutions that work by tiles.
     tolerances : (rtol, atol) or None
         Judge by these instead.
     """
@@ -124,7 +121,7 @@ def judge(
         )
     d, size = np.abs(got - exact), np.abs(exact)
     scale = (UNITS[precision] + (UNITS["float64"] if precision == "float64" else 0.0)) / UNIT
-    smallest = float(np.finfo(precision).smallest_subnormal) * 4
+    smallest = SMALLEST[precision] * 4
     undecided = np.zeros(d.shape, bool)
     if tolerances is not None:
         rtol, atol = tolerances
@@ -149,9 +146,6 @@ def judge(
         ratio = float(quotients.reshape(-1)[flat]) if d.size else 0.0
         beyond = (d > certified) & ~undecided
         note = ""
-        if tile is not None and beyond.any():
-            beyond &= d > tile * scale
-            note = "by tiles"
         over = int(((d > bound) & ~undecided).sum())
         verdict = WITHIN if ratio <= 1 else DIVERGED if beyond.any() else SUSPECT
         tolerance = float(bound.reshape(-1)[flat]) if d.size else 0.0
@@ -174,32 +168,6 @@ def judge(
         tolerance,
         note,
     )
-
-
-def tile_bounds(tensor: Tensor, activation: np.ndarray | None) -> np.ndarray | None:
-    """Return bounds for Winograd and FFT convolutions: those of the worst element of the tile and its neighbours.
-
-    Relevance is a product with the activation, so its error is carried over as error per unit of activation. None for vectors.
-    """
-    if tensor.values.ndim != 4:
-        return None
-    a = np.ones(1) if activation is None else np.abs(activation)
-    per_unit = np.divide(tensor.certified, a, out=np.zeros(tensor.values.shape), where=a > 0)
-    for axis in (1, 2):
-        per_unit = _running_maximum(per_unit, axis)
-    return np.asarray(per_unit.max(axis=-1, keepdims=True) * a)
-
-
-def _running_maximum(values: np.ndarray, axis: int) -> np.ndarray:
-    found = values.copy()
-    length = values.shape[axis]
-    for shift in range(1, min(TILE_REACH, length - 1) + 1):
-        ahead: list[slice] = [slice(None)] * values.ndim
-        behind = list(ahead)
-        ahead[axis], behind[axis] = slice(shift, None), slice(None, length - shift)
-        for to, of in ((ahead, behind), (behind, ahead)):
-            found[tuple(to)] = np.maximum(found[tuple(to)], values[tuple(of)])
-    return found
 
 
 def _quotient(a: float, b: float) -> float:

@@ -10,36 +10,40 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from nplrp.lrp import Explanation, explain
+from nplrp.golden.whole_run import Progress, Run, whole_run
 from nplrp.model import Model
+from nplrp.plan import make_plan
 
 #: Renumberings beside the plain runs, direct and with the faster algorithms.
 RENUMBERINGS = 4
 
 
-def reordered_runs(e: Explanation) -> dict[tuple[str, str], np.ndarray]:
+def reordered_runs(golden: Run, progress: Progress) -> dict[tuple[str, str], np.ndarray]:
     """Measure float32 runs against a float64 one.
 
     Parameters
     ----------
-    e : Explanation
+    golden : Run
         In float64.
+    progress : callable
 
     Returns
     -------
     dict of (layer, "activation" or "relevance") to ndarray [runs, 2]
         For each run sum |d| / sum |v| and max |d| / max |v|.
     """
-    golden = {"activation": e.activations, "relevance": e.relevances}
     found: dict[tuple[str, str], list[list[float]]] = {}
-    for model, orders, algorithm in _variants(e.model):
+    for number, (model, orders, algorithm) in enumerate(_variants(golden.model), 1):
+        progress(f"float32 run {number} of {RENUMBERINGS + 2}")
+        plan = make_plan(model, golden.plan.composite, "float32", algorithm, golden.plan.dialect)
         with np.errstate(under="ignore"):
-            ran = explain(model, e.x, e.plan.composite, _targets(e), "float32", algorithm, dialect=e.plan.dialect.name, start=e.start)
-            for what, arrays in (("activation", ran.activations), ("relevance", ran.relevances)):
-                for name, values in arrays.items():
-                    order = orders.get(name)
-                    original = values if order is None else values[..., np.argsort(order)]
-                    found.setdefault((name, what), []).append(deviation(original, golden[what][name]))
+            ran = whole_run(plan, golden.x, golden.start, golden.targets)
+        for what in ("activation", "relevance"):
+            expected = golden.activations if what == "activation" else golden.relevances
+            for name, values in (ran.activations if what == "activation" else ran.relevances).items():
+                order = orders.get(name)
+                original = values if order is None else values[..., np.argsort(order)]
+                found.setdefault((name, what), []).append(deviation(original, expected[name]))
     return {key: np.array(rows) for key, rows in found.items()}
 
 
@@ -82,7 +86,3 @@ def _variants(model: Model) -> Iterator[tuple[Model, dict[str, np.ndarray], str]
     yield model, {}, "auto"
     for seed in range(RENUMBERINGS):
         yield *renumbered(model, seed), "direct"
-
-
-def _targets(e: Explanation) -> list[int] | None:
-    return None if e.targets is None else [int(t) for t in e.targets]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,17 +13,18 @@ from nplrp import __version__
 from nplrp.composites import Composite
 from nplrp.dialects import Dialect
 from nplrp.errors import NumericsError, RuleError
-from nplrp.golden.bounds import Bounds, forward_bounds, relevance_bounds, start_bounds
+from nplrp.golden.bounds import Bounds, Forward, forward_bounds, relevance_bounds, start_bounds
 from nplrp.golden.errors import GoldenError, ProvenanceError
 from nplrp.golden.orders import reordered_runs
-from nplrp.golden.values import FORMAT, PROFILES, VERSION, Golden, GoldenLayer, Tensor, sha256
-from nplrp.lrp import Explanation, explain, run
+from nplrp.golden.values import FORMAT, PROFILES, UNIT, VERSION, Golden, GoldenLayer, Tensor, sha256
+from nplrp.golden.whole_run import Progress, Run, whole_run
+from nplrp.lrp import explain
 from nplrp.model import Model
-from nplrp.plan import make_steps
+from nplrp.plan import make_plan, make_steps
 from nplrp.rules import RULES, SWITCHES, Rule
 
 #: Samples of each array in a digest; and the largest input that it holds whole.
-SAMPLES = 1024
+SAMPLES = 704
 SMALL_INPUT = 8192
 
 
@@ -37,6 +38,7 @@ def record(
     start: str | None = None,
     profile: str = "full",
     input_name: str = "",
+    progress: Progress = lambda what: None,
 ) -> Golden:
     """Run LRP in float64 and keep everything, with a derived tolerance for each number.
 
@@ -48,9 +50,11 @@ def record(
     composite, target, dialect, start
         As for `nplrp.explain`; one target for each image.
     profile : "full" or "digest"
-        Every number, or hashes, sums and 1024 seeded samples of each array.
+        Every number, or hashes, sums and 704 seeded samples of each array.
     input_name : str
         What to call the input in reports.
+    progress : callable
+        Told what is being done.
 
     Raises
     ------
@@ -62,14 +66,22 @@ def record(
     if profile not in PROFILES:
         raise GoldenError(f"there is no profile {profile!r}; expected {' or '.join(PROFILES)}")
     refuse_flushed_subnormals()
-    e = explain(model, x, composite, target, "float64", "direct", dialect=dialect, start=start)
-    if not len(e.x) or (e.targets is not None and len(e.targets) != len(e.x)):
-        raise GoldenError(f"golden values hold one map for each of at least one image, not {len(e.relevance)} of {len(e.x)}; record each")
-    if e.plan.composite.gradient:
-        raise RuleError(f"{e.plan.composite.name!r} is a gradient: tolerances are derived for the rules of LRP; choose one of these")
-    spreads = reordered_runs(e)
+    last = model.layers[-1].name if model.layers else None
+    checked = explain(model, x, composite, target, until=last, dialect=dialect, start=start)  # one quick pass: do the arguments fit?
+    if not len(checked.x) or (checked.targets is not None and len(checked.targets) != len(checked.x)):
+        raise GoldenError(
+            f"golden values hold one map for each of at least one image, not {len(checked.relevance)} of {len(checked.x)}; record each"
+        )
+    if checked.plan.composite.gradient:
+        raise RuleError(f"{checked.plan.composite.name!r} is a gradient: tolerances are derived for the rules of LRP; choose one of these")
+    progress("float64 run")
+    plan = make_plan(model, composite, "float64", "direct", dialect)
+    largest = target is None and checked.targets is not None
+    chosen = None if checked.targets is None else [int(t) for t in checked.targets]
+    e = whole_run(plan, np.asarray(x, np.float64), str(checked.start), chosen, largest)
+    spreads = reordered_runs(e, progress)
     facts = _facts(e, "full", input_name)
-    golden = Golden(facts, tuple(_layers(e, spreads)), e.x, e.output, e.logits)
+    golden = Golden(facts, tuple(_layers(e, spreads, progress)), e.x, e.trace.output.copy(), e.trace.logits.copy())
     facts["content_sha256"] = golden.content_sha256
     return golden if profile == "full" else digest_of(golden)
 
@@ -149,48 +161,53 @@ def refuse_flushed_subnormals() -> None:
                 )
 
 
-def _layers(e: Explanation, spreads: Mapping[tuple[str, str], np.ndarray]) -> list[GoldenLayer]:
+def _layers(e: Run, spreads: Mapping[tuple[str, str], np.ndarray], progress: Progress) -> list[GoldenLayer]:
     """Return every layer's golden values, in forward order."""
-    plan, trace = e.plan, run(e.plan, e.x)
+    plan, trace = e.plan, e.trace
     names = ["input", *(step.name for step in plan.steps)]
     activations, relevances = e.activations, e.relevances
     exact = np.zeros(e.x.shape)
-    forward: dict[str, tuple[Bounds, np.ndarray]] = {"input": (Bounds(exact, exact, exact), np.zeros(e.x.shape, bool))}
+    forward = {"input": Forward(Bounds(exact, exact, exact), np.zeros(e.x.shape, bool), UNIT * np.abs(e.x))}
     for below, step in zip(names, make_steps(e.model, plan.dtype, plan.algorithm, merge=False), strict=False):
-        forward[step.name] = forward_bounds(step, activations[below], activations[step.name])
-    bounds = {names[-1]: _start_bounds(e, trace.activations)}
+        progress(f"bounds of activations: {step.name}")
+        forward[step.name] = forward_bounds(step, activations[below], activations[step.name], forward[below].carried)
+    bounds = {names[-1]: _start_bounds(e)}
     for i, below in reversed(list(enumerate(names[:-1]))):
-        R = relevances[names[i + 1]]
-        bounds[below] = relevance_bounds(plan, i, trace.activations[i], trace.activations[i + 1], R, trace.winners.get(i))
+        progress(f"bounds of relevance: {names[i + 1]}")
+        bounds[below] = relevance_bounds(plan, i, trace, relevances[names[i + 1]])
     found = []
     for i, name in enumerate(names):
         kind, rule = ("input", "") if i == 0 else (e.model.layers[i - 1].kind, str(plan.rules[i - 1]))
-        own, ambiguous = forward[name]
+        own, ambiguous, _ = forward[name]
+        own = own._replace(undecided=np.zeros(activations[name].shape))
         activation = tensor_of(activations[name], own, spreads[name, "activation"])
         relevance = tensor_of(relevances[name], bounds[name], spreads[name, "relevance"])
         found.append(GoldenLayer(name, kind, rule, activation, relevance, None, ambiguous, int(ambiguous.sum())))
     return found
 
 
-def _start_bounds(e: Explanation, activations: Sequence[np.ndarray]) -> Bounds:
+def _start_bounds(e: Run) -> Bounds:
     """Bound the error of what the pass begins with."""
-    steps = e.plan.steps
+    steps, activations, logits = e.plan.steps, e.trace.activations, e.trace.logits
     last = max((i for i, step in enumerate(steps) if step.kind != "identity"), default=-1)
-    exact = np.zeros(e.logits.shape)
-    logits = Bounds(exact, exact, exact)
+    exact = np.zeros(logits.shape)
+    of_logits = Bounds(exact, exact, exact)
     if last >= 0:
-        logits, _ = forward_bounds(dataclasses.replace(steps[last], activation="linear"), activations[last], e.logits)
+        a = activations[last]
+        of_logits = forward_bounds(dataclasses.replace(steps[last], activation="linear"), a, logits, np.zeros(a.shape)).bounds
     top = e.relevances[steps[-1].name]
-    found = start_bounds(str(e.start), top.reshape(e.logits.shape), e.output, logits)
+    found = start_bounds(e.start, top.reshape(logits.shape), e.trace.output, of_logits)
     return Bounds(*(each.reshape(top.shape) for each in found))
 
 
-def tensor_of(values: np.ndarray, bounds: Bounds, spread: np.ndarray) -> Tensor:
-    """Put an array together with its tolerances."""
+def tensor_of(values: np.ndarray, bounds: Bounds, spread: np.ndarray | None = None) -> Tensor:
+    """Put an array together with its tolerances; without a spread it isn't to be stored, and not hashed."""
     values = np.ascontiguousarray(values, np.float64)
     size = np.abs(values)
     sums = (float(values.sum()), float(size.sum()), float(size.max(initial=0.0)))
     expected, certified, undecided = (_rounded_up(each) for each in bounds)
+    if spread is None:
+        return Tensor(values.shape, values, expected, certified, undecided, np.zeros((0, 2)), "", sums)
     return Tensor(values.shape, values, expected, certified, undecided, spread, sha256(values), sums)
 
 
@@ -234,7 +251,7 @@ def _sampled(layer: GoldenLayer, key: str) -> GoldenLayer:
     return dataclasses.replace(layer, activation=activation, relevance=take(layer.relevance), indices=indices, ambiguous=None)
 
 
-def _facts(e: Explanation, profile: str, input_name: str) -> dict[str, Any]:
+def _facts(e: Run, profile: str, input_name: str) -> dict[str, Any]:
     """Return where the numbers come from, as JSON values."""
     plan, model, how = e.plan, e.model, e.model.preprocessing
     table: list[dict[str, Any]] = [{"name": "input", "kind": "input", "rule": None, "output_shape": list(model.input_shape)}]
@@ -253,7 +270,7 @@ def _facts(e: Explanation, profile: str, input_name: str) -> dict[str, Any]:
         "preprocessing": {"mode": how.mode, "resample": how.resample, "crop": how.crop, "resize_to": how.resize_to},
         "images": len(e.x),
         "start": e.start,
-        "targets": None if e.targets is None else [int(t) for t in e.targets],
+        "targets": None if e.targets is None else list(e.targets),
         "composite": plan.composite.name,
         "dialect": plan.dialect.name,
         "layers": table,
@@ -263,7 +280,7 @@ def _facts(e: Explanation, profile: str, input_name: str) -> dict[str, Any]:
         "generator_version": __version__,
         "env": _environment(),
     }
-    facts["content_key"] = sha256(np.concatenate([e.relevance.reshape(-1), e.logits.reshape(-1)]))
+    facts["content_key"] = sha256(np.concatenate([e.relevances["input"].reshape(-1), e.trace.logits.reshape(-1)]))
     return facts
 
 

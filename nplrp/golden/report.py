@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from nplrp.atomic import atomic
+from nplrp.golden.decisions import Decisions
 from nplrp.golden.judging import DIVERGED, INHERITED, SUSPECT, Judgement
 
 
@@ -62,6 +63,8 @@ class Report:
         Sentences about the first diverging layer.
     ambiguous : int
         Decisions of the golden run that lie inside the error bound.
+    decisions : tuple of Decisions
+        What the candidate decided otherwise, by layer; where it gave activations.
     maps : mapping of str to (golden, candidate)
         Images of relevance by layer, for the picture.
     """
@@ -75,6 +78,7 @@ class Report:
     unknown: tuple[str, ...] = ()
     diagnosis: tuple[str, ...] = ()
     ambiguous: int = 0
+    decisions: tuple[Decisions, ...] = ()
     maps: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -107,6 +111,7 @@ class Report:
             "not_compared": list(self.missing),
             "unknown": list(self.unknown),
             "ambiguous_decisions": self.ambiguous,
+            "decided_otherwise": [dataclasses.asdict(each) for each in self.decisions],
         }
 
     def write_json(self, path: str | os.PathLike[str]) -> None:
@@ -127,11 +132,21 @@ class Report:
         lines += [self._summary(), *(f"diagnosis: {each}" for each in self.diagnosis)]
         if self.ambiguous:
             lines.append(f"ambiguous decisions in the golden run (signs before a ReLU, winners): {self.ambiguous}")
+        lines += self._decisions()
         if self.missing:
             lines.append(f"not compared: {', '.join(self.missing)}")
         if self.unknown:
             lines.append(f"unknown names in the candidate: {', '.join(self.unknown)}")
         return "\n".join(lines)
+
+    def _decisions(self) -> list[str]:
+        """Say which decisions the candidate took otherwise than the golden run, and whether rounding explains them."""
+        if not self.decisions:
+            return []
+        counts = [f"{sum(each.other for each in self.decisions if each.what == what)} {what}s" for what in ("sign", "winner")]
+        sure = [f"{each.unexplained} {each.what}s at {each.layer}" for each in self.decisions if each.unexplained]
+        why = f"beyond the error of one layer: {', '.join(sure)}" if sure else "all of them ambiguous, so rounding explains them"
+        return [f"decided otherwise than in the golden run: {' and '.join(counts)}; {why}"]
 
     def _summary(self) -> str:
         first = self.first

@@ -1,25 +1,66 @@
-"""Write docs/golden-calibration.md: what float32 runs and the seeded faults get on the demonstration's trained VGG16.
+"""Measure how golden checks fare: float32 runs that are right, and seeded faults, on trained and on random networks.
 
-python -m tests.golden.calibrate docs/golden-calibration.md     (minutes; needs the extra demo)
+python -m tests.golden.calibrate measure RESULTS.json --model demo --composites epsilon_plus [--torch PYTHON] [--faults] [--winograd]
+python -m tests.golden.calibrate write docs/golden-calibration.md RESULTS.json ...
+
+Models: demo (the demonstration's trained VGG16, needs the extra), vgg16 (full size, 224 x 224, seeded random weights), narrow-0 and so on
+(the same layers, an eighth as wide, 64 x 64; any seed). Minutes for each composite of a full-size network. PYTHON has PyTorch.
 """
 
-import dataclasses
-import sys
+import argparse
+import json
+import subprocess
 import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
+
 import nplrp
-from nplrp import demo, golden
-from nplrp.golden.candidate import Candidate
-from nplrp.golden.faults import FAULTS
+from nplrp import golden
+from nplrp.golden.candidate import Candidate, read_candidate
+from nplrp.golden.faults import FAULTS, SOFTMAX_START
 from nplrp.golden.isolated import isolated_run, places_of
 from nplrp.golden.recording import digest_of
+from nplrp.model import chain
+from nplrp.rules import Clamp
+from tests import networks
 from tests.golden import plain
 
-#: Multiply-adds above which the slow NumPy twins skip a layer.
+#: Multiply-adds above which term-by-term NumPy skips a layer.
 SLOW = 5e7
-COMPOSITES = ("epsilon_plus",)
+MARK = "<!-- measured -->"
+
+
+def vgg(seed, size, width, hidden, classes):
+    """VGG16 with seeded He-scaled weights and biases, its blocks `width` channels wide at first."""
+    rng, layers, before = np.random.default_rng(seed), [], 3
+    for block, (depth, times) in enumerate(((2, 1), (2, 2), (3, 4), (3, 8), (3, 8)), 1):
+        for i in range(1, depth + 1):
+            kernel = rng.standard_normal((3, 3, before, width * times), np.float32) * np.float32(np.sqrt(2 / (9 * before)))
+            layers.append(networks.conv(f"block{block}_conv{i}", kernel, rng.normal(size=width * times) * 0.1))
+            before = width * times
+        layers.append(networks.pool(f"block{block}_pool"))
+    layers.append(networks.plain("flatten", "flatten"))
+    before *= (size // 32) ** 2
+    for name, units, activation in (("fc1", hidden, "relu"), ("fc2", hidden, "relu"), ("predictions", classes, "softmax")):
+        kernel = rng.standard_normal((before, units), np.float32) * np.float32(np.sqrt(2 / before))
+        layers.append(networks.dense(name, kernel, rng.normal(size=units) * 0.1, activation))
+        before = units
+    model = chain((size, size, 3), layers, f"VGG16 with random weights, seed {seed}, {size} x {size}, {width} channels at first")
+    return model, rng.uniform(0, 255, (1, size, size, 3)) - 110
+
+
+def network(name):
+    """Return a model and an input by name."""
+    if name == "demo":
+        from nplrp import demo
+
+        model = demo.demo_model()
+        return model, nplrp.preprocess(demo.demo_image(), model)
+    if name == "vgg16":
+        return vgg(0, 224, 64, 4096, 1000)
+    return vgg(int(name.removeprefix("narrow-")), 64, 8, 128, 10)
 
 
 def work(step):
@@ -27,78 +68,175 @@ def work(step):
     return 0 if step.weight is None else step.weight.size * (step.output_shape[0] * step.output_shape[1] if step.kind == "conv" else 1)
 
 
-def counts(report):
+def row_of(report, run, compared):
+    """Sum a report up."""
     verdicts = [row.verdict for row in report.rows]
-    found = ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(verdicts))
-    return f"{found}; largest err/tol {max(row.judgement.ratio for row in report.rows):.2g}"
+    return {
+        "run": run,
+        "compared": compared,
+        "verdicts": {v: verdicts.count(v) for v in dict.fromkeys(verdicts)},
+        "ratio": max(row.judgement.ratio for row in report.rows),
+        "undecided": sum(row.judgement.undecided for row in report.rows),
+        "outside": [f"{row.what} of {row.array}" for row in report.rows if row.verdict not in ("EXACT", "WITHIN")],
+        "worst": max((row.judgement.minimum_rtol for row in report.rows if row.what == "relevance"), default=0.0),
+        "other": sum(each.other for each in report.decisions),
+        "unexplained": sum(each.unexplained for each in report.decisions),
+    }
 
 
-def line(*cells):
-    print("|", " | ".join(str(cell) for cell in cells), "|", file=OUT, flush=True)
-
-
-def calibrate(model, x, name):
-    began = time.perf_counter()
-    recorded = golden.record(model, x, name)
-    print(f"{name}: recorded in {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
-    print(f"\n### `{name}`: float32 runs without a fault\n", file=OUT)
-    line("run", "compared", "verdicts")
-    line("---", "---", "---")
-    single = isolated_run(recorded, model)
-    line("nplrp, direct", "isolated", counts(golden.check(recorded, single, mode="isolated")))
-    fast = isolated_run(recorded, model, algorithm="auto")
-    line("nplrp, Winograd", "isolated", counts(golden.check(recorded, fast, mode="isolated", convolutions="winograd")))
-    line("nplrp, Winograd, judged as direct", "isolated", counts(golden.check(recorded, fast, mode="isolated")))
-    places = places_of(recorded, model, "float32")
-    for order in plain.ORDERS:
-        R = {n: plain.step_back(at, order) for n, at in places.items() if order == "matmul" or work(at.step) < SLOW}
-        report = golden.check(recorded, Candidate({n: each for n, each in R.items() if each is not None}), mode="isolated")
-        line(f"plain NumPy, {order}", f"isolated, {len(report.rows)} layers", counts(report))
+def right_runs(model, x, recorded, torch, winograd):
+    """Yield a row for every float32 run without a fault."""
     for algorithm in ("direct", "auto"):
-        e = nplrp.explain(model, x, name, None if recorded.facts["targets"] is None else recorded.facts["targets"], "float32", algorithm)
-        candidate = Candidate(e.relevances, e.activations)
-        line(f"nplrp, {algorithm}", "chained", counts(golden.check(recorded, candidate)))
-        line(f"nplrp, {algorithm}", "local", counts(golden.check(recorded, candidate, mode="local", model=model)))
-    print(f"\n### `{name}`: seeded faults, each in one layer at a time\n", file=OUT)
-    line("fault", "DIVERGED at its own layer", "not told apart there (err/tol)")
-    line("---", "---", "---")
-    for fault in FAULTS:
-        caught, missed = [], []
-        for below, at in places.items():
-            if fault.number == 14 and work(at.step) > SLOW:
-                continue
+        name = {"direct": "nplrp, direct", "auto": "nplrp, Winograd"}[algorithm]
+        single = isolated_run(recorded, model, algorithm=algorithm)
+        yield row_of(golden.check(recorded, single, mode="isolated"), name, "isolated")
+        e = nplrp.explain(
+            model, x, recorded_composite(recorded), recorded.facts["targets"], "float32", algorithm, start=recorded.facts["start"]
+        )
+        whole = Candidate(e.relevances, e.activations)
+        yield row_of(golden.check(recorded, whole), name, "chained")
+        if algorithm == "direct" or not winograd:
+            yield row_of(golden.check(recorded, whole, mode="local", model=model), name, "local")
+        if algorithm == "auto" and winograd:
+            options = {"model": model, "convolutions": "winograd"}
+            yield row_of(golden.check(recorded, single, mode="isolated", **options), name, "isolated, judged as Winograd")
+            yield row_of(golden.check(recorded, whole, mode="local", **options), name, "local, judged as Winograd")
+    places = places_of(recorded, model, "float32")
+    at = next(iter(places.values()))
+    for order in plain.ORDERS:
+        R = {n: plain.step_back(each, order) for n, each in places.items() if order in plain.FAST or work(each.step) < SLOW}
+        report = golden.check(recorded, Candidate({n: each for n, each in R.items() if each is not None}), mode="isolated")
+        yield row_of(report, f"plain NumPy, {order}", f"isolated, {len(report.rows)} layers")
+        if order in plain.FAST:
+            top = recorded.layers[-1].relevance.values.astype("f4")
+            activations, relevances = plain.end_to_end(at.plan, at.trace, top, order)
+            shown = {n: a for n, a in zip(recorded.names, activations, strict=True) if n not in hidden(at.plan)}
+            whole = Candidate(dict(zip(recorded.names[::-1], relevances, strict=True)), shown)
+            yield row_of(golden.check(recorded, whole), f"plain NumPy, {order}", "chained")
+    if torch:
+        for mode in ("isolated", "chained"):
+            whole = torch_run(torch, at.plan, recorded, mode)
+            yield row_of(golden.check(recorded, whole, mode=mode), "PyTorch", mode)
+        yield row_of(golden.check(recorded, whole, mode="local", model=model), "PyTorch", "local")
+
+
+def recorded_composite(recorded):
+    from nplrp.golden.recording import rebuilt_composite
+
+    return rebuilt_composite(recorded.facts)
+
+
+def hidden(plan):
+    """Layers whose activations a plan with merged batch norms doesn't have."""
+    merged = {i for i, step in enumerate(plan.steps) if step.merged}
+    return {plan.steps[j].name for i in merged for j in (i - 1, i)}
+
+
+def torch_run(python, plan, recorded, mode):
+    """Run the backend in PyTorch on what a plan holds."""
+    rows, arrays = [], {"x": recorded.input.astype("f4"), "start": recorded.layers[-1].relevance.values.astype("f4")}
+    for i, (step, rule, parts) in enumerate(zip(plan.steps, plan.rules, plan.parts, strict=True)):
+        window = step.window
+        row = {"kind": step.kind, "activation": step.activation, "input_shape": step.input_shape}
+        row |= {"size": window.size, "stride": window.stride, "pads": window.pads(*step.input_shape[:2])} if window else {}
+        row |= {key: getattr(rule, key) for key in ("epsilon", "stabiliser", "low", "high")}
+        row["parts"] = [
+            {
+                "terms": [(t.input, list(t.weight) if isinstance(t.weight, Clamp) else t.weight) for t in part.terms],
+                "bias": list(part.bias) if isinstance(part.bias, Clamp) else part.bias,
+                "units": part.units,
+                "weight": part.weight,
+            }
+            for part in parts
+        ]
+        rows.append(row)
+        arrays |= {f"{i}/{key}": array for key, array in (("weight", step.weight), ("bias", step.bias)) if array is not None}
+    for layer in recorded.layers:
+        arrays[f"relevances/{layer.name}"] = layer.relevance.values.astype("f4")
+        arrays[f"activations/{layer.name}"] = layer.activation.values.astype("f4")
+    skipped = [f"activations/{name}" for name in hidden(plan)]
+    with tempfile.TemporaryDirectory() as folder:
+        job, out = Path(folder) / "job.npz", Path(folder) / "out.npz"
+        np.savez(job, job=json.dumps({"steps": rows, "names": recorded.names, "hidden": skipped}), **arrays)
+        subprocess.run([python, Path(__file__).with_name("torch_backend.py"), job, out, mode], check=True)
+        return read_candidate(out)
+
+
+def seeded_faults(model, recorded, winograd):
+    """Yield a row for every fault in every layer: err/tol there, by the full file and by the digest."""
+    digest, single = digest_of(recorded), isolated_run(recorded, model).relevances
+    for below, at in places_of(recorded, model, "float32").items():
+        for fault in FAULTS:
             got = fault.run(at)
             if got is None:
                 continue
-            report = golden.check(recorded, Candidate({below: got}), mode="isolated")
-            row = report.row(at.step.name)
-            (caught if row.verdict == "DIVERGED" else missed).append(f"{at.step.name} ({row.judgement.ratio:.1g})")
-        shown = f"{len(caught)} of {len(caught) + len(missed)}" if caught or missed else "can't show: no layer has what it changes"
-        line(f"{fault.number} {fault.name}", shown, ", ".join(missed) or "none")
-    top = recorded["predictions" if "predictions" in recorded.names else recorded.names[-1]]
-    softmax = dataclasses.replace(single, relevances={top.name: recorded.output.reshape(top.relevance.shape).astype("f4")})
-    line("11 softmax start for logit", golden.check(recorded, softmax, mode="isolated").rows[0].verdict, "")
+            row = {"fault": f"{fault.number} {fault.name}", "layer": at.step.name}
+            row["undecided"] = 0
+            for name, file, options in (
+                ("full", recorded, {}),
+                ("digest", digest, {}),
+                *([("winograd", recorded, {"model": model, "convolutions": "winograd"})] if winograd else []),
+            ):
+                judgement = golden.check(file, Candidate({below: got}), mode="isolated", **options).row(at.step.name).judgement
+                row[name] = (judgement.verdict, judgement.ratio)
+                row["undecided"] = max(row["undecided"], judgement.undecided)
+            row["same"] = bool(np.array_equal(got, single[below]))
+            yield row
+    top = recorded.layers[-1]
+    softmax = recorded.output.reshape(top.relevance.shape).astype("f4") * (top.relevance.values != 0)
+    row = {"fault": f"{SOFTMAX_START} softmax start for logit", "layer": "start"}
+    for name, file in (("full", recorded), ("digest", digest)):
+        judgement = golden.check(file, Candidate({top.name: softmax}), mode="isolated").rows[0].judgement
+        row[name] = (judgement.verdict, judgement.ratio)
+    yield row
+
+
+def sizes(recorded):
     with tempfile.TemporaryDirectory() as folder:
+        found = {}
         for profile in ("full", "digest"):
             path = Path(folder) / f"{profile}.lrpgold.h5"
             golden.write(recorded if profile == "full" else digest_of(recorded), path)
-            print(f"`{profile}` file: {path.stat().st_size / 1e6:.2f} MB.  ", file=OUT, flush=True)
-    print(file=OUT)
+            found[profile] = path.stat().st_size / 1e6
+    return found
 
 
-def main(path):
-    global OUT  # noqa: PLW0603
-    OUT = Path(path).open("w", encoding="utf-8")  # noqa: SIM115
-    print(
-        "# Calibration of golden checks\n\nWritten by `python -m tests.golden.calibrate`: the demonstration's VGG16 and MRI slice.\n",
-        file=OUT,
-    )
-    model = demo.demo_model()
-    x = nplrp.preprocess(demo.demo_image(), model)
-    for name in COMPOSITES:
-        calibrate(model, x, name)
-    OUT.close()
+def measure(options):
+    path = Path(options.results)
+    results = json.loads(path.read_text()) if path.exists() else []
+    model, x = network(options.model)
+    for name in options.composites.split(","):
+        began = time.perf_counter()
+        recorded = golden.record(model, x, name, start="logit" if options.faults and name != "notebook" else None)
+        entry = {"model": options.model, "composite": name, "seconds": time.perf_counter() - began, "runs": [], "faults": []}
+        entry |= {"elements": sum(np.prod(layer.activation.shape) for layer in recorded.layers).item()}
+        entry["ambiguous"] = sum(layer.ambiguous_count for layer in recorded.layers)
+        for row in right_runs(model, x, recorded, options.torch, options.winograd):
+            entry["runs"].append(row)
+            print(name, row["run"], row["compared"], row["verdicts"], f"{row['ratio']:.2g}", row["outside"][:4], flush=True)
+        if options.faults:
+            entry["sizes"] = sizes(recorded)
+            for row in seeded_faults(model, recorded, options.winograd):
+                entry["faults"].append(row)
+                print(name, row, flush=True)
+        results = [each for each in results if (each["model"], each["composite"]) != (options.model, name)] + [entry]
+        path.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    actions = parser.add_subparsers(required=True)
+    command = actions.add_parser("measure")
+    command.add_argument("results")
+    command.add_argument("--model", required=True)
+    command.add_argument("--composites", required=True)
+    command.add_argument("--torch", metavar="PYTHON")
+    command.add_argument("--faults", action="store_true")
+    command.add_argument("--winograd", action="store_true")
+    command.set_defaults(run=measure)
+    options = parser.parse_args()
+    options.run(options)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

@@ -1,13 +1,21 @@
-"""A plain NumPy backend for the backward step of one layer, in several orders of summation: what other people's code does.
+"""A plain NumPy backend in several orders of summation: what other people's code does.
 
 Its convolution is written from the definition (windows times kernel), apart from nplrp's kernels.
 """
 
+import dataclasses
+
 import numpy as np
 
 from nplrp import layers
+from nplrp.golden.faults import Place
+from nplrp.lrp import run_forward
+from nplrp.lrp import step_back as page
 
-ORDERS = ("forward", "backward", "pairwise", "matmul")
+#: One after the other, in the opposite order, pairwise: slow, term by term. By BLAS: the whole window at once, or one place of it after the
+#: other, from the first or from the last.
+ORDERS = ("forward", "backward", "pairwise", "matmul", "places", "places backward")
+FAST = ORDERS[3:]
 
 
 def add_up(terms, order):
@@ -18,10 +26,16 @@ def add_up(terms, order):
     return np.cumsum(terms, axis=-1, dtype=terms.dtype)[..., -1]
 
 
-def product(a, w, order):
-    """[..., n] x [n, m] -> [..., m] in a's dtype"""
+def product(a, w, order, places=1):
+    """[..., n] x [n, m] -> [..., m] in a's dtype; n is places of a window times channels"""
     if order == "matmul":
         return a @ w
+    if order.startswith("places"):
+        parts = [(np.ascontiguousarray(x), y) for x, y in zip(np.split(a, places, axis=-1), np.split(w, places), strict=True)]
+        total = np.zeros((*a.shape[:-1], w.shape[1]), a.dtype)
+        for x, y in parts if order == "places" else parts[::-1]:
+            total += x @ y
+        return total
     return np.stack([add_up(a * w[:, k], order) for k in range(w.shape[1])], axis=-1)
 
 
@@ -36,7 +50,7 @@ def windows(x, step):
 
 
 def conv(x, w, step, order):
-    return product(windows(x, step), w.reshape(-1, w.shape[-1]), order)
+    return product(windows(x, step), w.reshape(-1, w.shape[-1]), order, w.shape[0] * w.shape[1])
 
 
 def conv_back(s, w, step, order):
@@ -46,7 +60,11 @@ def conv_back(s, w, step, order):
     rows, columns = step.input_shape[:2]
     taps = np.concatenate([s[:, i : i + rows, j : j + columns] for i in range(kh) for j in range(kw)], axis=-1)
     flipped = np.ascontiguousarray(w[::-1, ::-1].transpose(0, 1, 3, 2))
-    return product(taps, flipped.reshape(-1, w.shape[2]), order)
+    return product(taps, flipped.reshape(-1, w.shape[2]), order, kh * kw)
+
+
+def linear(a, w, step, order):
+    return product(a, w, order) if step.kind == "dense" else conv(a, w, step, order)
 
 
 def step_back(at, order):
@@ -58,10 +76,29 @@ def step_back(at, order):
     for part in at.plan.parts[at.i]:
         inputs = layers.changed_inputs(at.a, rule, part)
         weights = [layers.change_weight(step.weight, term.weight) for term in part.terms]
-        forward = (lambda a, w: product(a, w, order)) if step.kind == "dense" else (lambda a, w: conv(a, w, step, order))
         back = (lambda s, w: product(s, w.T, order)) if step.kind == "dense" else (lambda s, w: conv_back(s, w, step, order))
-        z = sum(forward(a, w) for a, w in zip(inputs, weights, strict=True)) + layers.changed_bias(step, part.bias)
+        z = sum(linear(a, w, step, order) for a, w in zip(inputs, weights, strict=True)) + layers.changed_bias(step, part.bias)
         R = layers.relevance_of_units(at.R, step, at.a, part.units, at.trace.activations[at.i + 1])
         s = layers.divide(R, np.ascontiguousarray(z), rule, part.weight)
         total += sum(a * back(s, w) for a, w in zip(inputs, weights, strict=True))
     return total
+
+
+def end_to_end(plan, trace, R, order):
+    """Activations and relevances of all of a network, by the places of its steps: the input (or the output's relevance) first."""
+    activations, winners = [trace.activations[0]], {}
+    for i, step in enumerate(plan.steps):
+        a = activations[-1]
+        if step.kind in ("conv", "dense"):
+            z = np.ascontiguousarray(linear(a, step.weight, step, order) + step.bias)
+            activations.append(layers.activate(step, z, in_place=True))
+        else:
+            if step.kind == "maxpool":
+                winners[i] = layers.choose(step, a)[1]
+            activations.append(run_forward([step], a).activations[-1])
+    own = dataclasses.replace(trace, activations=tuple(activations), winners=winners)
+    relevances = [R]
+    for i in range(len(plan.steps) - 1, -1, -1):
+        found = step_back(Place(plan, own, i, relevances[-1].reshape(-1, *plan.steps[i].output_shape)), order)
+        relevances.append(page(plan, own, i, relevances[-1]) if found is None else found)
+    return activations, relevances

@@ -1,0 +1,76 @@
+"""Decisions of the forward pass: which ReLUs are open, which places of a pool's windows win, and where a candidate decided otherwise.
+
+Decisions inside the error bound are ambiguous: any of them is right in float32. They are why two correct runs of a deep network differ
+by percents in some elements: relevance takes another path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nplrp import layers
+from nplrp.golden.values import Golden
+from nplrp.model import Window
+from nplrp.step import Step
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What a candidate decided otherwise in one layer.
+
+    Attributes
+    ----------
+    layer : str
+    what : "sign" or "winner"
+    total, ambiguous : int
+        Decisions of the golden run, and how many of them lie inside the error bound.
+    other, unexplained : int
+        Decided otherwise, and how many of those aren't ambiguous.
+    """
+
+    layer: str
+    what: str
+    total: int
+    ambiguous: int
+    other: int
+    unexplained: int
+
+
+def decided_otherwise(golden: Golden, activations: Mapping[str, np.ndarray]) -> tuple[Decisions, ...]:
+    """Compare decisions in every layer where the golden values are whole and the candidate has what they were taken from.
+
+    Parameters
+    ----------
+    golden : Golden
+    activations : mapping of str to ndarray
+        The candidate's, in golden shapes.
+    """
+    found = []
+    for i, (layer, facts) in enumerate(zip(golden.layers, golden.facts["layers"], strict=True)):
+        pooled = facts["kind"] in ("maxpool", "global_maxpool")
+        seen = golden.layers[i - 1] if pooled else layer
+        if layer.ambiguous is None or seen.name not in activations or not (pooled or facts.get("activation") == "relu"):
+            continue
+        pair = [np.asarray(each, np.float64) for each in (seen.activation.values, activations[seen.name])]
+        if np.isfinite(pair[1]).all():
+            mine, theirs = ([winners(facts, each) for each in pair]) if pooled else ([each > 0 for each in pair])
+            other, ambiguous = mine != theirs, layer.ambiguous.reshape(mine.shape)
+            counts = (mine.size, int(ambiguous.sum()), int(other.sum()), int((other & ~ambiguous).sum()))
+            found.append(Decisions(layer.name, "winner" if pooled else "sign", *counts))
+    return tuple(found)
+
+
+def winners(facts: Mapping[str, Any], a: np.ndarray) -> np.ndarray:
+    """Return the first place with the largest number in each window of a layer that a file describes: [n, h, w, c] -> [n, ho, wo, c]."""
+    shape = tuple(facts["input_shape"])
+    if facts["window"] is None:
+        window = Window(size=shape[:2], stride=shape[:2])
+    else:
+        size, stride, dilation, padding = facts["window"]
+        window = Window(tuple(size), tuple(stride), tuple(dilation), padding)
+    step = Step(facts["name"], "maxpool", shape, tuple(facts["output_shape"]), window=window)
+    return np.argmax(np.stack([tap for _, _, tap in layers.window_taps(step, a)], axis=-1), axis=-1)
