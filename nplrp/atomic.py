@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +21,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     given = Path(path)
     target = Path(os.path.realpath(path))  # a link stays a link
-    temporary = target.with_name(f".{target.name[:80]}.{secrets.token_hex(8)}")
+    temporary = target.with_name(f".{target.name[:80]}.{os.urandom(8).hex()}")
     try:
         if target.is_dir():
             raise OutputError(f"{given}: is a folder; give the name of a file")

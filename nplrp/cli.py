@@ -28,8 +28,10 @@ OK, BAD_INPUT, INTERRUPTED = 0, 2, 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    arguments = make_parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    arguments = make_parser(argv[0] if argv else None).parse_args(argv)
     _listen()
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # nothing here uses it, and its threads take time to start
     try:
         code = arguments.run(arguments)
         sys.stdout.flush()
@@ -47,8 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(code or OK)
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands."""
+def make_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """Return the parser of all commands, or of a few if `command` is one of them: fewer imports."""
     parser = argparse.ArgumentParser(
         prog="nplrp", description="Layer-wise Relevance Propagation of Keras networks without a framework: which pixels decided?"
     )
@@ -152,6 +154,8 @@ def make_parser() -> argparse.ArgumentParser:
     fetch.add_argument("model", nargs="?", default="vgg16", choices=("vgg16", "vgg19"))
     fetch.set_defaults(run=run_fetch)
 
+    if command in commands.choices:
+        return parser
     from nplrp.golden.commands import add_commands
     from nplrp.serve.commands import add_commands as add_serving
 
@@ -163,12 +167,13 @@ def make_parser() -> argparse.ArgumentParser:
 def run_explain(arguments: argparse.Namespace) -> None:
     """Explain images and write pictures, numbers or JSON."""
     from nplrp.composites import composite_named, split_names
-    from nplrp.save import about, check_suffix, save
 
     composites = split_names(arguments.composite or "notebook")
     for name in composites:
         composite_named(name)
     if arguments.save:
+        from nplrp.save import check_suffix
+
         check_suffix(Path(arguments.save))
         if len(composites) > 1:
             raise OutputError("--save holds one explanation; give one composite")
@@ -184,8 +189,12 @@ def run_explain(arguments: argparse.Namespace) -> None:
         explain(model, x, name, arguments.target, *numerics, dialect=arguments.dialect, start=arguments.start) for name in composites
     ]
     if arguments.save:
+        from nplrp.save import save
+
         save(explanations[0], arguments.save, arguments.layers)
     if arguments.json:
+        from nplrp.save import about
+
         print(json.dumps([{"about": about(e), "images": _results(e, arguments)} for e in explanations], indent=2))
     else:
         _print_explanations(explanations, arguments)
@@ -347,15 +356,14 @@ def _draw(pixels: np.ndarray, explanations: Sequence[Explanation], i: int, path:
     first = _maps(explanations[0], i)
     label = explanations[0].target_labels()[first[0]]
     if len(explanations) == 1 and len(first) == 1:
-        drawn = figure(picture, heatmap(explanations[0].relevance[first])[0], label.id, label.name, label.score)
-    elif len(first) == 1:
+        save_png(figure(picture, heatmap(explanations[0].relevance[first])[0], label.id, label.name, label.score), path)
+        return
+    if len(first) == 1:
         maps = {e.plan.composite.name: e.relevance[_maps(e, i)[0]] for e in explanations}
-        drawn = panel(picture, maps, f"{label.name} ({label.id}), {label.score:.4f}")
     else:
         label = explanations[0].labels(1)[i][0]
         maps = {f"{e.plan.composite.name}: {e.target_labels()[m].name}": e.relevance[m] for e in explanations for m in _maps(e, i)}
-        drawn = panel(picture, maps, f"{label.name} ({label.id}), {label.score:.4f}")
-    save_png(drawn, path)
+    save_png(panel(picture, maps, f"{label.name} ({label.id}), {label.score:.4f}"), path)
 
 
 def _results(explanation: Explanation, arguments: argparse.Namespace) -> list[dict[str, Any]]:

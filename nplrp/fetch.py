@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
 import os
 import re
 import shutil
 import sys
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from nplrp import __version__, cache
 from nplrp.errors import WeightsError
+
+if TYPE_CHECKING:
+    import http.client
 
 #: Called with (bytes so far, bytes in all or None if unknown).
 Progress = Callable[[int, int | None], None]
@@ -50,6 +49,8 @@ class Download:
     @property
     def file_name(self) -> str:
         """The last part of the URL's path."""
+        import urllib.parse
+
         return urllib.parse.urlsplit(self.url).path.rsplit("/", 1)[-1]
 
 
@@ -178,6 +179,8 @@ def download(source: Download, target: Path, progress: Progress, attempts: int =
     ------
     WeightsError
     """
+    import urllib.parse
+
     if urllib.parse.urlsplit(source.url).scheme not in ("http", "https"):
         raise WeightsError(f"{source.url}: isn't an http or https address")
     part = target.with_name(f"{target.name}.part")
@@ -207,6 +210,9 @@ def download(source: Download, target: Path, progress: Progress, attempts: int =
 
 def _complete(source: Download, part: Path, progress: Progress, attempts: int, timeout: float, pause: float) -> None:
     """Ask until the partial file is as long as the server says the whole is."""
+    import http.client
+    import urllib.error
+
     failures, kept = 0, _size(part)
     while True:
         try:
@@ -234,6 +240,10 @@ def _complete(source: Download, part: Path, progress: Progress, attempts: int, t
 
 def _ask(source: Download, part: Path, progress: Progress, timeout: float) -> bool:
     """Send one request, append what comes, and say whether the file is complete."""
+    import http.client
+    import urllib.error
+    import urllib.request
+
     have, validator = _size(part), _read(_validator(part))
     headers = {"User-Agent": f"nplrp/{__version__}", "Accept-Encoding": "identity"}
     if have:
@@ -265,6 +275,8 @@ def _ask(source: Download, part: Path, progress: Progress, timeout: float) -> bo
 
 def _range_of(answer: http.client.HTTPResponse) -> tuple[int, int | None]:
     """Return where an answer's bytes begin in the file, and how long the file is, None if the server doesn't say."""
+    import http.client
+
     if answer.status != 206:
         length = answer.headers.get("Content-Length", "")
         return 0, int(length) if length.isdigit() else None
@@ -276,6 +288,8 @@ def _range_of(answer: http.client.HTTPResponse) -> tuple[int, int | None]:
 
 
 def _receive(answer: http.client.HTTPResponse) -> bytes:
+    import urllib.error
+
     try:
         return answer.read1(_CHUNK)
     except OSError as error:  # also TLS's own; must not be taken for a failure to write

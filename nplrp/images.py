@@ -202,7 +202,7 @@ def open_image(
         If it is missing, damaged, of another format, too large, or has several frames or pages (MPO, a JPEG with previews, counts as one).
     """
     where = where or (str(source) if isinstance(source, str | os.PathLike) else "the image")
-    with _pillow_errors(where, formats), Image.open(source, formats=formats) as image:
+    with _pillow_errors(where, formats), _open(source, formats) as image:
         _check_size(image, max_pixels, where)
         # An MPO's further pictures are previews or a second eye, so the first one is the photograph.
         if image.format != "MPO" and getattr(image, "is_animated", False):
@@ -212,6 +212,18 @@ def open_image(
                 "or open it with Pillow, seek(k), and give that image"
             )
         return _eight_bit(image, exif, where)
+
+
+def _open(source: str | os.PathLike[str] | IO[bytes], formats: tuple[str, ...]) -> Image.Image:
+    """Open a picture file with the usual decoders, or import the others: that takes longer than most pictures."""
+    Image.preinit()
+    usual = tuple(name for name in formats if name in Image.OPEN)
+    try:
+        return Image.open(source, formats=usual)
+    except UnidentifiedImageError:
+        if usual == formats:
+            raise
+        return Image.open(source, formats=formats)
 
 
 def _pictures(images: ImageLike | Iterable[ImageLike], exif: bool, max_pixels: int) -> Iterator[tuple[str, Image.Image | np.ndarray]]:

@@ -198,26 +198,72 @@ def test_options_that_do_not_fit(options, said):
 # --- figures -----------------------------------------------------------------------------------------------------------------
 
 
+def ink(picture):
+    """Return which rows and columns of a figure aren't white."""
+    dark = (picture != 255).any(axis=2)
+    return dark.any(axis=1), dark.any(axis=0)
+
+
+def runs(marked):
+    """Return the beginnings and ends of what is marked."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], marked.astype(int), [0]])))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
+
+
 def test_the_documents_figure():
-    R = relevance(1, 20, 20, 3)
-    fig = figure(pixels(), heatmap(R)[0], "n02099601", "golden_retriever", 0.87654)
-    assert fig.get_size_inches().tolist() == [12, 6]
-    assert [text.get_text() for text in texts(fig)] == ["Class name: n02099601 \n Class description: golden_retriever \n Score: 0.8765"]
-    left, right = fig.axes
-    assert left.get_position().x1 <= right.get_position().x0
-    np.testing.assert_array_equal(left.images[0].get_array(), pixels())
-    np.testing.assert_array_equal(right.images[0].get_array(), heatmap(R)[0])
-    assert right.images[0].get_interpolation() == "bilinear"
-    assert not left.axison
-    assert not right.axison
+    image, colours = np.zeros((20, 20, 3), np.uint8), np.full((20, 20, 3), 0.5)
+    image[:10] = 100
+    fig = figure(image, colours, "n02099601", "golden_retriever", 0.87654)
+    assert (fig.shape, fig.dtype) == ((600, 1200, 3), np.uint8)
+    rows, _ = ink(fig)
+    *lines, pictures = runs(rows)
+    assert len(lines) == 3
+    _, columns = ink(fig[slice(*pictures)])
+    left, right = runs(columns)
+    assert left[1] - left[0] == right[1] - right[0] == pictures[1] - pictures[0] == 423
+    assert left[0] == 1200 - right[1] + 30  # matplotlib's margins, as in the document
+    shown = fig[slice(*pictures)]
+    assert (shown[:200, slice(*left)] == 100).all()
+    assert (shown[-200:, slice(*left)] == 0).all()
+    assert (shown[:, slice(*right)] == 128).all()
+
+
+def test_a_heatmap_is_smooth_and_a_coarse_picture_is_not():
+    checks = np.indices((20, 20)).sum(axis=0)[..., np.newaxis] % 2 * np.array([1.0, 1.0, 1.0])
+    fig = figure(checks, checks, "a", "b", 1.0)
+    left, right = fig[110:530, 160:560], fig[110:530, 670:1070]
+    assert set(np.unique(left)) == {0, 255}
+    assert len(np.unique(right)) > 100
+
+
+def test_what_is_written_above():
+    one, other = (figure(pixels(), pixels(), "n1", "dog", score)[:100] for score in (0.87654, 0.87644))
+    same, different = figure(pixels(), pixels(), "n1", "dog", 0.8765)[:100], figure(pixels(), pixels(), "n1", "cat", 0.8765)[:100]
+    np.testing.assert_array_equal(one, same)
+    assert (one != other).any()
+    assert (one != different).any()
+
+
+@pytest.mark.parametrize("description", ["dog", "one of many kinds of dogs, " * 20, "x" * 500, "W" * 99, "line\n" * 30])
+@pytest.mark.parametrize("shape", [(20, 20), (60, 20), (20, 60), (300, 1)])
+def test_no_line_is_cut_off_or_covered(description, shape):
+    fig = figure(pixels(*shape) // 2, pixels(*shape) // 2, "n02099601", description, 0.5)
+    rows, columns = ink(fig)
+    assert not rows[:8].any()
+    assert not columns[:10].any()
+    assert not columns[-10:].any()
+    *lines, pictures = runs(rows)
+    assert 3 <= len(lines) <= 12
+    assert max(end - begin for begin, end in lines) < 25
+    assert pictures[1] <= 535
+    assert pictures[1] - pictures[0] > 100
 
 
 @pytest.mark.parametrize("description", ["dog", "one of many kinds of dogs, " * 20, "x" * 500])
 @pytest.mark.parametrize("shape", [(20, 20), (60, 20), (20, 60)])
-def test_nothing_is_cut_off_or_covered(description, shape):
+def test_nothing_of_a_panel_is_cut_off_or_covered(description, shape):
     R = relevance(*shape, 3)
     drawn = [
-        figure(pixels(*shape), heatmap(R[np.newaxis])[0], "n02099601", description, 0.5),
         panel(pixels(*shape), {"notebook": R, description: R * 1e-9, "zeros": R * 0, "z+": R * 1e9}, description),
         panel(pixels(*shape), {"notebook": R[np.newaxis]}, description),
     ]
@@ -233,8 +279,7 @@ def test_nothing_is_cut_off_or_covered(description, shape):
 def test_names_are_not_read_as_mathematics():
     R = relevance(1, 4, 4, 3)
     name = r"$\price$"
-    for fig in (figure(pixels(), heatmap(R)[0], name, name, 0.5), panel(pixels(), {name: R}, name)):
-        assert sum(name in text.get_text() for text in texts(fig)) >= 1
+    assert sum(name in text.get_text() for text in texts(panel(pixels(), {name: R}, name))) >= 1
 
 
 def test_panel_shows_each_maps_own_scale():
@@ -261,8 +306,9 @@ import sys
 import numpy as np
 from nplrp.heatmaps import figure, heatmap, panel, save_png
 R = np.ones((1, 4, 4, 3))
-save_png(panel(R[0], {"R": R}), sys.argv[1])
 save_png(figure(R[0], heatmap(R)[0], "a", "b", 1.0), sys.argv[1])
+assert "matplotlib" not in sys.modules
+save_png(panel(R[0], {"R": R}), sys.argv[1])
 assert "matplotlib.pyplot" not in sys.modules and "numba" not in sys.modules
 """
     environment = {**os.environ, "DISPLAY": "", "MPLBACKEND": "tkagg"}
@@ -285,6 +331,7 @@ def test_equal_pictures_are_equal_bytes(tmp_path):
     R = relevance(1, 20, 20, 3)
     for name in ("a.png", "b.png"):
         save_png(panel(pixels(), {"R": R}, "title"), tmp_path / name)
+        np.testing.assert_array_equal(figure(pixels(), heatmap(R)[0], "a", "b", 1), figure(pixels(), heatmap(R)[0], "a", "b", 1))
     content = (tmp_path / "a.png").read_bytes()
     assert content == (tmp_path / "b.png").read_bytes()
     assert not read(tmp_path / "a.png")[1]
@@ -292,11 +339,11 @@ def test_equal_pictures_are_equal_bytes(tmp_path):
 
 
 def test_saving_leaves_the_figures_canvas(tmp_path):
-    fig = figure(pixels(), pixels(), "a", "b", 1.0)
+    fig = panel(pixels(), {"R": relevance(20, 20, 3)})
     before = fig.canvas
     save_png(fig, tmp_path / "a.png")
     assert fig.canvas is before
-    assert read(tmp_path / "a.png")[0].shape == (600, 1200, 3)
+    assert read(tmp_path / "a.png")[0].shape == (*(fig.get_size_inches() * 100).round().astype(int)[::-1], 3)
 
 
 def test_new_files_have_the_usual_permissions_and_links_stay(tmp_path):
