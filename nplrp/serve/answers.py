@@ -70,7 +70,10 @@ def as_json(model: Model, name: str, result: Result, inputs: Inputs, verb: str) 
     content: dict[str, Any] = {
         "model_name": name,
         "model_version": model.content_hash[:12],
-        "predictions": [{"labels": [each._asdict() for each in instance.labels]} for instance in result],
+        "predictions": [
+            {"labels": [each._asdict() for each in instance.labels]} | ({"seen": _seen(inputs.pixels[i])} if inputs.wanted.seen else {})
+            for i, instance in enumerate(result)
+        ],
     }
     if verb == "explain":
         content["explanations"] = [_explanation(each, i, inputs) for i, instance in enumerate(result) for each in instance.maps]
@@ -132,6 +135,11 @@ def _explanation(each: Map, i: int, inputs: Inputs) -> dict[str, Any]:
         "ledger": each.ledger,
         "warnings": each.alarms,
     }
+
+
+def _seen(pixels: np.ndarray | None) -> str | None:
+    """Return an image at the model's size as PNG in base64; None for a tensor, which nobody can show."""
+    return None if pixels is None else base64.b64encode(encode_png(display(pixels[None])[0])).decode()
 
 
 def _array(each: Map, name: str, i: int, inputs: Inputs) -> dict[str, Any]:

@@ -176,6 +176,7 @@ def _parameters(verb: str, model: Model, settings: Settings, as_text: bool = Fal
         "cmap": {"type": "string", "default": "rainbow", "examples": ["seismic"], "description": "One of matplotlib's colour maps."},
         "resample": {"enum": list(RESAMPLE), "description": "Filter of the resize; default: the model's."},
         "crop": {"type": "boolean", "description": "Cut out the centre instead of squeezing; default: the model's."},
+        "seen": {"type": "boolean", "default": False, "description": "Also the image at the model's size, as PNG."},
     }
     if as_text:
         found["layers"] = {"type": "string", "description": "Names, by comma.", "examples": ["input"], "default": "input"}
@@ -228,7 +229,8 @@ def _schemas(name: str, model: Model, settings: Settings) -> Schema:
             "warnings": _list(_TEXT),
         }
     )
-    predictions = {"type": "array", "items": _object({"labels": _list(_ref("Label"))})}
+    seen = {"type": ["string", "null"], "contentEncoding": "base64", "contentMediaType": "image/png"}
+    predictions = {"type": "array", "items": _object({"labels": _list(_ref("Label")), "seen": seen}, "seen")}
     answer = {"model_name": {"const": name}, "model_version": _TEXT, "predictions": predictions}
     provenance = {"type": "object", "description": "What the numbers were computed from: versions, weights, rules, preprocessing."}
     preset = _object({"name": _TEXT, "summary": _TEXT, "group": _TEXT, "source": _TEXT, "dialect": _TEXT, "ledger": {"type": "boolean"}})

@@ -50,6 +50,8 @@ class Wanted:
         bar), and a colour map of matplotlib's.
     resample, crop
         How images are brought to the model's size, unless as the model says.
+    seen : bool
+        Whether the answer has the image at the model's size, before the arithmetic of its preprocessing, as PNG.
     """
 
     composite: str = "notebook"
@@ -66,6 +68,7 @@ class Wanted:
     cmap: str = "rainbow"
     resample: str | None = None
     crop: bool | None = None
+    seen: bool = False
 
     def target_of(self, instance: int) -> int | str | None:
         """Return the target of one instance, as `nplrp.explain` takes it."""
@@ -79,7 +82,7 @@ class Wanted:
 
 _FIELDS = {field.name: field.default for field in dataclasses.fields(Wanted)}
 #: What `:predict` takes; `:explain` takes all.
-PREDICT = ("top", "dtype", "algorithm", "resample", "crop")
+PREDICT = ("top", "dtype", "algorithm", "resample", "crop", "seen")
 
 
 def read_parameters(given: Mapping[str, Any], texts: Mapping[str, str], model: Model, settings: Settings, verb: str) -> Wanted:
@@ -119,7 +122,7 @@ def read_parameters(given: Mapping[str, Any], texts: Mapping[str, str], model: M
 
 def _from_text(key: str, text: str) -> Any:
     """Turn a query's or a form's text into what JSON would have."""
-    if key in ("ledger", "crop"):
+    if key in ("ledger", "crop", "seen"):
         return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
     if key == "top":
         return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else text
@@ -202,6 +205,7 @@ _READ: dict[str, Callable[[str, Any], Any]] = {
     "cmap": _colour_map,
     "resample": _one_of(*RESAMPLE),
     "crop": _yes_or_no,
+    "seen": _yes_or_no,
 }
 
 
