@@ -1,0 +1,22 @@
+// Numbers as people read them.
+
+/** Four significant digits, with a real minus sign: 0.01234, −1.234e−5. */
+export function short(value, digits = 4) {
+  if (value === 0) return "0";
+  const size = Math.abs(value);
+  const text = size >= 1e-3 && size < 1e5 ? String(Number(value.toPrecision(digits))) : value.toExponential(digits - 1);
+  return text.replace("e+", "e").replaceAll("-", "−");
+}
+
+/** The same with its sign, always. */
+export function signed(value, digits = 4) {
+  return (value > 0 ? "+" : "") + short(value, digits);
+}
+
+/** A probability or a share in percent. */
+export function percent(share) {
+  const value = 100 * share;
+  if (!Number.isFinite(value)) return "–";
+  if (value === 0 || Math.abs(value) >= 1e4) return `${short(value, 3)} %`;
+  return Math.abs(value) < 0.01 ? `${value < 0 ? "−" : "<"}0.01 %`.replace("−", ">−") : `${value.toFixed(Math.abs(value) < 1 ? 2 : 1)} %`.replace("-", "−");
+}
