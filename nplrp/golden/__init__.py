@@ -17,6 +17,7 @@ _PUBLIC = {
     "GoldenLayer": "values",
     "NothingComparedError": "errors",
     "ProvenanceError": "errors",
+    "audit": "audit",
     "check": "checking",
     "diagnose": "diagnosis",
     "export": "export",

@@ -10,7 +10,7 @@ import numpy as np
 
 from nplrp.golden.bounds import forward_bounds, relevance_bounds
 from nplrp.golden.candidate import Candidate
-from nplrp.golden.decisions import decided_otherwise
+from nplrp.golden.decisions import decided_otherwise, keeps_ties
 from nplrp.golden.diagnosis import diagnose, plan_of, trace_of
 from nplrp.golden.errors import GoldenError, NothingComparedError, ProvenanceError
 from nplrp.golden.fast_convolutions import CONVOLUTIONS
@@ -90,6 +90,7 @@ def check(
     if model is not None and (mode == "local" or (mode == "isolated" and convolutions != "direct")):
         own = _derived_again(golden, relevances, activations, model, mode, convolutions)
     precisions = _precisions({**relevances, **activations}, precision)
+    even = mode == "chained" and keeps_ties(golden, activations)
     rows: dict[str, list[Row]] = {"relevance": [], "activation": []}
     for what, arrays, order in (("relevance", relevances, golden.layers[::-1]), ("activation", activations, golden.layers)):
         for layer in order:
@@ -102,7 +103,7 @@ def check(
                 tensor, indices = own[what, layer.name], None
             elif indices is not None:
                 got = got.reshape(-1)[indices]
-            judgement = judge(got, tensor, precision=precisions[layer.name], mode=chosen, indices=indices, tolerances=tolerances)
+            judgement = judge(got, tensor, precision=precisions[layer.name], mode=chosen, indices=indices, tolerances=tolerances, even=even)
             owner = golden.owner(layer.name) if what == "relevance" else layer
             rows[what].append(Row(owner.name if owner else "start", layer.name, what, owner.rule if owner else "", judgement))
     if mode == "chained":

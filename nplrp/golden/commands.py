@@ -1,4 +1,4 @@
-"""The command line of golden values: `nplrp golden record | show | verify | check | export`. Each command imports only what it needs."""
+"""The command line of golden values: `nplrp golden record | show | verify | check | audit | export`; each imports only what it needs."""
 
 from __future__ import annotations
 
@@ -71,6 +71,13 @@ def add_commands(commands: Any) -> None:
     check.add_argument("--json", metavar="FILE", help="also write the report as JSON; - for standard output")
     check.add_argument("--png", metavar="FILE", help="also draw the report")
     check.set_defaults(run=run_check)
+
+    audit = actions.add_parser("audit", parents=[model], help="how much this file could let through: what tolerances hide, faults caught")
+    audit.add_argument("golden", metavar="G")
+    audit.add_argument("--rtol", type=float, metavar="X", help="audit |d| <= atol + rtol |golden| instead of the derived tolerances")
+    audit.add_argument("--atol", type=float, metavar="X")
+    audit.add_argument("--json", metavar="FILE", help="also write it as JSON; - for standard output")
+    audit.set_defaults(run=run_audit)
 
 
 def run_record(arguments: argparse.Namespace) -> None:
@@ -176,6 +183,23 @@ def run_check(arguments: argparse.Namespace) -> int:
         save_png(report_figure(report), arguments.png)
         print(f"wrote {arguments.png}", file=sys.stderr if arguments.json == "-" else sys.stdout)
     return PASSED if report.passed else DIVERGED
+
+
+def run_audit(arguments: argparse.Namespace) -> int:
+    """Say how much a golden file could let through."""
+    from nplrp.golden.audit import audit
+    from nplrp.golden.file import read
+
+    golden = read(arguments.golden)
+    model = _model(arguments) if arguments.weights else None
+    x = _tensor(arguments, model) if model is not None else None
+    found = audit(golden, model, x, rtol=arguments.rtol, atol=arguments.atol, progress=_progress)
+    _progress("")
+    if arguments.json:
+        found.write_json(arguments.json)
+    if arguments.json != "-":
+        print(found)
+    return PASSED if found.passed else DIVERGED
 
 
 def _progress(what: str) -> None:

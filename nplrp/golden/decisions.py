@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from nplrp import layers
+from nplrp.golden.bounds import TINY
 from nplrp.golden.values import Golden
 from nplrp.model import Window
 from nplrp.step import Step
@@ -64,8 +65,30 @@ def decided_otherwise(golden: Golden, activations: Mapping[str, np.ndarray]) -> 
     return tuple(found)
 
 
+def keeps_ties(golden: Golden, activations: Mapping[str, np.ndarray]) -> bool:
+    """Tell whether a candidate's activations tie wherever golden ones do, at every pool: then its winners of flat regions aren't noise."""
+    for i, facts in enumerate(golden.facts["layers"]):
+        if facts["kind"] not in ("maxpool", "global_maxpool"):
+            continue
+        seen = golden.layers[i - 1]
+        if seen.indices is not None or seen.name not in activations:
+            return False
+        values, errors = (_stacked(facts, each) for each in (seen.activation.values, np.asarray(seen.activation.expected, np.float64)))
+        tied = (values == values.max(axis=-1, keepdims=True)) & (errors > TINY)
+        theirs = _stacked(facts, np.asarray(activations[seen.name], np.float64))
+        highest, lowest = (np.where(tied, theirs, edge) for edge in (-np.inf, np.inf))
+        if (highest.max(axis=-1) > lowest.min(axis=-1)).any():
+            return False
+    return True
+
+
 def winners(facts: Mapping[str, Any], a: np.ndarray) -> np.ndarray:
     """Return the first place with the largest number in each window of a layer that a file describes: [n, h, w, c] -> [n, ho, wo, c]."""
+    return np.argmax(_stacked(facts, a), axis=-1)
+
+
+def _stacked(facts: Mapping[str, Any], a: np.ndarray) -> np.ndarray:
+    """Return what each window of a pool sees, [n, ho, wo, c, places]."""
     shape = tuple(facts["input_shape"])
     if facts["window"] is None:
         window = Window(size=shape[:2], stride=shape[:2])
@@ -73,4 +96,4 @@ def winners(facts: Mapping[str, Any], a: np.ndarray) -> np.ndarray:
         size, stride, dilation, padding = facts["window"]
         window = Window(tuple(size), tuple(stride), tuple(dilation), padding)
     step = Step(facts["name"], "maxpool", shape, tuple(facts["output_shape"]), window=window)
-    return np.argmax(np.stack([tap for _, _, tap in layers.window_taps(step, a)], axis=-1), axis=-1)
+    return np.stack([tap for _, _, tap in layers.window_taps(step, a)], axis=-1)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nplrp.golden.values import UNIT, Tensor
+from nplrp.golden.values import UNEVEN, UNIT, Tensor
 
 #: Verdicts from best to worst; `INHERITED` is a divergence that an earlier layer explains.
 EXACT, WITHIN, SUSPECT, DIVERGED, INHERITED = "EXACT", "WITHIN", "SUSPECT", "DIVERGED", "inherited"
@@ -71,6 +71,7 @@ def judge(
     mode: str = "isolated",
     indices: np.ndarray | None = None,
     tolerances: tuple[float, float] | None = None,
+    even: bool = False,
 ) -> Judgement:
     """Judge an array of the tensor's shape, or of the shape of its samples.
 
@@ -86,6 +87,8 @@ def judge(
         Where the samples are.
     tolerances : (rtol, atol) or None
         Judge by these instead.
+    even : bool
+        The candidate keeps exact ties, so the uneven runs don't count.
     """
     stored, exact = got.dtype, tensor.values
     got = np.asarray(got, np.float64)
@@ -134,7 +137,8 @@ def judge(
     sums = (float(d.sum()), float(size.sum()), float(d.max(initial=0.0)), max(tensor.sums[2], float(size.max(initial=0.0))))
     relative_sum, minimum_rtol = _quotient(sums[0], sums[1]), _quotient(sums[2], sums[3])
     if tolerances is None and mode == "chained":
-        spread = np.maximum(tensor.spread.max(axis=0, initial=0.0) * CHAINED, FLOOR * UNIT) * scale
+        runs = tensor.spread[: len(tensor.spread) - UNEVEN] if even else tensor.spread
+        spread = np.maximum(runs.max(axis=0, initial=0.0) * CHAINED, FLOOR * UNIT) * scale
         ratio = float(max(relative_sum / spread[0], minimum_rtol / spread[1]))
         verdict = WITHIN if ratio <= 1 else SUSPECT if ratio <= CHAINED_SUSPECT else DIVERGED
         flat, over, tolerance = int(np.argmax(d)) if d.size else 0, int((d > spread[1] * sums[3]).sum()), float(spread[1] * sums[3])

@@ -113,22 +113,33 @@ def recompute(golden: Golden, model: Model, x: np.ndarray | None = None) -> list
     GoldenError
         If the file doesn't hold the input and none is given.
     """
+    x = golden.input if x is None else np.asarray(x)
+    if x is None:
+        raise GoldenError("this digest doesn't hold its input, which is large; give the image or tensor that was recorded")
+    check_recorded(golden, model, x)
+    facts = golden.facts
+    again = record(model, x, rebuilt_composite(facts), facts["targets"], start=facts["start"], profile=golden.profile)
+    old, new = dict(golden.arrays()), dict(again.arrays())
+    return [path for path in old if path not in new or old[path].tobytes() != new[path].tobytes()]
+
+
+def check_recorded(golden: Golden, model: Model, x: np.ndarray) -> None:
+    """Stop if a model or an input isn't the one that was recorded.
+
+    Raises
+    ------
+    ProvenanceError
+    """
     facts = golden.facts
     if model.content_hash != facts["weights_sha256"]:
         raise ProvenanceError(
             f"these are other weights: {model.source or model.name} has content SHA-256 {model.content_hash}, "
             f"the golden values were recorded with {facts['weights_sha256']}; give the model that was recorded"
         )
-    x = golden.input if x is None else np.asarray(x)
-    if x is None:
-        raise GoldenError("this digest doesn't hold its input, which is large; give the image or tensor that was recorded")
     if sha256(x) != facts["input_sha256"]:
         raise ProvenanceError(
             f"this is another input: SHA-256 {sha256(x)}, recorded was {facts['input_sha256']}; give the tensor that was recorded"
         )
-    again = record(model, x, rebuilt_composite(facts), facts["targets"], start=facts["start"], profile=golden.profile)
-    old, new = dict(golden.arrays()), dict(again.arrays())
-    return [path for path in old if path not in new or old[path].tobytes() != new[path].tobytes()]
 
 
 def rebuilt_composite(facts: Mapping[str, Any]) -> Composite:

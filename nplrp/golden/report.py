@@ -96,8 +96,8 @@ class Report:
         return next(row for row in self.rows if row.layer == layer and row.what == what)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the report as JSON values; infinite numbers are texts."""
-        rows = [{"layer": r.layer, "array": r.array, "what": r.what, "rule": r.rule, **_json(r.judgement)} for r in self.rows]
+        """Return the report as plain values."""
+        rows = [{"layer": r.layer, "array": r.array, "what": r.what, "rule": r.rule, **dataclasses.asdict(r.judgement)} for r in self.rows]
         first = self.first
         return {
             "golden": self.golden,
@@ -116,12 +116,7 @@ class Report:
 
     def write_json(self, path: str | os.PathLike[str]) -> None:
         """Write the report as JSON; ``"-"`` is standard output."""
-        text = json.dumps(self.as_json(), indent=1)
-        if str(path) == "-":
-            sys.stdout.write(text + "\n")
-            return
-        with atomic(path) as temporary:
-            temporary.write_text(text + "\n", "utf-8")
+        write_json(self.as_json(), path)
 
     def __str__(self) -> str:
         lines = [f"{self.source} against {self.golden}: {self.mode}, {self.precision}"]
@@ -162,6 +157,25 @@ class Report:
         )
 
 
+def write_json(values: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write JSON values to a file, whole or not at all; ``"-"`` is standard output."""
+    text = json.dumps(_finite(values), indent=1) + "\n"
+    if str(path) == "-":
+        sys.stdout.write(text)
+        return
+    with atomic(path) as temporary:
+        temporary.write_text(text, "utf-8")
+
+
+def _finite(value: Any) -> Any:
+    """Return JSON values with infinite numbers as texts."""
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _table(rows: list[Row], what: str, first: Row | None) -> list[str]:
     width = max(len("layer"), *(len(row.layer) for row in rows))
     lines = [f"{'layer':<{width}}  {'err/tol':>8}  {'min.tol':>8}  {'sum|d|':>8}  {'cosine':>9}  {'ulp':>8}  verdict    {what} of"]
@@ -184,8 +198,3 @@ def with_inherited(rows: list[Row]) -> list[Row]:
         seen = seen or row.verdict == DIVERGED
         done.append(dataclasses.replace(row, judgement=dataclasses.replace(row.judgement, verdict=INHERITED)) if inherits else row)
     return done
-
-
-def _json(judgement: Judgement) -> dict[str, Any]:
-    values = dataclasses.asdict(judgement)
-    return {key: str(value) if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()}

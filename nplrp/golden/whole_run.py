@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -53,7 +53,9 @@ class Run:
         return self.trace.activations[0]
 
 
-def whole_run(plan: Plan, x: np.ndarray, start: str, targets: Sequence[int] | None, largest: bool = False) -> Run:
+def whole_run(
+    plan: Plan, x: np.ndarray, start: str, targets: Sequence[int] | None, largest: bool = False, uneven: np.random.Generator | None = None
+) -> Run:
     """Run a plan and keep everything.
 
     Parameters
@@ -65,6 +67,9 @@ def whole_run(plan: Plan, x: np.ndarray, start: str, targets: Sequence[int] | No
     targets : sequence of int, or None
     largest : bool
         Explain each image's largest logit instead.
+    uneven : Generator or None
+        Let pools read activations that are off by a rounding or none, place by place, as those of a backend that sums every place in its
+        own order: there exact ties don't last.
 
     Raises
     ------
@@ -72,6 +77,8 @@ def whole_run(plan: Plan, x: np.ndarray, start: str, targets: Sequence[int] | No
         If a number isn't finite.
     """
     trace = run(plan, np.ascontiguousarray(x, plan.dtype))
+    if uneven is not None:
+        trace = _uneven(plan, trace, uneven)
     if largest:
         targets = np.argmax(trace.logits, axis=-1).tolist()
     chosen = None if targets is None else np.array(targets)
@@ -82,6 +89,16 @@ def whole_run(plan: Plan, x: np.ndarray, start: str, targets: Sequence[int] | No
     relevances = {name: at[i - 1].reshape(len(x), *shape) for i, (name, shape) in enumerate(zip(names, _shapes(plan), strict=True))}
     kept = None if targets is None else tuple(int(t) for t in targets)
     return Run(plan, start, kept, trace, dict(zip(names, _activations(plan, trace), strict=True)), relevances)
+
+
+def _uneven(plan: Plan, trace: Trace, rng: np.random.Generator) -> Trace:
+    """Return a trace whose pools have read activations off by at most one unit in the last place, and chosen by them."""
+    activations, winners = list(trace.activations), dict(trace.winners)
+    for i in winners:
+        a = activations[i]
+        activations[i] = np.where(rng.random(a.shape, np.float32) < 0.5, a, np.nextafter(a, a.dtype.type(0)))
+        winners[i] = layers.choose(plan.steps[i], activations[i])[1]
+    return replace(trace, activations=tuple(activations), winners=winners)
 
 
 def _shapes(plan: Plan) -> list[tuple[int, ...]]:

@@ -139,7 +139,7 @@ def torch_run(python, plan, recorded, mode):
         window = step.window
         row = {"kind": step.kind, "activation": step.activation, "input_shape": step.input_shape}
         row |= {"size": window.size, "stride": window.stride, "pads": window.pads(*step.input_shape[:2])} if window else {}
-        row |= {key: getattr(rule, key) for key in ("epsilon", "stabiliser", "low", "high")}
+        row |= {"rule": rule.name, **{key: getattr(rule, key) for key in ("epsilon", "stabiliser", "low", "high")}}
         row["parts"] = [
             {
                 "terms": [(t.input, list(t.weight) if isinstance(t.weight, Clamp) else t.weight) for t in part.terms],

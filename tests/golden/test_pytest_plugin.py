@@ -1,42 +1,17 @@
-"""The plugin, in a pytest of its own; and the project's own end-to-end test, which uses it."""
+"""The plugin, in a pytest of its own."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
+import numpy as np
 import pytest
 
 from nplrp import explain, golden
+from nplrp.golden.candidate import Candidate
+from nplrp.testing import assert_lrp_close
 from tests.networks import images, small_vgg
 
-ROOT = Path(__file__).parents[2]
-GOLDENS = Path(__file__).parents[1] / "data" / "goldens"
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_end_to_end_against_the_committed_digest(lrp_check, request, dtype, monkeypatch):
-    if not request.config.getoption("--lrp-goldens"):
-        monkeypatch.setattr(request.config.option, "lrp_goldens", str(GOLDENS))
-    model, x = small_vgg(7, size=16), images(7, 1, (16, 16, 3))
-    e = explain(model, x, "epsilon_gamma_box", dtype=dtype, algorithm="direct")
-    arrays = {f"relevances/{k}": v for k, v in e.relevances.items()} | {f"activations/{k}": v for k, v in e.activations.items()}
-    report = lrp_check(
-        "small-vgg",
-        arrays,
-        mode="chained",
-        regenerate=lambda: golden.record(model, x, "epsilon_gamma_box", profile="digest", input_name="images(7)"),
-    )
-    assert len(report.rows) == 18
-
-
-def test_committed_digest_has_the_bits_of_today():
-    recorded = golden.read(GOLDENS / "small-vgg.lrpgold.h5")
-    assert golden.recompute(recorded, small_vgg(7, size=16)) == []
-
+pytest_plugins = ["pytester"]
 
 TEST = """
-import numpy as np
+import pytest
 from nplrp import explain, golden
 from tests.networks import images, small_vgg
 
@@ -45,7 +20,8 @@ def again():
 
 def test_right(lrp_check):
     e = explain(small_vgg(2), images(1, 1, (8, 8, 3)), "epsilon_plus")
-    lrp_check("tiny", dict(e.relevances), mode="chained", regenerate=again)
+    report = lrp_check("tiny", dict(e.relevances), mode="chained", regenerate=again)
+    assert report.passed and len(report.rows) == 9
 
 def test_wrong(lrp_check, lrp_golden):
     R = lrp_golden("tiny")["fc1"].relevance.values
@@ -53,30 +29,105 @@ def test_wrong(lrp_check, lrp_golden):
 
 def test_missing(lrp_golden):
     lrp_golden("absent")
+
+def test_no_regenerate(lrp_check):
+    lrp_check("tiny", {"fc1": 0})
 """
 
 
-def run_pytest(folder, *options):
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder), *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    return done.returncode, done.stdout + done.stderr
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """Golden values, from a file: pytester forgets modules that are imported while it runs, and h5py can't be imported twice."""
+    path = tmp_path_factory.mktemp("tiny") / "tiny.lrpgold.h5"
+    golden.write(golden.record(small_vgg(2), images(1, 1, (8, 8, 3)), "epsilon_plus"), path)
+    return golden.read(path)
 
 
-def test_plugin(tmp_path):
-    (tmp_path / "test_theirs.py").write_text(TEST)
-    (tmp_path / "goldens").mkdir()
-    model, x = small_vgg(2), images(1, 1, (8, 8, 3))
-    path = tmp_path / "goldens" / "tiny.lrpgold.h5"
-    golden.write(golden.record(model, x, "epsilon_plus", profile="digest"), path)
-    before = path.read_bytes()
-    code, text = run_pytest(tmp_path)
-    assert code == 1 and "1 passed" in text and "2 failed" in text, text
-    assert "first diverging layer: predictions" in text and "there is no golden file" in text
-    code, text = run_pytest(tmp_path, "--lrp-regen", "-k", "right")
-    assert code == 1 and "the same bits as before" in text and path.read_bytes() == before
-    assert (tmp_path / "goldens" / "tiny.new.lrpgold.h5").is_file()
-    golden.write(golden.record(model, x, "epsilon_alpha2_beta1", profile="digest"), path)
-    code, text = run_pytest(tmp_path, "--lrp-regen", "-k", "right")
-    assert code == 1 and "arrays differ" in text
-    code, text = run_pytest(tmp_path, "--lrp-goldens", str(tmp_path), "-k", "right")
-    assert code == 1 and "there is no golden file" in text
+@pytest.fixture
+def theirs(pytester, tiny):
+    """Somebody's tests, with golden values beside them."""
+    pytester.makepyfile(test_theirs=TEST)
+    pytester.mkdir("goldens")
+    golden.write(golden_digest(tiny), pytester.path / "goldens" / "tiny.lrpgold.h5")
+    return pytester
+
+
+def golden_digest(recorded):
+    from nplrp.golden.recording import digest_of
+
+    return digest_of(recorded)
+
+
+def run(theirs, *options):
+    return theirs.runpytest_inprocess("-p", "no:cacheprovider", *options)
+
+
+def test_right_passes_and_wrong_fails_with_the_report(theirs):
+    result = run(theirs, "-k", "right or wrong")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*first diverging layer: predictions (rule epsilon*"])
+
+
+def test_missing_golden_is_an_error_and_never_a_skip(theirs):
+    result = run(theirs, "-k", "missing")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*there is no golden file*absent.lrpgold.h5*nplrp golden record*"])
+
+
+def test_goldens_may_lie_elsewhere(theirs):
+    elsewhere = theirs.path / "elsewhere"
+    result = run(theirs, "-k", "right", "--lrp-goldens", str(elsewhere))
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([f"*{elsewhere / 'tiny.lrpgold.h5'}*"])
+    (theirs.path / "goldens").rename(elsewhere)
+    run(theirs, "-k", "right", "--lrp-goldens", str(elsewhere)).assert_outcomes(passed=1)
+
+
+def test_regenerating_never_overwrites_and_never_passes(theirs):
+    path = theirs.path / "goldens" / "tiny.lrpgold.h5"
+    before, content = path.read_bytes(), golden.read(path).content_sha256
+    result = run(theirs, "-k", "right", "--lrp-regen")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*tiny.new.lrpgold.h5: the same bits as before; delete it*"])
+    other = golden.record(small_vgg(2), images(1, 1, (8, 8, 3)), "epsilon_alpha2_beta1", profile="digest")
+    golden.write(other, path)
+    changed = path.read_bytes()
+    assert changed != before
+    result = run(theirs, "-k", "right", "--lrp-regen")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*arrays differ: *look at it, then rename it*"])
+    assert path.read_bytes() == changed
+    assert golden.read(path.with_name("tiny.new.lrpgold.h5")).content_sha256 == content  # accepting is renaming
+    path.with_name("tiny.new.lrpgold.h5").replace(path)
+    run(theirs, "-k", "right").assert_outcomes(passed=1)
+
+
+def test_regenerating_where_there_is_none_writes_a_new_file(theirs):
+    path = theirs.path / "goldens" / "tiny.lrpgold.h5"
+    path.unlink()
+    result = run(theirs, "-k", "right", "--lrp-regen")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*there were no golden values before*"])
+    assert not path.exists() and path.with_name("tiny.new.lrpgold.h5").exists()
+
+
+def test_regenerating_needs_to_know_how(theirs):
+    result = run(theirs, "-k", "no_regenerate", "--lrp-regen")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*give regenerate=*"])
+
+
+def test_assert_lrp_close_takes_layers_arrays_and_mappings(tiny):
+    e = explain(small_vgg(2), images(1, 1, (8, 8, 3)), "epsilon_plus")
+    layer, R = tiny["fc1"], tiny["fc1"].relevance.values
+    assert assert_lrp_close(R.astype("f4"), layer) is None
+    assert_lrp_close(e.relevance, tiny, mode="chained")
+    assert len(assert_lrp_close({"fc1": R.astype("f4")}, tiny).rows) == 1
+    assert len(assert_lrp_close(Candidate(e.relevances), tiny, mode="chained").rows) == 9
+    assert_lrp_close(R.astype("f4"), golden_digest(tiny)["fc1"])
+    with pytest.raises(AssertionError, match=r"relevance of 'fc1' diverges by .* tolerances .*worst at \(0, "):
+        assert_lrp_close(R.astype("f4") * np.float32(1.001), layer)
+    with pytest.raises(AssertionError, match="expected"):
+        assert_lrp_close(R[:, :3], layer)
+    with pytest.raises(AssertionError, match="first diverging layer: predictions"):
+        assert_lrp_close({"fc1": (R * 1.001).astype("f4")}, tiny)

@@ -46,7 +46,10 @@ class Step:
     def back(self, R, a):
         if self.kind == "maxpool":
             x = a.detach().requires_grad_()
-            return torch.autograd.grad(self.pool(x), x, R)[0]
+            z = self.pool(x)
+            if self.row["rule"] == "winner_epsilon":
+                return (x * torch.autograd.grad(z, x, self.divide(R, z.detach()))[0]).detach()
+            return torch.autograd.grad(z, x, R)[0]
         if self.kind == "reshape":
             height, width, channels = self.row["input_shape"]
             return R.reshape(len(R), height, width, channels).permute(0, 3, 1, 2)

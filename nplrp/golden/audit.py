@@ -1,0 +1,227 @@
+"""How much a golden file could let through: what its tolerances hide, and which seeded faults it catches."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nplrp.golden.candidate import Candidate
+from nplrp.golden.checking import check
+from nplrp.golden.diagnosis import plan_of
+from nplrp.golden.errors import GoldenError
+from nplrp.golden.faults import FAULTS, SOFTMAX_START, Place, too_slow
+from nplrp.golden.judging import DIVERGED, REACH
+from nplrp.golden.report import write_json
+from nplrp.golden.values import Golden, Tensor
+from nplrp.golden.whole_run import Progress, whole_run
+from nplrp.lrp import run, step_back
+from nplrp.model import Model
+
+#: Above this share of a layer's relevance its tolerance is called vacuous.
+VACUOUS = 0.01
+
+
+@dataclass(frozen=True)
+class Vacuity:
+    """What a layer's tolerance could hide.
+
+    Attributes
+    ----------
+    layer : str
+        Whose relevance it is.
+    expected, certified : float
+        sum min(|R|, tolerance) / sum |R| for either bound; the certified one counts what hangs on undecided choices.
+    """
+
+    layer: str
+    expected: float
+    certified: float
+
+    @property
+    def vacuous(self) -> bool:
+        """Whether that is more than one per cent."""
+        return self.certified > VACUOUS
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A seeded fault in one layer, and what the comparison made of it.
+
+    Attributes
+    ----------
+    number : int
+    fault, layer, verdict : str
+    ratio : float
+        err/tol.
+    undecided : int
+        Elements beyond their bound that undecided choices could explain.
+    same : bool
+        The fault changes no bit here.
+    """
+
+    number: int
+    fault: str
+    layer: str
+    verdict: str
+    ratio: float
+    undecided: int
+    same: bool
+
+    @property
+    def caught(self) -> bool:
+        """Whether it diverged."""
+        return self.verdict == DIVERGED
+
+    @property
+    def reason(self) -> str:
+        """Why it wasn't caught."""
+        if self.caught:
+            return ""
+        if self.same:
+            return "changes nothing here"
+        if self.undecided:
+            return f"{self.undecided} elements beyond the bound, but denominators without a sure sign could explain them"
+        return "below the tolerance"
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit found; prints itself.
+
+    Attributes
+    ----------
+    golden : str
+    vacuities : tuple of Vacuity
+    mutants : tuple of Mutant
+        Empty without the model.
+    """
+
+    golden: str
+    vacuities: tuple[Vacuity, ...]
+    mutants: tuple[Mutant, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no tolerance is vacuous. A fault that no layer shows may lie below rounding: read why."""
+        return not any(v.vacuous for v in self.vacuities)
+
+    def write_json(self, path: str | os.PathLike[str]) -> None:
+        """Write the audit as JSON; ``"-"`` is standard output."""
+        mutants = [{**dataclasses.asdict(m), "caught": m.caught, "reason": m.reason} for m in self.mutants]
+        vacuities = [{**dataclasses.asdict(v), "vacuous": v.vacuous} for v in self.vacuities]
+        write_json({"golden": self.golden, "passed": self.passed, "vacuities": vacuities, "mutants": mutants}, path)
+
+    def __str__(self) -> str:
+        width = max(len(v.layer) for v in self.vacuities)
+        lines = [f"{self.golden}: what the tolerances could hide of each layer's relevance", f"{'layer':<{width}}  expected  certified"]
+        for v in self.vacuities:
+            lines.append(f"{v.layer:<{width}}  {v.expected:>8.1e}  {v.certified:>9.1e}{'  VACUOUS' if v.vacuous else ''}")
+        if not self.mutants:
+            return "\n".join([*lines, "no faults were seeded: give the model (--weights)"])
+        lines.append("seeded faults, each in one layer at a time")
+        for name, group in itertools.groupby(sorted(self.mutants, key=lambda m: m.number), lambda m: f"{m.number} {m.fault}"):
+            mutants = list(group)
+            missed: dict[str, list[str]] = {}
+            for m in mutants:
+                if not m.caught:
+                    missed.setdefault(m.reason if m.same or not m.undecided else "undecided", []).append(f"{m.layer} ({m.ratio:.2g})")
+            why = "".join(f"; {reason}: {', '.join(where)}" for reason, where in missed.items())
+            lines.append(f"{name}: caught in {sum(m.caught for m in mutants)} of {len(mutants)} layers{why}")
+        absent = [f"{f.number} {f.name}" for f in FAULTS if f.number not in {m.number for m in self.mutants}]
+        return "\n".join([*lines, *([f"no layer has what these change: {', '.join(absent)}"] if absent else [])])
+
+
+def audit(
+    golden: Golden,
+    model: Model | None = None,
+    x: np.ndarray | None = None,
+    *,
+    rtol: float | None = None,
+    atol: float | None = None,
+    progress: Progress = lambda what: None,
+) -> Audit:
+    """Measure what the tolerances hide, and which faults the isolated check catches.
+
+    Parameters
+    ----------
+    golden : Golden
+    model : Model or None
+        Without it no faults are seeded.
+    x : ndarray [n, *input_shape] or None
+        The input, for a digest that doesn't hold it.
+    rtol, atol : float or None
+        Audit |d| <= atol + rtol |golden| instead of the derived tolerances.
+    progress : callable
+        Told what is being done.
+
+    Raises
+    ------
+    GoldenError
+        If the model or the input isn't the recorded one, or the input is missing.
+    """
+    options: dict[str, Any] = {"rtol": rtol, "atol": atol}
+    vacuities = [_vacuity(layer.name, layer.relevance, rtol, atol) for layer in reversed(golden.layers) if layer.relevance is not None]
+    mutants = list(_mutants(golden, model, x, options, progress)) if model is not None else []
+    return Audit(f"{golden.facts['composite']} of {golden.facts['model_name']}", tuple(vacuities), tuple(mutants))
+
+
+def _vacuity(name: str, tensor: Tensor, rtol: float | None, atol: float | None) -> Vacuity:
+    size = np.abs(tensor.values)
+    bounds: tuple[np.ndarray, np.ndarray] = (tensor.expected, tensor.certified + REACH * tensor.undecided)
+    if rtol is not None or atol is not None:
+        bounds = ((atol or 0.0) + (rtol or 0.0) * size,) * 2
+    whole = float(size.sum())
+    hidden = [float(np.minimum(size, bound).sum()) / whole if whole else 0.0 for bound in bounds]
+    return Vacuity(name, *hidden)
+
+
+def _mutants(golden: Golden, model: Model, x: np.ndarray | None, options: Mapping[str, Any], progress: Progress) -> Iterator[Mutant]:
+    places, right = _places(golden, model, x), {}
+    for below, at in places.items():
+        right[below] = step_back(at.plan, at.trace, at.i, at.R)
+        for fault in FAULTS:
+            if too_slow(fault, at):
+                continue
+            progress(f"fault {fault.number} in {at.step.name}")
+            got = fault.run(at)
+            if got is not None:
+                j = check(golden, Candidate({below: got}), mode="isolated", **options).rows[0].judgement
+                same = bool(np.array_equal(got, right[below]))
+                yield Mutant(fault.number, fault.name, at.step.name, j.verdict, j.ratio, j.undecided, same)
+    top = golden.layers[-1]
+    if top.relevance is not None and golden.facts["start"] != "softmax":
+        values = top.relevance.values
+        if top.indices is not None:
+            values = np.zeros(top.relevance.shape)
+            values.reshape(-1)[top.indices] = top.relevance.values
+        got = (golden.output.reshape(values.shape) * (values != 0)).astype(np.float32)
+        j = check(golden, Candidate({top.name: got}), mode="isolated", precision="float32", **options).rows[0].judgement
+        same = bool(np.array_equal(got, values.astype(np.float32)))
+        yield Mutant(SOFTMAX_START, "softmax start for logit", "start", j.verdict, j.ratio, j.undecided, same)
+
+
+def _places(golden: Golden, model: Model, x: np.ndarray | None) -> dict[str, Place]:
+    """Return every layer's backward step in float32 with golden inputs, by the name of the layer below."""
+    from nplrp.golden.isolated import places_of
+    from nplrp.golden.recording import check_recorded
+
+    if golden.profile == "full":
+        return places_of(golden, model, "float32")
+    x = golden.input if x is None else np.asarray(x)
+    if x is None:
+        raise GoldenError("this digest doesn't hold its input, which is large; give the image or tensor that was recorded")
+    check_recorded(golden, model, x)
+    whole = whole_run(plan_of(golden, model), x, golden.facts["start"], golden.facts["targets"])
+    plan = plan_of(golden, model, "float32")
+    single = [np.ascontiguousarray(a, np.float32) for a in whole.trace.activations]
+    trace = dataclasses.replace(run(plan, single[0]), activations=tuple(single), winners=whole.trace.winners, denominators={})
+    return {
+        below: Place(plan, trace, i, np.ascontiguousarray(whole.relevances[name], np.float32))
+        for i, (below, name) in enumerate(itertools.pairwise(golden.names))
+    }
