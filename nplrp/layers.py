@@ -107,10 +107,7 @@ def forward_beside(step: Step, a: np.ndarray, parts: Sequence[Part], workspace: 
         for each, b, out in pairs[1:]:
             conv.conv_forward(a, each, b, False, out, threads=nt, workspace=scratch)
         return z, besides
-    (p, n), *others = changes
-    dense.dense_forward_two(a, step.weight, 1.0, 1.0, z, p, n, besides[0], False, nt)
-    for (p, n), out in zip(others, besides[1:], strict=True):
-        dense.dense_forward(a, step.weight, p, n, out, False, nt)
+    dense.dense_forward_beside(a, step.weight, (AS_IS, *changes), (z, *besides), nt)
     elementwise.add_bias(z, step.bias, relu, nt)
     for b, out in zip(biases, besides, strict=True):
         elementwise.add_bias(out, b, False, nt)
@@ -147,9 +144,7 @@ def transpose_times(
 
     if step.kind == "dense":
         R = workspace.empty(a.shape, a.dtype)
-        dense.dense_transpose_times(s[0], step.weight, *changes[0], a, R, threads())
-        for each, change in zip(s[1:], changes[1:], strict=True):
-            multiply([a], transpose(step, each, [change]), R)
+        dense.dense_transpose_times(s, step.weight, changes, a, R, threads())
         return [R] if division is None else divide_parts(R, division, workspace)
     scratch = _scratch(workspace)
     outs = [workspace.empty(a.shape, a.dtype) for _ in (division.z if division else (a,))]

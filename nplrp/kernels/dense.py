@@ -2,8 +2,8 @@
 
     w' = pos * max(w, 0) + neg * min(w, 0)        (1, 1) is w, (1, 0) is w+, (0, 1) is w-
 
-Reading w takes the time (fc1 of VGG16 is 411 MB), so it is read once for `IMAGES` images and, in `dense_forward_two`, for both outputs.
-Order of operations, for any number of threads, batch and vector width:
+Reading w takes the time (fc1 of VGG16 is 411 MB), so it is read once for `IMAGES` images and for all outputs or parts, and its
+parts are taken in registers. Order of operations, for any number of threads, batch and vector width:
 
 forward    for every `GROUP` inputs p_o = fma(a_i, w'_io, p_o) for i ascending, from 0; z_o + p_o for one group after another, from 0 or
            from what is in z; then + 0, so that no zero has a sign. One chain over 25088 inputs would err twice as much as PyTorch.
@@ -18,7 +18,7 @@ from nplrp.kernels.fma import fma
 from nplrp.kernels.numba_later import cgutils, intrinsic, types
 from nplrp.kernels.parallel import frozen, kernel, shared_kernel
 from nplrp.kernels.simd import Assembler, lanes_of
-from nplrp.kernels.vector_loop import I64, for_vectors
+from nplrp.kernels.vector_loop import I64
 
 #: Images that share one pass over w.
 IMAGES = 8
@@ -32,79 +32,85 @@ _LANE_BYTES = 256
 
 def dense_forward(x, w, pos, neg, z, accumulate, nt=1):
     """Write x [n, i] times w' [i, o] to z [n, o], or add it to what is there; inputs that are 0 are skipped."""
-    _run_forward(x, w, 1, (pos, pos), (neg, neg), (z, z), accumulate, nt)
+    if not accumulate:
+        z[...] = 0
+    _run_forward(x, w, ((pos, neg),), z, nt)
 
 
-def dense_forward_two(x, w, pos, neg, z, pos2, neg2, z2, accumulate, nt=1):
-    """Write x [n, i] times w' to z and x times w'' to z2, both [n, o], reading w once; the bits are those of two calls."""
-    _run_forward(x, w, 2, (pos, pos2), (neg, neg2), (z, z2), accumulate, nt)
+def dense_forward_beside(x, w, changes, outs, nt=1):
+    """Write x [n, i] times w' to each of `outs` [n, o], one for each (pos, neg) of `changes`; the bits are those of single calls."""
+    z = np.zeros((len(outs), *outs[0].shape), x.dtype)
+    _run_forward(x, w, changes, z, nt)
+    for out, each in zip(outs, z, strict=True):
+        out[...] = each
 
 
 def dense_transpose(s, w, pos, neg, c, accumulate, nt=1):
     """Write s [n, o] times the transpose of w' [i, o] to c [n, i], or add it to what is there."""
-    _run_transpose(s, w, pos, neg, c, accumulate, c, False, nt)
+    _run_transpose(s, w, ((pos, neg),), c, accumulate, c, False, nt)
 
 
-def dense_transpose_times(s, w, pos, neg, a, out, nt=1):
-    """Write a * dense_transpose(s) to `out` [n, i], without reading the rows of w that belong to zeros of a.
+def dense_transpose_times(parts, w, changes, a, out, nt=1):
+    """Write the sum over parts s of a * dense_transpose(s) to `out` [n, i], without reading rows of w that belong to zeros of a.
 
-    The bits are those of two steps, but that 0 times a negative number is 0, not -0.
+    There is one (pos, neg) of `changes` for each part. The bits are those of step by step, but that 0 times a negative number is 0, not -0.
     """
-    _run_transpose(s, w, pos, neg, out, False, a, True, nt)
+    _run_transpose(parts[0] if len(parts) == 1 else np.stack(parts), w, changes, out, False, a, True, nt)
 
 
-def _run_forward(x, w, outputs, pos, neg, z, accumulate, nt):
-    number = x.dtype.type
-    if not accumulate:
-        for each in z[:outputs]:
-            each[...] = 0
-    parts = number(pos[0]), number(neg[0]), z[0].reshape(-1), number(pos[1]), number(neg[1]), z[1].reshape(-1)
-    _forward(nt if w.size > 4096 else 1, frozen(x), frozen(w), x.shape[0], *w.shape, outputs, *parts)
+def _run_forward(x, w, changes, z, nt):
+    numbers = np.array(changes, x.dtype).reshape(-1)
+    _forward(nt if w.size > 4096 else 1, frozen(x), frozen(w), x.shape[0], *w.shape, frozen(numbers), z.reshape(-1))
 
 
-def _run_transpose(s, w, pos, neg, c, accumulate, a, times, nt):
-    number = s.dtype.type
-    arrays = c.reshape(-1), accumulate, frozen(a), times
-    _transpose(nt if w.size > 4096 else 1, frozen(s), frozen(w), s.shape[0], *w.shape, number(pos), number(neg), *arrays)
+def _run_transpose(s, w, changes, c, accumulate, a, times, nt):
+    numbers = np.array(changes, c.dtype).reshape(-1)
+    arrays = frozen(numbers), c.reshape(-1), accumulate, frozen(a), times
+    _transpose(nt if w.size > 4096 else 1, frozen(s), frozen(w), c.shape[0], *w.shape, *arrays)
+
+
+def _changed(asm, w, positive, negative):
+    """Return w' of a vector of w."""
+    return asm.mul(asm.select(asm.builder.fcmp_ordered(">", w, asm.constant(0)), positive, negative), w)
 
 
 def _make_add_rows(rows):
-    """Return an intrinsic that adds `rows` rows of w, times numbers of x, to n numbers of z; order: rows ascending, by fma."""
+    """Return an intrinsic that adds `rows` rows of w', times numbers of x, to n numbers of z; order: rows ascending, by fma."""
 
     @intrinsic
-    def add_rows(typing, x, x_from, inputs, w, places, w_from, step, z, z_from, n):
-        """z[z_from + o] += sum over r of x[x_from + inputs[r]] * w[places[r] * step + w_from + o] for o < n."""
+    def add_rows(typing, x, x_from, inputs, w, w_from, step, pos, neg, z, z_from, n):
+        """z[z_from + o] += sum over r of x[x_from + inputs[r]] * w'[inputs[r] * step + w_from + o] for o < n."""
         whole, dtype = types.int64, z.dtype
 
         def emit(context, builder, signature, args):
-            _, x_from, _, _, _, w_from, step, _, z_from, n = args
+            _, x_from, _, _, w_from, step, pos, neg, _, z_from, n = args
             scalar, vector = (Assembler(context, builder, signature, args, dtype, lanes) for lanes in (1, lanes_of(dtype)))
             numbers, starts = [], []
             for r in range(rows):
                 input_ = scalar.number(scalar.array(2, r, I64), I64)
                 numbers.append(scalar.number(scalar.array(0, builder.add(x_from, input_))))
-                place = scalar.number(scalar.array(4, r, I64), I64)
-                starts.append(scalar.array(3, builder.add(builder.mul(place, step), w_from)))
-            out = scalar.array(7, z_from)
+                starts.append(scalar.array(3, builder.add(builder.mul(input_, step), w_from)))
+            out = scalar.array(8, z_from)
 
             def loop(asm, unroll, begin):
                 width = asm.lanes * unroll
-                factors = [asm.splat(a) for a in numbers]
+                factors, positive, negative = [asm.splat(a) for a in numbers], asm.splat(pos), asm.splat(neg)
                 count = builder.sdiv(builder.sub(n, begin), ir.Constant(I64, width))
                 with cgutils.for_range(builder, count) as counter:
                     at = builder.add(begin, builder.mul(counter.index, ir.Constant(I64, width)))
                     places = [builder.add(at, ir.Constant(I64, u * asm.lanes)) for u in range(unroll)]
                     sums = [asm.load(asm.step(out, p)) for p in places]
                     for a, start in zip(factors, starts, strict=True):
-                        sums = [asm.fma(a, asm.load(asm.step(start, p)), v) for p, v in zip(places, sums, strict=True)]
+                        row = [_changed(asm, asm.load(asm.step(start, p)), positive, negative) for p in places]
+                        sums = [asm.fma(a, v, total) for v, total in zip(row, sums, strict=True)]
                     for v, p in zip(sums, places, strict=True):
                         asm.store(v, asm.step(out, p))
                 return builder.add(begin, builder.mul(count, ir.Constant(I64, width)))
 
-            loop(scalar, 1, loop(vector, 1, loop(vector, 6, ir.Constant(I64, 0))))
+            loop(scalar, 1, loop(vector, 1, loop(vector, 4, ir.Constant(I64, 0))))
             return context.get_dummy_value()
 
-        return types.void(x, whole, inputs, w, places, whole, whole, z, whole, whole), emit
+        return types.void(x, whole, inputs, w, whole, whole, dtype, dtype, z, whole, whole), emit
 
     return add_rows
 
@@ -113,14 +119,11 @@ _add_eight, _add_one = _make_add_rows(_ROWS), _make_add_rows(1)
 
 
 @shared_kernel
-def _forward(t, nt, x, w, images, inputs, units, outputs, pos, neg, z, pos2, neg2, z2):
-    """Fill the t-th part of the columns of z, and of z2 if there are two outputs."""
+def _forward(t, nt, x, w, images, inputs, units, changes, z):
+    """Add to the t-th part of the columns of z [output, image, unit]."""
     first, last = units * t // nt, units * (t + 1) // nt
-    rows, identity, scratch = np.empty(GROUP, np.int64), np.empty(_ROWS, np.int64), np.empty(_ROWS * _LONG, w.dtype)
-    columns = last - first
+    rows, columns, outputs = np.empty(GROUP, np.int64), last - first, changes.size // 2
     partial = np.empty(min(images, IMAGES) * outputs * columns, w.dtype)
-    for r in range(_ROWS):
-        identity[r] = r
     for n0 in range(0, images, IMAGES):
         n1 = min(n0 + IMAGES, images)
         tile = _LONG if n1 - n0 == 1 else _SHORT
@@ -140,81 +143,59 @@ def _forward(t, nt, x, w, images, inputs, units, outputs, pos, neg, z, pos2, neg
                     for q in range(block, min(block + _BLOCK, count), _ROWS):
                         some = min(_ROWS, count - q)
                         for k in range(outputs):
-                            p, g = (pos, neg) if k == 0 else (pos2, neg2)
-                            source, places, step, begin = w, rows[q:], units, first + o
-                            if p != 1 or g != 1:
-                                for r in range(some):
-                                    _clamp(w, rows[q + r] * units + first + o, p, g, scratch, r * tile, size)
-                                source, places, step, begin = scratch, identity, tile, 0
+                            pos, neg = changes[2 * k], changes[2 * k + 1]
                             for n in range(n0, n1):
                                 out = ((n - n0) * outputs + k) * columns + o
                                 if some == _ROWS:
-                                    _add_eight(x, n * inputs, rows[q:], source, places, begin, step, partial, out, size)
+                                    _add_eight(x, n * inputs, rows[q:], w, first + o, units, pos, neg, partial, out, size)
                                 else:
                                     for r in range(some):
-                                        _add_one(x, n * inputs, rows[q + r :], source, places[r:], begin, step, partial, out, size)
+                                        _add_one(x, n * inputs, rows[q + r :], w, first + o, units, pos, neg, partial, out, size)
             for n in range(n0, n1):
                 for k in range(outputs):
-                    sums = partial[((n - n0) * outputs + k) * columns :]
-                    to = (z if k == 0 else z2)[n * units + first : n * units + last]
+                    sums, to = partial[((n - n0) * outputs + k) * columns :], (k * images + n) * units + first
                     for o in range(columns):
-                        to[o] += sums[o]
-    for n in range(images):
+                        z[to + o] += sums[o]
+    for row in range(outputs * images):
         for o in range(first, last):
-            z[n * units + o] += 0
-            z2[n * units + o] += 0
+            z[row * units + o] += 0
 
 
 @intrinsic
-def _clamp(typing, w, w_from, pos, neg, out, out_from, n):
-    """out[out_from + o] = (pos if w > 0 else neg) * w with w = w[w_from + o], for o < n."""
-    whole, dtype = types.int64, out.dtype
-
-    def emit(context, builder, signature, args):
-        def work(asm, at):
-            v = asm.load(asm.step(asm.array(0, args[1]), at))
-            positive = builder.fcmp_ordered(">", v, asm.constant(0))
-            factor = asm.select(positive, asm.splat(args[2]), asm.splat(args[3]))
-            asm.store(asm.mul(factor, v), asm.step(asm.array(4, args[5]), at))
-
-        for_vectors(context, builder, signature, args, dtype, args[6], 4, work)
-        return context.get_dummy_value()
-
-    return types.void(w, whole, dtype, dtype, out, whole, whole), emit
-
-
-@intrinsic
-def _dot_lanes(typing, s, s_from, w, w_from, n, lanes):
-    """Write sums of s[s_from + o] * w[w_from + o] to `lanes` [L], o < n and n a multiple of L: lane l takes o = l, l + L, ... by fma."""
+def _dot_lanes(typing, s, s_from, w, w_from, pos, neg, n, lanes):
+    """Write sums of s[s_from + o] * w'[w_from + o] to `lanes` [L], o < n and n a multiple of L: lane l takes o = l, l + L, ... by fma."""
     whole, dtype = types.int64, lanes.dtype
 
     def emit(context, builder, signature, args):
         asm = Assembler(context, builder, signature, args, dtype, lanes_of(dtype))
         width = _LANE_BYTES // asm.bytes
         offsets = range(0, width, asm.lanes)
-        left, right, out = asm.array(0, args[1]), asm.array(2, args[3]), asm.array(5, 0)
+        left, right, out = asm.array(0, args[1]), asm.array(2, args[3]), asm.array(7, 0)
+        positive, negative = asm.splat(args[4]), asm.splat(args[5])
         sums = [cgutils.alloca_once_value(builder, asm.constant(0)) for _ in offsets]
-        with cgutils.for_range_slice(builder, ir.Constant(I64, 0), args[4], ir.Constant(I64, width)) as (at, _):
+        with cgutils.for_range_slice(builder, ir.Constant(I64, 0), args[6], ir.Constant(I64, width)) as (at, _):
             for place, offset in zip(sums, offsets, strict=True):
                 x, y = (asm.load(asm.step(asm.step(side, at), offset)) for side in (left, right))
+                y = _changed(asm, y, positive, negative)
                 builder.store(asm.fma(x, y, builder.load(place, typ=asm.vector)), place)
         for place, offset in zip(sums, offsets, strict=True):
             asm.store(builder.load(place, typ=asm.vector), asm.step(out, offset))
         return context.get_dummy_value()
 
-    return types.void(s, whole, w, whole, whole, lanes), emit
+    return types.void(s, whole, w, whole, dtype, dtype, whole, lanes), emit
 
 
 @kernel
-def _dot(s, s_from, w, w_from, n, lanes):
-    """Return the sum of s[s_from + o] * w[w_from + o] over o < n in the order of this file's head."""
+def _dot(s, s_from, w, w_from, pos, neg, n, lanes):
+    """Return the sum of s[s_from + o] * w'[w_from + o] over o < n in the order of this file's head."""
     width = lanes.size
     full = n // width * width
     for lane in range(width):
         lanes[lane] = 0
-    _dot_lanes(s, s_from, w, w_from, full, lanes)
+    _dot_lanes(s, s_from, w, w_from, pos, neg, full, lanes)
     for lane in range(n - full):
-        lanes[lane] = fma(s[s_from + full + lane], w[w_from + full + lane], lanes[lane])
+        v = w[w_from + full + lane]
+        lanes[lane] = fma(s[s_from + full + lane], (pos if v > 0 else neg) * v, lanes[lane])
     while width > 1:
         width //= 2
         upper = lanes[width:]
@@ -224,23 +205,19 @@ def _dot(s, s_from, w, w_from, n, lanes):
 
 
 @shared_kernel
-def _transpose(t, nt, s, w, images, inputs, units, pos, neg, c, accumulate, a, times):
-    """Write c = s w'^T, or a * c if `times`, for the t-th part of the rows of w; `a` isn't read otherwise."""
-    lanes, scratch = np.empty(_LANE_BYTES // w.itemsize, w.dtype), np.empty(units, w.dtype)
+def _transpose(t, nt, s, w, images, inputs, units, changes, c, accumulate, a, times):
+    """Write c = sum of s w'^T over parts of s [part, image, unit], each times a if `times`, for the t-th part of the rows of w."""
+    lanes = np.empty(_LANE_BYTES // w.itemsize, w.dtype)
     for n0 in range(0, images, IMAGES):
         n1 = min(n0 + IMAGES, images)
         for i in range(inputs * t // nt, inputs * (t + 1) // nt):
-            used = not times
-            for n in range(n0, n1):
-                used |= a[n * inputs + i] != 0
-            source, begin = w, i * units
-            if used and (pos != 1 or neg != 1):
-                _clamp(w, i * units, pos, neg, scratch, 0, units)
-                source, begin = scratch, 0
             for n in range(n0, n1):
                 at = n * inputs + i
-                if times:
-                    c[at] = a[at] * _dot(s, n * units, source, begin, units, lanes) if a[at] != 0 else 0
-                else:
-                    v = _dot(s, n * units, source, begin, units, lanes)
-                    c[at] = c[at] + v if accumulate else v
+                if times and a[at] == 0:
+                    c[at] = 0
+                    continue
+                for k in range(changes.size // 2):
+                    v = _dot(s, (k * images + n) * units, w, i * units, changes[2 * k], changes[2 * k + 1], units, lanes)
+                    if times:
+                        v *= a[at]
+                    c[at] = c[at] + v if accumulate or k > 0 else v

@@ -51,7 +51,7 @@ def vectors(rng, dtype):
         x, w, s = (rng.standard_normal(shape).astype(dtype) for shape in ((n, i), (i, o), (n, o)))
         z, z2, c = np.empty_like(s), np.empty_like(s), np.empty_like(x)
         for parts in ((1, 1), (1, 0), (1.25, 1)):
-            dense.dense_forward_two(x, w, *parts, z, 0, 1, z2, False, 2)
+            dense.dense_forward_beside(x, w, (parts, (0, 1)), (z, z2), 2)
             yield "dense", z
             yield "dense", z2
             dense.dense_transpose(s, w, *parts, c, False, 2)

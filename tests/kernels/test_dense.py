@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nplrp.kernels.dense import GROUP, dense_forward, dense_forward_two, dense_transpose, dense_transpose_times
+from nplrp.kernels.dense import GROUP, dense_forward, dense_forward_beside, dense_transpose, dense_transpose_times
 from nplrp.kernels.fma import fma_exact
 from tests.kernels.guard import guarded, same_bits, untouched
 
@@ -119,14 +119,14 @@ def test_by_hand():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_two_outputs_are_two_calls(dtype):
+def test_several_outputs_are_several_calls(dtype):
     x, w, _ = case(9, 90, 700, dtype)
     for nt in (1, 2):
-        z, z2 = guarded((9, 700), dtype), guarded((9, 700), dtype)
-        with untouched([z, z2], [x, w]):
-            dense_forward_two(x, w, 1, 1, z, 1, 0, z2, False, nt)
-        assert same_bits(z, forward(x, w, 1, 1))
-        assert same_bits(z2, forward(x, w, 1, 0))
+        outs = [guarded((9, 700), dtype) for _ in range(3)]
+        with untouched(outs, [x, w]):
+            dense_forward_beside(x, w, PARTS[:3], outs, nt)
+        for z, parts in zip(outs, PARTS, strict=False):
+            assert same_bits(z, forward(x, w, *parts))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -136,8 +136,11 @@ def test_fused_product_is_two_steps(dtype, parts):
     for nt in (1, 2):
         out = guarded(a.shape, dtype)
         with untouched([out], [a, w, s]):
-            dense_transpose_times(s, w, *parts, a, out, nt)
+            dense_transpose_times([s], w, [parts], a, out, nt)
         assert same_bits(out, a * transpose(s, w, *parts) + dtype(0))  # + 0: no zero has a sign
+        with untouched([out], [a, w, s]):
+            dense_transpose_times([s, s[::-1].copy()], w, [parts, (0, 1)], a, out, nt)
+        assert same_bits(out, a * transpose(s, w, *parts) + a * transpose(s[::-1].copy(), w, 0, 1) + dtype(0))
 
 
 def test_nan_and_infinity_reach_every_output():
