@@ -185,7 +185,13 @@ def route(step: Step, R: np.ndarray, winner: np.ndarray, division: Division | No
     from nplrp.kernels import pool
 
     c = workspace.empty((len(R), *step.input_shape), R.dtype)
-    pool.max_transpose(_image(R, step), winner, *_window(step), c, threads())
+    image, window = _image(R, step), _window(step)
+    if division is not None and division.weights == (1.0,):
+        ((_, kind, epsilon),) = _stabilisers(division.z[0], division.rule)
+        pool.max_transpose_divide(image, winner, *window, division.z[0], kind, epsilon, c, threads())
+        workspace.give(R)
+        return [c]
+    pool.max_transpose(image, winner, *window, c, threads())
     workspace.give(R)
     return [c] if division is None else divide_parts(c, division, workspace)
 

@@ -15,7 +15,7 @@ from nplrp.kernels.numba_later import cgutils, intrinsic, types
 from nplrp.kernels.parallel import frozen, kernel, shared_kernel
 from nplrp.kernels.vector_loop import I32, I64, for_vectors
 
-_PLAIN, _TIMES, _RATIO = range(3)
+_PLAIN, _DIVIDE, _TIMES, _RATIO = range(4)
 
 
 def winner_dtype(kh, kw):
@@ -41,6 +41,11 @@ def max_forward(x, kh, kw, sh, sw, top, left, z, winner, labels, use_labels, nt=
 def max_transpose(s, winner, kh, kw, sh, sw, top, left, c, nt=1):
     """Write to c [n, h, w, c] the sum of the s [n, ho, wo, c] that each position won, 0 where it won nothing."""
     _transpose(s, winner, (kh, kw, sh, sw, top, left), c, c, c, PLUS, 0, _PLAIN, nt)
+
+
+def max_transpose_divide(s, winner, kh, kw, sh, sw, top, left, z, kind, eps, out, nt=1):
+    """Write max_transpose(s) / stabilise(z) to `out`: s of the layer below, bit for bit as in two steps."""
+    _transpose(s, winner, (kh, kw, sh, sw, top, left), out, z, z, kind, eps, _DIVIDE, nt)
 
 
 def max_transpose_times(s, winner, kh, kw, sh, sw, top, left, a, out, nt=1):
@@ -138,10 +143,9 @@ def _gather(typing, s, winner, places, positions, count, a, z, numbers, mode, ou
                 builder.store(asm.add(builder.load(total, typ=asm.vector), share), total)
             place = builder.add(args[10], at)
             with builder.if_then(builder.icmp_signed(">=", args[8], ir.Constant(I64, _TIMES))):
-                product = asm.mul(asm.load(asm.array(5, place)), builder.load(total, typ=asm.vector))
-                builder.store(product, total)
-                with builder.if_then(builder.icmp_signed("==", args[8], ir.Constant(I64, _RATIO))):
-                    builder.store(_divide(asm, product, asm.load(asm.array(6, place))), total)
+                builder.store(asm.mul(asm.load(asm.array(5, place)), builder.load(total, typ=asm.vector)), total)
+            with builder.if_then(builder.trunc(args[8], ir.IntType(1))):  # _DIVIDE and _RATIO are odd
+                builder.store(_divide(asm, builder.load(total, typ=asm.vector), asm.load(asm.array(6, place))), total)
             asm.store(builder.load(total, typ=asm.vector), asm.array(9, place))
 
         for_vectors(context, builder, signature, args, dtype, args[11], 1, work)

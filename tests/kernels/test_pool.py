@@ -175,19 +175,24 @@ def test_fused_steps_are_the_separate_ones(dtype, window):
     below = a - dtype(0.3) * (rng.random(a.shape) < 0.5)
     s = rng.standard_normal(output_shape(a, window)).astype(dtype)
     _, winner = max_forward(a, window, s.shape)
-    product = a * max_transpose(s, winner, window, a.shape)
+    carried = max_transpose(s, winner, window, a.shape)
+    product = a * carried
     for nt in (1, 2):
         out = guarded(a.shape, dtype)
         with untouched([out], [a, s, winner]):
             pool.max_transpose_times(s, winner, *window, a, out, nt)
         assert same_bits(out, product)
         for kind in range(9):
-            wanted = np.empty_like(out)
-            ew.stabilise_divide(product, below, kind, 0.125, 1, wanted)
-            with untouched([out], [a, below, s, winner]):
-                pool.max_transpose_ratio(s, winner, *window, a, below, kind, 0.125, out, nt)
-            np.testing.assert_array_equal(out, wanted)
-            assert same_bits(np.abs(out), np.abs(wanted)), kind
+            for R, with_a in ((carried, False), (product, True)):
+                wanted = np.empty_like(out)
+                ew.stabilise_divide(R, below, kind, 0.125, 1, wanted)
+                with untouched([out], [a, below, s, winner]):
+                    if with_a:
+                        pool.max_transpose_ratio(s, winner, *window, a, below, kind, 0.125, out, nt)
+                    else:
+                        pool.max_transpose_divide(s, winner, *window, below, kind, 0.125, out, nt)
+                np.testing.assert_array_equal(out, wanted)
+                assert same_bits(np.abs(out), np.abs(wanted)), kind
 
 
 def test_nothing_to_do():
