@@ -65,6 +65,11 @@ def gains(n: int) -> tuple[float, float]:
     return min(n, 8 * n**0.5) + EXTRA, float(n + EXTRA)
 
 
+def gain_of(step: Step) -> float:
+    """Return the expected gain of a step's longer sum: so many times more than u A is its expected bound."""
+    return gains(max(_terms_forward(step), _terms_back(step)))[0]
+
+
 def forward_bounds(step: Step, a: np.ndarray, y: np.ndarray, a_error: np.ndarray, convolutions: str = "direct") -> Forward:
     """Bound the error of a step's output y that its own arithmetic makes, and find its ambiguous decisions.
 

@@ -1,33 +1,42 @@
-"""The same run in float32 with its sums in other orders: how far rounding alone moves the numbers from end to end.
+"""The same run in float32, rounded otherwise: how far rounding alone moves the numbers from end to end.
 
-Renumbering the channels of every hidden layer changes nothing but the order in which convolutions and dense layers sum. All these runs
-sum every place of an image alike, so that places which see the same pixels tie to the bit. A backend that leaves its convolutions to a
-matrix product may not: there the winners of flat regions are noise, and relevance moves by percents. So the last runs are uneven.
+Three kinds of runs: nplrp's own, direct and with its faster algorithms; with the channels of every hidden layer renumbered, which changes
+nothing but the order in which convolutions and dense layers sum; and with noise of the size that single chains have, which nplrp's kernels
+don't use. In a chain of terms with random signs the partial sums are a random walk: the root mean square of the rounding error is then
+about u A / 2, whatever the number of terms. Noise that is uniform in +- u A has about that.
+
+nplrp's kernels sum every place of an image alike, so that places which see the same pixels tie to the bit. A backend that leaves its
+convolutions to a matrix product may not: there the winners of flat regions are noise, and relevance moves by percents. So the last runs
+are uneven: each place has its own noise.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from nplrp.golden.values import UNEVEN
-from nplrp.golden.whole_run import Progress, Run, whole_run
+from nplrp.golden.whole_run import Noise, Progress, Run, whole_run
 from nplrp.model import Model
 from nplrp.plan import make_plan
 
-#: Renumberings beside the plain runs, direct and with the faster algorithms.
-RENUMBERINGS = 4
+#: Runs of each kind, beside the plain ones; of the noisy ones so many more are uneven (`UNEVEN`).
+RENUMBERINGS, NOISY = 2, 2
 
 
-def reordered_runs(golden: Run, progress: Progress) -> dict[tuple[str, str], np.ndarray]:
+def reordered_runs(
+    golden: Run, forward: Sequence[np.ndarray], backward: Sequence[np.ndarray], progress: Progress
+) -> dict[tuple[str, str], np.ndarray]:
     """Measure float32 runs against a float64 one.
 
     Parameters
     ----------
     golden : Run
         In float64.
+    forward, backward : sequence of ndarray
+        By step of its plan: size of the noise in its output, and in its input's relevance.
     progress : callable
 
     Returns
@@ -36,11 +45,11 @@ def reordered_runs(golden: Run, progress: Progress) -> dict[tuple[str, str], np.
         For each run sum |d| / sum |v| and max |d| / max |v|.
     """
     found: dict[tuple[str, str], list[list[float]]] = {}
-    for number, (model, orders, algorithm, uneven) in enumerate(_variants(golden.model), 1):
-        progress(f"float32 run {number} of {2 + RENUMBERINGS + UNEVEN}")
+    for number, (model, orders, algorithm, noise) in enumerate(_variants(golden.model, forward, backward), 1):
+        progress(f"float32 run {number} of {2 + RENUMBERINGS + NOISY + UNEVEN}")
         plan = make_plan(model, golden.plan.composite, "float32", algorithm, golden.plan.dialect)
         with np.errstate(under="ignore"):
-            ran = whole_run(plan, golden.x, golden.start, golden.targets, uneven=uneven)
+            ran = whole_run(plan, golden.x, golden.start, golden.targets, noise=noise)
         for what in ("activation", "relevance"):
             expected = golden.activations if what == "activation" else golden.relevances
             for name, values in (ran.activations if what == "activation" else ran.relevances).items():
@@ -84,10 +93,12 @@ def renumbered(model: Model, seed: int) -> tuple[Model, dict[str, np.ndarray]]:
     return dataclasses.replace(model, layers=tuple(made)), orders
 
 
-def _variants(model: Model) -> Iterator[tuple[Model, dict[str, np.ndarray], str, np.random.Generator | None]]:
+def _variants(
+    model: Model, forward: Sequence[np.ndarray], backward: Sequence[np.ndarray]
+) -> Iterator[tuple[Model, dict[str, np.ndarray], str, Noise | None]]:
     yield model, {}, "direct", None
     yield model, {}, "auto", None
     for seed in range(RENUMBERINGS):
         yield *renumbered(model, seed), "direct", None
-    for seed in range(UNEVEN):
-        yield model, {}, "direct", np.random.default_rng(seed)
+    for seed in range(NOISY + UNEVEN):
+        yield model, {}, "direct", Noise(forward, backward, seed, seed < NOISY)

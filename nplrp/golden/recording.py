@@ -13,7 +13,7 @@ from nplrp import __version__
 from nplrp.composites import Composite
 from nplrp.dialects import Dialect
 from nplrp.errors import NumericsError, RuleError
-from nplrp.golden.bounds import Bounds, Forward, forward_bounds, relevance_bounds, start_bounds
+from nplrp.golden.bounds import Bounds, Forward, forward_bounds, gain_of, relevance_bounds, start_bounds
 from nplrp.golden.errors import GoldenError, ProvenanceError
 from nplrp.golden.orders import reordered_runs
 from nplrp.golden.values import FORMAT, PROFILES, UNIT, VERSION, Golden, GoldenLayer, Tensor, sha256
@@ -22,6 +22,7 @@ from nplrp.lrp import explain
 from nplrp.model import Model
 from nplrp.plan import make_plan, make_steps
 from nplrp.rules import RULES, SWITCHES, Rule
+from nplrp.step import Step
 
 #: Samples of each array in a digest; and the largest input that it holds whole.
 SAMPLES = 704
@@ -79,9 +80,8 @@ def record(
     largest = target is None and checked.targets is not None
     chosen = None if checked.targets is None else [int(t) for t in checked.targets]
     e = whole_run(plan, np.asarray(x, np.float64), str(checked.start), chosen, largest)
-    spreads = reordered_runs(e, progress)
     facts = _facts(e, "full", input_name)
-    golden = Golden(facts, tuple(_layers(e, spreads, progress)), e.x, e.trace.output.copy(), e.trace.logits.copy())
+    golden = Golden(facts, tuple(_layers(e, progress)), e.x, e.trace.output.copy(), e.trace.logits.copy())
     facts["content_sha256"] = golden.content_sha256
     return golden if profile == "full" else digest_of(golden)
 
@@ -172,7 +172,7 @@ def refuse_flushed_subnormals() -> None:
                 )
 
 
-def _layers(e: Run, spreads: Mapping[tuple[str, str], np.ndarray], progress: Progress) -> list[GoldenLayer]:
+def _layers(e: Run, progress: Progress) -> list[GoldenLayer]:
     """Return every layer's golden values, in forward order."""
     plan, trace = e.plan, e.trace
     names = ["input", *(step.name for step in plan.steps)]
@@ -186,15 +186,30 @@ def _layers(e: Run, spreads: Mapping[tuple[str, str], np.ndarray], progress: Pro
     for i, below in reversed(list(enumerate(names[:-1]))):
         progress(f"bounds of relevance: {names[i + 1]}")
         bounds[below] = relevance_bounds(plan, i, trace, relevances[names[i + 1]])
+    own = make_steps(e.model, plan.dtype, plan.algorithm, merge=False)
+    noise = [
+        _sum_errors(step, unmerged, trace.activations[i], forward[step.name]) / gain_of(step)
+        for i, (step, unmerged) in enumerate(zip(plan.steps, own, strict=True))
+    ]
+    back = [bounds[below].expected / gain_of(step) for below, step in zip(names, plan.steps, strict=False)]
+    spreads = reordered_runs(e, noise, back, progress)
     found = []
     for i, name in enumerate(names):
         kind, rule = ("input", "") if i == 0 else (e.model.layers[i - 1].kind, str(plan.rules[i - 1]))
-        own, ambiguous, _ = forward[name]
-        own = own._replace(undecided=np.zeros(activations[name].shape))
-        activation = tensor_of(activations[name], own, spreads[name, "activation"])
+        error, ambiguous, _ = forward[name]
+        error = error._replace(undecided=np.zeros(activations[name].shape))
+        activation = tensor_of(activations[name], error, spreads[name, "activation"])
         relevance = tensor_of(relevances[name], bounds[name], spreads[name, "relevance"])
         found.append(GoldenLayer(name, kind, rule, activation, relevance, None, ambiguous, int(ambiguous.sum())))
     return found
+
+
+def _sum_errors(step: Step, own: Step, a: np.ndarray, known: Forward) -> np.ndarray:
+    """Return the expected error of a plan's step, which a batch norm may be merged into, before its activation."""
+    if step.weight is own.weight or step.weight is None or (own.weight is not None and np.array_equal(step.weight, own.weight)):
+        return known.carried
+    z = np.zeros((len(a), *step.output_shape))
+    return forward_bounds(dataclasses.replace(step, activation="linear"), a, z, np.zeros(a.shape)).carried
 
 
 def _start_bounds(e: Run) -> Bounds:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from nplrp import layers
 from nplrp.fused import Trace
-from nplrp.lrp import carry_back, forward, run, run_forward
+from nplrp.lrp import carry_back, forward, run, run_forward, step_back
 from nplrp.model import Model
 from nplrp.plan import Plan, make_steps
+from nplrp.rules import AS_IS
 from nplrp.span import find_span
 from nplrp.targets import start_relevance
 
@@ -53,8 +54,45 @@ class Run:
         return self.trace.activations[0]
 
 
+@dataclass(frozen=True, eq=False)
+class Noise:
+    """Rounding as a backend may have it that sums naively: added to every sum, forward and backward.
+
+    Attributes
+    ----------
+    forward, backward : sequence of ndarray
+        By step: its size, for the output [n, *output_shape] and for the relevance of the input [n, *input_shape]; uniform in +- that.
+    seed : int
+    even : bool
+        Equal numbers of equal channels get equal noise, so that exact ties last; else every number has its own.
+    """
+
+    forward: Sequence[np.ndarray] = field(repr=False)
+    backward: Sequence[np.ndarray] = field(repr=False)
+    seed: int
+    even: bool
+
+    def of(self, values: np.ndarray, size: np.ndarray, place: int) -> np.ndarray:
+        """Return values with noise; the bits are the same everywhere."""
+        if self.even:
+            uniform = _hashed(values, 2 * place + self.seed * 1000003)
+        else:
+            uniform = np.random.Generator(np.random.PCG64([self.seed, place])).random(values.shape)
+        return np.asarray(values + size * (2 * uniform - 1)).astype(values.dtype)
+
+
+def _hashed(values: np.ndarray, seed: int) -> np.ndarray:
+    """Return numbers in [0, 1) that depend on each value's bits and its channel alone (SplitMix64)."""
+    channels = np.arange(values.shape[-1], dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    h = (values + 0.0).astype(np.float64).view(np.uint64) + channels + np.uint64(seed)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        h = (h ^ (h >> np.uint64(shift))) * np.uint64(factor)
+    h ^= h >> np.uint64(31)
+    return np.asarray((h >> np.uint64(11)).astype(np.float64) * 2.0**-53)
+
+
 def whole_run(
-    plan: Plan, x: np.ndarray, start: str, targets: Sequence[int] | None, largest: bool = False, uneven: np.random.Generator | None = None
+    plan: Plan, x: np.ndarray, start: str, targets: Sequence[int] | None, largest: bool = False, noise: Noise | None = None
 ) -> Run:
     """Run a plan and keep everything.
 
@@ -67,38 +105,47 @@ def whole_run(
     targets : sequence of int, or None
     largest : bool
         Explain each image's largest logit instead.
-    uneven : Generator or None
-        Let pools read activations that are off by a rounding or none, place by place, as those of a backend that sums every place in its
-        own order: there exact ties don't last.
+    noise : Noise or None
 
     Raises
     ------
     NumericsError
         If a number isn't finite.
     """
-    trace = run(plan, np.ascontiguousarray(x, plan.dtype))
-    if uneven is not None:
-        trace = _uneven(plan, trace, uneven)
+    x = np.ascontiguousarray(x, plan.dtype)
+    trace = run(plan, x) if noise is None else _noisy_forward(plan, x, noise)
     if largest:
         targets = np.argmax(trace.logits, axis=-1).tolist()
     chosen = None if targets is None else np.array(targets)
     R = start_relevance(start, trace.logits, layers.softmax(trace.logits), chosen)
     at: dict[int, np.ndarray] = {}
-    carry_back(plan, trace, R, find_span(plan.steps, None, None, None), keep=at.__setitem__)
+    if noise is None:
+        carry_back(plan, trace, R, find_span(plan.steps, None, None, None), keep=at.__setitem__)
+    else:
+        at[len(plan.steps) - 1] = R
+        for i in range(len(plan.steps) - 1, -1, -1):
+            R = step_back(plan, trace, i, R)
+            at[i - 1] = R = noise.of(R, noise.backward[i], -1 - i + 2 * len(plan.steps)) if plan.steps[i].weight is not None else R
     names = ["input", *(step.name for step in plan.steps)]
     relevances = {name: at[i - 1].reshape(len(x), *shape) for i, (name, shape) in enumerate(zip(names, _shapes(plan), strict=True))}
     kept = None if targets is None else tuple(int(t) for t in targets)
     return Run(plan, start, kept, trace, dict(zip(names, _activations(plan, trace), strict=True)), relevances)
 
 
-def _uneven(plan: Plan, trace: Trace, rng: np.random.Generator) -> Trace:
-    """Return a trace whose pools have read activations off by at most one unit in the last place, and chosen by them."""
-    activations, winners = list(trace.activations), dict(trace.winners)
-    for i in winners:
-        a = activations[i]
-        activations[i] = np.where(rng.random(a.shape, np.float32) < 0.5, a, np.nextafter(a, a.dtype.type(0)))
-        winners[i] = layers.choose(plan.steps[i], activations[i])[1]
-    return replace(trace, activations=tuple(activations), winners=winners)
+def _noisy_forward(plan: Plan, x: np.ndarray, noise: Noise) -> Trace:
+    activations, winners, logits = [x], dict[int, np.ndarray](), None
+    for i, step in enumerate(plan.steps):
+        a = activations[-1]
+        if step.weight is None:
+            ran = run_forward([step], a)
+            winners |= {i: ran.winners[0]} if 0 in ran.winners else {}
+            logits = ran.logits if step.activation == "softmax" else logits
+            activations.append(ran.output)
+        else:
+            z = noise.of(layers.forward(step, [a], [AS_IS], AS_IS), noise.forward[i], i)
+            logits = z if step.activation == "softmax" else logits
+            activations.append(layers.activate(step, z, in_place=False))
+    return Trace(tuple(activations), winners, activations[-1] if logits is None else logits, {})
 
 
 def _shapes(plan: Plan) -> list[tuple[int, ...]]:
