@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
@@ -69,8 +70,8 @@ class Service:
         self.engine = Engine(model, settings.batch, settings.max_prepared)
         self.state = "starting"
         self.failure: Exception | None = None
-        self.accepted = 0  # requests that must be answered before the server may stop
-        self.over = asyncio.Event()  # set when waiting for them must end
+        self.accepted: set[asyncio.Task[Any]] = set()  # requests that must be answered before the server may stop
+        self._over = False
         self._buffered = 0
         self._sample: bytes | None = None
 
@@ -90,7 +91,7 @@ class Service:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
             self.metrics.ready.set(0)
-            await asyncio.to_thread(self.lane.stop, 5.0)
+            await asyncio.to_thread(self.lane.stop, 2.0)
             self.pool.shutdown(wait=False, cancel_futures=True)
 
     async def _start(self) -> None:
@@ -127,6 +128,12 @@ class Service:
         self.state = "draining"
         self.metrics.ready.set(0)
 
+    def stop_waiting(self) -> None:
+        """Answer with 503 what hasn't been answered yet."""
+        self._over = True
+        for task in self.accepted:
+            task.cancel()
+
     def _depth_changed(self, waiting: int, _: int) -> None:
         self.metrics.depth.set(waiting)
 
@@ -138,14 +145,21 @@ class Service:
         self._check_open(request)
         kind = answers.choose_type(request.headers.get("accept", "")) if verb == "explain" else answers.JSON
         deadline = record.arrived + self.settings.deadline
-        self.accepted += 1
+        task = asyncio.current_task()
+        assert task is not None
+        self.accepted.add(task)
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
                 return await self._work(request, verb, kind, deadline)
         except (TimeoutError, Overdue):
             raise Problem("deadline", f"the request took longer than {self.settings.deadline:g} seconds (--deadline)") from None
+        except asyncio.CancelledError:
+            if not self._over:
+                raise
+            task.uncancel()
+            raise Problem("draining", "the server has stopped before the request was computed") from None
         finally:
-            self.accepted -= 1
+            self.accepted.discard(task)
 
     async def _work(self, request: Request, verb: str, kind: str, deadline: float) -> Response:
         record: Record = request.scope["record"]
@@ -232,18 +246,18 @@ class Service:
         except Full:
             raise self._full() from None
         done = asyncio.wrap_future(job.future)
-        others = [asyncio.ensure_future(each) for each in (_gone(request), self.over.wait())]
+        gone = asyncio.ensure_future(_gone(request))
         try:
-            await asyncio.wait([done, *others], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([done, gone], return_when=asyncio.FIRST_COMPLETED)
             if not done.done():
-                raise ClientDisconnect if others[0].done() else Problem("draining", "the server stopped before the request was computed")
+                raise ClientDisconnect
             result: Result = done.result()
         except NplrpError as error:
             raise problem_of(error) from None
         finally:
-            for each in others:
-                each.cancel()
+            gone.cancel()
             if not done.done():
+                done.cancel()
                 job.abandon()
         record.facts |= {"queue_ms": round(job.waited * 1000, 1), "compute_ms": round(job.took * 1000, 1)}
         self.metrics.waiting.observe(job.waited)
@@ -328,6 +342,8 @@ def make_app(service: Service) -> ASGIApp:
         return JSONResponse({"models": [s.name]})
 
     async def model(request: Request) -> Response:
+        if request.path_params["name"] in (f"{s.name}:predict", f"{s.name}:explain"):
+            raise HTTPException(405, headers={"Allow": "POST"})
         check_name(request)
         return JSONResponse({"name": s.name, "ready": s.state == "ready"})
 
@@ -404,13 +420,13 @@ async def _gone(request: Request) -> None:
 
 
 def _texts(request: Request, form: dict[str, str]) -> dict[str, str]:
-    """Join a query's parameters and a form's."""
+    """Join a query's parameters and a form's, which count for more."""
     texts: dict[str, str] = {}
-    for key, value in [*request.query_params.multi_items(), *form.items()]:
+    for key, value in request.query_params.multi_items():
         if key in texts:
-            raise Problem("bad_parameter", f"the parameter {key[:80]!a} is there twice")
+            raise Problem("bad_parameter", f"the query has the parameter {key[:80]!a} twice")
         texts[key] = value
-    return texts
+    return texts | form
 
 
 def _classes(model: Model) -> list[tuple[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import itertools
 import json
 import sys
 from collections.abc import AsyncGenerator, Mapping
@@ -104,6 +105,8 @@ async def read_form(headers: Headers, stream: AsyncGenerator[bytes, None], setti
                 raise Problem("bad_form", f"the field {key[:80]!a} is there twice")
             else:
                 texts[key] = value
+        if not parser.whole:
+            raise Problem("bad_form", "the multipart body breaks off before its last boundary")
     except (MultiPartException, KeyError, ValueError, LookupError) as error:
         reason = getattr(error, "message", None) or f"damaged ({type(error).__name__})"
         raise Problem("bad_form", f"the multipart body can't be read: {reason}") from None
@@ -116,6 +119,11 @@ class _InMemory(MultiPartParser):
     """Never spools to a file: a full disk is no reason to fail."""
 
     spool_max_size = sys.maxsize
+    whole = False
+
+    def on_end(self) -> None:
+        """Note that the last boundary has come."""
+        self.whole = True
 
     def close(self) -> None:
         """Let go of all files, also when the body has broken off."""
@@ -226,6 +234,11 @@ def _tensor(instance: Any, model: Model, where: str) -> np.ndarray:
     if array.shape != model.input_shape:
         found = " x ".join(map(str, array.shape)) or "one number"
         raise Problem("bad_instances", f"{where}: its shape is {found}; the model takes {expected}")
+    numbers = instance
+    for _ in model.input_shape[1:]:
+        numbers = itertools.chain.from_iterable(numbers)
+    if bool in set(map(type, numbers)):
+        raise Problem("bad_instances", f"{where}: holds true or false; expected numbers")
     with np.errstate(over="ignore"):
         x = array.astype(np.float32)
     if not np.isfinite(x).all():

@@ -118,7 +118,7 @@ def _work(verb: str, summary: str, model: Model, settings: Settings) -> Schema:
     """Return a `:predict` or `:explain`."""
     picture = {"type": "string", "contentEncoding": "binary"}
     query = [
-        {"name": key, "in": "query", "required": False, "schema": schema}
+        {"name": key, "in": "query", "required": False, "schema": schema, "description": "The body's own counts for more."}
         for key, schema in _parameters(verb, model, settings, as_text=True).items()
     ]
     ok = _json("The answer.", verb.capitalize() + "Response")
@@ -178,7 +178,9 @@ def _parameters(verb: str, model: Model, settings: Settings, as_text: bool = Fal
         "crop": {"type": "boolean", "description": "Cut out the centre instead of squeezing; default: the model's."},
         "seen": {"type": "boolean", "default": False, "description": "Also the image at the model's size, as PNG."},
     }
-    if as_text:
+    if not as_text:
+        found |= {key: {"anyOf": [found[key], {"type": "null"}]} for key in ("dialect", "target", "start", "resample", "crop")}
+    else:
         found["layers"] = {"type": "string", "description": "Names, by comma.", "examples": ["input"], "default": "input"}
     return {key: schema for key, schema in found.items() if verb == "explain" or key in PREDICT}
 

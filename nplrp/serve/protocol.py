@@ -81,7 +81,7 @@ class LimitedProtocol(H11Protocol):
     def pause_writing(self) -> None:
         """Start the clock for a client that doesn't read."""
         super().pause_writing()
-        self._start_clock("send", self.limits.settings.send_timeout, self.transport.abort)
+        self._start_clock("send", self.limits.settings.send_timeout, self._slow_reader)
 
     def resume_writing(self) -> None:
         """Stop it."""
@@ -95,6 +95,10 @@ class LimitedProtocol(H11Protocol):
     def _slow_head(self) -> None:
         if not self.transport.is_closing():
             self._answer(Problem("slow_request", f"no request within {self.limits.settings.head_timeout:g} seconds (--head-timeout)"))
+
+    def _slow_reader(self) -> None:
+        self.limits.metrics.rejected.labels("slow_reader").inc()
+        self.transport.abort()
 
     def _answer(self, problem: Problem) -> None:
         """Write an answer by hand, and close: there is no request that h11 could answer."""

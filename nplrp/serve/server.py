@@ -115,7 +115,7 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to drain; the second time, stop at once."""
         if self._stop_by:
-            self.should_exit = self.force_exit = True
+            self._stop_by = time.monotonic()
             return
         self._stop_by = time.monotonic() + self._service.settings.drain
         self._service.drain()
@@ -138,8 +138,8 @@ class _Server(uvicorn.Server):
             self.should_exit = True
         if self._stop_by and (not service.accepted or time.monotonic() > self._stop_by):
             if service.accepted:
-                log.warning("%d requests weren't done within --drain %g seconds", service.accepted, service.settings.drain)
-                service.over.set()
+                log.warning("%d requests weren't done within --drain %g seconds", len(service.accepted), service.settings.drain)
+                service.stop_waiting()
             self.should_exit = True
         return await super().on_tick(counter)
 

@@ -93,7 +93,7 @@ def read_parameters(given: Mapping[str, Any], texts: Mapping[str, str], model: M
     given : mapping
         JSON values.
     texts : mapping
-        Of a query or a form, where lists are separated by commas.
+        Of a query or a form, where lists are separated by commas; JSON counts for more.
     model : Model
     settings : Settings
     verb : "predict" or "explain"
@@ -105,11 +105,9 @@ def read_parameters(given: Mapping[str, Any], texts: Mapping[str, str], model: M
     """
     known = PREDICT if verb == "predict" else tuple(_FIELDS)
     found: dict[str, Any] = {}
-    for key, value in [*given.items(), *((key, _from_text(key, text)) for key, text in texts.items())]:
+    for key, value in ({key: _from_text(key, text) for key, text in texts.items()} | dict(given)).items():
         if key not in known:
             raise Problem("bad_parameter", f"there is no parameter {_quoted(key)} of {verb}; there are {', '.join(known)}")
-        if key in given and key in texts:
-            raise Problem("bad_parameter", f"the parameter {_quoted(key)} is there twice, in the body and in the query")
         if value is not None or _FIELDS[key] is not None:
             found[key] = _READ[key](key, value)
     wanted = Wanted(**found)
@@ -173,7 +171,7 @@ def _names(key: str, value: Any) -> tuple[str, ...]:
 def _colour_map(key: str, value: Any) -> str:
     import matplotlib
 
-    if value not in matplotlib.colormaps:
+    if not isinstance(value, str) or value not in matplotlib.colormaps:
         raise Problem("bad_parameter", f"{key} is {_quoted(value)}; expected one of matplotlib's, such as rainbow, seismic, bwr or viridis")
     return str(value)
 

@@ -132,7 +132,7 @@ class Remote:
         self.log, self.errors = folder / "access.log", folder / "errors.log"
         command = [sys.executable, "-m", "nplrp.cli", "serve", "--weights", str(weights), "--port", "0", "--name", "m", *flags]
         with self.log.open("w") as out, self.errors.open("w") as err:
-            self.process = subprocess.Popen(command, cwd=ROOT, env=os.environ | env, stdout=out, stderr=err, preexec_fn=before)
+            self.process = subprocess.Popen(command, cwd=ROOT, env=os.environ | env, stdout=out, stderr=err, preexec_fn=before)  # noqa: PLW1509
         self._http = None
 
     def address(self):
@@ -178,7 +178,7 @@ class Remote:
     def metric(self, name):
         """Return the sum of a metric over its labels."""
         text = httpx.get(f"{self.url}/metrics", timeout=PATIENCE).text
-        return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if re.match(rf"{name}[ {{]", line))
+        return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if re.match(rf"{re.escape(name)}[ {{}}]", line))
 
     def children(self):
         """Return the ids of its workers."""
