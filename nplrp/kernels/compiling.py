@@ -52,16 +52,47 @@ def object_code(function, arguments, split):
 
 def inner(function):
     """Return Numba's dispatcher of a kernel that other kernels call."""
-    return numba.jit(**OPTIONS)(function)
+    return numba.jit(pipeline_class=_InnerCompiler, **OPTIONS)(function)
 
 
 class _Library(AOTCodeLibrary):
-    def _finalize_final_module(self):  # the code runs in another linker than Numba's own
+    """Code that is linked together, optimised and made machine code of in one go, and for another linker than Numba's own."""
+
+    def _optimize_functions(self, module):
+        module.data_layout = self._codegen._data_layout
+
+    def _optimize_final_module(self):
+        target.optimise(self._final_module)
+
+    def _finalize_final_module(self):
         self._finalized = True
 
     def emit_native_object(self):
         self._ensure_finalized()
         return target.machine().emit_object(self._final_module)
+
+
+class _InnerLibrary(_Library):
+    """Code that is only linked into other code; alone it is never run."""
+
+    def _optimize_final_module(self):
+        pass
+
+    def get_pointer_to_function(self, name):
+        self._ensure_finalized()
+        return 0
+
+    @property
+    def codegen(self):  # asked only to give an environment to code that doesn't exist
+        return self
+
+    def set_env(self, name, environment):
+        pass
+
+
+class _InnerCompiler(compiler.Compiler):
+    def __init__(self, typing_context, context, library, *rest):
+        super().__init__(typing_context, context, library or _InnerLibrary(context.codegen(), "inner"), *rest)
 
 
 def _entries(context, library, compiled, split):

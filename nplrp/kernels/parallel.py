@@ -7,6 +7,7 @@ only when something has to be compiled.
 import functools
 import importlib
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -25,7 +26,7 @@ class Kernel:
 
     def __init__(self, function, split=False):
         functools.update_wrapper(self, function)
-        self._function, self._split, self._codes = function, split, {}
+        self._function, self._split, self._codes, self._lock = function, split, {}, threading.Lock()
 
     def __call__(self, *args):
         """Call it; numbers that come back are ints and floats."""
@@ -37,7 +38,8 @@ class Kernel:
         kinds, numbers = arguments.describe(args)
         code = self._codes.get(kinds)
         if code is None:
-            code = self._codes[kinds] = self._kept(kinds) or self._compiled(kinds, args)
+            with self._lock:
+                code = self._codes[kinds] = self._codes.get(kinds) or self._kept(kinds) or self._compiled(kinds, args)
         return code, numbers
 
     def _kept(self, kinds):

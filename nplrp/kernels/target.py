@@ -47,6 +47,16 @@ def vector_bits():
     return 128
 
 
+def optimise(module):
+    """Optimise a module in place: level 2, with Numba's own passes' vectorised loops and pruning of counts of users."""
+    options = llvm.create_pipeline_tuning_options(speed_level=2)
+    options.loop_vectorization = True
+    builder = llvm.create_pass_builder(machine(), options)
+    passes = builder.getModulePassManager()
+    passes.add_refprune_pass()
+    passes.run(module, builder)
+
+
 @functools.cache
 def _linker():
     return llvm.create_lljit_compiler(machine(), use_jit_link=True), itertools.count()
