@@ -35,7 +35,7 @@ def redistribute(R, a, f):
 
 def main(source, target, bug):
     arrays, about = read(Path(source)), json.loads((Path(source) / "about.json").read_text())
-    a, trail = arrays["input"].float().permute(0, 3, 1, 2), []
+    a, trail, found = arrays["input"].float().permute(0, 3, 1, 2), [], {}
     merged = None  # a batch norm y = g a + h is merged into the dense layer behind it
     for layer in about["layers"][1:]:
         w, b, *norm = (arrays.get(f"weights/{layer['name']}/{key}") for key in ("kernel", "bias", "gamma", "beta", "mean", "variance"))
@@ -51,10 +51,13 @@ def main(source, target, bug):
             a = a.permute(0, 2, 3, 1).flatten(1)
         elif w is not None:
             z = linear(layer, w, b)(a)
-            a = F.relu(z) if layer["activation"] == "relu" else z
+            a = {"relu": F.relu, "softmax": lambda z: z.softmax(-1)}.get(layer["activation"], lambda z: z)(z)
+        if layer["kind"] != "batchnorm":
+            found[f"activations/{layer['name']}"] = a
     R = torch.zeros_like(a)
     R[torch.arange(len(a)), about["targets"]] = 1.0
-    found, below = {about["layers"][-1]["name"]: R}, [row["name"] for row in about["layers"]]
+    below = [row["name"] for row in about["layers"]]
+    found[f"relevances/{below[-1]}"] = R
     for i, (layer, a, w, b) in reversed(list(enumerate(trail))):
         if layer["kind"] == "maxpool":
             x = a.detach().requires_grad_()
@@ -68,9 +71,8 @@ def main(source, target, bug):
             R = redistribute(R, a, both)
         elif w is not None:
             R = redistribute(R, a, linear(layer, w, b))
-        found[below[i]] = R
-    nhwc = {name: R.permute(0, 2, 3, 1) if R.ndim == 4 else R for name, R in found.items()}
-    np.savez(target, **{f"relevances/{name}": R.numpy() for name, R in nhwc.items()})
+        found[f"relevances/{below[i]}"] = R
+    np.savez(target, **{key: (v.permute(0, 2, 3, 1) if v.ndim == 4 else v).detach().numpy() for key, v in found.items()})
 
 
 if __name__ == "__main__":

@@ -65,9 +65,20 @@ def gains(n: int) -> tuple[float, float]:
     return min(n, 8 * n**0.5) + EXTRA, float(n + EXTRA)
 
 
-def gain_of(step: Step) -> float:
-    """Return the expected gain of a step's longer sum: so many times more than u A is its expected bound."""
-    return gains(max(_terms_forward(step), _terms_back(step)))[0]
+def chain_noise(step: Step, expected: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return the size of uniform noise that has the root mean square of a single chain's rounding error.
+
+    The partial sums of n terms in random order run straight to the sum z, and walk at random about that line: the error's mean square is
+    (u A / 2)^2 for the walk and (u z)^2 n / 9 for the line.
+
+    Parameters
+    ----------
+    step : Step
+    expected, values : ndarray
+        Expected bound, which is a known gain times u A, and z.
+    """
+    n = max(_terms_forward(step), _terms_back(step))
+    return np.asarray(expected / gains(n)[0] + UNIT * (n / 3) ** 0.5 * np.abs(values))
 
 
 def forward_bounds(step: Step, a: np.ndarray, y: np.ndarray, a_error: np.ndarray, convolutions: str = "direct") -> Forward:

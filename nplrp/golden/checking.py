@@ -10,7 +10,7 @@ import numpy as np
 
 from nplrp.golden.bounds import forward_bounds, relevance_bounds
 from nplrp.golden.candidate import Candidate
-from nplrp.golden.decisions import decided_otherwise, keeps_ties
+from nplrp.golden.decisions import comparable_runs, decided_otherwise
 from nplrp.golden.diagnosis import diagnose, plan_of, trace_of
 from nplrp.golden.errors import GoldenError, NothingComparedError, ProvenanceError
 from nplrp.golden.fast_convolutions import CONVOLUTIONS
@@ -90,7 +90,8 @@ def check(
     if model is not None and (mode == "local" or (mode == "isolated" and convolutions != "direct")):
         own = _derived_again(golden, relevances, activations, model, mode, convolutions)
     precisions = _precisions({**relevances, **activations}, precision)
-    even = mode == "chained" and keeps_ties(golden, activations)
+    decisions = decided_otherwise(golden, activations) if mode == "chained" else ()
+    runs, smooth = comparable_runs(golden, activations, decisions) if mode == "chained" else (None, None)
     rows: dict[str, list[Row]] = {"relevance": [], "activation": []}
     for what, arrays, order in (("relevance", relevances, golden.layers[::-1]), ("activation", activations, golden.layers)):
         for layer in order:
@@ -103,7 +104,16 @@ def check(
                 tensor, indices = own[what, layer.name], None
             elif indices is not None:
                 got = got.reshape(-1)[indices]
-            judgement = judge(got, tensor, precision=precisions[layer.name], mode=chosen, indices=indices, tolerances=tolerances, even=even)
+            judgement = judge(
+                got,
+                tensor,
+                precision=precisions[layer.name],
+                mode=chosen,
+                indices=indices,
+                tolerances=tolerances,
+                runs=runs,
+                smooth=smooth,
+            )
             owner = golden.owner(layer.name) if what == "relevance" else layer
             rows[what].append(Row(owner.name if owner else "start", layer.name, what, owner.rule if owner else "", judgement))
     if mode == "chained":
@@ -120,7 +130,7 @@ def check(
         tuple(name for name in golden.names if name not in {row.array for row in rows["relevance"]}),
         tuple(name for name in (*candidate.relevances, *candidate.activations, *candidate.ignored) if name not in golden.names),
         ambiguous=sum(layer.ambiguous_count for layer in golden.layers),
-        decisions=decided_otherwise(golden, activations) if mode == "chained" else (),
+        decisions=decisions,
         maps=_maps(golden, relevances),
     )
     if report.first is not None and model is not None:

@@ -6,7 +6,7 @@ by percents in some elements: relevance takes another path.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ from nplrp.golden.bounds import TINY
 from nplrp.golden.values import Golden
 from nplrp.model import Window
 from nplrp.step import Step
+
+POOLS = ("maxpool", "global_maxpool")
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def decided_otherwise(golden: Golden, activations: Mapping[str, np.ndarray]) -> 
     """
     found = []
     for i, (layer, facts) in enumerate(zip(golden.layers, golden.facts["layers"], strict=True)):
-        pooled = facts["kind"] in ("maxpool", "global_maxpool")
+        pooled = facts["kind"] in POOLS
         seen = golden.layers[i - 1] if pooled else layer
         if layer.ambiguous is None or seen.name not in activations or not (pooled or facts.get("activation") == "relu"):
             continue
@@ -65,10 +67,34 @@ def decided_otherwise(golden: Golden, activations: Mapping[str, np.ndarray]) -> 
     return tuple(found)
 
 
+def comparable_runs(golden: Golden, activations: Mapping[str, np.ndarray], decisions: Sequence[Decisions]) -> tuple[list[int], list[int]]:
+    """Return which of the recorded float32 runs a candidate is judged by, and which of these decided as the golden run did.
+
+    A candidate whose activations keep ties, or open the same ReLUs as the golden run, isn't excused by runs that don't.
+
+    Parameters
+    ----------
+    golden : Golden
+    activations : mapping of str to ndarray
+        The candidate's, in golden shapes.
+    decisions : sequence of Decisions
+    """
+    runs = golden.facts["runs"]
+    opening = sum(facts.get("activation") == "relu" and facts["kind"] not in POOLS for facts in golden.facts["layers"])
+    signs = [each for each in decisions if each.what == "sign"]
+    same = len(signs) == opening and not any(each.other for each in signs)
+    even = keeps_ties(golden, activations)
+    found = [i for i, run in enumerate(runs) if run["even"] or not even]
+    steady = [i for i in found if runs[i]["even"] and not runs[i]["signs"]]
+    if same and any(not runs[i]["signs"] for i in found):
+        found = [i for i in found if not runs[i]["signs"]]
+    return found, steady or found
+
+
 def keeps_ties(golden: Golden, activations: Mapping[str, np.ndarray]) -> bool:
     """Tell whether a candidate's activations tie wherever golden ones do, at every pool: then its winners of flat regions aren't noise."""
     for i, facts in enumerate(golden.facts["layers"]):
-        if facts["kind"] not in ("maxpool", "global_maxpool"):
+        if facts["kind"] not in POOLS:
             continue
         seen = golden.layers[i - 1]
         if seen.indices is not None or seen.name not in activations:

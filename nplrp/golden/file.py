@@ -25,7 +25,7 @@ BLOCK = 512
 SMALL = 1024
 _MAGIC = b"nplrp-golden"
 #: Attributes that are JSON texts; the others are text or numbers.
-_JSON = ("preprocessing", "targets", "layers", "env")
+_JSON = ("preprocessing", "targets", "layers", "runs", "env")
 _STORAGE: dict[str, Any] = {"compression": "gzip", "shuffle": True, "fletcher32": True}
 #: Of gzip: a full VGG16 takes a third of the time with level 1, and 4 % more space.
 _LEVELS = {"full": 1, "digest": 9}

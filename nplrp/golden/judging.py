@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from nplrp.golden.values import UNEVEN, UNIT, Tensor
+from nplrp.golden.values import UNIT, Tensor
 
 #: Verdicts from best to worst; `INHERITED` is a divergence that an earlier layer explains.
 EXACT, WITHIN, SUSPECT, DIVERGED, INHERITED = "EXACT", "WITHIN", "SUSPECT", "DIVERGED", "inherited"
@@ -17,7 +18,8 @@ UNITS = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "float32": UNIT, "float64": 2
 SMALLEST = {"bfloat16": 2.0**-133, "float16": 2.0**-24, "float32": 2.0**-149, "float64": 2.0**-1074}
 #: An element whose error exceeds its bound is undecided if this many times what hangs on unsure decisions would explain it.
 REACH = 64.0
-#: End to end: this many times the spread of the reordered runs is expected, and this many times more can't be told from a bug any more.
+#: End to end: this many times the spread of the float32 runs is expected, and this many times more can't be told from a bug any more. The
+#: second factor is for runs that decided as the golden one did: a ReLU or winner that falls otherwise isn't a little more of the same.
 CHAINED, CHAINED_SUSPECT = 4.0, 16.0
 #: End to end no smaller deviation is judged than this many unit roundoffs.
 FLOOR = 32.0
@@ -71,7 +73,8 @@ def judge(
     mode: str = "isolated",
     indices: np.ndarray | None = None,
     tolerances: tuple[float, float] | None = None,
-    even: bool = False,
+    runs: Sequence[int] | None = None,
+    smooth: Sequence[int] | None = None,
 ) -> Judgement:
     """Judge an array of the tensor's shape, or of the shape of its samples.
 
@@ -87,8 +90,9 @@ def judge(
         Where the samples are.
     tolerances : (rtol, atol) or None
         Judge by these instead.
-    even : bool
-        The candidate keeps exact ties, so the uneven runs don't count.
+    runs, smooth : sequence of int, or None
+        Rows of the spread that count for this candidate, and those of them that decided as the golden run did (see
+        `nplrp.golden.decisions.comparable_runs`); None for all.
     """
     stored, exact = got.dtype, tensor.values
     got = np.asarray(got, np.float64)
@@ -137,10 +141,12 @@ def judge(
     sums = (float(d.sum()), float(size.sum()), float(d.max(initial=0.0)), max(tensor.sums[2], float(size.max(initial=0.0))))
     relative_sum, minimum_rtol = _quotient(sums[0], sums[1]), _quotient(sums[2], sums[3])
     if tolerances is None and mode == "chained":
-        runs = tensor.spread[: len(tensor.spread) - UNEVEN] if even else tensor.spread
-        spread = np.maximum(runs.max(axis=0, initial=0.0) * CHAINED, FLOOR * UNIT) * scale
+        rows = tensor.spread if runs is None else tensor.spread[list(runs)]
+        steady = rows if smooth is None else tensor.spread[list(smooth)]
+        spread = np.maximum(rows.max(axis=0, initial=0.0) * CHAINED, FLOOR * UNIT) * scale
+        limit = np.maximum(spread, CHAINED_SUSPECT * np.maximum(steady.max(axis=0, initial=0.0) * CHAINED, FLOOR * UNIT) * scale)
         ratio = float(max(relative_sum / spread[0], minimum_rtol / spread[1]))
-        verdict = WITHIN if ratio <= 1 else SUSPECT if ratio <= CHAINED_SUSPECT else DIVERGED
+        verdict = WITHIN if ratio <= 1 else SUSPECT if relative_sum <= limit[0] and minimum_rtol <= limit[1] else DIVERGED
         flat, over, tolerance = int(np.argmax(d)) if d.size else 0, int((d > spread[1] * sums[3]).sum()), float(spread[1] * sums[3])
         note = "empirical"
     else:

@@ -2,8 +2,7 @@
 
 Three kinds of runs: nplrp's own, direct and with its faster algorithms; with the channels of every hidden layer renumbered, which changes
 nothing but the order in which convolutions and dense layers sum; and with noise of the size that single chains have, which nplrp's kernels
-don't use. In a chain of terms with random signs the partial sums are a random walk: the root mean square of the rounding error is then
-about u A / 2, whatever the number of terms. Noise that is uniform in +- u A has about that.
+don't use (`nplrp.golden.bounds.chain_noise`).
 
 nplrp's kernels sum every place of an image alike, so that places which see the same pixels tie to the bit. A backend that leaves its
 convolutions to a matrix product may not: there the winners of flat regions are noise, and relevance moves by percents. So the last runs
@@ -14,21 +13,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
-from nplrp.golden.values import UNEVEN
 from nplrp.golden.whole_run import Noise, Progress, Run, whole_run
 from nplrp.model import Model
 from nplrp.plan import make_plan
 
-#: Runs of each kind, beside the plain ones; of the noisy ones so many more are uneven (`UNEVEN`).
-RENUMBERINGS, NOISY = 2, 2
+#: Runs of each kind, beside the plain ones.
+RENUMBERINGS, NOISY, UNEVEN = 2, 2, 2
 
 
 def reordered_runs(
     golden: Run, forward: Sequence[np.ndarray], backward: Sequence[np.ndarray], progress: Progress
-) -> dict[tuple[str, str], np.ndarray]:
+) -> tuple[dict[tuple[str, str], np.ndarray], list[dict[str, Any]]]:
     """Measure float32 runs against a float64 one.
 
     Parameters
@@ -41,22 +40,29 @@ def reordered_runs(
 
     Returns
     -------
-    dict of (layer, "activation" or "relevance") to ndarray [runs, 2]
-        For each run sum |d| / sum |v| and max |d| / max |v|.
+    (dict of (layer, "activation" or "relevance") to ndarray [runs, 2], list of dict)
+        For each run sum |d| / sum |v| and max |d| / max |v|; and its kind, whether ties last in it, and how many ReLUs are open in it and
+        closed in the golden run, or the other way round.
     """
     found: dict[tuple[str, str], list[list[float]]] = {}
-    for number, (model, orders, algorithm, noise) in enumerate(_variants(golden.model, forward, backward), 1):
+    runs: list[dict[str, Any]] = []
+    opening = {layer.name for layer in golden.model if layer.activation == "relu"}
+    for number, (kind, model, orders, algorithm, noise) in enumerate(_variants(golden.model, forward, backward), 1):
         progress(f"float32 run {number} of {2 + RENUMBERINGS + NOISY + UNEVEN}")
         plan = make_plan(model, golden.plan.composite, "float32", algorithm, golden.plan.dialect)
         with np.errstate(under="ignore"):
             ran = whole_run(plan, golden.x, golden.start, golden.targets, noise=noise)
+        signs = 0
         for what in ("activation", "relevance"):
             expected = golden.activations if what == "activation" else golden.relevances
             for name, values in (ran.activations if what == "activation" else ran.relevances).items():
                 order = orders.get(name)
                 original = values if order is None else values[..., np.argsort(order)]
                 found.setdefault((name, what), []).append(deviation(original, expected[name]))
-    return {key: np.array(rows) for key, rows in found.items()}
+                if what == "activation" and name in opening:
+                    signs += int(np.count_nonzero((original > 0) != (expected[name] > 0)))
+        runs.append({"kind": kind, "even": noise is None or noise.even, "signs": signs})
+    return {key: np.array(rows) for key, rows in found.items()}, runs
 
 
 def deviation(got: np.ndarray, expected: np.ndarray) -> list[float]:
@@ -95,10 +101,10 @@ def renumbered(model: Model, seed: int) -> tuple[Model, dict[str, np.ndarray]]:
 
 def _variants(
     model: Model, forward: Sequence[np.ndarray], backward: Sequence[np.ndarray]
-) -> Iterator[tuple[Model, dict[str, np.ndarray], str, Noise | None]]:
-    yield model, {}, "direct", None
-    yield model, {}, "auto", None
+) -> Iterator[tuple[str, Model, dict[str, np.ndarray], str, Noise | None]]:
+    yield "direct", model, {}, "direct", None
+    yield "auto", model, {}, "auto", None
     for seed in range(RENUMBERINGS):
-        yield *renumbered(model, seed), "direct", None
+        yield "renumbered", *renumbered(model, seed), "direct", None
     for seed in range(NOISY + UNEVEN):
-        yield model, {}, "direct", Noise(forward, backward, seed, seed < NOISY)
+        yield "noise", model, {}, "direct", Noise(forward, backward, seed, seed < NOISY)

@@ -13,7 +13,7 @@ from nplrp import __version__
 from nplrp.composites import Composite
 from nplrp.dialects import Dialect
 from nplrp.errors import NumericsError, RuleError
-from nplrp.golden.bounds import Bounds, Forward, forward_bounds, gain_of, relevance_bounds, start_bounds
+from nplrp.golden.bounds import Bounds, Forward, chain_noise, forward_bounds, relevance_bounds, start_bounds
 from nplrp.golden.errors import GoldenError, ProvenanceError
 from nplrp.golden.orders import reordered_runs
 from nplrp.golden.values import FORMAT, PROFILES, UNIT, VERSION, Golden, GoldenLayer, Tensor, sha256
@@ -81,7 +81,8 @@ def record(
     chosen = None if checked.targets is None else [int(t) for t in checked.targets]
     e = whole_run(plan, np.asarray(x, np.float64), str(checked.start), chosen, largest)
     facts = _facts(e, "full", input_name)
-    golden = Golden(facts, tuple(_layers(e, progress)), e.x, e.trace.output.copy(), e.trace.logits.copy())
+    layers, facts["runs"] = _layers(e, progress)
+    golden = Golden(facts, tuple(layers), e.x, e.trace.output.copy(), e.trace.logits.copy())
     facts["content_sha256"] = golden.content_sha256
     return golden if profile == "full" else digest_of(golden)
 
@@ -172,8 +173,8 @@ def refuse_flushed_subnormals() -> None:
                 )
 
 
-def _layers(e: Run, progress: Progress) -> list[GoldenLayer]:
-    """Return every layer's golden values, in forward order."""
+def _layers(e: Run, progress: Progress) -> tuple[list[GoldenLayer], list[dict[str, Any]]]:
+    """Return every layer's golden values, in forward order, and what the float32 runs were."""
     plan, trace = e.plan, e.trace
     names = ["input", *(step.name for step in plan.steps)]
     activations, relevances = e.activations, e.relevances
@@ -187,21 +188,22 @@ def _layers(e: Run, progress: Progress) -> list[GoldenLayer]:
         progress(f"bounds of relevance: {names[i + 1]}")
         bounds[below] = relevance_bounds(plan, i, trace, relevances[names[i + 1]])
     own = make_steps(e.model, plan.dtype, plan.algorithm, merge=False)
-    noise = [
-        _sum_errors(step, unmerged, trace.activations[i], forward[step.name]) / gain_of(step)
-        for i, (step, unmerged) in enumerate(zip(plan.steps, own, strict=True))
-    ]
-    back = [bounds[below].expected / gain_of(step) for below, step in zip(names, plan.steps, strict=False)]
-    spreads = reordered_runs(e, noise, back, progress)
+    noise, back = [], []
+    for i, (step, unmerged) in enumerate(zip(plan.steps, own, strict=True)):
+        z = trace.logits if step.activation == "softmax" else trace.activations[i + 1]
+        error = _sum_errors(step, unmerged, trace.activations[i], forward[step.name])
+        noise.append(chain_noise(step, error, z.reshape(error.shape)))
+        back.append(chain_noise(step, bounds[names[i]].expected, relevances[names[i]]))
+    spreads, runs = reordered_runs(e, noise, back, progress)
     found = []
     for i, name in enumerate(names):
         kind, rule = ("input", "") if i == 0 else (e.model.layers[i - 1].kind, str(plan.rules[i - 1]))
-        error, ambiguous, _ = forward[name]
-        error = error._replace(undecided=np.zeros(activations[name].shape))
-        activation = tensor_of(activations[name], error, spreads[name, "activation"])
+        of_sum, ambiguous, _ = forward[name]
+        of_sum = of_sum._replace(undecided=np.zeros(activations[name].shape))
+        activation = tensor_of(activations[name], of_sum, spreads[name, "activation"])
         relevance = tensor_of(relevances[name], bounds[name], spreads[name, "relevance"])
         found.append(GoldenLayer(name, kind, rule, activation, relevance, None, ambiguous, int(ambiguous.sum())))
-    return found
+    return found, runs
 
 
 def _sum_errors(step: Step, own: Step, a: np.ndarray, known: Forward) -> np.ndarray:

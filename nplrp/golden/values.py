@@ -17,8 +17,6 @@ PROFILES = ("digest", "full")
 
 #: Unit roundoff that the stored error bounds are for: float32's.
 UNIT = 2.0**-24
-#: So many rows of a spread, the last ones, are of runs in which exact ties don't last.
-UNEVEN = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +34,7 @@ class Tensor:
     undecided : ndarray like values, float32
         Relevance that hangs on decisions which lie inside the error bound: near-tied winners, denominators without a sure sign.
     spread : ndarray [runs, 2], float64
-        Of float32 runs from end to end in different orders of summation: sum |d| / sum |v| and max |d| / max |v|;
-        in the last `UNEVEN` exact ties don't last.
+        Of float32 runs from end to end in different orders of summation: sum |d| / sum |v| and max |d| / max |v|.
     sha256 : str
         Of the whole array as little-endian float64.
     sums : (float, float, float)
