@@ -46,7 +46,8 @@ def run(setup):
     else:
         print("without the Zennit script: no interpreter given (PEERS)", flush=True)
     rounds = 1 if setup.quick else ROUNDS
-    race = _race(commands, threads, rounds)
+    bytecode = {"PYTHONPYCACHEPREFIX": str(setup.folder / "bytecode")}
+    race = _race(commands, threads, rounds, **bytecode)
     found = {"threads": threads, "warm": _in_seconds(compare(race, next(iter(commands))))}
     print_table(f"from a shell to a PNG, caches warm, {threads} threads", COLUMNS, found["warm"])
 
@@ -55,14 +56,14 @@ def run(setup):
         for name in list(commands)[: 1 if setup.quick else 4]:
             cache = setup.folder / "cold"
             shutil.rmtree(cache, ignore_errors=True)
-            cold.append({"name": name, "seconds": _seconds(commands[name], threads, NUMBA_CACHE_DIR=str(cache))})
+            cold.append({"name": name, "seconds": _seconds(commands[name], threads, NUMBA_CACHE_DIR=str(cache), **bytecode)})
             cold[-1]["compiled_files"] = sum(1 for path in cache.rglob("*") if path.is_file())
             cold[-1]["megabytes"] = sum(path.stat().st_size for path in cache.rglob("*") if path.is_file()) / 1e6
     found["cold"] = cold
     columns = {"": "name", "s": "seconds", "files compiled": "compiled_files", "MB": "megabytes"}
     print_table(f"the same with an empty cache of compiled kernels, {threads} threads", columns, cold)
 
-    imports = _race({name: [sys.executable, "-c", code] for name, code in IMPORTS.items()}, threads, 3 if setup.quick else 15)
+    imports = _race({name: [sys.executable, "-c", code] for name, code in IMPORTS.items()}, threads, 3 if setup.quick else 15, **bytecode)
     bare = statistics.median(imports["python"])
     rows = [{"name": n, "median_ms": 1e3 * statistics.median(t), "beyond": 1e3 * (statistics.median(t) - bare)} for n, t in imports.items()]
     found["imports"] = rows
@@ -70,12 +71,12 @@ def run(setup):
     return found
 
 
-def _race(commands, threads, rounds):
+def _race(commands, threads, rounds, **settings):
     """Run commands in turns; the first round fills caches and doesn't count."""
     seconds = {name: [] for name in commands}
     for number in range(rounds + 1):
         for name in list(commands) if number % 2 else list(commands)[::-1]:
-            taken = _seconds(commands[name], threads)
+            taken = _seconds(commands[name], threads, **settings)
             if number:
                 seconds[name].append(taken)
     return seconds
@@ -83,7 +84,9 @@ def _race(commands, threads, rounds):
 
 def _seconds(command, threads, **more):
     start = time.perf_counter()
-    done = subprocess.run([str(part) for part in command], env=environment(threads, **more), capture_output=True, text=True, check=False)
+    settings = environment(threads, **more)
+    settings.pop("PYTHONDONTWRITEBYTECODE", None)  # an installation has its bytecode
+    done = subprocess.run([str(part) for part in command], env=settings, capture_output=True, text=True, check=False)
     taken = time.perf_counter() - start
     if done.returncode:
         print(done.stderr[-2000:], file=sys.stderr)

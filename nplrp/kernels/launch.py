@@ -100,11 +100,12 @@ def threads():
     if numba is not None and numba._is_initialized:
         return numba.get_num_threads()
     given = os.environ.get("NUMBA_NUM_THREADS", "")
-    return int(given) if given.isdigit() and int(given) > 0 else _cores()
+    return int(given) if given.isdigit() and int(given) > 0 else cores()
 
 
 @functools.cache
-def _cores():
+def cores():
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -1,0 +1,70 @@
+"""A second process compiles what comes later, only if something has to be compiled, and ends with the first."""
+
+import logging
+import subprocess
+
+import pytest
+
+from nplrp import ahead
+from nplrp.kernels import jit_cache, launch, winograd_conv
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Record what is started instead of starting it."""
+    seen = []
+
+    class Process:
+        def __init__(self, command, **_):
+            seen.append(command)
+
+        def terminate(self):
+            seen.append("terminated")
+
+        def wait(self):
+            seen.append("waited for")
+
+    monkeypatch.setattr(subprocess, "Popen", Process)
+    monkeypatch.setattr(launch, "cores", lambda: 2)
+    return seen
+
+
+def compile_something():
+    logging.getLogger("nplrp").setLevel(logging.INFO)
+    logging.getLogger(jit_cache.__name__).info("compiling")
+
+
+def test_nothing_is_started_without_need(started):
+    with ahead.compiling_ahead("notebook", "float32"):
+        logging.getLogger("nplrp").warning("something else")
+    compile_something()  # outside
+    assert started == []
+
+
+def test_it_is_started_once_and_ends_with_the_block(started):
+    with ahead.compiling_ahead("zplus", "float64"):
+        compile_something()
+        assert started[0][1:] == ["-m", "nplrp.ahead", "zplus", "float64"]
+    assert started[1:] == ["terminated", "waited for"]
+
+
+@pytest.mark.parametrize("why", ["one core", "no cache", "no program"])
+def test_where_it_would_be_of_no_use(started, why, monkeypatch):
+    if why == "one core":
+        monkeypatch.setattr(launch, "cores", lambda: 1)
+    elif why == "no cache":
+        monkeypatch.setattr(jit_cache, "cache_directory", lambda: None)
+    else:
+        monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: (_ for _ in ()).throw(OSError("no such program")))
+    with ahead.compiling_ahead("notebook", "float32"):
+        compile_something()
+    assert started == []
+
+
+@pytest.mark.parametrize("composite", ["notebook", "alpha_beta"])
+def test_what_it_runs_needs_the_later_kernels(composite, monkeypatch):
+    called = set()
+    original = winograd_conv._convolve
+    monkeypatch.setattr(winograd_conv, "_convolve", lambda *args: (called.add("convolve"), original(*args))[1])
+    ahead.main(composite, "float32")
+    assert called == {"convolve"}
