@@ -223,6 +223,103 @@ def measure(options):
         path.write_text(json.dumps(results, indent=1) + "\n")
 
 
+def line(*cells):
+    return "| " + " | ".join(str(cell) for cell in cells) + " |"
+
+
+def tables(results):
+    """Yield the measured part of the page."""
+    yield "## Float32 runs without a fault\n"
+    yield line(
+        "network", "rules", "runs", "arrays compared", "EXACT or WITHIN", "SUSPECT", "DIVERGED", "largest err/tol", "undecided elements"
+    )
+    yield line(*["---"] * 9)
+    outside = []
+    for entry in results:
+        for mode in ("isolated", "isolated, judged as Winograd", "local", "local, judged as Winograd", "chained"):
+            rows = [
+                row
+                for row in entry["runs"]
+                if row["compared"].split(", ")[: 1 + (", j" in mode)] == mode.split(", ")[: 1 + (", j" in mode)]
+            ]
+            rows = [row for row in rows if ("judged" in row["compared"]) == ("judged" in mode)]
+            if rows:
+                verdicts = [sum(row["verdicts"].get(v, 0) for row in rows) for v in ("EXACT", "WITHIN", "SUSPECT", "DIVERGED", "inherited")]
+                ratio, undecided = max(row["ratio"] for row in rows), sum(row["undecided"] for row in rows)
+                good = verdicts[0] + verdicts[1]
+                bad = verdicts[3] + verdicts[4]
+                where = f"{entry['model']} | {entry['composite']}"
+                yield line(where, f"{len(rows)} {mode}", sum(verdicts), good, verdicts[2], bad, f"{ratio:.2g}", undecided)
+            outside += [
+                f"{entry['model']}, {entry['composite']}: {r['run']}, {r['compared']}: {', '.join(r['outside'])}"
+                for r in rows
+                if r["outside"]
+            ]
+    yield ""
+    yield from (f"- outside: {each}" for each in outside)
+    yield "\n## Decisions that fall otherwise from end to end\n"
+    yield line(
+        "network",
+        "rules",
+        "run",
+        "ReLUs and winners decided otherwise",
+        "of them not ambiguous",
+        "largest difference, of the layer's maximum",
+    )
+    yield line(*["---"] * 6)
+    for entry in results:
+        for row in entry["runs"]:
+            if row["compared"] == "chained" and not entry["model"].startswith("narrow"):
+                yield line(entry["model"], entry["composite"], row["run"], row["other"], row["unexplained"], f"{row['worst']:.1e}")
+    for entry in results:
+        if entry["faults"]:
+            yield from fault_table(entry)
+    yield "\n## Cost\n"
+    yield line("network", "rules", "elements", "ambiguous decisions", "recorded in", "full file", "digest")
+    yield line(*["---"] * 7)
+    for entry in results:
+        size = [f"{entry['sizes'][each]:.2f} MB" if "sizes" in entry else "" for each in ("full", "digest")]
+        yield line(entry["model"], entry["composite"], entry["elements"], entry["ambiguous"], f"{entry['seconds']:.0f} s", *size)
+
+
+def fault_table(entry):
+    """Yield a table of layers and faults."""
+    rows = entry["faults"]
+    numbers = sorted({int(row["fault"].split()[0]) for row in rows})
+    yield f"\n## Seeded faults: `{entry['composite']}` of {entry['model']}, each in one layer at a time\n"
+    yield "By the full file: D is DIVERGED, = changes no bit, a number is err/tol of what isn't told apart; u: elements are undecided.\n"
+    yield line("layer", *numbers)
+    yield line("---", *["---"] * len(numbers))
+    for layer in dict.fromkeys(row["layer"] for row in rows):
+        found = {int(row["fault"].split()[0]): row for row in rows if row["layer"] == layer}
+        yield line(layer, *(cell(found[number], "full") if number in found else "" for number in numbers))
+    yield ""
+    for kind, what in (("digest", "by the digest's samples"), ("winograd", "by the bounds of Winograd convolutions")):
+        known = [row for row in rows if kind in row]
+        if known:
+            lost = [
+                f"{row['fault'].split()[0]} in {row['layer']}"
+                for row in known
+                if row["full"][0] == "DIVERGED" and row[kind][0] != "DIVERGED"
+            ]
+            caught = sum(row[kind][0] == "DIVERGED" for row in known)
+            yield f"- {what}: {caught} of {len(known)} are DIVERGED; lost: {', '.join(lost) or 'none'}"
+
+
+def cell(row, kind):
+    if row[kind][0] == "DIVERGED":
+        return "D"
+    return "=" if row.get("same") else f"{row[kind][1]:.1g}" + (" u" if row["undecided"] else "")
+
+
+def write(options):
+    """Replace what a page has behind the mark by the tables of some results."""
+    results = [entry for path in options.results for entry in json.loads(Path(path).read_text())]
+    page = Path(options.page)
+    head = page.read_text("utf-8").split(MARK)[0]
+    page.write_text(f"{head}{MARK}\n\n" + "\n".join(tables(results)) + "\n", "utf-8")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     actions = parser.add_subparsers(required=True)
@@ -234,6 +331,10 @@ def main():
     command.add_argument("--faults", action="store_true")
     command.add_argument("--winograd", action="store_true")
     command.set_defaults(run=measure)
+    command = actions.add_parser("write")
+    command.add_argument("page")
+    command.add_argument("results", nargs="+")
+    command.set_defaults(run=write)
     options = parser.parse_args()
     options.run(options)
 
