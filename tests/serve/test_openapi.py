@@ -14,7 +14,18 @@ SMALL = ROOT / "tests" / "data" / "keras_files" / "keras2_compiled.h5"
 def test_schemathesis_finds_nothing(tmp_path):
     with remote(tmp_path, weights=SMALL) as server:
         tool = Path(sys.executable).with_name("st")
-        flags = ["--max-examples", "10", "--request-timeout", str(PATIENCE), "--phases", "examples,coverage,fuzzing", "--suppress-health-check", "all", "--seed", "1"]
+        flags = [
+            "--max-examples",
+            "10",
+            "--request-timeout",
+            str(PATIENCE),
+            "--phases",
+            "examples,coverage,fuzzing",
+            "--suppress-health-check",
+            "all",
+            "--seed",
+            "1",
+        ]
         command = [tool, "--config-file", Path(__file__).with_name("schemathesis.toml"), "run", f"{server.url}/openapi.json", *flags]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=4 * PATIENCE, check=False)
         assert done.returncode == 0, done.stdout + done.stderr

@@ -27,7 +27,7 @@ export class Card {
     const canvas = (className) => element("canvas", { className, ...size });
     const button = (text, label, click) => element("button", { type: "button", aria: { label }, on: { click } }, text);
 
-    this.about = element("p", { className: "facts" });
+    this.about = element("p", { className: "facts about" });
     this.image = canvas("image");
     this.heat = canvas("heat");
     this.heat.tabIndex = 0;
@@ -62,7 +62,7 @@ export class Card {
       element("p", {}, element("span", { className: "facts" }, "sha256 "), this.sha, " ", this.verified),
     );
 
-    const heading = element("h3", { id }, preset);
+    const heading = element("h3", { id, title: preset }, preset);
     const help = element("a", { href: ruleLink(preset), target: "_blank", rel: "noopener", aria: { label: `What ${preset} is` } }, "what is it?");
     const remove = button("×", `Take ${preset} out`, () => events.remove(preset));
     remove.className = "remove";
@@ -188,7 +188,10 @@ export class Card {
     this.book.replaceChildren();
     if (!rows) return this.book.append(element("p", { className: "facts" }, "Gradients have no ledger: nothing is conserved."));
     this.book.append(ledger.chart(rows), ledger.legend(), element("p", { className: "facts" }, ledger.sentence(rows)));
-    return warnings.forEach((warning) => this.book.append(element("p", { className: "warning" }, warning)));
+    if (!warnings.length) return undefined;
+    const what = `${warnings.length} ${warnings.length === 1 ? "layer loses or creates" : "layers lose or create"} more than there was at the class`;
+    const each = warnings.map((warning) => element("p", {}, warning));
+    return this.book.append(element("details", { className: "warning" }, element("summary", {}, what), ...each));
   }
 
   enable(possible) {

@@ -4,24 +4,25 @@ import { element } from "./dom.js";
 import { percent, short } from "./numbers.js";
 
 const SVG = "http://www.w3.org/2000/svg";
+// Key of a row, heading, significant digits.
 const COLUMNS = [
-  ["relevance_in", "in"],
-  ["relevance_out", "out"],
-  ["bias", "bias"],
-  ["epsilon", "epsilon"],
-  ["dropped", "dropped"],
-  ["created", "created"],
-  ["residual", "residual"],
+  ["relevance_in", "in", 5],
+  ["relevance_out", "out", 5],
+  ["bias", "bias", 4],
+  ["epsilon", "epsilon", 3],
+  ["dropped", "dropped", 3],
+  ["created", "created", 3],
+  ["residual", "residual", 2],
 ];
 const ABSORBED = ["bias", "epsilon", "dropped", "created"];
 
 /** What a ledger, rows from the output down to the input, comes to. */
 export function sentence(rows) {
   const { start, end, total } = sums(rows);
-  const terms = ABSORBED.filter((term) => total[term] !== 0).map((term) => `${NOUNS[term]} ${short(total[term], 3)}`);
-  return `Of ${short(start)} at the class ${short(end)} (${percent(end / start)}) is on the pixels; ${terms.join(", ") || "nothing is lost"}.`;
+  const verb = (term) => (term === "created" ? "created" : total[term] > 0 ? `${term} takes` : `${term} gives`);
+  const terms = ABSORBED.filter((term) => total[term] !== 0).map((term) => `${verb(term)} ${short(Math.abs(total[term]), 3)}`);
+  return `Of ${short(start)} at the class ${short(end)} (${percent(end / start)}) arrives at the pixels; ${terms.join(", ") || "nothing is lost"}.`;
 }
-const NOUNS = { bias: "biases absorb", epsilon: "epsilon", dropped: "dropped", created: "created" };
 
 /** Relevance kept from the class to the pixels as a line, and what each layer absorbs as bars, in shares of the start. */
 export function chart(rows) {
@@ -31,7 +32,7 @@ export function chart(rows) {
   const kept = [1, ...rows.map((row) => row.relevance_out / unit)].map((share) => (start ? share : 0));
   const highest = Math.max(1, ...kept, ...bars.map((terms) => stacked(terms, 1)));
   const lowest = Math.min(0, ...kept, ...bars.map((terms) => stacked(terms, -1)));
-  const [width, height, left, right, above, below] = [320, 118, 44, 6, 8, 18];
+  const [width, height, left, right, above, below] = [320, 118, 48, 6, 8, 18];
   const x = (i) => left + ((width - left - right) * i) / rows.length;
   const y = (share) => above + ((height - above - below) * (highest - share)) / (highest - lowest);
 
@@ -39,7 +40,7 @@ export function chart(rows) {
   const marks = [...new Set([lowest, 0, ...(highest > 3 || lowest < -3 ? [] : [1]), highest])];
   for (const share of marks) {
     svg.append(draw("line", { class: share === 0 ? "axis" : "grid", x1: left, x2: width - right, y1: y(share), y2: y(share) }));
-    svg.append(draw("text", { x: left - 4, y: y(share) + 3.5, "text-anchor": "end" }, percent(share).replace(".0 %", " %")));
+    svg.append(draw("text", { x: left - 4, y: y(share) + 3.5, "text-anchor": "end" }, percent(share).replace(/\.\d+ /, " ")));
   }
   rows.forEach((row, i) => {
     const place = draw("g", {}, draw("title", {}, `${row.layer}: in ${short(row.relevance_in)}, out ${short(row.relevance_out)}`));
@@ -75,7 +76,7 @@ export function legend() {
 /** Every layer's balance, with the sums at the foot. */
 export function table(rows, caption) {
   const { start, end, total } = sums(rows);
-  const cells = (values) => values.map((value) => element("td", {}, typeof value === "number" ? short(value, 5) : value));
+  const cells = (values) => values.map((value, i) => element("td", {}, typeof value === "number" ? short(value, COLUMNS[i][2]) : value));
   const head = element("tr", {}, ...["layer", ...COLUMNS.map(([, text]) => text), "out / start", "rule"].map((text) => element("th", { scope: "col" }, text)));
   const body = rows.map((row) =>
     element(

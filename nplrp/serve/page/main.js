@@ -187,13 +187,13 @@ function listLedgers(cards) {
   const wanted = cards.map((card) => card.result);
   const shown = place.ledgers ?? [];
   if (wanted.length === shown.length && wanted.every((result, i) => result === shown[i])) return;
-  const closed = new Set([...place.querySelectorAll("details:not([open])")].map((each) => each.dataset.preset));
+  const opened = [...place.querySelectorAll("details[open]")].map((each) => each.dataset.preset);
+  if (!shown.length && cards.length) opened.push(cards[0].preset);
   place.replaceChildren(
     ...cards.map((card) => {
       const caption = `Ledger of ${card.preset}`;
       const scroll = element("div", { className: "scroll", tabIndex: 0, aria: { role: "region", label: caption } }, ledger.table(card.result.rows, caption));
-      const open = !closed.has(card.preset);
-      return element("details", { open, dataset: { preset: card.preset } }, element("summary", {}, card.preset), scroll);
+      return element("details", { open: opened.includes(card.preset), dataset: { preset: card.preset } }, element("summary", {}, card.preset), scroll);
     }),
   );
   place.ledgers = wanted;

@@ -16,7 +16,9 @@ export function signed(value, digits = 4) {
 /** A probability or a share in percent. */
 export function percent(share) {
   const value = 100 * share;
+  const size = Math.abs(value);
   if (!Number.isFinite(value)) return "–";
-  if (value === 0 || Math.abs(value) >= 1e4) return `${short(value, 3)} %`;
-  return Math.abs(value) < 0.01 ? `${value < 0 ? "−" : "<"}0.01 %`.replace("−", ">−") : `${value.toFixed(Math.abs(value) < 1 ? 2 : 1)} %`.replace("-", "−");
+  if (value === 0 || size >= 1e5) return `${short(value, 3)} %`;
+  if (size < 0.01) return value < 0 ? "> −0.01 %" : "< 0.01 %";
+  return `${value.toFixed(size < 1 ? 2 : size < 100 ? 1 : 0)} %`.replace("-", "−");
 }

@@ -76,5 +76,5 @@ export function chooser(presets, names, changed) {
 
 /** Where a preset and its rules are explained. */
 export function ruleLink(name) {
-  return `page/rules.html#${encodeURIComponent(name)}`;
+  return `rules.html#${encodeURIComponent(name)}`;
 }
