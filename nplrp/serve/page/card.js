@@ -27,7 +27,7 @@ export class Card {
     const canvas = (className) => element("canvas", { className, ...size });
     const button = (text, label, click) => element("button", { type: "button", aria: { label }, on: { click } }, text);
 
-    this.about = element("p", { className: "facts about" });
+    this.about = element("span");
     this.image = canvas("image");
     this.heat = canvas("heat");
     this.heat.tabIndex = 0;
@@ -69,8 +69,8 @@ export class Card {
     this.node = element(
       "article",
       { className: "card", dataset: { preset }, aria: { labelledby: id } },
-      element("header", {}, heading, help, remove),
-      this.about,
+      element("header", {}, heading, remove),
+      element("p", { className: "facts about" }, this.about, help),
       this.alert,
       this.again,
       element("div", { className: "card-body" }, element("div", { className: "figure" }, this.frame, colours, this.readout), element("div", { className: "beside" }, this.book, this.downloads)),
@@ -174,7 +174,7 @@ export class Card {
     this.result = result;
     this.node.classList.remove("stale");
     this.enable(true);
-    this.about.textContent = result.subtitle;
+    this.about.textContent = `${result.subtitle} `;
     if (result.picture) this.image.getContext("2d").drawImage(result.picture, 0, 0);
     this.sha.textContent = result.sha256;
     this.verified.textContent = { true: "✓ these bytes", false: "✗ not these bytes", null: "" }[result.genuine];
