@@ -160,6 +160,7 @@ export class Card {
   }
 
   fail(sentence) {
+    this.job = null; // it is done
     this.clear();
     alert(this.alert, sentence);
     this.again.hidden = false;
