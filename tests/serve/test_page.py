@@ -286,6 +286,9 @@ def test_by_keyboard_alone(browser, model):
     tab_to("#top input")
     browser.press(Keys.ARROW_DOWN)
     browser.wait(f"document.querySelectorAll('#top input')[1].checked && {DONE}")
+    tab_to("#preset-filter")
+    browser.press("layer flat")
+    assert {each.text for each in browser.all("#preset-list li label") if each.is_displayed()} >= {"flat", "lrp.flat"}
     tab_to("#preset-list input[value='flat']")
     browser.press(Keys.SPACE)
     browser.wait(f"document.querySelectorAll('.card').length === 3 && {DONE}")
