@@ -43,7 +43,8 @@ def warm_up(dtypes: Sequence[str], models: Sequence[Model] = (), say: Callable[[
                         _ = e.ledger
                 count += 1
             lrp.forward(model, x, dtype)
-            lrp.predict(model, x, dtype=dtype)
+            for picture in (x, np.zeros_like(x)):  # the flat one has ties
+                lrp.predict(model, picture, dtype=dtype)
             say(f"{dtype}, {model.name}: {time.monotonic() - begun:.0f} s")
         for model in models:
             lrp.explain(model, np.zeros((1, *model.input_shape)), dtype=dtype)
