@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import importlib.metadata
 import io
 import json
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -51,13 +53,15 @@ def choose_type(accept: str) -> str:
     return chosen
 
 
-def versions() -> dict[str, str]:
+@functools.cache  # reading packages' metadata takes milliseconds
+def versions() -> Mapping[str, str]:
     """Return the versions that numbers may depend on."""
-    return {
+    found = {
         "nplrp": __version__,
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in PACKAGES},
     }
+    return MappingProxyType(found)
 
 
 def digest(array: np.ndarray) -> str:
@@ -137,25 +141,25 @@ def _explanation(each: Map, i: int, inputs: Inputs) -> dict[str, Any]:
     }
 
 
-def _seen(pixels: np.ndarray | None) -> str | None:
+def _seen(pixels: np.ndarray | None) -> bytes | None:
     """Return an image at the model's size as PNG in base64; None for a tensor, which nobody can show."""
-    return None if pixels is None else base64.b64encode(encode_png(display(pixels[None])[0])).decode()
+    return None if pixels is None else base64.b64encode(encode_png(display(pixels[None])[0]))
 
 
 def _array(each: Map, name: str, i: int, inputs: Inputs) -> dict[str, Any]:
     R, encoding = each.relevance[name], inputs.wanted.encoding
     about: dict[str, Any] = {"dtype": R.dtype.name, "shape": list(R.shape)}
     if encoding == "b64":
-        return about | {"b64": base64.b64encode(_bytes(R)).decode()}
+        return about | {"b64": base64.b64encode(_bytes(R))}
     if encoding == "png":
-        return about | {"png": base64.b64encode(draw(each, name, i, inputs)).decode()}
+        return about | {"png": base64.b64encode(draw(each, name, i, inputs))}
     return about | {"list": R}  # written row by row
 
 
 def _provenance(model: Model, result: Result, wanted: Wanted) -> dict[str, Any]:
     how = model.preprocessing
     return {
-        "versions": versions(),
+        "versions": dict(versions()),
         "model": model.name,
         "weights_sha256": model.content_hash,
         "dtype": wanted.dtype,
@@ -170,7 +174,7 @@ def _provenance(model: Model, result: Result, wanted: Wanted) -> dict[str, Any]:
 
 
 def _chunks(content: Any) -> Iterator[bytes]:
-    """Write JSON, arrays row by row: Python's encoder keeps all other threads waiting until it returns."""
+    """Write JSON, arrays row by row: Python's encoder keeps all other threads waiting until it returns. Bytes are base64: text as it is."""
     if isinstance(content, dict):
         for i, (key, value) in enumerate(content.items()):
             yield (", " if i else "{").encode() + json.dumps(key).encode() + b": "
@@ -186,6 +190,8 @@ def _chunks(content: Any) -> Iterator[bytes]:
             yield b", " if i else b"["
             yield from _chunks(row)
         yield b"]"
+    elif isinstance(content, bytes):
+        yield from (b'"', content, b'"')
     else:
         yield json.dumps(content.tolist() if isinstance(content, np.ndarray) else content, allow_nan=False).encode()
 

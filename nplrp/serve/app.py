@@ -289,7 +289,7 @@ class Service:
                 "deadline": settings.deadline,
             },
             "sample": "/sample.png",
-            "versions": answers.versions(),
+            "versions": dict(answers.versions()),
         }
 
     async def sample_png(self) -> bytes:
