@@ -57,6 +57,7 @@ def chromium(folder):
     started = webdriver.Chrome(options=options, service=Service(driver))
     try:
         started.set_script_timeout(PATIENCE)
+        started.command_executor.client_config.timeout = 3 * PATIENCE
         yield Browser(started, folder / "downloads")
     finally:
         started.quit()

@@ -120,15 +120,16 @@ export class Card {
     this.book.replaceChildren();
     this.enable(false);
     for (const canvas of [this.image, this.heat]) canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
-    this.node.classList.remove("stale");
+    this.node.classList.remove("stale", "filled");
     for (const tick of this.ticks) tick.textContent = "";
     this.read(null);
   }
 
-  /** Say that it is being computed; an older heatmap stays, dimmed. */
-  start(job) {
+  /** Say that it is being computed for a picture; an older heatmap of it stays, dimmed. */
+  start(job, picture) {
     this.stop();
     this.job = job;
+    this.image.getContext("2d").drawImage(picture, 0, 0);
     alert(this.alert, "");
     this.again.hidden = true;
     this.node.classList.toggle("stale", Boolean(this.result));
@@ -174,9 +175,9 @@ export class Card {
     this.stop();
     this.result = result;
     this.node.classList.remove("stale");
+    this.node.classList.add("filled");
     this.enable(true);
     this.about.textContent = `${result.subtitle} `;
-    if (result.picture) this.image.getContext("2d").drawImage(result.picture, 0, 0);
     this.sha.textContent = result.sha256;
     this.verified.textContent = { true: "✓ these bytes", false: "✗ not these bytes", null: "" }[result.genuine];
     if (result.genuine === false) alert(this.alert, "The relevance that arrived has another SHA-256 than the server computed: ask again.");

@@ -17,7 +17,7 @@ const byId = (id) => document.getElementById(id);
 /** Shown at first, where the server has them: the notebook's own rule beside the one with the calmest map. */
 const AT_FIRST = ["notebook", "zplus"];
 
-const state = { facts: null, image: null, target: null, label: null, cards: new Map(), cursor: null };
+const state = { facts: null, image: null, reading: false, target: null, label: null, cards: new Map(), cursor: null };
 let imageJob = new AbortController();
 let chosenClass;
 
@@ -60,7 +60,7 @@ async function openSample() {
 function newImage(name) {
   imageJob.abort();
   imageJob = new AbortController();
-  Object.assign(state, { image: null, target: null, label: null, cursor: null });
+  Object.assign(state, { image: null, reading: true, target: null, label: null, cursor: null });
   alert(byId("image-alert"), "");
   chosenClass.clear();
   for (const card of state.cards.values()) card.clear();
@@ -130,7 +130,7 @@ async function explain(card) {
   const job = new AbortController();
   const signal = AbortSignal.any([job.signal, imageJob.signal]);
   const { image, facts, target } = state;
-  card.start(job);
+  card.start(job, image.seen);
   drawAll();
   try {
     const parameters = { composite: card.preset, layers: ["input"], encoding: "b64" };
@@ -178,7 +178,7 @@ function drawAll() {
   byId("opacity-value").textContent = `${byId("opacity").value} %`;
   const done = cards.filter((card) => card.result && !card.job);
   byId("save-all").disabled = !done.length;
-  byId("empty").hidden = Boolean(state.image) || cards.some((card) => card.result);
+  byId("empty").hidden = state.reading;
   listLedgers(done.filter((card) => card.result.rows));
 }
 
@@ -213,7 +213,10 @@ async function saveAll() {
 }
 
 function report(error, place) {
-  if (error.name !== "AbortError") alert(place, sentenceOf(error));
+  if (error.name === "AbortError") return;
+  alert(place, sentenceOf(error));
+  state.reading = false;
+  drawAll();
 }
 
 /** An error of the server as its sentence; a defect of the page as what it is. */

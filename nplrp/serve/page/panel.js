@@ -49,7 +49,7 @@ export function panel(cards) {
     context.strokeStyle = "#b9bec3";
     context.strokeRect(left - 0.5, above - 0.5, width + 1, height + 1);
   });
-  text(`${result.model}; relevance by nplrp, LRP; summed over channels`, GAP, canvas.height - 12, { font: 11, colour: "#59616a" });
+  text(`${result.model}; relevance by nplrp, summed over channels. Shows what moved the model, right or wrong; no diagnosis.`, GAP, canvas.height - 12, { font: 11, colour: "#59616a" });
   return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
 }
 
