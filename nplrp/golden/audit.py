@@ -16,7 +16,7 @@ from nplrp.golden.checking import check
 from nplrp.golden.diagnosis import plan_of
 from nplrp.golden.errors import GoldenError
 from nplrp.golden.faults import FAULTS, SOFTMAX_START, Place, too_slow
-from nplrp.golden.judging import DIVERGED, REACH
+from nplrp.golden.judging import DIVERGED, REACH, SUSPECT
 from nplrp.golden.report import write_json
 from nplrp.golden.values import Golden, Tensor
 from nplrp.golden.whole_run import Progress, whole_run
@@ -87,7 +87,7 @@ class Mutant:
             return "changes nothing here"
         if self.undecided:
             return f"{self.undecided} elements beyond the bound, but denominators without a sure sign could explain them"
-        return "below the tolerance"
+        return "between expected and certified bound" if self.verdict == SUSPECT else "below the tolerance"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ min(n, 8 sqrt n) (expected: rounding errors don't all point the same way), for o
     E_j   = |a_j| (sum_k |w_jk| ds_k  +  g' u sum_k |w_jk s_k|)                      error of R_j = a_j sum_k w_jk s_k
 
 To n are added the roundings of the inputs to the backend's precision, of changed weights, and of lines 2 and 4 (`EXTRA`). Where
-rho_k >= 1/2, not even the sign of d_k is sure: ds_k is then set to |s_k|, and what hangs on it is returned apart as `undecided`.
+rho_k >= 1/2, ds_k is set to |s_k|. Where the error may be half of d_k without being more than `SPREAD` times what it is in the mean (as
+`chain_noise` has it), d_k may come near 0, so that s_k has no bound: what hangs on such units is returned apart as `undecided`.
 The bounds hold for sums in any order. What Winograd and FFT convolutions lose takes the place of g A (`nplrp.golden.fast_convolutions`).
 """
 
@@ -33,6 +34,8 @@ from nplrp.step import Step
 EXTRA = 6
 #: The smallest float32, an absolute error that underflow adds to each operation.
 TINY = 2.0**-149
+#: No sum is taken to err by more than this many times the root mean square of a single chain's error.
+SPREAD = 6.0
 
 
 class Bounds(NamedTuple):
@@ -172,7 +175,9 @@ def relevance_bounds(
             A, errors = np.abs(z), [g * UNIT * np.abs(z) for g in gains(_terms_forward(step) * terms)]
         carried = [_error_of_s(s, each, d) for each in errors]
         lost = (d == 0) & (A > 0) & (R_part != 0)  # dropped as 0 / 0 here, but rounding may leave a denominator there
-        blind = np.where(_rho(errors[0], d) >= 0.5, s, 0.0) + np.where(lost, np.abs(R_part) / (UNIT * A + TINY), 0.0)
+        blind = np.where(_rho(_likely_error(step, A, z, errors[0], fast), d) >= 0.5, s, 0.0) + np.where(
+            lost, np.abs(R_part) / (UNIT * A + TINY), 0.0
+        )
         if unsure is not None:
             blind = np.where(unsure, np.abs(R) / np.where(d > 0, d, UNIT * A + TINY), blind)
         stacked = np.concatenate([*carried, s, blind])
@@ -245,12 +250,21 @@ def _error_of_s(s: np.ndarray, error: np.ndarray, d: np.ndarray) -> np.ndarray:
     return np.asarray(s * rho / (1 - rho))
 
 
+def _likely_error(step: Step, A: np.ndarray, z: np.ndarray, expected: np.ndarray, fast: bool) -> np.ndarray:
+    """Return the error that a sum hardly ever exceeds, in any order: below the expected bound, which holds for all of them at once."""
+    if fast or step.kind == "maxpool":
+        return expected
+    chain = UNIT * (A + (_terms_forward(step) / 3) ** 0.5 * np.abs(z))  # sqrt(3) times the root mean square
+    return np.minimum(expected, SPREAD / 3**0.5 * chain + EXTRA * UNIT * np.abs(z))
+
+
 def _unsure_halves(step: Step, a: np.ndarray, units: str, convolutions: str) -> np.ndarray | None:
     """Return where a rule that treats z > 0 and z < 0 apart may take the other half; None if the rule doesn't."""
     if not units:
         return None
     z = layers.forward(step, [a], [AS_IS], AS_IS)
-    return np.asarray(np.abs(z) <= _errors_of_sums(step, [a], [AS_IS], AS_IS, convolutions)[1])
+    A, expected, _ = _errors_of_sums(step, [a], [AS_IS], AS_IS, convolutions)
+    return np.asarray(np.abs(z) <= _likely_error(step, A, z, expected, fast_convolutions.is_fast(step, convolutions)))
 
 
 def _errors_of_sums(

@@ -137,7 +137,8 @@ def judge(
         bound = certified = np.zeros_like(d)
     else:
         bound, certified = tensor.expected * scale + smallest, tensor.certified * scale + smallest
-        undecided = (d > bound) & (d <= certified + REACH * tensor.undecided)
+        slack = REACH * np.asarray(tensor.undecided, np.float64)
+        undecided, certified = (d > bound) & (d <= bound + slack), certified + slack
     sums = (float(d.sum()), float(size.sum()), float(d.max(initial=0.0)), max(tensor.sums[2], float(size.max(initial=0.0))))
     relative_sum, minimum_rtol = _quotient(sums[0], sums[1]), _quotient(sums[2], sums[3])
     if tolerances is None and mode == "chained":

@@ -287,7 +287,7 @@ def fault_table(entry):
     rows = entry["faults"]
     numbers = sorted({int(row["fault"].split()[0]) for row in rows})
     yield f"\n## Seeded faults: `{entry['composite']}` of {entry['model']}, each in one layer at a time\n"
-    yield "By the full file: D is DIVERGED, = changes no bit, a number is err/tol of what isn't told apart; u: elements are undecided.\n"
+    yield "Full file: D is DIVERGED, S SUSPECT, = changes no bit, a number is err/tol of what isn't told apart; u: elements are undecided.\n"
     yield line("layer", *numbers)
     yield line("---", *["---"] * len(numbers))
     for layer in dict.fromkeys(row["layer"] for row in rows):
@@ -307,8 +307,8 @@ def fault_table(entry):
 
 
 def cell(row, kind):
-    if row[kind][0] == "DIVERGED":
-        return "D"
+    if row[kind][0] in ("DIVERGED", "SUSPECT"):
+        return row[kind][0][0]
     return "=" if row.get("same") else f"{row[kind][1]:.1g}" + (" u" if row["undecided"] else "")
 
 

@@ -163,6 +163,17 @@ def test_near_tied_winners_are_undecided_and_exact_ties_are_not(model):
     assert found.verdict == "WITHIN" and found.undecided == 1
 
 
+def test_between_expected_and_certified_is_suspect_and_passes(goldens):
+    recorded = goldens["epsilon_plus"]
+    R = recorded["flatten"].relevance
+    halfway = (R.expected.astype(float) + R.certified) / 2
+    assert (R.certified > 1.1 * R.expected).any() and not R.undecided.any()
+    report = golden.check(recorded, Candidate({"flatten": R.values + halfway}), mode="isolated", precision="float32")
+    row = report.row("fc1")
+    assert row.verdict == "SUSPECT" and report.passed and row.judgement.undecided == 0 and row.judgement.over > 0
+    assert "larger than expected, but not beyond rounding: fc1" in str(report)
+
+
 @pytest.mark.parametrize("where", ["before", "after"])
 def test_merged_batch_norms_are_given_golden_inputs(where):
     rng = np.random.default_rng(0)
