@@ -287,7 +287,7 @@ def fault_table(entry):
     rows = entry["faults"]
     numbers = sorted({int(row["fault"].split()[0]) for row in rows})
     yield f"\n## Seeded faults: `{entry['composite']}` of {entry['model']}, each in one layer at a time\n"
-    yield "Full file: D is DIVERGED, S SUSPECT, = changes no bit, a number is err/tol of what isn't told apart; u: elements are undecided.\n"
+    yield "Full file: D is DIVERGED, S SUSPECT, = changes no bit; a number is err/tol of what isn't told apart, u: undecided.\n"
     yield line("layer", *numbers)
     yield line("---", *["---"] * len(numbers))
     for layer in dict.fromkeys(row["layer"] for row in rows):
