@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,12 @@ def add_commands(commands: Any) -> None:
 
     check = actions.add_parser("check", parents=[model], help="compare a candidate, and say where it differs and why")
     check.add_argument("golden", metavar="G")
-    check.add_argument("candidate", metavar="CANDIDATE", help=".npz, .h5, .safetensors, or a folder of raw arrays")
+    check.add_argument("candidate", metavar="CANDIDATE", nargs="?", help=".npz, .h5, .safetensors, or a folder of raw arrays")
+    check.add_argument(
+        "--backend",
+        metavar="COMMAND",
+        help="instead of a candidate: run COMMAND IN OUT.npz; IN is what 'export --to raw' writes (needs -w)",
+    )
     check.add_argument(
         "--mode", default="chained", metavar="M", help="chained (default): it ran end to end; isolated: each layer got golden inputs"
     )
@@ -159,7 +165,17 @@ def run_check(arguments: argparse.Namespace) -> int:
 
     golden = read(arguments.golden)
     names = read_map(arguments.map) if arguments.map else None
-    candidate = read_candidate(arguments.candidate, names)
+    if (arguments.candidate is None) == (arguments.backend is None):
+        raise GoldenError("there is nothing to check, or too much; give either a candidate or --backend")
+    if arguments.backend and not arguments.weights:
+        raise GoldenError("a backend needs the weights that were recorded; give --weights")
+    model = _model(arguments) if arguments.weights else None
+    if model is not None and arguments.backend:
+        from nplrp.golden.backend import run_backend
+
+        candidate = run_backend(golden, model, shlex.split(arguments.backend), names)
+    else:
+        candidate = read_candidate(arguments.candidate, names)
     report = check(
         golden,
         candidate,
@@ -170,7 +186,7 @@ def run_check(arguments: argparse.Namespace) -> int:
         convolutions=arguments.convolutions,
         rtol=arguments.rtol,
         atol=arguments.atol,
-        model=_model(arguments) if arguments.weights else None,
+        model=model,
     )
     if arguments.json:
         report.write_json(arguments.json)

@@ -4,6 +4,9 @@
 """
 
 import importlib.metadata
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +14,13 @@ import pytest
 
 import nplrp
 from nplrp import demo, golden
+from nplrp.kernels.simd import VECTOR_BITS
 from tests.networks import images, small_vgg
+from tests.test_same_bits import NARROWER, numpy_features
 
 DATA = Path(__file__).parents[1] / "data"
 GOLDENS = DATA / "goldens"
+ROOT = DATA.parents[1]
 #: Names in the notebook's arrays that differ from those of the file.
 NOTEBOOK_NAMES = {"input_1": "input", "fc_out": "predictions"}
 
@@ -94,6 +100,15 @@ def test_the_notebooks_own_numbers(lrp_check, dtype):
 def test_committed_digests_have_the_bits_of_today(name):
     recorded = golden.read(GOLDENS / f"{name}.lrpgold.h5")
     assert golden.recompute(recorded, (small() if name == "small-vgg" else notebook())[0]) == []
+
+
+def test_a_cpu_with_narrower_vectors_recomputes_the_same_bits():
+    """Values, bounds and spreads: what `verify --recompute` finds on another machine."""
+    code = "from nplrp import golden; from tests.golden import test_end_to_end as t; "
+    code += "print(golden.recompute(golden.read(t.GOLDENS / 'small-vgg.lrpgold.h5'), t.small()[0]))"
+    settings = {"NUMBA_CPU_NAME": NARROWER[VECTOR_BITS], "NUMBA_CPU_FEATURES": "", "NPY_DISABLE_CPU_FEATURES": numpy_features()}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | settings, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[]", done.stderr
 
 
 def has_demo():
