@@ -41,6 +41,8 @@ log = logging.getLogger("nplrp.serve")
 
 _PAGE = resources.files("nplrp.serve") / "page"
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml", ".png": "image/png"}
+#: The share of --deadline that requests may have to wait: those beyond are told to come back before their images are decoded.
+_PATIENCE = 0.8
 #: Bytes that are sent at once; a client must take them within --send-timeout.
 _PIECE = 1 << 16
 
@@ -152,7 +154,7 @@ class Service:
             async with asyncio.timeout(deadline - time.monotonic()):
                 return await self._work(request, verb, kind, deadline)
         except (TimeoutError, Overdue):
-            raise Problem("deadline", f"the request took longer than {self.settings.deadline:g} seconds (--deadline)") from None
+            raise Problem("deadline", f"the request can't be answered within {self.settings.deadline:g} seconds (--deadline)") from None
         except asyncio.CancelledError:
             if not self._over:
                 raise
@@ -189,11 +191,13 @@ class Service:
             raise try_again("draining", "the server is stopping", 5)
         if self.state != "ready":
             raise try_again("not_ready", "the server is starting: weights are checked, kernels compiled", 5)
-        if self.lane.full:
+        if self.lane.full or self.lane.estimate() > _PATIENCE * self.settings.deadline:
             raise self._full()
 
     def _full(self) -> Problem:
-        return try_again("queue_full", f"{self.lane.depth} requests are waiting, the limit is {self.settings.queue}", self.lane.estimate())
+        lane, settings = self.lane, self.settings
+        limits = f"the limits are {settings.queue} requests (--queue), and what takes {_PATIENCE * settings.deadline:g} s (--deadline)"
+        return try_again("queue_full", f"{lane.depth} requests are waiting, for about {lane.estimate():.1f} s; {limits}", lane.estimate())
 
     async def _read(self, request: Request) -> tuple[Body, int]:
         """Return a request's body, and how many bytes of it are counted as buffered."""

@@ -9,6 +9,9 @@ from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+#: Kinds of jobs whose time is remembered, and how many times as long a job must have left to be begun.
+_KINDS, _MARGIN = 100, 1.3
+
 
 class Full(Exception):
     """The queue has no place left."""
@@ -54,12 +57,17 @@ class Job:
         """Tell whether somebody still waits for the result."""
         return not self._abandoned and time.monotonic() < self.deadline
 
-    def begin(self) -> bool:
-        """Tell whether to compute the job, which from now on can't be cancelled."""
-        self.waited = time.monotonic() - self._entered
+    def begin(self, expected: float = 0.0) -> bool:
+        """Tell whether to compute the job, which takes about `expected` seconds; from now on it can't be cancelled.
+
+        One that would end after its deadline isn't begun: under overload the lane would compute nothing but what comes too late. Half of a
+        job's time is always enough, because the expectation may be wrong.
+        """
+        now = time.monotonic()
+        self.waited = now - self._entered
         if not self.future.set_running_or_notify_cancel():
             return False
-        if not self.wanted():
+        if not self.wanted() or self.deadline - now < min(expected, (self.deadline - self._entered) / 2):
             self.future.set_exception(Overdue())
             return False
         return True
@@ -83,14 +91,15 @@ class Lane:
         self._compute, self._capacity, self._batch, self._on_change = compute, capacity, batch, on_change
         self._waiting: deque[Job] = deque()
         self._running = 0
-        self._mean = 0.5  # seconds for a job, of the last ones
+        self._mean = 0.0  # seconds for a job, of the last ones
+        self._expected: dict[Hashable, float] = {}  # seconds from begin to end, of the last jobs of a kind
         self._stopped = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="nplrp-lane", daemon=True)
         self._thread.start()
 
     def submit(self, payload: Any, kind: Hashable, deadline: float) -> Job:
-        """Put a job into the queue.
+        """Put a job into the queue; the time of one of kind None says nothing about others.
 
         Raises
         ------
@@ -146,28 +155,38 @@ class Lane:
     def _report(self) -> None:
         self._on_change(len(self._waiting), self._running)
 
-    def _next(self) -> list[Job]:
-        """Wait for jobs and take the first, and others of its kind; none: stop."""
+    def _next(self) -> list[Job] | None:
+        """Wait for jobs and begin the first, and others of its kind, as far as they can be done in time; None: stop."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._stopped)
             if not self._waiting:
-                return []
-            first = self._waiting[0]
-            taken = [job for job in self._waiting if job.kind == first.kind][: self._batch]
-            for job in taken:
+                return None
+            kind, taken = self._waiting[0].kind, []
+            for job in [job for job in self._waiting if job.kind == kind]:
                 self._waiting.remove(job)
+                if job.begin(_MARGIN * self._expected.get(kind, 0.0)):
+                    taken.append(job)
+                if len(taken) == self._batch:
+                    break
             self._running = len(taken)
             self._report()
             return taken
 
     def _run(self) -> None:
-        while taken := self._next():
-            # In a function of its own, so that no local of this loop holds on to the last request's arrays.
-            self._do([job for job in taken if job.begin()])
-            del taken
+        while (taken := self._next()) is not None:
+            self._do(taken)
+            del taken  # so that no local of this loop holds on to the last request's arrays
             with self._changed:
                 self._running = 0
                 self._report()
+
+    def _learn(self, kind: Hashable, count: int, took: float) -> None:
+        """Remember how long jobs take, also by kind; clients may make any number of kinds."""
+        self._mean += 0.2 * (took / count - self._mean) if self._mean else took / count
+        if kind not in self._expected and len(self._expected) >= _KINDS:
+            self._expected.clear()
+        before = self._expected.get(kind, took)
+        self._expected[kind] = before + 0.5 * (took - before)
 
     def _do(self, jobs: list[Job]) -> None:
         if not jobs:
@@ -178,7 +197,8 @@ class Lane:
         except BaseException as error:  # the thread must not end
             results = [error] * len(jobs)
         took = time.monotonic() - begun
-        self._mean += 0.2 * (took / len(jobs) - self._mean)
+        if jobs[0].kind is not None:
+            self._learn(jobs[0].kind, len(jobs), took)
         for job, result in zip(jobs, results, strict=True):
             job.took = took
             if isinstance(result, BaseException):

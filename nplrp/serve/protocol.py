@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import uuid
 from dataclasses import dataclass
@@ -64,17 +65,22 @@ class LimitedProtocol(H11Protocol):
         """Run the clock while a request's head is incomplete."""
         if self.transport.is_closing():
             return
+        self._stop_clock("idle")
         if self.conn.their_state is h11.IDLE and "head" not in self._clocks:
             self._start_clock("head", self.limits.settings.head_timeout, self._slow_head)
         super().data_received(data)
         if self.conn.their_state is not h11.IDLE:
             self._stop_clock("head")
+        if "rest" in self._clocks and self.conn.their_state is not h11.SEND_BODY:
+            self._stop_clock("rest")
+            if self.conn.their_state is h11.IDLE:  # uvicorn has forgotten that nothing is under way
+                self._start_clock("idle", self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def on_response_complete(self) -> None:
         """Give a client whose request was answered early some seconds to see that, instead of reading its body for ever."""
         super().on_response_complete()
         if self.conn.their_state is h11.SEND_BODY:
-            self._start_clock("rest", self.limits.settings.keep_alive, self.transport.abort)
+            self._start_clock("rest", self.limits.settings.keep_alive, functools.partial(self._slow_rest, self.cycle))
         else:
             self._stop_clock("rest")
 
@@ -95,6 +101,10 @@ class LimitedProtocol(H11Protocol):
     def _slow_head(self) -> None:
         if not self.transport.is_closing():
             self._answer(Problem("slow_request", f"no request within {self.limits.settings.head_timeout:g} seconds (--head-timeout)"))
+
+    def _slow_rest(self, cycle: Any) -> None:
+        if self.cycle is cycle:  # no other request has begun in the meantime
+            self.transport.abort()
 
     def _slow_reader(self) -> None:
         self.limits.metrics.rejected.labels("slow_reader").inc()

@@ -372,6 +372,21 @@ def test_a_full_queue(model):
         assert [each.result(60).status_code for each in futures] == [200, 200, 200]
 
 
+def test_who_would_wait_beyond_the_deadline_is_told_so_before_anything_is_read(model):
+    with local(model, deadline=1000, batch=1) as server:
+        server.service.lane._mean = 300.0
+        with held(server) as busy:
+            futures = [later(server)]
+            until(busy.is_set)
+            futures += [later(server) for _ in range(2)]
+            until(lambda: server.service.lane.depth == 2)
+            answer = server.explain(b"no image at all")
+            assert "--deadline" in refused(answer, "queue_full")
+            assert answer.headers["retry-after"] == "900"
+        assert [each.result(60).status_code for each in futures] == [200, 200, 200]
+        assert server.service.lane.estimate() == 0
+
+
 def test_a_request_past_its_deadline_is_answered_and_never_computed(model):
     with local(model, deadline=0.5, batch=1) as server:
         computed = []

@@ -2,6 +2,7 @@
 
 import base64
 import functools
+import http.client
 import io
 import itertools
 import json
@@ -200,6 +201,34 @@ def test_clients_that_disconnect_dont_read_or_send_too_much(server):
                 endless.sendall(b"x" * 1000)
                 time.sleep(0.02)
     assert server.explain(content).status_code == 200
+
+
+def test_a_connection_outlives_a_request_that_was_answered_before_its_body_came(server):
+    """The rest of the body is read and dropped; then the next request has all its time, and silence ends the connection."""
+    early = b"POST /v1/models/none:explain HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 300000\r\n\r\n"
+    with server.connect() as connection:
+        for _ in range(2):
+            connection.sendall(early)
+            assert _one_answer(connection) == 404
+            connection.sendall(bytes(300_000))
+            time.sleep(0.7)
+            connection.sendall(b"GET /v2 HTTP/1.1\r\n")
+            time.sleep(0.6)  # now more than --keep-alive after the answer
+            connection.sendall(b"Host: x\r\n\r\n")
+            assert _one_answer(connection) == 200
+        connection.sendall(early)
+        assert _one_answer(connection) == 404
+        connection.sendall(bytes(300_000))
+        begun = time.monotonic()
+        assert received(connection) == b""
+        assert time.monotonic() - begun < PATIENCE / 4
+
+
+def _one_answer(connection):
+    answer = http.client.HTTPResponse(connection)
+    answer.begin()
+    answer.read()
+    return answer.status
 
 
 def _post(client, content, kind="image/png"):

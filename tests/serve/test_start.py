@@ -184,7 +184,7 @@ def test_the_lane_refuses_forgets_and_survives():
     overdue = lane.submit("late", 2, time.monotonic() - 1)
     dropped = lane.submit("dropped", 3, later)
     bad, last = lane.submit("bad", 4, later), lane.submit("exit", 5, later)
-    assert lane.full and lane.estimate() > 0
+    assert lane.full
     with pytest.raises(Full):
         lane.submit("more", 6, later)
     dropped.abandon()
@@ -203,6 +203,46 @@ def test_the_lane_refuses_forgets_and_survives():
     assert depths[0] == (1, 0) and depths[-1] == (0, 0) and max(depths)[0] == 4
     with pytest.raises(Full):
         lane.submit("after", 8, later)
+
+
+def test_what_cant_be_done_in_time_isnt_begun():
+    """Under overload the first in the queue are those with the least time left."""
+    go, seen = threading.Event(), []
+
+    def compute(jobs):
+        go.wait(30)
+        seen.append([job.payload for job in jobs])
+        return [None] * len(jobs)
+
+    lane = lane_of(compute, batch=2)
+    lane._learn("slow", 1, 100.0)
+    now = time.monotonic()
+    blocker = lane.submit("first", "x", float("inf"))
+    jobs = {i: lane.submit(i, kind, now + 50) for i, kind in enumerate(["slow", "slow", "slow", "fast", "slow"])}
+    for i in (0, 2, 3):
+        jobs[i]._entered = now - 60
+    go.set()
+    for i in (0, 2):
+        with pytest.raises(Overdue):
+            jobs[i].future.result(30)
+    for job in (blocker, jobs[1], jobs[3], jobs[4]):
+        assert job.future.result(30) is None
+    assert seen == [["first"], [1, 4], [3]]  # with half of its time left a job is begun, whatever is expected
+    assert lane.stop(30)
+
+
+def test_the_lane_learns_how_long_kinds_take():
+    lane = lane_of(lambda jobs: [None] * len(jobs), batch=4)
+    assert lane.estimate() == 0
+    for _ in range(50):
+        lane._learn("slow", 4, 8.0)
+    assert lane._mean == pytest.approx(2.0) and lane._expected["slow"] == pytest.approx(8.0)
+    for i in range(10_000):
+        lane._learn(i, 1, 1.0)
+    assert len(lane._expected) <= 100
+    assert lane.submit(None, None, float("inf")).future.result(30) is None
+    assert lane._mean == pytest.approx(1.0)  # the start's own work doesn't count
+    assert lane.stop(30)
 
 
 def test_the_lane_keeps_no_result():
