@@ -14,13 +14,14 @@ import growth
 import memory
 import precision
 import roofline
+import serving
 import speed
 from coordinator import HERE, Setup, WorkerError
 from networks import describe, write_vgg16
 from report import machine, write_results
 
 CASES = {"speed": speed, "growth": growth, "roofline": roofline, "precision": precision, "first_use": first_use, "memory": memory}
-CASES["accuracy"] = accuracy
+CASES |= {"accuracy": accuracy, "serving": serving}
 
 
 def main():
