@@ -1,5 +1,6 @@
 """Rules of the house that no linter knows."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -43,15 +44,15 @@ def test_commands_import_what_they_need(code, needless):
     assert not loaded_modules(code) & needless
 
 
-def test_every_public_name_exists():
-    import nplrp
-
-    for name in nplrp.__all__:
-        assert getattr(nplrp, name) is not None
-    modules = {path.stem for path in (ROOT / "nplrp").iterdir()}
-    assert not modules & set(nplrp.__all__), "a module of the same name would hide the public one once it is imported"
+@pytest.mark.parametrize("package", ["nplrp", "nplrp.golden"])
+def test_every_public_name_exists(package):
+    package = importlib.import_module(package)
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+    modules = {path.stem for path in Path(package.__file__).parent.iterdir()}
+    assert not modules & set(package.__all__), "a module of the same name would hide the public one once it is imported"
     with pytest.raises(AttributeError, match="no attribute 'explane'"):
-        nplrp.explane  # noqa: B018
+        package.explane  # noqa: B018
 
 
 def test_no_module_level_mutable_state_in_the_engine():

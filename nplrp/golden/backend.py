@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nplrp.golden.candidate import Candidate, read_candidate
 from nplrp.golden.errors import GoldenError
-from nplrp.golden.export import export
+from nplrp.golden.exporting import export
 from nplrp.golden.values import Golden
 from nplrp.model import Model
 

@@ -146,7 +146,7 @@ def run_verify(arguments: argparse.Namespace) -> int:
 
 def run_export(arguments: argparse.Namespace) -> None:
     """Write the arrays for other languages."""
-    from nplrp.golden.export import export
+    from nplrp.golden.exporting import export
     from nplrp.golden.file import SUFFIX, read
 
     golden = read(arguments.golden)
@@ -203,7 +203,7 @@ def run_check(arguments: argparse.Namespace) -> int:
 
 def run_audit(arguments: argparse.Namespace) -> int:
     """Say how much a golden file could let through."""
-    from nplrp.golden.audit import audit
+    from nplrp.golden.auditing import audit
     from nplrp.golden.file import read
 
     golden = read(arguments.golden)
