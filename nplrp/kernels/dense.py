@@ -185,23 +185,37 @@ def _dot_lanes(typing, s, s_from, w, w_from, pos, neg, n, lanes):
     return types.void(s, whole, w, whole, dtype, dtype, whole, lanes), emit
 
 
+@intrinsic
+def _sum_lanes(typing, lanes):
+    """Return lane l + lane l + L/2, then l + L/4, ..., of `lanes` [L]."""
+    dtype = lanes.dtype
+
+    def emit(context, builder, signature, args):
+        asm = Assembler(context, builder, signature, args, dtype, lanes_of(dtype))
+        start = asm.array(0, 0)
+        sums = [asm.load(asm.step(start, offset)) for offset in range(0, _LANE_BYTES // asm.bytes, asm.lanes)]
+        while len(sums) > 1:
+            half = len(sums) // 2
+            sums = [asm.add(x, y) for x, y in zip(sums[:half], sums[half:], strict=True)]
+        total, width = sums[0], asm.lanes
+        while width > 1:
+            width //= 2
+            lower = [n % width for n in range(asm.lanes)]
+            total = asm.add(total, asm.shuffle(total, total, [n + width for n in lower]))
+        return builder.extract_element(total, ir.Constant(ir.IntType(32), 0))
+
+    return dtype(lanes), emit
+
+
 @kernel
 def _dot(s, s_from, w, w_from, pos, neg, n, lanes):
     """Return the sum of s[s_from + o] * w'[w_from + o] over o < n in the order of this file's head."""
-    width = lanes.size
-    full = n // width * width
-    for lane in range(width):
-        lanes[lane] = 0
+    full = n // lanes.size * lanes.size
     _dot_lanes(s, s_from, w, w_from, pos, neg, full, lanes)
     for lane in range(n - full):
         v = w[w_from + full + lane]
         lanes[lane] = fma(s[s_from + full + lane], (pos if v > 0 else neg) * v, lanes[lane])
-    while width > 1:
-        width //= 2
-        upper = lanes[width:]
-        for lane in range(width):
-            lanes[lane] += upper[lane]
-    return lanes[0]
+    return _sum_lanes(lanes)
 
 
 @shared_kernel
