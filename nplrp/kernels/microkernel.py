@@ -30,12 +30,14 @@ PANEL_32, PANEL_64 = VECTORS * VECTOR_BITS // 32, VECTORS * VECTOR_BITS // 64
 _UNROLL = 4
 
 
-def make_microkernel(rows, vectors=VECTORS, lanes=None):
+def make_microkernel(rows, vectors=VECTORS, lanes=None, panel=None):
     """Return an intrinsic for `rows` pixels and `vectors * lanes` columns; nothing is emitted for more rows than fit.
 
     Parameters
     ----------
     rows, vectors : int
+    panel : int, optional
+        Vectors of columns in a panel of B, of which the first are used. Default: `vectors`.
     lanes : int, optional
         Default: the vector width of the target. `lanes=1` is the scalar twin, with the same bits.
     """
@@ -49,7 +51,7 @@ def make_microkernel(rows, vectors=VECTORS, lanes=None):
         def emit(context, builder, signature, args):
             if rows <= MAX_ROWS:
                 asm = Assembler(context, builder, signature, args, dtype, lanes or lanes_of(dtype))
-                _emit(asm, args, rows, vectors)
+                _emit(asm, args, rows, vectors, (panel or vectors) * asm.lanes)
             return context.get_dummy_value()
 
         return signature, emit
@@ -57,12 +59,12 @@ def make_microkernel(rows, vectors=VECTORS, lanes=None):
     return microkernel
 
 
-def _emit(asm, args, rows, vectors):
+def _emit(asm, args, rows, vectors, panel):
     _, a_from, _, first, last, depth, _, b_from, _, c_from = args
     builder, index = asm.builder, ir.IntType(64)
     cells = [(m, v) for m in range(rows) for v in range(vectors)]
     a, table, b, c = asm.array(0, a_from), asm.array(2, 0, index), asm.array(6, b_from), asm.array(8, c_from)
-    before, panel = builder.block, vectors * asm.lanes
+    before = builder.block
     places = {(m, v): asm.step(c, m * SLAB + v * asm.lanes) for m, v in cells}
     names = ("blocks", "depth", "next", "done", "add", "store")
     over_blocks, over_depth, next_block, done, add, store = (builder.function.append_basic_block(n) for n in names)
@@ -125,6 +127,8 @@ def _emit(asm, args, rows, vectors):
 
 _rows_2, _rows_4, _rows_6, _rows_8 = (make_microkernel(n) for n in (2, 4, 6, 8))
 _rows_10, _rows_12, _rows_14 = (make_microkernel(n) for n in (10, 12, 14))
+# Few columns and many pixels, as of a transpose to an image: half a panel, in the two sizes that a long row falls into.
+_half_most, _half_less = (make_microkernel(n, VECTORS // 2, panel=VECTORS) for n in (MAX_ROWS, MAX_ROWS - ROW_STEP))
 
 
 @kernel
@@ -135,7 +139,7 @@ def multiply(rows, columns, a, a_from, offsets, first, last, depth, b, b_from, b
     ----------
     rows, columns : int
     a, b, c : ndarray, flat
-        C has 32 columns; columns that fill up the last panel are written too.
+        C has 32 columns; columns that fill up the last half panel, or panel, are written too.
     a_from, b_from, c_from : int
         Where the block starts in each of them; `b_from` is where the first panel starts.
     offsets : ndarray of int64
@@ -153,11 +157,16 @@ def multiply(rows, columns, a, a_from, offsets, first, last, depth, b, b_from, b
     pairs = rows // ROW_STEP
     for n in range((columns + panel - 1) // panel):
         bn, cn = b_from + n * b_panel, c_from + n * panel
+        half = columns - n * panel <= panel // 2
         for i in range(calls):
             m = pairs * i // calls * ROW_STEP
             count = pairs * (i + 1) // calls * ROW_STEP - m
             am, cm = a_from + m * BLOCK, cn + m * SLAB
-            if count == 6:
+            if half and count == MAX_ROWS:
+                _half_most(a, am, offsets, first, last, depth, b, bn, c, cm)
+            elif half and count == MAX_ROWS - ROW_STEP:
+                _half_less(a, am, offsets, first, last, depth, b, bn, c, cm)
+            elif count == 6:
                 _rows_6(a, am, offsets, first, last, depth, b, bn, c, cm)
             elif count == 4:
                 _rows_4(a, am, offsets, first, last, depth, b, bn, c, cm)
