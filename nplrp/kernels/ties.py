@@ -47,7 +47,8 @@ def tie_labels(x, layers, nt=1):
         positions = np.arange(geometry[p, 1] * geometry[p, 2], dtype=np.int32)
         labels.append(np.tile(positions, (len(x), *grids[p + 1], 1)))
     found = np.zeros((len(pools), len(x)), np.bool_)
-    in_threads(_label_some, max(1, min(nt, found.size)), planes, geometry, grids, covered, pools, labels, found)
+    # a thread has to be worth starting: one image takes a millisecond
+    in_threads(_label_some, max(1, min(nt, len(x))), planes, geometry, grids, covered, pools, labels, found)
     return [each if any_found else None for each, any_found in zip(labels, found.any(1), strict=True)]
 
 
