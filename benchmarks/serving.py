@@ -225,13 +225,14 @@ def _many(setup, pictures, threads):
     bodies = _with_digests(pictures, weights, setup.folder, threads)
     with serving(weights, threads) as server:
         found = {"network": f"VGG16's convolutions on {SIDE} x {SIDE} x 3, global average, 10 outputs", "clients": 4}
-        server.ask(bodies, 4, requests=100)
-        before, counted = server.memory(), server.counted()
-        came = server.ask(bodies, 4, requests=count)
-        after = server.memory()
-        found |= {**_summary(came["answers"]), "rate": _rate(came["answers"]), "before": before, "after": after}
-        found["growth_mb"] = after["private"] - before["private"]
-        found["lost"] = _lost(came["answers"], server.counted() - counted)
+        server.ask(bodies, 4, requests=count // 4)
+        memory, counted, answers = [server.memory()], server.counted(), []
+        for _ in range(4):
+            answers += server.ask(bodies, 4, requests=count // 4)["answers"]
+            memory.append(server.memory())
+        found |= {**_summary(answers), "rate": _rate(answers), "memory_each_quarter": memory}
+        found["growth_mb"] = memory[-1]["private"] - memory[0]["private"]
+        found["lost"] = _lost(answers, server.counted() - counted)
     print(
         f"\n{count} requests to {found['network']}: {found['rate']:.1f} a second, {found['growth_mb']:+.1f} MB of private memory",
         flush=True,

@@ -8,7 +8,9 @@ import hashlib
 import importlib.metadata
 import io
 import json
+import math
 import platform
+import time
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -69,8 +71,14 @@ def digest(array: np.ndarray) -> str:
     return hashlib.sha256(_bytes(array)).hexdigest()
 
 
-def as_json(model: Model, name: str, result: Result, inputs: Inputs, verb: str) -> bytes:
-    """Return the whole answer as JSON."""
+def as_json(model: Model, name: str, result: Result, inputs: Inputs, verb: str, deadline: float = math.inf) -> bytes:
+    """Return the whole answer as JSON, as long as `time.monotonic` isn't past the deadline.
+
+    Raises
+    ------
+    Problem
+        deadline.
+    """
     content: dict[str, Any] = {
         "model_name": name,
         "model_version": model.content_hash[:12],
@@ -82,7 +90,12 @@ def as_json(model: Model, name: str, result: Result, inputs: Inputs, verb: str) 
     if verb == "explain":
         content["explanations"] = [_explanation(each, i, inputs) for i, instance in enumerate(result) for each in instance.maps]
     content["provenance"] = _provenance(model, result, inputs.wanted)
-    return b"".join(_chunks(content))
+    written = []
+    for chunk in _chunks(content):
+        if time.monotonic() > deadline:
+            raise Problem("deadline", "there was no time left to write the answer")
+        written.append(chunk)
+    return b"".join(written)
 
 
 def as_npy(result: Result, inputs: Inputs) -> bytes:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,8 @@ class Service:
         self.failure: Exception | None = None
         self.accepted: set[asyncio.Task[Any]] = set()  # requests that must be answered before the server may stop
         self._over = False
-        self._buffered = 0
+        self._buffered = self._held = 0  # bytes of bodies; of answers, estimated
+        self.at_work: set[int] = set()  # threads of the pool
         self._sample: bytes | None = None
 
     # Life
@@ -130,6 +132,11 @@ class Service:
         self.state = "draining"
         self.metrics.ready.set(0)
 
+    @property
+    def busy(self) -> bool:
+        """Whether requests have to be answered, or clients are taking large answers."""
+        return bool(self.accepted) or self._held > 0
+
     def stop_waiting(self) -> None:
         """Answer with 503 what hasn't been answered yet."""
         self._over = True
@@ -166,22 +173,37 @@ class Service:
     async def _work(self, request: Request, verb: str, kind: str, deadline: float) -> Response:
         record: Record = request.scope["record"]
         body, size = await self._read(request)
+        held = ExitStack()
         try:
-            inputs = await self._aside(read_inputs, body, self.model, self.settings, verb)
+            inputs = await self._aside(read_inputs, body, self.model, self.settings, verb, deadline)
             del body
             if verb == "explain":
                 answers.check_picture(inputs.wanted, len(inputs.x) * inputs.wanted.maps(), self.model, kind)
+                self._hold(inputs.size, held)
             record.facts["instances"] = len(inputs.x)
             result = await self._computed(request, verb, inputs, deadline)
+            if kind == answers.JSON:
+                content = await self._aside(answers.as_json, self.model, self.name, result, inputs, verb, deadline)
+            elif kind == answers.PNG:
+                content = await self._aside(answers.as_png, result, inputs)
+            else:
+                content = await self._aside(answers.as_npy, result, inputs)
+            return Pieces(content, kind, held.pop_all())
         finally:
             self._buffered -= size
-        if kind == answers.JSON:
-            content = await self._aside(answers.as_json, self.model, self.name, result, inputs, verb)
-        elif kind == answers.PNG:
-            content = await self._aside(answers.as_png, result, inputs)
-        else:
-            content = await self._aside(answers.as_npy, result, inputs)
-        return Pieces(content, kind)
+            held.close()
+
+    def _hold(self, size: int, held: ExitStack) -> None:
+        """Count an answer's bytes until it has been sent; one is always let through."""
+        if self._held and self._held + size > self.settings.max_answers:
+            wait = self.lane.estimate()
+            raise try_again("queue_full", "the answers to other requests take all the memory there is for them (--max-answers)", wait)
+        self._held += size
+
+        def release() -> None:
+            self._held -= size
+
+        held.callback(release)
 
     def _check_open(self, request: Request) -> None:
         """Refuse a request before its body is read."""
@@ -216,7 +238,7 @@ class Service:
                 if counted > limit:
                     raise too_long
                 if self._buffered > most:
-                    raise try_again("queue_full", "the bodies of other requests take all the memory there is for them", 1)
+                    raise try_again("queue_full", "the bodies of other requests take all the memory there is for them (--max-buffered)", 1)
                 yield chunk
 
         try:
@@ -240,7 +262,15 @@ class Service:
 
     async def _aside(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run a function in the pool."""
-        return await asyncio.get_running_loop().run_in_executor(self.pool, function, *arguments)
+
+        def run() -> Any:
+            self.at_work.add(threading.get_ident())
+            try:
+                return function(*arguments)
+            finally:
+                self.at_work.discard(threading.get_ident())
+
+        return await asyncio.get_running_loop().run_in_executor(self.pool, run)
 
     async def _computed(self, request: Request, verb: str, inputs: Inputs, deadline: float) -> Result:
         """Have the lane compute, as long as the client is there and the server may wait."""
@@ -306,16 +336,18 @@ class Service:
 class Pieces(Response):
     """A response that is sent piece by piece, so that a client that doesn't read holds up no more than one piece."""
 
-    def __init__(self, content: bytes, media_type: str) -> None:
+    def __init__(self, content: bytes, media_type: str, held: ExitStack) -> None:
         super().__init__(content, media_type=media_type)
+        self._held = held  # closed when it has been sent, or never will be
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        view = memoryview(self.body)
-        for start in range(0, max(len(view), 1), _PIECE):
-            piece = bytes(view[start : start + _PIECE])
-            await send({"type": "http.response.body", "body": piece, "more_body": start + _PIECE < len(view)})
+        with self._held:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            view = memoryview(self.body)
+            for start in range(0, max(len(view), 1), _PIECE):
+                piece = bytes(view[start : start + _PIECE])
+                await send({"type": "http.response.body", "body": piece, "more_body": start + _PIECE < len(view)})
 
 
 def make_app(service: Service) -> ASGIApp:
@@ -324,7 +356,9 @@ def make_app(service: Service) -> ASGIApp:
 
     async def page(request: Request) -> Response:
         file = _PAGE / (request.url.path[1:] or "index.html")
-        return Response(await s._aside(file.read_bytes), media_type=_TYPES[Path(file.name).suffix], headers={"Cache-Control": "no-cache"})
+        return Response(
+            await asyncio.to_thread(file.read_bytes), media_type=_TYPES[Path(file.name).suffix], headers={"Cache-Control": "no-cache"}
+        )
 
     async def sample(_: Request) -> Response:
         return Response(await s.sample_png(), media_type="image/png", headers={"Cache-Control": "max-age=3600"})
@@ -373,7 +407,7 @@ def make_app(service: Service) -> ASGIApp:
         return JSONResponse(s.info())
 
     async def numbers(_: Request) -> Response:
-        return Response(await s._aside(s.metrics.text), media_type=metrics.CONTENT_TYPE)
+        return Response(await asyncio.to_thread(s.metrics.text), media_type=metrics.CONTENT_TYPE)
 
     async def description(_: Request) -> Response:
         return JSONResponse(openapi(s.name, s.model, s.settings))

@@ -7,7 +7,10 @@ import binascii
 import io
 import itertools
 import json
+import math
+import re
 import sys
+import time
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +30,12 @@ JSON, MULTIPART = "application/json", "multipart/form-data"
 IMAGES = ("image/jpeg", "image/png")
 #: Pillow's decoders; nothing else is tried.
 FORMATS = ("JPEG", "PNG")
+#: The next marker of a JPEG that begins a segment with a length, or ends the image; none occurs within compressed numbers. Reserved ones
+#: aren't among them: libjpeg passes over those within numbers, so that a length behind one could hide what follows.
+_MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")
+_END, _SCAN = b"\xd9", b"\xda"
+#: Segments of a suspicious JPEG that are looked at; files have some dozens.
+_SEGMENTS = 5000
 
 
 @dataclass(frozen=True)
@@ -62,11 +71,14 @@ class Inputs:
         As `nplrp.explain` takes it.
     pixels : list of (ndarray [H, W, C] or None)
         The images at the model's size, 0 to 255; None for a tensor.
+    size : int
+        About how many bytes the answer's maps will take.
     """
 
     wanted: Wanted
     x: np.ndarray
     pixels: list[np.ndarray | None]
+    size: int = 0
 
 
 def body_kind(headers: Headers) -> str:
@@ -131,8 +143,8 @@ class _InMemory(MultiPartParser):
             file.close()
 
 
-def read_inputs(body: Body, model: Model, settings: Settings, verb: str) -> Inputs:
-    """Decode a body and its images.
+def read_inputs(body: Body, model: Model, settings: Settings, verb: str, deadline: float = math.inf) -> Inputs:
+    """Decode a body and its images, as long as `time.monotonic` isn't past the deadline.
 
     Raises
     ------
@@ -145,19 +157,20 @@ def read_inputs(body: Body, model: Model, settings: Settings, verb: str) -> Inpu
     if not 1 <= len(instances) <= settings.max_instances:
         raise Problem("bad_instances", f"there are {len(instances)} instances; expected 1 to {settings.max_instances}")
     wanted = read_parameters(parameters, body.texts, model, settings, verb)
-    if verb == "explain":
-        _check_amount(wanted, len(instances), model, settings)
+    size = _check_amount(wanted, len(instances), model, settings) if verb == "explain" else 0
     x = np.empty((len(instances), *model.input_shape), np.float32)
     pixels: list[np.ndarray | None] = []
     for i, instance in enumerate(instances):
         where = f"instance {i}"
+        if time.monotonic() > deadline:
+            raise Problem("deadline", f"there was no time left to decode {where}")
         if isinstance(instance, _Encoded):
             pixels.append(_decoded(instance.data, model, wanted, settings, where))
             x[i] = normalize(pixels[i][None], model.preprocessing.mode)[0]  # type: ignore[index]
         else:
             pixels.append(None)
             x[i] = _tensor(instance, model, where)
-    return Inputs(wanted, x, pixels)
+    return Inputs(wanted, x, pixels, size)
 
 
 @dataclass(frozen=True)
@@ -215,11 +228,32 @@ def _from_base64(instance: Mapping[str, Any], i: int) -> bytes:
 
 def _decoded(data: bytes, model: Model, wanted: Wanted, settings: Settings, where: str) -> np.ndarray:
     """Return an image file at the model's size [H, W, C], 0 to 255."""
+    if data.startswith(b"\xff\xd8") and has_many_scans(data, settings.max_scans):
+        raise Problem("bad_image", f"{where}: has more than {settings.max_scans} scans (--max-scans): save it as a baseline JPEG")
     try:
         image = open_image(io.BytesIO(data), formats=FORMATS, max_pixels=settings.max_pixels, where=where)
         return load_pixels(image, model, resample=wanted.resample, crop=wanted.crop, max_pixels=settings.max_pixels)[0]
     except NplrpError as error:
         raise problem_of(error) from None
+
+
+def has_many_scans(data: bytes, most: int) -> bool:
+    """Tell whether a JPEG has more than `most` scans, or thousands of segments among which they may be.
+
+    Each scan is a pass over the whole image, and ten bytes are enough for one.
+    """
+    if data.count(b"\xff" + _SCAN) <= most:  # also those in previews and profiles
+        return False
+    count, place = 0, 2
+    for _ in range(_SEGMENTS):
+        found = _MARKER.search(data, place)
+        if found is None or found[1] == _END:
+            return False
+        count += found[1] == _SCAN
+        if count > most:
+            return True
+        place = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+    return True
 
 
 def _tensor(instance: Any, model: Model, where: str) -> np.ndarray:
@@ -247,8 +281,8 @@ def _tensor(instance: Any, model: Model, where: str) -> np.ndarray:
     return x
 
 
-def _check_amount(wanted: Wanted, instances: int, model: Model, settings: Settings) -> None:
-    """Refuse what would take too long or too much memory, before it is computed."""
+def _check_amount(wanted: Wanted, instances: int, model: Model, settings: Settings) -> int:
+    """Refuse what would take too long or too much memory, before it is computed; return the answer's bytes."""
     if isinstance(wanted.target, tuple) and len(wanted.target) != instances:
         raise Problem("bad_target", f"there are {len(wanted.target)} targets for {instances} instances; give one, or one for each")
     maps = instances * wanted.maps()
@@ -263,6 +297,7 @@ def _check_amount(wanted: Wanted, instances: int, model: Model, settings: Settin
             f"the answer would take about {size / 1e6:.0f} MB, the limit is {settings.max_response / 1e6:.0f} MB: ask for fewer layers, "
             "images or targets, or for encoding b64",
         )
+    return size
 
 
 def _bytes_of_a_map(wanted: Wanted, model: Model) -> int:

@@ -33,7 +33,6 @@ class Metrics:
         self._registry = CollectorRegistry()
         self.requests = self._counter("nplrp_requests", "Requests, by route and status", "route", "status")
         self.rejected = self._counter("nplrp_rejected", "Requests that were refused, by the code of the answer", "reason")
-        self.batches = self._counter("nplrp_computed", "Computed requests, by verb", "verb")
         self.latency = self._histogram("nplrp_request_seconds", "Seconds from a request's arrival to the end of its answer", "route")
         self.waiting = self._histogram("nplrp_queue_seconds", "Seconds that a request waited to be computed")
         self.compute = self._histogram("nplrp_compute_seconds", "Seconds that a request was computed", "verb")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import logging
 import os
 import signal
@@ -24,6 +25,8 @@ from nplrp.serve.settings import Settings
 
 #: Exit codes: stopped in order; the start failed for good.
 OK, FAILED = 0, 3
+#: Of glibc's malloc.h.
+_M_MMAP_THRESHOLD = -3
 
 log = logging.getLogger("nplrp.serve")
 
@@ -50,6 +53,7 @@ def serve(
         A file descriptor that becomes readable when the parent process has died.
     """
     set_up_logs()
+    _return_memory()
     service = Service(model, settings, sample)
     config = uvicorn.Config(
         make_app(service),
@@ -70,11 +74,17 @@ def serve(
     logging.shutdown()
     if service.failure is not None:
         return FAILED
-    if service.lane.alive:  # it computes something that nobody waits for: Python would not survive being torn down around it
+    if service.lane.alive or service.at_work:  # a thread works on what nobody waits for: Python would wait for it, or crash
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(OK)
     return OK
+
+
+def _return_memory() -> None:
+    """Have glibc give blocks of 4 MiB and more back when they are freed; by and by it would come to keep those of up to 32 MiB."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 4 << 20)
 
 
 def set_up_logs() -> None:
@@ -136,9 +146,10 @@ class _Server(uvicorn.Server):
         service = self._service
         if service.state == "failed":
             self.should_exit = True
-        if self._stop_by and (not service.accepted or time.monotonic() > self._stop_by):
-            if service.accepted:
-                log.warning("%d requests weren't done within --drain %g seconds", len(service.accepted), service.settings.drain)
+        if self._stop_by and (not service.busy or time.monotonic() > self._stop_by):
+            if service.busy:
+                late, drain = len(service.accepted), service.settings.drain
+                log.warning("%d requests weren't computed, or answers weren't taken, within --drain %g seconds", late, drain)
                 service.stop_waiting()
             self.should_exit = True
         return await super().on_tick(counter)

@@ -73,9 +73,13 @@ class Settings:
     max_body: int = _flag(10 << 20, parse_size, "bytes of a request's body; more is 413", 1)
     max_buffered: int = _flag(256 << 20, parse_size, "bytes of all bodies that one process holds at once; more is 429", 1)
     max_pixels: int = _flag(25_000_000, int, "pixels of an image, by its header", 1, _PILLOW)
+    max_scans: int = _flag(100, int, "passes over the image in a progressive JPEG, usually 10; even an empty one takes time", 1)
     max_instances: int = _flag(16, int, "images of one request", 1)
     max_maps: int = _flag(32, int, "relevance maps of one request: images times targets", 1)
     max_response: int = _flag(256 << 20, parse_size, "bytes of a response, estimated before anything is computed", 1)
+    max_answers: int = _flag(
+        512 << 20, parse_size, "bytes of answers, by the same estimate, that one process computes or sends at once; more get 429", 1
+    )
     max_prepared: int = _flag(1 << 30, parse_size, "bytes of weights prepared for rules that one process keeps", 0)
     max_connections: int = _flag(256, int, "connections of one process; more get 503", 1)
     max_head: int = _flag(16 << 10, parse_size, "bytes of a request's line and headers", 256)

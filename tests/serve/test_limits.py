@@ -2,21 +2,25 @@
 
 import asyncio
 import base64
+import dataclasses
 import io
 import json
+import re
 import struct
 import threading
 import time
 import zlib
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from nplrp.serve import answers, bodies
+from nplrp.serve.app import Pieces
 from nplrp.serve.problems import CODES, Problem, ServeError, problem_of
-from nplrp.serve.settings import Settings
+from nplrp.serve.settings import Settings, flag_name
 from tests.serve.servers import Local, local, picture
 
 PATH = "/v1/models/m:explain"
@@ -252,6 +256,87 @@ def test_pixels_are_counted_by_the_header_before_anything_is_decoded(server):
     assert time.monotonic() - begun < 5
 
 
+def test_the_limit_of_pixels_can_be_set(model):
+    with local(model, max_pixels=2000) as server:
+        assert server.explain(picture(height=40, width=50)).status_code == 200
+        assert "megapixels" in refused(server.explain(picture(height=41, width=50)), "bad_image")
+
+
+def jpeg(**options):
+    """A JPEG of 48 x 64 pixels."""
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)).save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+def with_scans(content, n, between=b""):
+    """Repeat a JPEG's last scan without its numbers: ten bytes are a pass over the whole image."""
+    start = content.rindex(b"\xff\xda")
+    return content[:-2] + between + content[start : start + 2 + content[start + 3]] * n + b"\xff\xd9"
+
+
+def segment(marker, data):
+    return b"\xff" + marker + struct.pack(">H", len(data) + 2) + data
+
+
+def exif_with_a_thumbnail(thumbnail):
+    """The APP1 that cameras write: its second directory has the offset and the length of a JPEG."""
+    tiff = b"MM\0*" + struct.pack(">IHI", 8, 0, 14)
+    entries = struct.pack(">HHHIIHHIII", 2, 0x201, 4, 1, 44, 0x202, 4, 1, len(thumbnail), 0)
+    return segment(b"\xe1", b"Exif\0\0" + tiff + entries + thumbnail)
+
+
+def test_scans_of_a_jpeg(model):
+    progressive = jpeg(progressive=True)
+    assert progressive.count(b"\xff\xda") == 10
+    with local(model, max_scans=12) as server:
+        for content in (jpeg(), progressive, with_scans(progressive, 2)):
+            assert server.explain(content).status_code == 200
+        for content in (with_scans(progressive, 3), with_scans(jpeg(), 12), with_scans(progressive, 500_000)):
+            begun = time.monotonic()
+            assert "--max-scans" in refused(server.explain([b64(content)]), "bad_image")
+            assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(jpeg(progressive=True), id="progressive"),
+        pytest.param(jpeg(progressive=True, restart_marker_blocks=1), id="restart markers"),
+        pytest.param(jpeg().replace(b"\xff\xda", b"\xff\xff\xff\xda"), id="fill bytes"),
+        pytest.param(jpeg(progressive=True, icc_profile=b"\xff\xda\0\2" * 40_000), id="a profile"),
+        pytest.param(jpeg(comment=b"\xff\xda" * 300), id="a comment"),
+        pytest.param(jpeg()[:2] + exif_with_a_thumbnail(with_scans(jpeg(progressive=True), 30)) + jpeg()[2:], id="a thumbnail"),
+        pytest.param(jpeg() + jpeg(progressive=True) * 30, id="previews behind its end"),
+    ],
+)
+def test_scans_that_are_none_of_the_images(content):
+    """What looks like scans, but isn't the image's own, is no reason to refuse it; Pillow agrees that it is a good image."""
+    assert np.asarray(Image.open(io.BytesIO(content))).shape == (48, 64, 3)
+    assert not bodies.has_many_scans(content, 10)
+    count = 0
+    while bodies.has_many_scans(content, count):
+        count += 1
+    assert count == (10 if Image.open(io.BytesIO(content)).info.get("progressive") else 1)
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        pytest.param(b"\xff" * 20, id="fill bytes"),
+        pytest.param(b"\xff\x02\xff\xff", id="a reserved marker"),
+        pytest.param(b"\xff\x01\xff\xff", id="a marker without a length"),
+        pytest.param(b"\xff\xd0\xff\xff", id="a restart marker"),
+        pytest.param(b"\xff\0\xff\xff", id="numbers"),
+        pytest.param(segment(b"\xfe", b""), id="an empty comment"),
+        pytest.param(b"\xff\xfe\0\0", id="a comment of an impossible length"),
+        pytest.param(segment(b"\xfe", b"x") * 6000, id="thousands of segments"),
+    ],
+)
+def test_scans_cant_be_hidden(between):
+    assert bodies.has_many_scans(with_scans(jpeg(), 200, between), 100)
+
+
 def test_unknown_paths_models_and_methods(server):
     for path in ("/nope", "/v1/models/", "/v1", "/v2/models/m/infer", "/../etc/passwd", "/page/../settings.py"):
         refused(server.get(path), "not_found")
@@ -338,7 +423,7 @@ def test_too_many_bodies_at_once(model):
             first = [later(server) for _ in range(2)]
             until(busy.is_set)
             until(lambda: server.service._buffered > 12_000)
-            refused(server.explain(picture(height=60, width=60)), "queue_full")
+            assert "--max-buffered" in refused(server.explain(picture(height=60, width=60)), "queue_full")
         for each in first:
             assert each.result(60).status_code == 200
         assert server.service._buffered == 0
@@ -356,6 +441,70 @@ def test_too_many_instances_maps_and_bytes(model):
             server.explain([b64(picture())], {"encoding": "list", "layers": ["input", "block1_conv1", "block1_conv2"]}), "too_large"
         )
         assert server.explain([b64(picture())], {"encoding": "list"}).status_code == 200
+
+
+SIZE = 16 * 16 * 3 * 6  # an answer's bytes by the estimate: one map, base64
+
+
+def test_too_many_answers_at_once(model):
+    with local(model, max_answers=2 * SIZE, batch=1) as server:
+        with held(server) as busy:
+            futures = [later(server)]
+            until(busy.is_set)
+            futures += [later(server)]
+            until(lambda: server.service._held == 2 * SIZE)
+            answer = server.explain(picture())
+            assert "--max-answers" in refused(answer, "queue_full")
+            assert int(answer.headers["retry-after"]) >= 1
+            prediction = asyncio.run_coroutine_threadsafe(
+                server.http.post("/v1/models/m:predict", content=picture(), headers={"content-type": "image/png"}), server.loop
+            )
+            until(lambda: server.service.lane.depth == 2)
+        assert [each.result(60).status_code for each in [*futures, prediction]] == [200, 200, 200]
+        assert server.service._held == 0
+        assert server.explain([b64(picture())] * 3).status_code == 200  # one is let through, however large
+        assert server.service._held == 0
+
+
+def test_answers_that_are_never_sent_are_let_go(model):
+    with local(model, batch=1, deadline=1.0) as server, held(server) as busy:
+        first, second = later(server), None
+        until(busy.is_set)
+        second = later(server)
+        until(lambda: server.service._held == 2 * SIZE)
+        second.cancel()  # its client has gone
+        until(lambda: server.service._held == SIZE)
+        refused(first.result(60), "deadline")
+        assert server.service._held == 0
+    with local(model) as server:
+        engine = server.service.engine
+        refused(server.explain([np.full((16, 16, 3), 3e38).tolist()]), "not_finite")
+        compute, engine.compute = engine.compute, lambda jobs: 1 / 0
+        refused(server.explain(picture()), "internal")
+        engine.compute = compute
+        inner, answers.as_json = answers.as_json, lambda *_: 1 / 0
+        try:
+            refused(server.explain(picture()), "internal")
+        finally:
+            answers.as_json = inner
+        refused(server.explain(picture(), {"layers": "input,fc1"}, headers={"accept": "application/x-npy"}), "bad_parameter")
+        assert server.explain(picture()).status_code == 200
+        assert server.service._held == server.service._buffered == 0
+
+
+@pytest.mark.parametrize("error", [OSError, asyncio.CancelledError])
+def test_an_answer_that_breaks_off_is_let_go(error):
+    pieces, let_go = [], ExitStack()
+
+    async def send(message):
+        pieces.append(message)
+        if len(pieces) == 3:
+            raise error
+
+    let_go.callback(pieces.append, "let go")
+    with pytest.raises(error):
+        asyncio.run(Pieces(bytes(10**6), answers.JSON, let_go)({}, None, send))
+    assert len(pieces) == 4 and pieces[-1] == "let go"
 
 
 def test_a_full_queue(model):
@@ -384,7 +533,7 @@ def test_who_would_wait_beyond_the_deadline_is_told_so_before_anything_is_read(m
             assert "--deadline" in refused(answer, "queue_full")
             assert answer.headers["retry-after"] == "900"
         assert [each.result(60).status_code for each in futures] == [200, 200, 200]
-        assert server.service.lane.estimate() == 0
+        until(lambda: server.service.lane.estimate() == 0)
 
 
 def test_a_request_past_its_deadline_is_answered_and_never_computed(model):
@@ -414,6 +563,61 @@ def test_a_deadline_ends_a_request_between_two_images(model):
         server.futures = [asyncio.run_coroutine_threadsafe(server.http.post(PATH, json=body), server.loop)]
         until(lambda: seen and server.service.lane._running == 0)
         assert len(seen) < 5
+
+
+def test_nothing_is_decoded_past_its_deadline(model, monkeypatch):
+    """Nor does what waits for the decoders, so that the next request finds them free."""
+    decoded, inner = [], bodies._decoded
+
+    def slow(data, *rest):
+        decoded.append(data)
+        time.sleep(0.3)
+        return inner(data, *rest)
+
+    monkeypatch.setattr(bodies, "_decoded", slow)
+    with local(model, decoders=1, deadline=0.5) as server:
+        body = {"instances": [b64(picture())] * 16}
+        first = asyncio.run_coroutine_threadsafe(server.http.post(PATH, json=body), server.loop)
+        until(lambda: decoded)
+        assert len(server.service.at_work) == 1
+        second = later(server, picture(1))
+        for each in (first, second):
+            refused(each.result(60), "deadline")
+        until(lambda: not server.service.at_work)
+        assert len(decoded) <= 3 and picture(1) not in decoded
+        monkeypatch.setattr(bodies, "_decoded", inner)
+        assert server.explain(picture()).status_code == 200
+        assert server.service._buffered == 0
+
+
+def test_no_answer_is_written_past_its_deadline(model):
+    with local(model) as server:
+        kept, inner = [], answers.as_json
+        answers.as_json = lambda *given: (kept.append(given), inner(*given))[1]
+        try:
+            assert server.explain(picture(), {"encoding": "list"}).status_code == 200
+        finally:
+            answers.as_json = inner
+        *given, deadline = kept[0]
+        assert deadline > time.monotonic()
+        with pytest.raises(Problem) as caught:
+            inner(*given, time.monotonic())
+        assert caught.value.code == "deadline"
+
+
+@pytest.mark.parametrize("decoders", [1, 3])
+def test_the_rest_answers_while_all_decoders_are_at_work(model, monkeypatch, decoders):
+    go, inner = threading.Event(), bodies._decoded
+    monkeypatch.setattr(bodies, "_decoded", lambda *given: (go.wait(60), inner(*given))[1])
+    with local(model, decoders=decoders) as server:
+        futures = [later(server) for _ in range(decoders + 1)]
+        until(lambda: server.service._buffered == len(futures) * len(picture()))
+        until(lambda: len(server.service.at_work) == decoders)
+        for path in ("/", "/style.css", "/metrics", "/v1/info", "/v2/health/ready"):
+            assert server.get(path).status_code == 200
+        assert len(server.service.at_work) == decoders
+        go.set()
+        assert all(each.result(60).status_code == 200 for each in futures)
 
 
 def test_a_client_that_has_gone_leaves_the_queue(model):
@@ -522,6 +726,13 @@ def test_float64_where_it_is_served(model):
 def test_settings_out_of_range(settings, message):
     with pytest.raises(ServeError, match=message):
         Settings(**settings)
+
+
+def test_every_setting_is_tried_somewhere():
+    """Somewhere in these tests, another value than the default is given to each."""
+    tests = "".join(path.read_text() for path in Path(__file__).parent.glob("*.py"))
+    names = [field.name for field in dataclasses.fields(Settings)]
+    assert not [name for name in names if not re.search(rf'\b{name}=|"{flag_name(name)}"', tests)]
 
 
 def test_every_code_is_met_somewhere():

@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import os
+import platform
 import resource
 import signal
 import socket
@@ -15,10 +16,12 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
+from PIL import Image
 
 import nplrp
 from nplrp.serve.answers import digest
@@ -93,7 +96,8 @@ def resources(pid):
 def test_same_bits_for_16_clients_on_every_threading_layer(small, tmp_path, layer):
     """Concurrent callers would abort the process under Numba's workqueue if kernels weren't guarded."""
     cases = list(zip(range(16), itertools.cycle(COMPOSITES), strict=False))
-    with remote(tmp_path, "--threads", "2", NUMBA_THREADING_LAYER=layer) as server, ThreadPoolExecutor(16) as pool:
+    flags = ("--threads", "2", "--deadline", "1000")  # kernels may have to be compiled for the layer
+    with remote(tmp_path, *flags, NUMBA_THREADING_LAYER=layer) as server, ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda case: server.explain(picture(case[0]), composite=case[1], ledger="false"), cases))
         assert server.stop() == 0
     for answer, (seed, composite) in zip(answers, cases, strict=True):
@@ -177,6 +181,33 @@ def test_too_many_connections(server):
     until(server.ready)
 
 
+@contextmanager
+def deaf_client(server, buffer=4096):
+    """A client that asks for more than fits into the sockets' buffers, and reads nothing."""
+    with server.connect() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        instances = [{"b64": base64.b64encode(picture()).decode()}] * 16
+        parameters = {"layers": ["block1_conv1", "block1_conv2"], "encoding": "list", "ledger": False, "target": "top-2"}
+        body = json.dumps({"instances": instances, "parameters": parameters}).encode()
+        start = f"POST /v1/models/m:explain HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        connection.sendall(start.encode() + body)
+        yield connection
+
+
+def test_an_answer_counts_until_its_client_has_taken_it_or_gone(tmp_path):
+    with remote(tmp_path, "--max-answers", "30K", "--send-timeout", "3") as server:  # one map is 18 KB
+        for leave in ("at once", "when it is cut off"):
+            with deaf_client(server) as deaf:
+                until(lambda: server.explain(picture(), ledger="false").status_code == 429)
+                answer = server.explain(picture(), ledger="false")
+                assert answer.json()["code"] == "queue_full" and "--max-answers" in answer.json()["error"]
+                if leave == "at once":
+                    deaf.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                    deaf.close()
+                until(lambda: server.explain(picture(), ledger="false").status_code == 200)
+        assert server.metric('nplrp_rejected_total{reason="slow_reader"') == 1
+
+
 def test_clients_that_disconnect_dont_read_or_send_too_much(server):
     content = picture()
     head = f"POST /v1/models/m:explain HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(content)}\r\n\r\n".encode()
@@ -185,13 +216,7 @@ def test_clients_that_disconnect_dont_read_or_send_too_much(server):
             with server.connect() as connection:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # close with a reset
                 connection.sendall(part)
-    with server.connect() as deaf:  # asks for more than fits into the sockets' buffers, and reads nothing
-        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        instances = [{"b64": base64.b64encode(content).decode()}] * 16
-        parameters = {"layers": ["block1_conv1", "block1_conv2"], "encoding": "list", "ledger": False, "target": "top-2"}
-        body = json.dumps({"instances": instances, "parameters": parameters}).encode()
-        start = f"POST /v1/models/m:explain HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        deaf.sendall(start.encode() + body)
+    with deaf_client(server):
         until(lambda: server.metric('nplrp_rejected_total{reason="slow_reader"') == 1)
     with server.connect() as endless:  # is answered before it has sent everything, and cut off if it goes on
         endless.sendall(b"POST /v1/models/m:explain HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 99999999999\r\n\r\n")
@@ -305,6 +330,19 @@ def test_sigterm_makes_it_unready_while_it_drains_and_ends_by_the_time(tmp_path)
         assert server.process.wait(PATIENCE) == 0
 
 
+def test_an_answer_that_is_being_sent_is_sent_whole(tmp_path):
+    with remote(tmp_path) as server, deaf_client(server, 300_000) as slow:
+        answer = http.client.HTTPResponse(slow)
+        answer.begin()
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(4)  # longer than uvicorn would wait by itself
+        assert server.process.poll() is None
+        json.loads(answer.read())
+        slow.close()
+        assert server.process.wait(PATIENCE) == 0
+        assert "Traceback" not in server.errors.read_text()
+
+
 def test_two_signals_stop_it_at_once(tmp_path):
     with remote(tmp_path, "--drain", "1000", "--body-timeout", "1000") as server, server.connect() as slow:
         slow.sendall(b"POST /v1/models/m:explain HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 1000\r\n\r\n")
@@ -313,6 +351,56 @@ def test_two_signals_stop_it_at_once(tmp_path):
         time.sleep(0.5)
         assert server.process.poll() is None
         assert server.stop(signal.SIGINT) == 0
+
+
+def test_it_stops_while_an_image_is_decoded(tmp_path):
+    """The decoder's thread can't be interrupted, and isn't waited for."""
+    file = io.BytesIO()
+    Image.new("RGB", (5000, 4990)).save(file, "JPEG", progressive=True)
+    begun = time.monotonic()
+    Image.open(file).load()
+    alone = time.monotonic() - begun
+    count = max(int(30 / alone), 1)
+    with remote(tmp_path, "--max-instances", f"{count}", "--drain", "0.2", "--max-body", "1G") as server:
+        files = [("image", ("x.jpeg", file.getvalue(), "image/jpeg"))] * count
+        with ThreadPoolExecutor(1) as pool:
+            asking = pool.submit(httpx.post, f"{server.url}/v1/models/m:predict", files=files, timeout=PATIENCE)
+            until(lambda: server.metric("nplrp_in_flight") == 2)
+            time.sleep(1)  # now they are decoded
+            begun = time.monotonic()
+            assert server.stop() == 0
+            assert time.monotonic() - begun < count * alone / 3
+            assert asking.result().json()["code"] == "draining"
+        assert "Traceback" not in server.errors.read_text()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc's malloc")
+def test_large_blocks_go_back_to_the_system():
+    """Also where something that stays was allocated above them."""
+    code = """
+import numpy as np
+from pathlib import Path
+from nplrp.serve.server import _return_memory
+def anonymous():
+    return int(next(line for line in Path("/proc/self/status").read_text().splitlines() if "RssAnon" in line).split()[1]) / 1024
+if RETURN: _return_memory()
+np.ones(25 << 20, np.uint8)  # freed at once, after which glibc keeps blocks of this size
+before, stay = anonymous(), []
+for _ in range(5):
+    block = np.ones(20 << 20, np.uint8)
+    stay.append(bytes(100_000))
+    del block
+    block = np.ones(24 << 20, np.uint8)
+    stay.append(bytes(100_000))
+    del block
+print(anonymous() - before)
+"""
+    grown = {}
+    for switch in (False, True):
+        done = subprocess.run([sys.executable, "-c", f"RETURN = {switch}{code}"], cwd=ROOT, capture_output=True, text=True, check=True)
+        grown[switch] = float(done.stdout)
+    assert grown[True] < 4
+    assert grown[False] > 15, "glibc has changed, and there is no need for this any more"
 
 
 def test_workers_are_replaced_and_stop_together(small, tmp_path):
@@ -375,6 +463,14 @@ def test_workers_share_one_copy_of_the_weights(tmp_path):
 
 
 # Starting
+
+
+def test_it_listens_where_it_is_told_and_nowhere_else(tmp_path):
+    with remote(tmp_path, "--host", "127.0.0.2") as server:
+        host, port = server.address()
+        assert host == "127.0.0.2" and server.explain(picture()).status_code == 200
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
 
 
 def test_wrong_weights_are_refused(tmp_path):
