@@ -26,7 +26,7 @@ from nplrp.rules import RULES, SWITCHES, Rule
 from nplrp.step import Step
 
 #: Samples of each array in a digest; and the largest input that it holds whole.
-SAMPLES = 704
+SAMPLES = 576
 SMALL_INPUT = 8192
 
 
@@ -52,7 +52,7 @@ def record(
     composite, target, dialect, start
         As for `nplrp.explain`; one target for each image.
     profile : "full" or "digest"
-        Every number, or hashes, sums and 704 seeded samples of each array.
+        Every number, or hashes, sums and 576 seeded samples of each array.
     input_name : str
         What to call the input in reports.
     progress : callable
