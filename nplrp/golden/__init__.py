@@ -26,6 +26,7 @@ _PUBLIC = {
     "record": "recording",
     "recompute": "recording",
     "report_figure": "picture",
+    "run_backend": "backend",
     "write": "file",
 }
 

@@ -4,18 +4,48 @@ from __future__ import annotations
 
 import dataclasses
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from nplrp.golden.candidate import Candidate, read_candidate
 from nplrp.golden.errors import GoldenError
 from nplrp.golden.exporting import export
+from nplrp.golden.recording import check_recorded
 from nplrp.golden.values import Golden
 from nplrp.model import Model
 
+#: Backends whose adapters come with the package: scripts for an interpreter that has the library, and needn't have nplrp.
+BACKENDS = ("zennit", "captum", "innvestigate")
 
-def run_backend(golden: Golden, model: Model, command: Sequence[str], names: Mapping[str, str] | None = None) -> Candidate:
+
+def adapter(backend: str, mode: str = "chained", python: str | None = None) -> list[str]:
+    """Return the command that runs one of `BACKENDS`.
+
+    Parameters
+    ----------
+    backend : str
+    mode : str
+        ``"isolated"``: each layer gets golden inputs; else the network runs from end to end.
+    python : str or None
+        The interpreter that has the library; None is this one.
+    """
+    script = Path(__file__).parent / "backends" / f"{backend}_backend.py"
+    return [python or sys.executable, str(script), "isolated" if mode == "isolated" else "chained"]
+
+
+def run_backend(
+    golden: Golden,
+    model: Model,
+    command: Sequence[str],
+    names: Mapping[str, str] | None = None,
+    *,
+    dtype: str = "float32",
+    x: np.ndarray | None = None,
+) -> Candidate:
     """Export golden values, run a command on them, and read what it wrote.
 
     A process of its own, since a library linked with -ffast-math can make all of a process flush subnormal numbers to zero.
@@ -25,19 +55,30 @@ def run_backend(golden: Golden, model: Model, command: Sequence[str], names: Map
     golden : Golden
     model : Model
     command : sequence of str
-        Program and arguments; it is given two more: the folder to read (docs/golden.md), and the .npz file to write.
+        Program and arguments (`adapter` returns those of `BACKENDS`); it is given two more: the folder to read (docs/golden.md), and the
+        .npz file to write.
     names : mapping of str to str, or None
         As for `read_candidate`.
+    dtype : "float32" or "float64"
+        Of the numbers that it is given.
+    x : ndarray [n, *input_shape] or None
+        The input, for a digest that doesn't hold it.
 
     Raises
     ------
+    ProvenanceError
+        If the model's weights or the input are others than the recorded ones.
     GoldenError
         If the command can't be run, fails, or writes nothing that can be read.
     """
+    x = golden.input if x is None else np.asarray(x, np.float64)
+    if x is None:
+        raise GoldenError("this digest doesn't hold its input, which is large; give the image or tensor that was recorded")
+    check_recorded(golden, model, x)
     what = " ".join(command)
     with tempfile.TemporaryDirectory(prefix="nplrp-") as folder:
         source, target = Path(folder) / "in", Path(folder) / "out.npz"
-        export(golden, source, model, "raw", "float32")
+        export(dataclasses.replace(golden, input=x), source, model, "raw", dtype)
         try:
             done = subprocess.run([*command, str(source), str(target)], capture_output=True, text=True, errors="replace", check=False)
         except OSError as error:

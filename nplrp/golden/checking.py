@@ -88,7 +88,7 @@ def check(
     chosen = "chained" if mode == "chained" else "isolated"
     own: dict[tuple[str, str], Tensor] = {}
     if model is not None and (mode == "local" or (mode == "isolated" and convolutions != "direct")):
-        own = _derived_again(golden, relevances, activations, model, mode, convolutions)
+        own = derived_again(golden, relevances, activations, model, mode, convolutions)
     precisions = _precisions({**relevances, **activations}, precision)
     decisions = decided_otherwise(golden, activations) if mode == "chained" else ()
     runs, smooth = comparable_runs(golden, activations, decisions) if mode == "chained" else (None, None)
@@ -229,7 +229,7 @@ def _precisions(arrays: Mapping[str, np.ndarray], stated: str | None) -> dict[st
     return {name: stated or known.get(each, each) for name, each in found.items()}
 
 
-def _derived_again(
+def derived_again(
     golden: Golden,
     relevances: Mapping[str, np.ndarray],
     activations: Mapping[str, np.ndarray],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,9 +62,11 @@ def add_commands(commands: Any) -> None:
     check.add_argument("candidate", metavar="CANDIDATE", nargs="?", help=".npz, .h5, .safetensors, or a folder of raw arrays")
     check.add_argument(
         "--backend",
-        metavar="COMMAND",
-        help="instead of a candidate: run COMMAND IN OUT.npz; IN is what 'export --to raw' writes (needs -w)",
+        metavar="B",
+        help="instead of a candidate: zennit, captum or innvestigate, or a COMMAND that is run as COMMAND IN OUT.npz, where IN is what "
+        "'export --to raw' writes (needs -w)",
     )
+    check.add_argument("--python", metavar="PATH", help="the interpreter that has zennit, captum or innvestigate; default: this one")
     check.add_argument(
         "--mode", default="chained", metavar="M", help="chained (default): it ran end to end; isolated: each layer got golden inputs"
     )
@@ -171,9 +174,17 @@ def run_check(arguments: argparse.Namespace) -> int:
         raise GoldenError("a backend needs the weights that were recorded; give --weights")
     model = _model(arguments) if arguments.weights else None
     if model is not None and arguments.backend:
-        from nplrp.golden.backend import run_backend
+        from nplrp.golden.backend import BACKENDS, adapter, run_backend
 
-        candidate = run_backend(golden, model, shlex.split(arguments.backend), names)
+        known = arguments.backend in BACKENDS
+        if arguments.python and not known:
+            raise GoldenError(f"--python is for {', '.join(BACKENDS)}; a command begins with its own interpreter")
+        if arguments.mode == "isolated" and golden.profile != "full":
+            raise GoldenError("this digest has samples only, so no layer can be given golden inputs; record a full file")
+        command = adapter(arguments.backend, arguments.mode, arguments.python) if known else shlex.split(arguments.backend)
+        dtype = "float64" if arguments.precision == "float64" else "float32"
+        candidate = run_backend(golden, model, command, names, dtype=dtype, x=_tensor(arguments, model))
+        candidate = dataclasses.replace(candidate, source=arguments.backend)
     else:
         candidate = read_candidate(arguments.candidate, names)
     report = check(

@@ -11,12 +11,12 @@ import numpy as np
 from nplrp import layers
 from nplrp.fused import Trace
 from nplrp.golden.bounds import Bounds, forward_bounds, relevance_bounds
-from nplrp.golden.errors import GoldenError, ProvenanceError
+from nplrp.golden.errors import GoldenError
 from nplrp.golden.fast_convolutions import is_fast
 from nplrp.golden.faults import FAULTS, Place, dialect_switches, other_starts, too_slow
 from nplrp.golden.forward_faults import forward_deviations
 from nplrp.golden.judging import CHAINED, FLOOR, REACH, UNITS
-from nplrp.golden.recording import rebuilt_composite
+from nplrp.golden.recording import check_weights, rebuilt_composite
 from nplrp.golden.values import UNIT, Golden, Tensor
 from nplrp.lrp import run, run_forward
 from nplrp.model import Model
@@ -40,11 +40,7 @@ def plan_of(golden: Golden, model: Model, dtype: str = "float64", algorithm: str
     ProvenanceError
         If the model has other weights.
     """
-    if model.content_hash != golden.facts["weights_sha256"]:
-        raise ProvenanceError(
-            f"these are other weights: {model.source or model.name} has content SHA-256 {model.content_hash}, the golden values were "
-            f"recorded with {golden.facts['weights_sha256']}; give the model that was recorded"
-        )
+    check_weights(golden, model)
     return make_plan(model, rebuilt_composite(golden.facts), dtype, algorithm)
 
 

@@ -11,9 +11,12 @@ import numpy as np
 
 from nplrp.atomic import atomic
 from nplrp.errors import OutputError
+from nplrp.golden.diagnosis import plan_of
 from nplrp.golden.errors import GoldenError
+from nplrp.golden.recording import check_weights
 from nplrp.golden.values import Golden
 from nplrp.model import Model
+from nplrp.plan import make_steps
 
 FORMATS = ("npz", "raw")
 
@@ -27,13 +30,16 @@ def export(golden: Golden, path: str | os.PathLike[str], model: Model | None = N
     path : path
         ``"npz"``: a file; ``"raw"``: a new or empty folder.
     model : Model or None
-        Also write its weights, as ``weights/<layer>/kernel`` and ``bias``.
+        Also write its weights, as ``weights/<layer>/kernel`` and ``bias``; and where a batch norm is merged into a layer, that layer's as
+        LRP sees them, as ``merged/<layer>/kernel`` and ``bias``.
     to : "npz" or "raw"
     dtype : "float64" or "float32"
         Of activations and relevances; error bounds are always float32.
 
     Raises
     ------
+    ProvenanceError
+        If the model has other weights than the recorded ones.
     GoldenError
         If there is no such format or dtype.
     OutputError
@@ -41,6 +47,8 @@ def export(golden: Golden, path: str | os.PathLike[str], model: Model | None = N
     """
     if to not in FORMATS or dtype not in ("float64", "float32"):
         raise GoldenError(f"there is no export to {to!r} in {dtype!r}; expected {' or '.join(FORMATS)}, and float64 or float32")
+    if model is not None:
+        check_weights(golden, model)
     arrays = dict(_arrays(golden, model, np.dtype(dtype)))
     (write_npz if to == "npz" else write_raw)(arrays, Path(path), golden)
 
@@ -78,3 +86,11 @@ def _arrays(golden: Golden, model: Model | None, dtype: np.dtype) -> Iterator[tu
     for layer in model or ():
         for key, array in layer.arrays.items():
             yield f"weights/{layer.name}/{key}", np.asarray(array)
+    if model is not None and any(row.get("merged") for row in golden.facts["layers"]):
+        steps, own = plan_of(golden, model).steps, make_steps(model, np.dtype("float64"), "direct", merge=False)
+        for step, unmerged in zip(steps, own, strict=True):
+            if step.weight is None or step.bias is None or unmerged.weight is None:
+                continue
+            if not np.array_equal(step.weight, unmerged.weight):
+                yield f"merged/{step.name}/kernel", step.weight.astype(dtype)
+                yield f"merged/{step.name}/bias", step.bias.astype(dtype)

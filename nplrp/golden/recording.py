@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import platform
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from nplrp import __version__
+from nplrp import __version__, layers
 from nplrp.composites import Composite
 from nplrp.dialects import Dialect
 from nplrp.errors import NumericsError, RuleError
 from nplrp.golden.bounds import Bounds, Forward, chain_noise, forward_bounds, relevance_bounds, start_bounds
 from nplrp.golden.errors import GoldenError, ProvenanceError
 from nplrp.golden.orders import reordered_runs
-from nplrp.golden.values import FORMAT, PROFILES, UNIT, VERSION, Golden, GoldenLayer, Tensor, sha256
+from nplrp.golden.values import FORMAT, PROFILES, UNIT, VERSION, Golden, GoldenLayer, Tensor, path_name, sha256
 from nplrp.golden.whole_run import Progress, Run, whole_run
 from nplrp.lrp import explain
 from nplrp.model import Model
@@ -25,7 +26,7 @@ from nplrp.rules import RULES, SWITCHES, Rule
 from nplrp.step import Step
 
 #: Samples of each array in a digest; and the largest input that it holds whole.
-SAMPLES = 704
+SAMPLES = 576
 SMALL_INPUT = 8192
 
 
@@ -51,7 +52,7 @@ def record(
     composite, target, dialect, start
         As for `nplrp.explain`; one target for each image.
     profile : "full" or "digest"
-        Every number, or hashes, sums and 704 seeded samples of each array.
+        Every number, or hashes, sums and 576 seeded samples of each array.
     input_name : str
         What to call the input in reports.
     progress : callable
@@ -121,7 +122,13 @@ def recompute(golden: Golden, model: Model, x: np.ndarray | None = None) -> list
     facts = golden.facts
     again = record(model, x, rebuilt_composite(facts), facts["targets"], start=facts["start"], profile=golden.profile)
     old, new = dict(golden.arrays()), dict(again.arrays())
-    return [path for path in old if path not in new or old[path].tobytes() != new[path].tobytes()]
+    other = [path for path in old if path not in new or old[path].tobytes() != new[path].tobytes()]
+    for mine, theirs in zip(golden.layers, again.layers, strict=True):
+        for what in ("activation", "relevance"):  # by hash, since a digest has only samples
+            path, pair = f"layers/{path_name(mine.name)}/{what}", (getattr(mine, what), getattr(theirs, what))
+            if path not in other and None not in pair and pair[0].sha256 != pair[1].sha256:
+                other.append(path)
+    return other
 
 
 def check_recorded(golden: Golden, model: Model, x: np.ndarray) -> None:
@@ -131,15 +138,25 @@ def check_recorded(golden: Golden, model: Model, x: np.ndarray) -> None:
     ------
     ProvenanceError
     """
+    check_weights(golden, model)
     facts = golden.facts
-    if model.content_hash != facts["weights_sha256"]:
-        raise ProvenanceError(
-            f"these are other weights: {model.source or model.name} has content SHA-256 {model.content_hash}, "
-            f"the golden values were recorded with {facts['weights_sha256']}; give the model that was recorded"
-        )
     if sha256(x) != facts["input_sha256"]:
         raise ProvenanceError(
             f"this is another input: SHA-256 {sha256(x)}, recorded was {facts['input_sha256']}; give the tensor that was recorded"
+        )
+
+
+def check_weights(golden: Golden, model: Model) -> None:
+    """Stop if a model isn't the one that was recorded.
+
+    Raises
+    ------
+    ProvenanceError
+    """
+    if model.content_hash != golden.facts["weights_sha256"]:
+        raise ProvenanceError(
+            f"these are other weights: {model.source or model.name} has content SHA-256 {model.content_hash}, "
+            f"the golden values were recorded with {golden.facts['weights_sha256']}; give the model that was recorded"
         )
 
 
@@ -232,7 +249,7 @@ def tensor_of(values: np.ndarray, bounds: Bounds, spread: np.ndarray | None = No
     """Put an array together with its tolerances; without a spread it isn't to be stored, and not hashed."""
     values = np.ascontiguousarray(values, np.float64)
     size = np.abs(values)
-    sums = (float(values.sum()), float(size.sum()), float(size.max(initial=0.0)))
+    sums = (math.fsum(layers.sums(values)), math.fsum(layers.sums(size)), float(size.max(initial=0.0)))
     expected, certified, undecided = (_rounded_up(each) for each in bounds)
     if spread is None:
         return Tensor(values.shape, values, expected, certified, undecided, np.zeros((0, 2)), "", sums)

@@ -151,6 +151,8 @@ class Golden:
         for path, array in sorted(self.arrays(), key=lambda item: item[0]):
             digest.update(f"{path} {array.dtype.newbyteorder('<').str} {array.shape}".encode())
             digest.update(little_endian(array))
+        for layer in self.layers:
+            digest.update(json.dumps(_summary(layer), sort_keys=True).encode())
         return digest.hexdigest()
 
     def _hashed_facts(self) -> dict[str, Any]:
@@ -170,6 +172,15 @@ class Golden:
             cells = [f"{v:>14.8g}" for v in layer.relevance.sums] if layer.relevance else [f"{'':>14}"] * 3
             lines.append(f"{layer.name:<20} {' '.join(cells)} {layer.ambiguous_count:>9}  {layer.rule}".rstrip())
         return "\n".join(lines)
+
+
+def _summary(layer: GoldenLayer) -> dict[str, Any]:
+    """Return what is known of a layer beside its arrays; in a digest it vouches for what wasn't sampled."""
+    found: dict[str, Any] = {key: getattr(layer, key) for key in ("name", "kind", "rule", "ambiguous_count")}
+    for what in ("activation", "relevance"):
+        tensor = getattr(layer, what)
+        found[what] = tensor and [list(tensor.shape), tensor.sha256, list(tensor.sums)]
+    return found
 
 
 def little_endian(array: np.ndarray) -> bytes:

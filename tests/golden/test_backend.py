@@ -1,5 +1,7 @@
-"""Backends that `check --backend` runs, each in a process of its own; Zennit among them, live (see tests/test_peers.py)."""
+"""Backends that `check --backend` runs, each in a process of its own; Zennit, Captum and iNNvestigate live (see tests/test_peers.py)."""
 
+import dataclasses
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -9,12 +11,17 @@ import pytest
 
 from nplrp import golden
 from nplrp.cli import main
-from nplrp.golden.backend import run_backend
-from nplrp.golden.errors import GoldenError
+from nplrp.golden import backend as backends
+from nplrp.golden.backend import BACKENDS, adapter, run_backend
+from nplrp.golden.diagnosis import plan_of
+from nplrp.golden.errors import GoldenError, ProvenanceError
+from nplrp.golden.recording import digest_of
+from nplrp.model import chain
+from tests import networks
 from tests.networks import images, small_vgg
 from weights_tools.write_hdf5 import write
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+SCRIPTS = Path(backends.__file__).parent / "backends"
 #: Reads exchange files as docs/golden.md describes them, and gives back what is asked for times a factor.
 BACKEND = """
 import sys, numpy as np
@@ -68,16 +75,128 @@ def test_command(recorded, model, backend, tmp_path, capsys):
     assert "give either a candidate or --backend" in capsys.readouterr().err
 
 
+def test_a_digest_is_given_its_input(recorded, model, backend):
+    small = dataclasses.replace(digest_of(recorded), input=None)
+    with pytest.raises(GoldenError, match="doesn't hold its input"):
+        run_backend(small, model, [*backend, "1"])
+    found = run_backend(small, model, [*backend, "1"], x=recorded.input)
+    assert set(found.relevances) == set(recorded.names)
+    with pytest.raises(ProvenanceError, match="another input"):
+        run_backend(small, model, [*backend, "1"], x=recorded.input + 1)
+
+
+def test_other_weights_are_not_exported(recorded, backend):
+    with pytest.raises(ProvenanceError, match="other weights"):
+        run_backend(recorded, small_vgg(3), [*backend, "1"])
+
+
+def test_python_names_the_interpreter_of_a_known_backend(recorded, model, tmp_path, capsys):
+    path, weights = tmp_path / "g.lrpgold.h5", tmp_path / "m.h5"
+    golden.write(recorded, path)
+    write(model, weights, path, "tests")
+    check = ["golden", "check", str(path), "-w", str(weights)]
+    for name in BACKENDS:
+        python = tmp_path / name  # says how it was called, and fails as an interpreter without the library does
+        python.write_text('#!/bin/sh\necho "$(basename $1) $2: No module named torch" >&2\nexit 1\n')
+        python.chmod(0o755)
+        for mode, said in (("isolated", "isolated"), ("chained", "chained"), ("local", "chained")):
+            assert main([*check, "--backend", name, "--python", str(python), "--mode", mode]) == 2
+            assert f"{name}_backend.py {said}: No module named torch" in capsys.readouterr().err
+    assert main([*check, "--backend", "zennit", "--python", "/no/such/python"]) == 2
+    assert "can't be run" in capsys.readouterr().err
+    assert main([*check, "--backend", "python x.py", "--python", sys.executable]) == 2
+    assert "--python is for zennit, captum, innvestigate" in capsys.readouterr().err
+    golden.write(digest_of(recorded), path)
+    assert main([*check, "--backend", "zennit", "--mode", "isolated"]) == 2
+    assert "record a full file" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def exchange():
+    spec = importlib.util.spec_from_file_location("exchange", SCRIPTS / "exchange.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def normed():
+    """Batch norms that are merged into the layer before them, and into the one behind; windows of all kinds."""
+    rng = np.random.default_rng(3)
+    layers = [
+        networks.conv("conv1", networks.random_kernel(rng, 3, 3, 3, 5), rng.normal(size=5), "linear"),
+        networks.batch_norm("norm1", rng, 5),
+        networks.plain("relu1", "activation", "relu"),
+        networks.pool("pool1"),
+        networks.plain("flatten", "flatten"),
+        networks.dense("fc1", networks.random_kernel(rng, 80, 6), rng.normal(size=6)),
+        networks.batch_norm("norm2", rng, 6),
+        networks.dense("predictions", networks.random_kernel(rng, 6, 4), rng.normal(size=4), "softmax"),
+    ]
+    return chain((8, 8, 3), layers, "with batch norms")
+
+
+def test_adapters_see_the_layers_that_lrp_sees(exchange, normed, tmp_path):
+    recorded = golden.record(normed, images(1, 2, (8, 8, 3)), "epsilon_plus", target=[0, 1])
+    golden.export(recorded, tmp_path / "in", normed, "raw", "float64")
+    job = exchange.Job(tmp_path / "in")
+    plan = plan_of(recorded, normed)
+    for layer, step in zip(job.layers, plan.steps, strict=True):
+        assert (layer.name, layer.kind == "identity") == (step.name, step.merged)
+        if step.weight is not None:
+            np.testing.assert_array_equal(layer.kernel, step.weight)
+            np.testing.assert_array_equal(layer.bias, step.bias)
+            assert layer.pads == ((1, 1, 1, 1) if layer.kind == "conv" else (0, 0, 0, 0))
+    a = job.activation(job.layers[-1])  # the norm below is in these weights already, so it isn't in their input
+    logits = a @ job.layers[-1].kernel + job.layers[-1].bias
+    np.testing.assert_allclose(logits, recorded.logits, rtol=1e-12)
+    np.testing.assert_array_equal(a, recorded["fc1"].activation.values)
+    np.testing.assert_array_equal(job.relevance(job.layers[-1]), recorded["predictions"].relevance.values)
+    assert job.start(recorded.logits)[1].tolist() == [0, 1, 0, 0]
+    everything = {name: np.zeros(1) for name in recorded.names}
+    job.write(tmp_path / "o.npz", {}, everything)
+    assert set(recorded.names) - {name.split("/")[1] for name in np.load(tmp_path / "o.npz")} == {"conv1", "norm2"}
+
+
+def test_what_adapters_can_not_do_they_say(exchange, tmp_path):
+    rng = np.random.default_rng(0)
+    uneven = networks.conv("conv1", networks.random_kernel(rng, 2, 2, 3, 4), rng.normal(size=4))
+    end = [networks.plain("flatten", "flatten"), networks.dense("fc", networks.random_kernel(rng, 256, 3), np.zeros(3), "softmax")]
+    model = chain((8, 8, 3), [uneven, *end], "uneven")
+    golden.export(golden.record(model, images(1, 1, (8, 8, 3)), "epsilon"), tmp_path / "in", model, "raw")
+    with pytest.raises(SystemExit, match="conv1: padding that isn't the same on both sides"):
+        exchange.Job(tmp_path / "in")
+
+
+LIVE = {
+    "zennit": ("NPLRP_TORCH_PYTHON", ("epsilon_plus", "epsilon_gamma_box", "epsilon_alpha2_beta1_flat", "excitation_backprop", "zplus")),
+    "captum": ("NPLRP_TORCH_PYTHON", ("epsilon", "gamma", "alpha1_beta0")),
+    "innvestigate": ("NPLRP_INNVESTIGATE_PYTHON", ("lrp.z", "lrp.alpha_2_beta_1", "lrp.sequential_preset_a_flat")),
+}
+
+
 @pytest.mark.peers
-@pytest.mark.parametrize(
-    "composite", ["epsilon_plus", "epsilon_plus_flat", "epsilon_gamma_box", "epsilon_alpha2_beta1", "excitation_backprop"]
-)
-def test_zennit_stays_within(composite):
-    python = os.environ["NPLRP_TORCH_PYTHON"]
-    model = small_vgg(8, size=16)
-    recorded = golden.record(model, images(8, 2, (16, 16, 3)), composite)
-    candidate = run_backend(recorded, model, [python, str(EXAMPLES / "zennit_backend.py")])
-    for mode in ("local", "chained"):
-        report = golden.check(recorded, candidate, mode=mode, model=model)
-        assert {row.verdict for row in report.rows} <= {"EXACT", "WITHIN"} and len(report.rows) >= 15, str(report)
-    assert np.abs(candidate.relevances["input"]).max() > 0
+@pytest.mark.parametrize(("name", "composite"), [(name, each) for name, (_, composites) in LIVE.items() for each in composites])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_live_backends_stay_within(name, composite, dtype, normed):
+    variable = LIVE[name][0]
+    if variable not in os.environ:
+        pytest.skip(f"{variable} names no interpreter")
+    dialect = {"zennit": "zennit", "captum": "captum", "innvestigate": "innvestigate"}[name]
+    for model, x in ((small_vgg(8, size=16), images(8, 2, (16, 16, 3))), (normed, images(8, 2, (8, 8, 3)))):
+        recorded = golden.record(model, x, composite, target=[1, 2], dialect=dialect)
+        for mode in ("isolated", "local", "chained"):
+            candidate = run_backend(recorded, model, adapter(name, mode, os.environ[variable]), dtype=dtype)
+            report = golden.check(recorded, candidate, mode=mode, model=model)
+            assert {row.verdict for row in report.rows} <= {"EXACT", "WITHIN"} and len(report.rows) >= 8, str(report)
+            assert np.abs(candidate.relevances["input"]).max() > 0
+
+
+@pytest.mark.peers
+def test_another_dialect_is_named(normed):
+    if "NPLRP_TORCH_PYTHON" not in os.environ:
+        pytest.skip("NPLRP_TORCH_PYTHON names no interpreter")
+    recorded = golden.record(normed, images(8, 2, (8, 8, 3)), "zplus", target=[1, 2])
+    candidate = run_backend(recorded, normed, adapter("captum", "isolated", os.environ["NPLRP_TORCH_PYTHON"]))
+    report = golden.check(recorded, candidate, mode="isolated", model=normed)
+    assert report.first.layer == "predictions" and "captum-0.9" in report.diagnosis[-1], str(report)

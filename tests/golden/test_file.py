@@ -1,5 +1,6 @@
 """The golden file: round trips, hashes, damage, recomputing, exports, the command line."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -116,6 +117,31 @@ def test_content_changed_with_other_software_is_found(path):
     path.write_bytes(head.ljust(BLOCK, b"\0") + data[BLOCK:])
     with pytest.raises(GoldenError, match="it was changed"):
         golden.read(path)
+
+
+def test_changed_attributes_of_layers_are_found(model, tmp_path):
+    import hashlib
+
+    path = tmp_path / "d.lrpgold.h5"
+    made = golden.record(model, images(1, 2, (8, 8, 3)), "epsilon_plus", profile="digest")
+    for key, value in (("relevance_sums", [0.0, 0.0, 9.0]), ("relevance_sha256", "0" * 64), ("ambiguous_count", 7), ("rule", "zplus")):
+        golden.write(made, path)
+        with h5py.File(path, "r+") as file:
+            file["layers/fc1"].attrs[key] = value
+        data = path.read_bytes()
+        head = f"nplrp-golden 1 sha256 {hashlib.sha256(data[BLOCK:]).hexdigest()}\n".encode()
+        path.write_bytes(head.ljust(BLOCK, b"\0") + data[BLOCK:])
+        with pytest.raises(GoldenError, match="it was changed"):
+            golden.read(path)
+
+
+def test_recomputing_a_digest_sees_what_was_not_sampled(model):
+    made = golden.record(model, images(1, 2, (8, 8, 3)), "epsilon_plus", profile="digest")
+    other = tuple(
+        dataclasses.replace(layer, relevance=dataclasses.replace(layer.relevance, sha256="0" * 64)) if layer.name == "fc1" else layer
+        for layer in made.layers
+    )
+    assert golden.recompute(dataclasses.replace(made, layers=other), model) == ["layers/fc1/relevance"]
 
 
 def test_recompute_refuses_other_weights_and_input_and_finds_other_bits(recorded, model):
