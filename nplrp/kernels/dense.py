@@ -6,7 +6,8 @@ Reading w takes the time (fc1 of VGG16 is 411 MB), so it is read once for `IMAGE
 parts are taken in registers. Order of operations, for any number of threads, batch and vector width:
 
 forward    for every `GROUP` inputs p_o = fma(a_i, w'_io, p_o) for i ascending, from 0; z_o + p_o for one group after another, from 0 or
-           from what is in z; then + 0, so that no zero has a sign. One chain over 25088 inputs would err twice as much as PyTorch.
+           from what is in z; then + 0, so that no zero has a sign. One chain over 25088 inputs would err five times as much as PyTorch, one
+           over 256 two and a half times
 transpose  lane l of L: fma(s_o, w'_io, lane) for o = l, l + L, l + 2 L, ...; then lane l + lane l + L/2, then l + L/4, ..., with
            L = 64 in float32 and 32 in float64
 """
@@ -23,7 +24,7 @@ from nplrp.kernels.vector_loop import I64
 #: Images that share one pass over w.
 IMAGES = 8
 #: Inputs whose products form one chain.
-GROUP = 512
+GROUP = 128
 _ROWS = 8  # of w that are added at once: an output is loaded and stored once for them
 _BLOCK = 64  # rows of w before the next columns
 _SHORT, _LONG = 384, 1152  # columns: for a batch, so few that w and z stay in the first-level cache; for one image, longer runs of w
