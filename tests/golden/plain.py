@@ -13,8 +13,9 @@ from nplrp.lrp import run_forward
 from nplrp.lrp import step_back as page
 
 #: One after the other, in the opposite order, pairwise: slow, term by term. By BLAS: the whole window at once, or one place of it after the
-#: other, from the first or from the last.
-ORDERS = ("forward", "backward", "pairwise", "matmul", "places", "places backward")
+#: other, from the first or from the last. "uneven": by BLAS, every other pixel in the opposite order, so that equal pixels don't tie (whether
+#: a matrix product keeps ties depends on BLAS, CPU and threads).
+ORDERS = ("forward", "backward", "pairwise", "matmul", "places", "places backward", "uneven")
 FAST = ORDERS[3:]
 
 
@@ -30,6 +31,10 @@ def product(a, w, order, places=1):
     """[..., n] x [n, m] -> [..., m] in a's dtype; n is places of a window times channels"""
     if order == "matmul":
         return a @ w
+    if order == "uneven":
+        z, back = a @ w, np.ascontiguousarray(a[..., ::-1]) @ np.ascontiguousarray(w[::-1])
+        z[..., ::2, :] = back[..., ::2, :]
+        return z
     if order.startswith("places"):
         parts = [(np.ascontiguousarray(x), y) for x, y in zip(np.split(a, places, axis=-1), np.split(w, places), strict=True)]
         total = np.zeros((*a.shape[:-1], w.shape[1]), a.dtype)
