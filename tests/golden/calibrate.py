@@ -352,14 +352,16 @@ def further(row):
         return ""
     caught, suspect, rest = (row["verdicts"].count(v) for v in ("DIVERGED", "SUSPECT", "WITHIN"))
     below = sorted(ratio for ratio in row["ratios"] if ratio <= 1)
-    missed = [f"{suspect} S"] * bool(suspect) + [f"{rest}: {below[0]:.1g} to {below[-1]:.1g}"] * bool(below)
+    missed = [f"{suspect} S"] if suspect else []
+    if below:
+        missed.append(f"{rest}: {below[0]:.1g} to {below[-1]:.1g}")
     return f"{caught} of {row['layers'] - row['same']}" + (f" ({', '.join(missed)})" if missed else "")
 
 
 def cell(row, kind):
     if row[kind][0] in ("DIVERGED", "SUSPECT"):
         return row[kind][0][0]
-    return "=" if row.get("same") else f"{row[kind][1]:.1g}" + (" u" if row["undecided"] else "")
+    return "=" if row.get("same") else f"{row[kind][1]:.1g}" + (" u" if row.get("undecided") else "")
 
 
 def write(options):

@@ -13,7 +13,7 @@ from nplrp.lrp import run_forward
 from nplrp.lrp import step_back as page
 
 #: One after the other, in the opposite order, pairwise: slow, term by term. By BLAS: the whole window at once, or one place of it after the
-#: other, from the first or from the last. "uneven": by BLAS, every other pixel in the opposite order, so that equal pixels don't tie (whether
+#: other, from the first or from the last. "uneven": by BLAS, every other pixel in the opposite order, so equal pixels don't tie (whether
 #: a matrix product keeps ties depends on BLAS, CPU and threads).
 ORDERS = ("forward", "backward", "pairwise", "matmul", "places", "places backward", "uneven")
 FAST = ORDERS[3:]
