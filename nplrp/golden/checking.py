@@ -91,7 +91,7 @@ def check(
         own = derived_again(golden, relevances, activations, model, mode, convolutions)
     precisions = _precisions({**relevances, **activations}, precision)
     decisions = decided_otherwise(golden, activations) if mode == "chained" else ()
-    runs, smooth = comparable_runs(golden, activations, decisions) if mode == "chained" else (None, None)
+    comparable = comparable_runs(golden, activations, decisions) if mode == "chained" else {}
     rows: dict[str, list[Row]] = {"relevance": [], "activation": []}
     for what, arrays, order in (("relevance", relevances, golden.layers[::-1]), ("activation", activations, golden.layers)):
         for layer in order:
@@ -104,6 +104,7 @@ def check(
                 tensor, indices = own[what, layer.name], None
             elif indices is not None:
                 got = got.reshape(-1)[indices]
+            runs, smooth = comparable.get(layer.name if what == "relevance" else golden.names[-1], (None, None))
             judgement = judge(
                 got,
                 tensor,

@@ -6,6 +6,7 @@ by percents in some elements: relevance takes another path.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ from nplrp.model import Window
 from nplrp.step import Step
 
 POOLS = ("maxpool", "global_maxpool")
+#: A run is like a candidate that opens other ReLUs at most so many times as often. The most alike even and uneven run stay in any case.
+ALIKE = 4
 
 
 @dataclass(frozen=True)
@@ -67,10 +70,13 @@ def decided_otherwise(golden: Golden, activations: Mapping[str, np.ndarray]) -> 
     return tuple(found)
 
 
-def comparable_runs(golden: Golden, activations: Mapping[str, np.ndarray], decisions: Sequence[Decisions]) -> tuple[list[int], list[int]]:
-    """Return which of the recorded float32 runs a candidate is judged by, and which of these decided as the golden run did.
+def comparable_runs(
+    golden: Golden, activations: Mapping[str, np.ndarray], decisions: Sequence[Decisions]
+) -> dict[str, tuple[list[int], list[int]]]:
+    """Return by layer which of the recorded float32 runs its relevance is judged by, and which of these decided as the golden run did.
 
-    A candidate whose activations keep ties, or open the same ReLUs as the golden run, isn't excused by runs that don't.
+    A candidate whose activations keep ties isn't excused by runs that don't, and one that opens the same ReLUs above a layer, or nearly so,
+    not by runs that open others: a single ReLU of a small dense layer may move all relevance below it by percents.
 
     Parameters
     ----------
@@ -79,16 +85,28 @@ def comparable_runs(golden: Golden, activations: Mapping[str, np.ndarray], decis
         The candidate's, in golden shapes.
     decisions : sequence of Decisions
     """
-    runs = golden.facts["runs"]
-    opening = sum(facts.get("activation") == "relu" and facts["kind"] not in POOLS for facts in golden.facts["layers"])
-    signs = [each for each in decisions if each.what == "sign"]
-    same = len(signs) == opening and not any(each.other for each in signs)
+    runs, names = golden.facts["runs"], golden.names
+    opening = {facts["name"] for facts in golden.facts["layers"] if facts.get("activation") == "relu" and facts["kind"] not in POOLS}
+    own = {each.layer: each.other - each.unexplained for each in decisions if each.what == "sign"}
     even = keeps_ties(golden, activations)
-    found = [i for i, run in enumerate(runs) if run["even"] or not even]
-    steady = [i for i in found if runs[i]["even"] and not runs[i]["signs"]]
-    if same and any(not runs[i]["signs"] for i in found):
-        found = [i for i in found if not runs[i]["signs"]]
-    return found, steady or found
+    kept = [i for i, run in enumerate(runs) if run["even"] or not even]
+    found = {}
+    for place, name in enumerate(names):
+        sizes = {layer.name: math.prod(layer.activation.shape) for layer in golden.layers[place + 1 :] if layer.name in opening}
+        shares = {i: _share(runs[i]["signs"], sizes) for i in kept}
+        chosen = kept
+        if set(own) == opening:
+            chosen = []
+            for group in ([i for i in kept if runs[i]["even"]], [i for i in kept if not runs[i]["even"]]):
+                limit = max(ALIKE * _share(own, sizes), min((shares[i] for i in group), default=0.0))
+                chosen += [i for i in group if shares[i] <= limit]
+        found[name] = chosen, [i for i in chosen if runs[i]["even"] and not shares[i]] or chosen
+    return found
+
+
+def _share(signs: Mapping[str, int], sizes: Mapping[str, int]) -> float:
+    """Return how often ReLUs are decided otherwise, summed over layers, so that a unit of a small layer counts for more."""
+    return sum(signs.get(name, 0) / size for name, size in sizes.items())
 
 
 def keeps_ties(golden: Golden, activations: Mapping[str, np.ndarray]) -> bool:

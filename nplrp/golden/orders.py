@@ -41,8 +41,8 @@ def reordered_runs(
     Returns
     -------
     (dict of (layer, "activation" or "relevance") to ndarray [runs, 2], list of dict)
-        For each run sum |d| / sum |v| and max |d| / max |v|; and its kind, whether ties last in it, and how many ReLUs are open in it and
-        closed in the golden run, or the other way round.
+        For each run sum |d| / sum |v| and max |d| / max |v|; and its kind, whether ties last in it, and by layer how many ReLUs are open in
+        it and closed in the golden run, or the other way round.
     """
     found: dict[tuple[str, str], list[list[float]]] = {}
     runs: list[dict[str, Any]] = []
@@ -52,7 +52,7 @@ def reordered_runs(
         plan = make_plan(model, golden.plan.composite, "float32", algorithm, golden.plan.dialect)
         with np.errstate(under="ignore"):
             ran = whole_run(plan, golden.x, golden.start, golden.targets, noise=noise)
-        signs = 0
+        signs: dict[str, int] = {}
         for what in ("activation", "relevance"):
             expected = golden.activations if what == "activation" else golden.relevances
             for name, values in (ran.activations if what == "activation" else ran.relevances).items():
@@ -60,7 +60,8 @@ def reordered_runs(
                 original = values if order is None else values[..., np.argsort(order)]
                 found.setdefault((name, what), []).append(deviation(original, expected[name]))
                 if what == "activation" and name in opening:
-                    signs += int(np.count_nonzero((original > 0) != (expected[name] > 0)))
+                    other = int(np.count_nonzero((original > 0) != (expected[name] > 0)))
+                    signs |= {name: other} if other else {}
         runs.append({"kind": kind, "even": noise is None or noise.even, "signs": signs})
     return {key: np.array(rows) for key, rows in found.items()}, runs
 

@@ -31,6 +31,7 @@ from nplrp.model import chain
 from nplrp.rules import Clamp
 from tests import networks
 from tests.golden import plain
+from tests.golden.more_faults import MORE
 
 #: Multiply-adds above which term-by-term NumPy skips a layer.
 SLOW = 5e7
@@ -202,6 +203,26 @@ def seeded_faults(model, recorded, winograd):
     yield row
 
 
+def more_faults(model, recorded):
+    """Yield a row for every further fault: in how many layers it is found, and its err/tol where it isn't."""
+    places, single = places_of(recorded, model, "float32"), isolated_run(recorded, model).relevances
+    for name, fault in MORE.items():
+        row = {"fault": name, "layers": 0, "same": 0, "verdicts": [], "ratios": []}
+        for below, at in places.items():
+            got = fault(at)
+            if got is None:
+                continue
+            row["layers"] += 1
+            if np.array_equal(got, single[below]):
+                row["same"] += 1
+                continue
+            judgement = golden.check(recorded, Candidate({below: got}), mode="isolated").rows[0].judgement
+            row["verdicts"].append(judgement.verdict)
+            row["ratios"] += [judgement.ratio] if judgement.verdict != "DIVERGED" else []
+        if row["layers"]:
+            yield row
+
+
 def sizes(recorded, profiles):
     with tempfile.TemporaryDirectory() as folder:
         found = {}
@@ -230,6 +251,7 @@ def measure(options):
             for row in seeded_faults(model, recorded, options.winograd):
                 entry["faults"].append(row)
                 print(name, row, flush=True)
+            entry["more"] = list(more_faults(model, recorded))
         results = [each for each in results if (each["model"], each["composite"]) != (options.model, name)] + [entry]
         path.write_text(json.dumps(results, indent=1) + "\n")
 
@@ -285,6 +307,14 @@ def tables(results):
     for entry in results:
         if entry["faults"]:
             yield from fault_table(entry)
+    more = [entry for entry in results if entry.get("more")]
+    if more:
+        yield "\n## Further faults\n"
+        yield "Layers where a fault is DIVERGED, of those where it changes a bit; in brackets SUSPECT, and err/tol of the rest.\n"
+        yield line("fault", *(f"`{entry['composite']}` of {entry['model']}" for entry in more))
+        yield line("---", *["---"] * len(more))
+        for name in MORE:
+            yield line(name, *(further(next((row for row in entry["more"] if row["fault"] == name), None)) for entry in more))
     yield "\n## Cost\n"
     yield line("network", "rules", "elements", "ambiguous decisions", "recorded in", "full file", "digest")
     yield line(*["---"] * 7)
@@ -317,10 +347,21 @@ def fault_table(entry):
             yield f"- {what}: {caught} of {len(known)} are DIVERGED; lost: {', '.join(lost) or 'none'}"
 
 
+def further(row):
+    if row is None:
+        return ""
+    caught, suspect, rest = (row["verdicts"].count(v) for v in ("DIVERGED", "SUSPECT", "WITHIN"))
+    below = sorted(ratio for ratio in row["ratios"] if ratio <= 1)
+    missed = [f"{suspect} S"] if suspect else []
+    if below:
+        missed.append(f"{rest}: {below[0]:.1g} to {below[-1]:.1g}")
+    return f"{caught} of {row['layers'] - row['same']}" + (f" ({', '.join(missed)})" if missed else "")
+
+
 def cell(row, kind):
     if row[kind][0] in ("DIVERGED", "SUSPECT"):
         return row[kind][0][0]
-    return "=" if row.get("same") else f"{row[kind][1]:.1g}" + (" u" if row["undecided"] else "")
+    return "=" if row.get("same") else f"{row[kind][1]:.1g}" + (" u" if row.get("undecided") else "")
 
 
 def write(options):

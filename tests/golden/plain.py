@@ -13,7 +13,8 @@ from nplrp.lrp import run_forward
 from nplrp.lrp import step_back as page
 
 #: One after the other, in the opposite order, pairwise: slow, term by term. By BLAS: the whole window at once, or one place of it after the
-#: other, from the first or from the last, or (as fast code does whose blocks don't fit the image) every second column from the last.
+#: other, from the first or from the last. "uneven": by BLAS, every other pixel in the opposite order, so equal pixels don't tie (whether
+#: a matrix product keeps ties depends on BLAS, CPU and threads).
 ORDERS = ("forward", "backward", "pairwise", "matmul", "places", "places backward", "uneven")
 FAST = ORDERS[3:]
 
@@ -31,10 +32,9 @@ def product(a, w, order, places=1):
     if order == "matmul":
         return a @ w
     if order == "uneven":
-        total = np.empty((*a.shape[:-1], w.shape[1]), a.dtype)
-        for first, each in ((0, "places"), (1, "places backward")):
-            total[..., first::2, :] = product(a[..., first::2, :], w, each, places)
-        return total
+        z, back = a @ w, np.ascontiguousarray(a[..., ::-1]) @ np.ascontiguousarray(w[::-1])
+        z[..., ::2, :] = back[..., ::2, :]
+        return z
     if order.startswith("places"):
         parts = [(np.ascontiguousarray(x), y) for x, y in zip(np.split(a, places, axis=-1), np.split(w, places), strict=True)]
         total = np.zeros((*a.shape[:-1], w.shape[1]), a.dtype)

@@ -185,6 +185,41 @@ def test_who_keeps_ties_is_held_to_it(flat_recorded, flat_image):
     assert golden.check(flat_recorded, Candidate(wrong)).passed  # without activations nobody knows whether its ties lasted
 
 
+def test_a_run_that_opens_another_relu_excuses_only_who_does_so_too():
+    """One unit of a dense layer moves relevance by percents; convolutions above it don't know of it, nor does who decides as golden."""
+    model, x = small_vgg(5, size=16), images(1, 1, (16, 16, 3))
+    recorded = golden.record(model, x, "epsilon_plus")
+    other, unit = 4, int(np.argmax(recorded["fc1"].activation.values > 0))
+
+    def spread(layer):
+        rows = np.full((8, 2), 1e-6)
+        rows[other] = 0.02 if recorded.names.index(layer.name) < recorded.names.index("fc1") else 1e-6
+        return rows
+
+    layers = []
+    for layer in recorded.layers:
+        ambiguous = layer.ambiguous.copy()
+        ambiguous[0, unit] |= layer.name == "fc1"
+        relevance = dataclasses.replace(layer.relevance, spread=spread(layer))
+        layers.append(dataclasses.replace(layer, relevance=relevance, ambiguous=ambiguous))
+    runs = [{**run, "signs": {"fc1": 1} if i == other else {}} for i, run in enumerate(recorded.facts["runs"])]
+    recorded = dataclasses.replace(recorded, layers=tuple(layers), facts={**recorded.facts, "runs": runs})
+    activations = {layer.name: layer.activation.values.astype("f4") for layer in recorded.layers}
+    relevances = {layer.name: layer.relevance.values.astype("f4") for layer in recorded.layers}
+    relevances["block1_pool"] = relevances["block1_pool"] * np.float32(1.01)
+    report = golden.check(recorded, Candidate(relevances, activations))
+    assert report.first.array == "block1_pool", str(report)
+    flipped = activations["fc1"].copy()
+    flipped[0, unit] = 0
+    report = golden.check(recorded, Candidate(relevances, {**activations, "fc1": flipped}))
+    assert report.row("block2_conv1").verdict == "WITHIN", str(report)
+    elsewhere = activations["block1_conv1"].copy()
+    elsewhere[elsewhere > 0] = np.where(np.arange((elsewhere > 0).sum()) == 0, 0, elsewhere[elsewhere > 0])
+    report = golden.check(recorded, Candidate(relevances, {**activations, "block1_conv1": elsewhere}))
+    assert report.row("block2_conv1").verdict == "DIVERGED", str(report)
+    assert golden.check(recorded, Candidate(relevances)).passed  # without activations nobody knows what it decided
+
+
 def test_a_wrong_decision_is_not_called_ambiguous(flat_recorded, flat_image):
     e = explain(deep(), flat_image, "epsilon_plus", flat_recorded.facts["targets"], "float32", "direct")
     wrong = dict(e.activations)
