@@ -56,7 +56,7 @@ def run(setup):
             rounds = 1 if setup.quick else ROUNDS.get(batch, 3)
             for title, entries in sections(batch):
                 results = {} if batch == 1 else None
-                seconds = race(workers, entries, threads, rounds, warm=int(batch == 1), results=results)
+                seconds = race(workers, entries, threads, rounds, results=results)
                 base = entries[0].name
                 rows = compare(seconds, base)
                 for row in rows:
