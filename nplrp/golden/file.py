@@ -49,7 +49,7 @@ def write(golden: Golden, path: str | os.PathLike[str]) -> None:
             raw.seek(BLOCK)
             digest = hashlib.file_digest(raw, "sha256").hexdigest()
             raw.seek(0)
-            raw.write(_MAGIC + f" {VERSION} sha256 {digest}\n".encode())
+            raw.write(_block(digest))
 
 
 def read(path: str | os.PathLike[str]) -> Golden:
@@ -77,6 +77,11 @@ def read(path: str | os.PathLike[str]) -> Golden:
     return golden
 
 
+def _block(digest: str) -> bytes:
+    """Return the user block."""
+    return (_MAGIC + f" {VERSION} sha256 {digest}\n".encode()).ljust(BLOCK, b"\0")
+
+
 def _check_head(path: Path, head: bytes, raw: Any) -> None:
     words = head.split(b"\n")[0].split()
     if len(head) < BLOCK or len(words) != 4 or words[0] != _MAGIC:
@@ -85,8 +90,7 @@ def _check_head(path: Path, head: bytes, raw: Any) -> None:
     if words[1] != str(VERSION).encode():
         version = words[1].decode("ascii", "replace")
         raise GoldenError(f"{path}: has format version {version}, this nplrp reads version {VERSION}; record it again, or update nplrp")
-    digest = hashlib.file_digest(raw, "sha256").hexdigest().encode()
-    if digest != words[3] or head[len(head.split(b"\n")[0]) + 1 :].strip(b"\0"):
+    if head != _block(hashlib.file_digest(raw, "sha256").hexdigest()):
         raise GoldenError(
             f"{path}: is truncated or was changed: its bytes don't have the SHA-256 that it states; copy it again, or record it again"
         )
