@@ -84,7 +84,7 @@ def group_size(p, images):
 def _read(x, first, last):
     """Return the sum of every 16th number of x[first:last], which brings all of it nearer."""
     keep_apart()
-    total = x[first]
+    total = x[0]  # `first` may lie behind the end, if tiles begin in the padding
     for n in range(first, last, 16):
         total += x[n]
     return total
