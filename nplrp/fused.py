@@ -149,6 +149,13 @@ def fusible_parts(plan: Plan, i: int) -> tuple[Part, ...]:
     Each is made of products with the activation or a part of it, over a denominator that the kernels can divide by. Parts for units
     that a ReLU has set to 0 are left out where such units get no relevance.
     """
+    found = plan.fusible.get(i)
+    if found is None:
+        found = plan.fusible[i] = _find_fusible(plan, i)
+    return found
+
+
+def _find_fusible(plan: Plan, i: int) -> tuple[Part, ...]:
     step, rule, parts = plan.steps[i], plan.rules[i], plan.parts[i]
     if step.kind not in ("conv", "dense") or rule.stabiliser not in _STABILISERS or not rule.epsilon:
         return ()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,8 @@ class Plan:
         For each step what its rule runs: the rule's parts, without the terms that vanish because the step's input can't be negative, and
         without parts for units that get no relevance.
     dialect : Dialect
+    fusible : dict
+        What `nplrp.fused` has found out about each step.
     """
 
     model: Model
@@ -53,6 +55,7 @@ class Plan:
     rules: tuple[Rule, ...]
     parts: tuple[tuple[Part, ...], ...]
     dialect: Dialect
+    fusible: dict[int, tuple[Part, ...]] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def start(self) -> str:

@@ -4,6 +4,7 @@ A number takes a slot; an array takes one for its address and one each for its l
 Before them are slots for what comes back, and for what a team of threads needs.
 """
 
+import functools
 import struct
 
 import numpy as np
@@ -21,29 +22,44 @@ _FORMATS = {"q": "q", "?": "q", "d": "d", "f": "f4x"}
 def describe(arguments):
     """Return the types of arguments, as a key, and their numbers in order of the slots."""
     kinds, numbers = [], []
-    for value in arguments:
-        _read(value, kinds, numbers)
+    _read(arguments, kinds, numbers, {})
     return tuple(kinds), numbers
 
 
-def _read(value, kinds, numbers):
-    kind = type(value)
-    if kind in _NUMBERS:
-        kinds.append(_NUMBERS[kind])
-        numbers.append(value)
-    elif kind is np.ndarray:
-        flags = value.flags.num & _LAYOUT
-        kinds.append((value.dtype.str, value.ndim, flags & ~2 if flags & 1 else flags))
-        numbers.append(value.ctypes.data)
-        numbers += value.shape
-        numbers += value.strides
-    elif isinstance(value, tuple):
-        kinds.append(kind)
-        for item in value:
-            _read(item, kinds, numbers)
-        kinds.append(None)
-    else:
-        raise TypeError(f"kernels don't take a {kind.__name__}")
+def _read(values, kinds, numbers, known):
+    """Append the types and numbers of values; `known` has those of arrays and tuples that came before, since many come twice."""
+    for value in values:
+        kind = type(value)
+        if kind in _NUMBERS:
+            kinds.append(_NUMBERS[kind])
+            numbers.append(value)
+            continue
+        found = known.get(id(value))
+        if found is None:
+            if kind is np.ndarray:
+                found = [_array_kind(value.dtype, value.ndim, value.flags.num & _LAYOUT)], [value.ctypes.data, *value.shape, *value.strides]
+            elif isinstance(value, tuple):
+                items = _number_kinds(kind, tuple(map(type, value)))
+                found = (items, value) if items else ([kind], [])
+                if not items:
+                    _read(value, *found, known)
+                    found[0].append(None)
+            else:
+                raise TypeError(f"kernels don't take a {kind.__name__}")
+            known[id(value)] = found
+        kinds += found[0]
+        numbers += found[1]
+
+
+@functools.cache
+def _array_kind(dtype, ndim, flags):
+    return dtype.str, ndim, flags & ~2 if flags & 1 else flags
+
+
+@functools.cache
+def _number_kinds(kind, items):
+    """Return the types of a tuple that holds numbers of these types and nothing else; None if it holds more."""
+    return (kind, *map(_NUMBERS.get, items), None) if _NUMBERS.keys() >= set(items) else None
 
 
 def layout(kinds):

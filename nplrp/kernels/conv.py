@@ -4,6 +4,7 @@ Arrays are NHWC and C-contiguous, kernels HWIO. Nothing is checked here: `nplrp.
 Results depend on shapes, dtype, weights and inputs, never on threads, batch, vector width or what ran before.
 """
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -159,17 +160,25 @@ def conv_transpose(
 
 
 def _epilogue(mode, out, bias=None, a=None, z=None, z2=None, out2=None, eps=0.0, signed=False, weights=(1.0, 1.0)):
-    number = out.dtype.type
-    unused = np.empty(0, out.dtype)
-    inputs = [_flat(unused if v is None else v) for v in (bias, a, z, z2)]
-    outputs = [out.reshape(-1), (unused if out2 is None else out2).reshape(-1)]
+    number, unused = out.dtype.type, _unused(out.dtype)
+    inputs = [unused if v is None else _flat(v) for v in (bias, a, z, z2)]
     below = -eps if signed else eps
-    return Epilogue(mode, *inputs, *outputs, number(eps), number(below), number(weights[0]), number(weights[1]))
+    return Epilogue(
+        mode,
+        *inputs,
+        out.reshape(-1),
+        np.empty(0, out.dtype) if out2 is None else out2.reshape(-1),
+        number(eps),
+        number(below),
+        number(weights[0]),
+        number(weights[1]),
+    )
 
 
 def _run(x, x2, packed, e, threads, workspace, packed2=None, e2=None):
     problem, images = packed.problem, x.shape[0]
-    inputs = [_flat(x), _flat(x if x2 is None else x2)]
+    x = _flat(x)
+    inputs = [x, x if x2 is None else _flat(x2)]
     narrow = packed.weights.transposed and direct.is_narrow(problem)
     if packed.algorithm == "direct" or (packed2 is not None and packed2.algorithm == "direct"):
         direct.convolve(problem, narrow, images, *inputs, packed.terms, packed.weights.blocks, e, threads)
@@ -177,16 +186,29 @@ def _run(x, x2, packed, e, threads, workspace, packed2=None, e2=None):
             direct.convolve(problem, narrow, images, *inputs, packed2.terms, packed2.weights.blocks, e2, threads)
         return
     workspace = workspace or Workspace()
+    second = packed2 and packed2.weights
     group = winograd_conv.group_size(problem, images)
-    per_image = problem.height * problem.width * problem.cin
-    out_per_image = problem.out_height * problem.out_width * problem.cout
     for first in range(0, images, group):
         count = min(group, images - first)
-        parts = [v[first * per_image : (first + count) * per_image] for v in inputs]
-        span = slice(first * out_per_image, (first + count) * out_per_image)
-        ends = [end and end._replace(**{f: getattr(end, f)[span] for f in ("a", "z", "z2", "out", "out2")}) for end in (e, e2)]
-        second = packed2 and packed2.weights
+        parts, ends = inputs, [e, e2]
+        if count < images:
+            parts = [_images(v, first, count, images) for v in inputs]
+            ends = [end and end._replace(**{f: _images(getattr(end, f), first, count, images) for f in _PER_IMAGE}) for end in ends]
         winograd_conv.convolve(problem, count, *parts, packed.terms, packed.weights, ends[0], threads, workspace, second, ends[1])
+
+
+_PER_IMAGE = ("a", "z", "z2", "out", "out2")
+
+
+def _images(flat, first, count, images):
+    """Return `count` of the images in a flat array of `images`."""
+    size = len(flat) // max(1, images)
+    return flat[first * size : (first + count) * size]
+
+
+@functools.cache
+def _unused(dtype):
+    return _read_only(np.empty(0, dtype))
 
 
 def _columns_as_channels(w):

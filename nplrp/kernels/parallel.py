@@ -33,6 +33,14 @@ class Kernel:
         code, numbers = self.code(*args)
         return code.call(numbers)
 
+    @staticmethod
+    def run(nt, code, numbers):
+        """Run split code in `nt` threads."""
+        if nt <= 1:
+            code.call(numbers)
+        else:
+            code.share(numbers, nt)
+
     def code(self, *args):
         """Return the code for arguments, from the cache if it is there, and the arguments as it takes them."""
         kinds, numbers = arguments.describe(args)
@@ -69,24 +77,30 @@ def kernel(function):
 def shared_kernel(share):
     """Compile a kernel share(t, nt, *args) that does part t of nt of the work.
 
-    The result is a Python function (nt, *args) that runs the parts in parallel. Parts write to places of their own.
+    The result is a Python function (nt, *args) that runs the parts in parallel; its `in_turn` (nt, firsts, *args) does so for one number
+    as first argument after another. Parts write to places of their own.
     """
-    if DISABLED:
+    compiled = Kernel(share, split=True)
 
-        def call(nt, *args):
+    def run(nt, *args):
+        if DISABLED:
             for t in range(nt):
                 share(t, nt, *args)
-    else:
-        compiled = Kernel(share, split=True)
+        else:
+            compiled.run(nt, *compiled.code(*args))
 
-        def call(nt, *args):
-            code, numbers = compiled.code(*args)
-            if nt <= 1:
-                code.call(numbers)
-            else:
-                code.share(numbers, nt)
+    def in_turn(nt, firsts, *args):
+        if DISABLED:
+            for first in firsts:
+                run(nt, first, *args)
+            return
+        code, numbers = compiled.code(firsts[0], *args)  # looking at the arguments takes as long as a small kernel
+        for first in firsts:
+            compiled.run(nt, code, [first, *numbers[1:]])
 
-    return functools.wraps(share)(call)
+    call = functools.wraps(share)(run)
+    call.in_turn = in_turn
+    return call
 
 
 def in_threads(part, nt, *args):

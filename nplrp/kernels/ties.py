@@ -9,6 +9,8 @@ convolution, a pool, or the 1 x 1 window of a padding layer) ANDs e over its tap
 partner is outside too. Layers that treat every position alike (bias, ReLU, batch normalisation) keep the map.
 """
 
+import functools
+
 import numpy as np
 
 from nplrp.kernels.parallel import in_threads, kernel
@@ -36,24 +38,25 @@ def tie_labels(x, layers, nt=1):
         For each max-pool int32 labels (n, ho, wo, kh * kw): the first position of the window, in row-major order, that ties with this one;
         None if there is no tie in any image.
     """
-    geometry = np.array(layers, np.int64).reshape(-1, 11)
-    grids, covered = _grids(geometry, x.shape[1:3])
+    geometry, grids, covered = _geometry(tuple(layers), x.shape[1:3])
     # + 0 turns -0.0 into 0.0, so that equal numbers have equal bits; planes of 4-byte words serve every dtype
     words = np.add(x, 0, dtype=x.dtype, order="C").view(np.uint32)
     planes = np.ascontiguousarray(words.transpose(0, 3, 1, 2)).reshape(len(x), words.shape[3], x.shape[1] * x.shape[2])
     pools = [int(p) for p in np.flatnonzero(geometry[:, 0] == MAX_POOL)]
-    labels = []
-    for p in pools:
-        positions = np.arange(geometry[p, 1] * geometry[p, 2], dtype=np.int32)
-        labels.append(np.tile(positions, (len(x), *grids[p + 1], 1)))
+    labels = [np.empty((len(x), *grids[p + 1], geometry[p, 1] * geometry[p, 2]), np.int32) for p in pools]
     found = np.zeros((len(pools), len(x)), np.bool_)
     # a thread has to be worth starting: one image takes a millisecond
     in_threads(_label_some, max(1, min(nt, len(x))), planes, geometry, grids, covered, pools, labels, found)
-    return [each if any_found else None for each, any_found in zip(labels, found.any(1), strict=True)]
+    for each, some in zip(labels, found, strict=True):
+        if some.any():
+            each[~some] = np.arange(each.shape[-1])
+    return [each if some.any() else None for each, some in zip(labels, found, strict=True)]
 
 
-def _grids(geometry, image):
-    """Return the sizes [layers + 1, 2] of all grids, and whether every window of a layer has a tap inside its input grid."""
+@functools.cache
+def _geometry(layers, image):
+    """Return the layers as an array, the sizes [layers + 1, 2] of all grids, and whether every window has a tap inside its input grid."""
+    geometry = np.array(layers, np.int64).reshape(-1, 11)
     grids, covered = [tuple(image)], []
     for _, kh, kw, sh, sw, dh, dw, top, bottom, left, right in geometry:
         size, inside = [], True
@@ -63,11 +66,11 @@ def _grids(geometry, image):
             inside &= bool(((taps >= 0) & (taps < n)).any(1).all())
         grids.append(tuple(size))
         covered.append(inside)
-    return np.array(grids, np.int64), np.array(covered, np.bool_)
+    return geometry, np.array(grids, np.int64), np.array(covered, np.bool_)
 
 
 def _label_some(planes, geometry, grids, covered, pools, labels, found, t, nt):
-    """Fill the labels of every nt-th (pool, image) from the t-th on, and whether it has a tie."""
+    """Fill the labels of every nt-th (pool, image) that has a tie, from the t-th on, and whether it has."""
     padded = (grids[:-1] + geometry[:, [7, 9]] + geometry[:, [8, 10]]).prod(1)
     e, work, rows = np.empty((3, max(padded, default=0)), np.uint8)
     for task in range(t, found.size, nt):
@@ -77,6 +80,8 @@ def _label_some(planes, geometry, grids, covered, pools, labels, found, t, nt):
         for dy in range(kh):
             for dx in range(1 - kw if dy else 1, kw):
                 if _tie_map(planes[n], geometry, grids, covered, pool, dy, dx, e, work, rows):
+                    if not found[i, n]:
+                        labels[i][n] = np.arange(kh * kw)
                     found[i, n] |= _label(e, *grids[pool], geometry[pool], dy, dx, labels[i][n])
 
 

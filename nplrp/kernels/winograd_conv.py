@@ -279,8 +279,8 @@ def convolve(p, images, x, x2, terms, weights, e, threads, workspace, weights2=N
     m = workspace.take("m", cut.m_size * threads)
     u = workspace.take("u", 0 if len(weights.blocks) else cut.u_size * threads)
     outputs = 1 if weights2 is None else 2
-    for phase in (_TILES, _SLABS) if cut.small else (_WHOLE,):
-        _convolve(threads, phase, p, cut, images, x, x2, weights, weights2 or weights, outputs, e, e2 or e, v, m, u)
+    phases = (_TILES, _SLABS) if cut.small else (_WHOLE,)
+    _convolve.in_turn(threads, phases, p, cut, images, x, x2, weights, weights2 or weights, outputs, e, e2 or e, v, m, u)
 
 
 def pack(p, cut, weights, e, u, threads):
