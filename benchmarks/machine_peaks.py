@@ -17,7 +17,7 @@ NUMBERS = 1 << 25
 @numba.njit(nogil=True)
 def _multiply_often(times, offsets, a, b, c, panel, t, nt):
     for _ in range(times):
-        multiply(MAX_ROWS, SLAB, a[t], 0, offsets, 0, len(offsets), BLOCK, b[t], 0, panel, c[t], 0)
+        multiply(MAX_ROWS, SLAB, a[t], 0, 0, offsets, 0, len(offsets), BLOCK, b[t], 0, 0, panel, c[t], 0)
 
 
 @numba.njit(nogil=True)

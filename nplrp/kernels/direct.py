@@ -158,7 +158,9 @@ def _convolve(thread, threads, p, cut, fold, images, x, x2, weights, e):
             channels = min(SLAB, p.cout - slab * SLAB)
             for r in range(rows):
                 at, w_from = r * p.stride_h * row_size, slab * cut.slab_size
-                multiply(cut.pixels, channels, strip, at, offsets, zero, len(offsets), cut.depth, weights, w_from, panel, sums, zero)
+                multiply(
+                    cut.pixels, channels, strip, at, zero, offsets, zero, len(offsets), cut.depth, weights, w_from, zero, panel, sums, zero
+                )
                 width, count, row = p.out_width, channels, image * p.out_height + first + r
                 if fold.taps > 1:
                     _fold(fold, sums, folded)

@@ -45,6 +45,55 @@ class Epilogue(NamedTuple):
     beta: float
 
 
+def by_mode(asm, mode, numbers, emit):
+    """Branch to code for one mode each.
+
+    Parameters
+    ----------
+    asm : Assembler
+    mode : LLVM value
+    numbers : sequence of LLVM values
+        eps, below, alpha and beta.
+    emit : callable
+        Emits the code, given a formula (v, operand, store2): from a vector of sums to what goes to `out`. `operand` returns the vector
+        of bias, a, z or z2 at that place by name, `store2` writes one to `out2`.
+    """
+    eps, below, alpha, beta = (asm.splat(number) for number in numbers)
+
+    def stabilised(z):
+        return asm.add(z, asm.select(asm.below_zero(z), below, eps))
+
+    def biased(v, operand, store2):
+        return asm.add(v, operand("bias"))
+
+    def relu(v, operand, store2):
+        y = biased(v, operand, store2)
+        return asm.select(asm.below_zero(y), asm.constant(0.0), y)
+
+    def times(v, operand, store2):
+        return asm.mul(operand("a"), v)
+
+    def ratio(v, operand, store2):
+        return asm.div(times(v, operand, store2), stabilised(operand("z")))
+
+    def ratios(v, operand, store2):
+        relevance = times(v, operand, store2)
+        store2(asm.div(asm.mul(beta, relevance), stabilised(operand("z2"))))
+        return asm.div(asm.mul(alpha, relevance), stabilised(operand("z")))
+
+    formulas = {STORE: lambda v, operand, store2: v, BIAS: biased, RELU: relu, TIMES: times, RATIO: ratio, RATIOS: ratios}
+    builder = asm.builder
+    done = builder.append_basic_block("done")
+    switch = builder.switch(mode, done)
+    for number, formula in formulas.items():
+        block = builder.append_basic_block(f"mode{number}")
+        switch.add_case(ir.Constant(mode.type, number), block)
+        builder.position_at_end(block)
+        emit(formula)
+        builder.branch(done)
+    builder.position_at_end(done)
+
+
 def _make_finish(count, lanes=None):
     """Return an intrinsic that finishes `count` sums from v[v_from] on and writes them to `out` from out[o_from] on."""
 
@@ -56,50 +105,16 @@ def _make_finish(count, lanes=None):
 
         def emit(context, builder, signature, args):
             asm = Assembler(context, builder, signature, args, dtype, lanes or lanes_of(dtype))
-            mode, v_from, b_from, o_from = args[0], args[2], args[4], args[10]
-            eps, below, alpha, beta = (asm.splat(number) for number in args[11:])
-            v, bias, a, z, z2, out, out2 = (asm.array(k, at) for k, at in ((1, v_from), (3, b_from), *((k, o_from) for k in range(5, 10))))
+            starts = {"v": (1, args[2]), "bias": (3, args[4])} | {name: (k, args[10]) for k, name in enumerate(("a", "z", "z2", "out", "out2"), 5)}
+            starts = {name: asm.array(*start) for name, start in starts.items()}
 
-            def get(array, n):
-                return asm.load(asm.step(array, n))
-
-            def stabilised(array, n):
-                z = get(array, n)
-                return asm.add(z, asm.select(asm.below_zero(z), below, eps))
-
-            def biased(n):
-                return asm.add(get(v, n), get(bias, n))
-
-            def relu(n):
-                y = biased(n)
-                return asm.select(asm.below_zero(y), asm.constant(0.0), y)
-
-            def times(n):
-                return asm.mul(get(a, n), get(v, n))
-
-            def ratios(n):
-                relevance = times(n)
-                asm.store(asm.div(asm.mul(beta, relevance), stabilised(z2, n)), asm.step(out2, n))
-                return asm.div(asm.mul(alpha, relevance), stabilised(z, n))
-
-            formulas = {
-                STORE: lambda n: get(v, n),
-                BIAS: biased,
-                RELU: relu,
-                TIMES: times,
-                RATIO: lambda n: asm.div(times(n), stabilised(z, n)),
-                RATIOS: ratios,
-            }
-            done = builder.append_basic_block("done")
-            switch = builder.switch(mode, done)
-            for number, formula in formulas.items():
-                block = builder.append_basic_block(f"mode{number}")
-                switch.add_case(ir.Constant(mode.type, number), block)
-                builder.position_at_end(block)
+            def each(formula):
                 for n in range(0, count, asm.lanes):
-                    asm.store(formula(n), asm.step(out, n))
-                builder.branch(done)
-            builder.position_at_end(done)
+                    at = {name: asm.step(start, n) for name, start in starts.items()}
+                    v = formula(asm.load(at["v"]), lambda name, at=at: asm.load(at[name]), lambda w, at=at: asm.store(w, at["out2"]))
+                    asm.store(v, at["out"])
+
+            by_mode(asm, args[0], args[11:], each)
             return context.get_dummy_value()
 
         return signature, emit

@@ -43,10 +43,10 @@ def make_microkernel(rows, vectors=VECTORS, lanes=None, panel=None):
     """
 
     @intrinsic
-    def microkernel(typing, a, a_from, offsets, first, last, depth, b, b_from, c, c_from):
+    def microkernel(typing, a, a_from, a_next, offsets, first, last, depth, b, b_from, b_next, c, c_from):
         dtype = a.dtype
         whole = types.int64
-        signature = types.void(a, whole, offsets, whole, whole, whole, b, whole, c, whole)
+        signature = types.void(a, whole, whole, offsets, whole, whole, whole, b, whole, whole, c, whole)
 
         def emit(context, builder, signature, args):
             if rows <= MAX_ROWS:
@@ -60,10 +60,10 @@ def make_microkernel(rows, vectors=VECTORS, lanes=None, panel=None):
 
 
 def _emit(asm, args, rows, vectors, panel):
-    _, a_from, _, first, last, depth, _, b_from, _, c_from = args
+    _, a_from, a_next, _, first, last, depth, _, b_from, b_next, _, c_from = args
     builder, index = asm.builder, ir.IntType(64)
     cells = [(m, v) for m in range(rows) for v in range(vectors)]
-    a, table, b, c = asm.array(0, a_from), asm.array(2, 0, index), asm.array(6, b_from), asm.array(8, c_from)
+    a, table, b, c = asm.array(0, a_from), asm.array(3, 0, index), asm.array(7, b_from), asm.array(10, c_from)
     before = builder.block
     places = {(m, v): asm.step(c, m * SLAB + v * asm.lanes) for m, v in cells}
     names = ("blocks", "depth", "next", "done", "add", "store")
@@ -78,6 +78,8 @@ def _emit(asm, args, rows, vectors, panel):
     for cell in cells:
         sums_block[cell].add_incoming(asm.constant(0.0), before)
     a_block = asm.step(a, asm.number(asm.step(table, block, index), index))
+    for m in range(rows):
+        asm.prefetch(asm.step(a_block, m * BLOCK), a_next)
     builder.branch(over_depth)
 
     builder.position_at_end(over_depth)
@@ -89,7 +91,10 @@ def _emit(asm, args, rows, vectors, panel):
         sums[cell].add_incoming(sums_block[cell], over_blocks)
     now, a_k = dict(sums), asm.step(a_block, k)
     for u in range(_UNROLL):
-        columns = [asm.load(asm.step(b_k, u * panel + v * asm.lanes)) for v in range(vectors)]
+        wanted = [asm.step(b_k, u * panel + v * asm.lanes) for v in range(vectors)]
+        columns = [asm.load(place) for place in wanted]
+        for place in wanted:
+            asm.prefetch(place, b_next)
         for m in range(rows):
             pixel = asm.splat(asm.number(asm.step(a_k, m * BLOCK + u)))
             for v in range(vectors):
@@ -132,7 +137,7 @@ _half_most, _half_less = (make_microkernel(n, VECTORS // 2, panel=VECTORS) for n
 
 
 @kernel
-def multiply(rows, columns, a, a_from, offsets, first, last, depth, b, b_from, b_panel, c, c_from):
+def multiply(rows, columns, a, a_from, a_next, offsets, first, last, depth, b, b_from, b_next, b_panel, c, c_from):
     """Multiply `rows` pixels (an even number) with the first `columns` (at most 32) columns of a slab.
 
     Parameters
@@ -142,6 +147,8 @@ def multiply(rows, columns, a, a_from, offsets, first, last, depth, b, b_from, b
         C has 32 columns; columns that fill up the last half panel, or panel, are written too.
     a_from, b_from, c_from : int
         Where the block starts in each of them; `b_from` is where the first panel starts.
+    a_next, b_next : int
+        How much further on the numbers lie that are wanted next: they are brought nearer meanwhile.
     offsets : ndarray of int64
         Where each block of channels starts in `a`, relative to `a_from`.
     first, last : int
@@ -163,23 +170,23 @@ def multiply(rows, columns, a, a_from, offsets, first, last, depth, b, b_from, b
             count = pairs * (i + 1) // calls * ROW_STEP - m
             am, cm = a_from + m * BLOCK, cn + m * SLAB
             if half and count == MAX_ROWS:
-                _half_most(a, am, offsets, first, last, depth, b, bn, c, cm)
+                _half_most(a, am, a_next, offsets, first, last, depth, b, bn, b_next, c, cm)
             elif half and count == MAX_ROWS - ROW_STEP:
-                _half_less(a, am, offsets, first, last, depth, b, bn, c, cm)
+                _half_less(a, am, a_next, offsets, first, last, depth, b, bn, b_next, c, cm)
             elif count == 6:
-                _rows_6(a, am, offsets, first, last, depth, b, bn, c, cm)
+                _rows_6(a, am, a_next, offsets, first, last, depth, b, bn, b_next, c, cm)
             elif count == 4:
-                _rows_4(a, am, offsets, first, last, depth, b, bn, c, cm)
+                _rows_4(a, am, a_next, offsets, first, last, depth, b, bn, b_next, c, cm)
             elif count == 2:
-                _rows_2(a, am, offsets, first, last, depth, b, bn, c, cm)
+                _rows_2(a, am, a_next, offsets, first, last, depth, b, bn, b_next, c, cm)
             elif count == 14:
-                _rows_14(a, am, offsets, first, last, depth, b, bn, c, cm)
+                _rows_14(a, am, a_next, offsets, first, last, depth, b, bn, b_next, c, cm)
             elif count == 12:
-                _rows_12(a, am, offsets, first, last, depth, b, bn, c, cm)
+                _rows_12(a, am, a_next, offsets, first, last, depth, b, bn, b_next, c, cm)
             elif count == 10:
-                _rows_10(a, am, offsets, first, last, depth, b, bn, c, cm)
+                _rows_10(a, am, a_next, offsets, first, last, depth, b, bn, b_next, c, cm)
             elif count == 8:
-                _rows_8(a, am, offsets, first, last, depth, b, bn, c, cm)
+                _rows_8(a, am, a_next, offsets, first, last, depth, b, bn, b_next, c, cm)
 
 
 def multiply_loops(a, offsets, depth, b, rows, columns):

@@ -68,6 +68,15 @@ class Assembler:
         """Store a vector; the address needs no more alignment than one element."""
         self.builder.store(value, self.builder.bitcast(pointer, self.vector.as_pointer()), align=self.bytes)
 
+    def prefetch(self, pointer, offset):
+        """Ask for what lies `offset` elements behind `pointer` to be brought into the second-level cache; it may be outside any array."""
+        kind = ir.FunctionType(ir.VoidType(), [ir.PointerType(), _I32, _I32, _I32])
+        module = self.builder.module
+        function = module.globals.get("llvm.prefetch.p0") or ir.Function(module, kind, "llvm.prefetch.p0")
+        read, second_level, data = 0, 2, 1
+        there = self.builder.gep(pointer, [offset], inbounds=False, source_etype=self.element)
+        self.builder.call(function, [there, *(ir.Constant(_I32, n) for n in (read, second_level, data))])
+
     def number(self, pointer, element=None):
         """Load one number."""
         return self.builder.load(pointer, typ=element or self.element)

@@ -20,6 +20,7 @@ import math
 import numpy as np
 from llvmlite import ir
 
+from nplrp.kernels.epilogue import by_mode
 from nplrp.kernels.microkernel import BLOCK, SLAB
 from nplrp.kernels.numba_later import intrinsic, types
 from nplrp.kernels.simd import Assembler, lanes_of
@@ -129,6 +130,36 @@ def transform_output(typing, m, m_from, m_step, y, y_from):
 
 
 @intrinsic
+def finish_output(typing, m, m_from, m_step, mode, bias, b_from, a, z, z2, out, out2, o_from, o_row, o_pixel, eps, below, alpha, beta):
+    """Y = A^T M A as `transform_output`, finished (see `nplrp.kernels.epilogue`) and Y[i, j] written to out[o_from + i * o_row + j * o_pixel]."""
+    whole, dtype = types.int64, m.dtype
+    signature = types.void(m, *[whole] * 3, bias, whole, a, z, z2, out, out2, *[whole] * 3, *[dtype] * 4)
+
+    def emit(context, builder, signature, args):
+        asm = Assembler(context, builder, signature, args, dtype, lanes_of(dtype))
+        m_step, o_from, o_row, o_pixel = args[2], *args[11:14]
+        six_steps = builder.mul(m_step, ir.Constant(m_step.type, IN))
+        columns = [_walk(asm, top, six_steps, IN) for top in _walk(asm, asm.array(0, args[1]), m_step, IN)]
+        rows = _walk(asm, o_from, o_row, OUT, builder.add)
+        pixels = [place for row in rows for place in _walk(asm, row, o_pixel, OUT, builder.add)]
+
+        def one(formula):
+            places, bias = iter(pixels), asm.load(asm.array(4, args[5]))
+
+            def store(value):
+                at = {name: asm.array(k, place) for place in [next(places)] for k, name in enumerate(("a", "z", "z2", "out", "out2"), 6)}
+                v = formula(value, lambda name: bias if name == "bias" else asm.load(at[name]), lambda w: asm.store(w, at["out2"]))
+                asm.store(v, at["out"])
+
+            _both_ways(_output_row, asm, columns, asm.load, store)
+
+        by_mode(asm, args[3], args[14:], one)
+        return context.get_dummy_value()
+
+    return signature, emit
+
+
+@intrinsic
 def transform_kernel(typing, w, w_from, u, u_from, u_step, positive, negative):
     """U = G g G^T of one (float64) vector of kernels, in float64, then rounded to float32.
 
@@ -186,9 +217,9 @@ def transpose_square(typing, x, x_from, x_step, y, y_from, y_step):
     return types.void(x, whole, whole, y, whole, whole), emit
 
 
-def _walk(asm, address, step, count):
-    """Return `count` addresses, each `step` elements after the one before."""
+def _walk(asm, address, step, count, move=None):
+    """Return `count` addresses (or, with `move`, offsets), each `step` elements after the one before."""
     addresses = [address]
     while len(addresses) < count:
-        addresses.append(asm.step(addresses[-1], step))
+        addresses.append((move or asm.step)(addresses[-1], step))
     return addresses

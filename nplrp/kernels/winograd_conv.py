@@ -18,7 +18,7 @@ from nplrp.kernels.epilogue import finish_tile
 from nplrp.kernels.microkernel import BLOCK, MAX_ROWS, PANEL_32, ROW_STEP, SLAB, multiply
 from nplrp.kernels.parallel import kernel, shared_kernel
 from nplrp.kernels.simd import VECTOR_BITS, copy_16, keep_apart, writable
-from nplrp.kernels.winograd import IN, OUT, POSITIONS, SIDE, transform_input, transform_kernel, transform_output, transpose_square
+from nplrp.kernels.winograd import IN, OUT, POSITIONS, SIDE, finish_output, transform_input, transform_kernel, transform_output, transpose_square
 
 #: Tiles of an image up to which all of them are transformed first.
 SMALL = 64
@@ -186,25 +186,32 @@ def _multiply(plan, first, last, channels, rows, v, v_from, m, m_from, u, u_from
     panel_step = plan.part * plan.depth * PANEL_32
     for position in range(POSITIONS):
         v_at, u_at, m_at = v_from + position * v_step, u_from + position * u_step, m_from + position * m_step
-        multiply(rows, channels, v, v_at, offsets, first, last, plan.depth, u, u_at, panel_step, m, m_at)
+        multiply(rows, channels, v, v_at, v_step, offsets, first, last, plan.depth, u, u_at, u_step, panel_step, m, m_at)
 
 
 @kernel
 def _finish_slab(p, plan, e, slab, channels, first, count, rows, m, m_from):
     """Transform the products back and finish them."""
     keep_apart()
-    m_step = plan.m_size // POSITIONS
+    m_step, row = plan.m_size // POSITIONS, p.out_width * p.cout
     y = np.empty(OUT * OUT * SLAB, m.dtype)
     y_from = first - first
     for t in range(count):
         tile = first + t
         image, r, q = tile // (plan.down * plan.across), tile // plan.across % plan.down, tile % plan.across
         r, q = r * OUT, q * OUT
-        for n in range(0, channels, _LANES):
-            transform_output(m, m_from + t * SLAB + n, m_step, y, y_from + n)
-        o_from = ((image * p.out_height + r) * p.out_width + q) * p.cout + slab * SLAB
+        m_at, o_from = m_from + t * SLAB, ((image * p.out_height + r) * p.out_width + q) * p.cout + slab * SLAB
         height, width = min(OUT, p.out_height - r), min(OUT, p.out_width - q)
-        finish_tile(e, y, y_from, y_from + OUT * SLAB, height, width, channels, slab * SLAB, o_from, p.out_width * p.cout, p.cout)
+        if height == OUT and width == OUT and channels == SLAB:
+            for n in range(0, SLAB, _LANES):
+                b, o = slab * SLAB + n, o_from + n
+                finish_output(
+                    m, m_at + n, m_step, e.mode, e.bias, b, e.a, e.z, e.z2, e.out, e.out2, o, row, p.cout, e.eps, e.below, e.alpha, e.beta
+                )
+            continue
+        for n in range(0, channels, _LANES):
+            transform_output(m, m_at + n, m_step, y, y_from + n)
+        finish_tile(e, y, y_from, y_from + OUT * SLAB, height, width, channels, slab * SLAB, o_from, row, p.cout)
 
 
 _WHOLE, _TILES, _SLABS, _PACK = range(4)

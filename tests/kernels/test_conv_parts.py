@@ -41,7 +41,7 @@ def packed_operands(rows, blocks, depth, columns, dtype, seed=0):
 def test_multiply_is_its_loops(rows, dtype, columns):
     a, offsets, b, panels, step = packed_operands(rows, 3, 12, SLAB, dtype)
     c = np.full(rows * SLAB + 1, 7.0, dtype)
-    multiply(rows, columns, a, 0, offsets, 0, 3, 12, panels, 0, step, c, 0)
+    multiply(rows, columns, a, 0, 64, offsets, 0, 3, 12, panels, 0, 1 << 20, step, c, 0)
     expected = multiply_loops(a.astype(float), offsets, 12, b.astype(float), rows, columns)
     terms = multiply_loops(abs(a.astype(float)), offsets, 12, abs(b.astype(float)), rows, columns)
     n = 3 * 12  # roundings in a chain, by at most half a unit each of what it has summed so far; float64's twin rounds too
@@ -52,10 +52,10 @@ def test_multiply_is_its_loops(rows, dtype, columns):
 def test_later_blocks_are_added_as_a_chain_of_their_own():
     a, offsets, _, panels, step = packed_operands(6, 4, 16, SLAB, np.float32)
     first, second, both = np.empty((3, 6 * SLAB), np.float32)
-    multiply(6, SLAB, a, 0, offsets, 0, 1, 16, panels, 0, step, first, 0)
-    multiply(6, SLAB, a, 0, offsets[1:].copy(), 0, 3, 16, panels, 16 * PANEL_32, step, second, 0)
-    multiply(6, SLAB, a, 0, offsets, 0, 1, 16, panels, 0, step, both, 0)
-    multiply(6, SLAB, a, 0, offsets, 1, 4, 16, panels, 16 * PANEL_32, step, both, 0)
+    multiply(6, SLAB, a, 0, 0, offsets, 0, 1, 16, panels, 0, 0, step, first, 0)
+    multiply(6, SLAB, a, 0, 0, offsets[1:].copy(), 0, 3, 16, panels, 16 * PANEL_32, 0, step, second, 0)
+    multiply(6, SLAB, a, 0, 0, offsets, 0, 1, 16, panels, 0, 0, step, both, 0)
+    multiply(6, SLAB, a, 0, 0, offsets, 1, 4, 16, panels, 16 * PANEL_32, 0, step, both, 0)
     assert both.tobytes() == (first + second).tobytes()
 
 
@@ -70,7 +70,7 @@ def _multiply_scalar(a, offsets, depth, b, c):
 def test_the_scalar_twin_has_the_same_bits():
     a, offsets, _, panels, step = packed_operands(2, 3, 16, SLAB, np.float32)
     vector, scalar = np.zeros(2 * SLAB, np.float32), np.zeros(2 * SLAB, np.float32)
-    multiply(2, PANEL_32, a, 0, offsets, 0, 3, 16, panels, 0, step, vector, 0)
+    multiply(2, PANEL_32, a, 0, 0, offsets, 0, 3, 16, panels, 0, 0, step, vector, 0)
     _multiply_scalar(a, offsets, 16, panels, scalar)
     assert vector.any()
     assert vector.tobytes() == scalar.tobytes()
