@@ -109,6 +109,18 @@ class Assembler:
 
 
 @intrinsic
+def prefetch(typing, x, at):
+    """Ask for the line of memory with x[at] to be brought into the second-level cache."""
+
+    def emit(context, builder, signature, args):
+        asm = Assembler(context, builder, signature, args, x.dtype, 1)
+        asm.prefetch(asm.array(0, 0), args[1])
+        return context.get_dummy_value()
+
+    return types.void(x, types.int64), emit
+
+
+@intrinsic
 def copy_16(typing, x, x_from, y, y_from):
     """Copy x[x_from : x_from + 16] to y[y_from : y_from + 16]."""
 

@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 
 from nplrp.kernels.direct import blocking
-from nplrp.kernels.epilogue import finish_tile
+from nplrp.kernels.epilogue import RATIO, RATIOS, TIMES, finish_tile
 from nplrp.kernels.microkernel import BLOCK, MAX_ROWS, PANEL_32, ROW_STEP, SLAB, multiply
 from nplrp.kernels.parallel import kernel, shared_kernel
-from nplrp.kernels.simd import VECTOR_BITS, copy_16, keep_apart, writable
+from nplrp.kernels.simd import VECTOR_BITS, copy_16, keep_apart, prefetch, writable
 from nplrp.kernels.winograd import IN, OUT, POSITIONS, SIDE, finish_output, transform_input, transform_kernel, transform_output, transpose_square
 
 #: Tiles of an image up to which all of them are transformed first.
@@ -176,8 +176,25 @@ def _gather(p, w, transposed, c0, count, slab, channels, some):
 
 
 @kernel
-def _multiply(plan, first, last, channels, rows, v, v_from, m, m_from, u, u_from):
-    """Multiply the transformed tiles' blocks first ... last - 1 with one slab of weights, all 36 matrices."""
+def _bring_operands(p, plan, e, slab, tile, first, last):
+    """Bring nearer what `_finish_slab` is going to multiply and divide with, for pixels first ... last - 1 of the tiles from `tile` on."""
+    keep_apart()
+    for pixel in range(first, last):
+        t, i = tile + pixel // (OUT * OUT), pixel % (OUT * OUT)
+        image, r, q = t // (plan.down * plan.across), t // plan.across % plan.down, t % plan.across
+        r, q = min(r * OUT + i // OUT, p.out_height - 1), min(q * OUT + i % OUT, p.out_width - 1)
+        at = ((image * p.out_height + r) * p.out_width + q) * p.cout + slab * SLAB
+        for n in range(at, at + SLAB, BLOCK):
+            prefetch(e.a, n)
+            if e.mode >= RATIO:
+                prefetch(e.z, n)
+            if e.mode == RATIOS:
+                prefetch(e.z2, n)
+
+
+@kernel
+def _multiply(p, plan, e, slab, tile, count, first, last, channels, rows, v, v_from, m, m_from, u, u_from):
+    """Multiply `count` transformed tiles' blocks first ... last - 1 with one slab of weights, all 36 matrices."""
     keep_apart()
     offsets = np.empty(last, np.int64)
     for k in range(last):
@@ -185,6 +202,9 @@ def _multiply(plan, first, last, channels, rows, v, v_from, m, m_from, u, u_from
     v_step, u_step, m_step = plan.v_size // POSITIONS, plan.u_size // POSITIONS, plan.m_size // POSITIONS
     panel_step = plan.part * plan.depth * PANEL_32
     for position in range(POSITIONS):
+        if first == 0 and e.mode >= TIMES:
+            pixels = count * OUT * OUT
+            _bring_operands(p, plan, e, slab, tile, pixels * position // POSITIONS, pixels * (position + 1) // POSITIONS)
         v_at, u_at, m_at = v_from + position * v_step, u_from + position * u_step, m_from + position * m_step
         multiply(rows, channels, v, v_at, v_step, offsets, first, last, plan.depth, u, u_at, u_step, panel_step, m, m_at)
 
@@ -258,7 +278,7 @@ def _convolve(thread, threads, phase, p, plan, images, x, x2, weights, weights2,
                         us, at = (ws.blocks, (slab * plan.parts + k // plan.part) * plan.u_size) if ready else (u, u_from)
                         if not ready:
                             _transform_slab(p, plan, ws, slab, k, last, u, u_from)
-                        _multiply(plan, k, last, channels, rows, v, v_from, m, m_from, us, at)
+                        _multiply(p, plan, on, slab, first, count, k, last, channels, rows, v, v_from, m, m_from, us, at)
                     _finish_slab(p, plan, on, slab, channels, first, count, rows, m, m_from)
 
 
