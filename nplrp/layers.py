@@ -599,18 +599,36 @@ def _algorithm(step: Step, dtype: np.dtype) -> str:
 
 
 def _packed(step: Step, changes: tuple[Change, ...], transposed: bool) -> Packed:
-    """Return a convolution's weights as the kernels want them, prepared once for each change."""
+    """Return a convolution's weights as the kernels want them, prepared once for each change.
+
+    From the second use on transformed weights are kept that the first has made on the fly, while there is room: who explains one image
+    shouldn't wait for memory.
+    """
     from nplrp.kernels import conv
 
     key = (transposed, changes)
+    again, held = ("again", key), ("held", key)
     if key not in step.prepared:
-        assert step.weight is not None
-        algorithm = _algorithm(step, step.weight.dtype)
-        clamps = [change if isinstance(change, Clamp) else AS_IS for change in changes]
-        weight = step.weight if all(isinstance(change, Clamp) for change in changes) else change_weight(step.weight, changes[0])
-        step.prepared[key] = conv.pack(weight, _geometry(step), transposed, clamps, algorithm=algorithm, threads=threads())
+        step.prepared[key] = _pack(step, changes, transposed, None)
+        step.prepared[again] = True
+    elif step.prepared.pop(again, False):  # so that one of several threads does it
+        size = conv.unstored(step.prepared[key])
+        hold = step.room.take(size) if size else None
+        if hold:
+            step.prepared[held] = hold
+            step.prepared[key] = _pack(step, changes, transposed, True)
     packed: Packed = step.prepared[key]
     return packed
+
+
+def _pack(step: Step, changes: tuple[Change, ...], transposed: bool, stored: bool | None) -> Packed:
+    from nplrp.kernels import conv
+
+    assert step.weight is not None
+    algorithm = _algorithm(step, step.weight.dtype)
+    clamps = [change if isinstance(change, Clamp) else AS_IS for change in changes]
+    weight = step.weight if all(isinstance(change, Clamp) for change in changes) else change_weight(step.weight, changes[0])
+    return conv.pack(weight, _geometry(step), transposed, clamps, algorithm=algorithm, threads=threads(), stored=stored)
 
 
 def _tie_row(step: Step) -> tuple[int, ...]:

@@ -21,6 +21,7 @@ from nplrp.errors import ModelError, NumericsError, RuleError
 from nplrp.model import Layer, Model, Window
 from nplrp.rules import Part, Rule
 from nplrp.step import Step
+from nplrp.workspace import room_of
 
 DTYPES = ("float32", "float64")
 ALGORITHMS = ("auto", "direct")
@@ -240,7 +241,7 @@ def make_steps(model: Model, dtype: np.dtype, algorithm: str, merge: bool) -> tu
         if merge:
             _merge_batch_norms(steps)
         model._cache[key] = tuple(
-            dataclasses.replace(step, weight=_cast(step.weight, dtype), bias=_cast(step.bias, dtype)) for step in steps
+            dataclasses.replace(step, weight=_cast(step.weight, dtype), bias=_cast(step.bias, dtype), room=room_of(model)) for step in steps
         )
     made: tuple[Step, ...] = model._cache[key]
     return made

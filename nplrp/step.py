@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from nplrp.model import Shape, Window
+from nplrp.workspace import Room
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +35,8 @@ class Step:
         ``"auto"`` or ``"direct"``.
     prepared : dict
         Packed weights by change; filled on first use and shared by every plan of the model and dtype.
+    room : Room
+        What may be held for speed alone, by all steps of the model together.
     """
 
     name: str
@@ -48,3 +51,4 @@ class Step:
     merged: bool = False
     algorithm: str = "auto"
     prepared: dict[Any, Any] = field(default_factory=dict, repr=False)
+    room: Room = field(default_factory=lambda: Room(0), repr=False)

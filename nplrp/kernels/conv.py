@@ -15,7 +15,7 @@ from nplrp.kernels.geometry import Geometry, Problem
 from nplrp.kernels.microkernel import SLAB
 from nplrp.kernels.winograd_conv import Weights
 
-__all__ = ["Geometry", "Packed", "Workspace", "algorithm", "conv_forward", "conv_transpose", "pack"]
+__all__ = ["Geometry", "Packed", "Workspace", "algorithm", "conv_forward", "conv_transpose", "pack", "unstored"]
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,10 @@ def pack(w, geometry, transposed=False, changes=((1.0, 1.0),), dtype=None, algor
     stored : bool, optional
         Whether to keep transformed weights (4 times the size of `w`) or to make them in every call, which costs time and no memory.
         Default: keep them unless a call reads each of them once. The bits are the same.
+
+    Returns
+    -------
+    Packed
     """
     dtype = np.dtype(dtype or w.dtype)
     name = algorithm or _algorithm(geometry, dtype)
@@ -107,6 +111,14 @@ def pack(w, geometry, transposed=False, changes=((1.0, 1.0),), dtype=None, algor
         winograd_conv.pack(problem, plan, weights, _epilogue(STORE, nothing), blocks, threads)
         weights = Weights(_read_only(nothing), transposed, factors, blocks)
     return Packed(problem, name, len(changes), weights)
+
+
+def unstored(packed) -> int:
+    """Return how many bytes the transformed weights would take that `packed` makes in every call; 0 if it doesn't make any."""
+    if packed.algorithm == "direct" or len(packed.weights.blocks):
+        return 0
+    cut = winograd_conv.plan(packed.problem, 1, packed.terms)
+    return cut.slabs * cut.parts * cut.u_size * packed.weights.source.itemsize
 
 
 def conv_forward(x, packed, bias, relu, out, x2=None, packed2=None, bias2=None, out2=None, threads=1, workspace=None):

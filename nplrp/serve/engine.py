@@ -21,6 +21,7 @@ from nplrp.serve.wanted import Wanted
 from nplrp.span import INPUT
 from nplrp.step import Step
 from nplrp.targets import Label
+from nplrp.workspace import ROOM, room_of
 
 #: Plans that are kept; clients may make any number of them with parameters of their own.
 _PLANS = 200
@@ -70,12 +71,13 @@ class Engine:
     batch : int
         Images that are computed together.
     max_prepared : int
-        Bytes of weights prepared for rules that are kept.
+        Bytes of weights prepared for rules that are kept; at most half of them for speed alone.
     """
 
     def __init__(self, model: Model, batch: int = 1, max_prepared: int = 1 << 30) -> None:
         self.model = model
         self._batch, self._max_prepared = batch, max_prepared
+        room_of(model).size = min(ROOM, max_prepared // 2)
 
     @staticmethod
     def kind(verb: str, wanted: Wanted) -> Hashable:

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("nplrp.serve")
 
-#: Explained once with the real shape, so that the first request finds memory and prepared weights.
+#: Explained twice with the real shape, so that the first request finds memory and all prepared weights.
 WARM = "notebook"
 
 
 def prepare(engine: Engine, settings: Settings) -> None:
-    """Check the weights and the kernels, and explain once.
+    """Check the weights and the kernels, and explain twice.
 
     Raises
     ------
@@ -37,5 +37,6 @@ def prepare(engine: Engine, settings: Settings) -> None:
     log.info("weights %s... %.1f s", found[:12], time.monotonic() - begun)
     check(settings.dtypes)
     log.info("kernels reproduce the golden case %.1f s", time.monotonic() - begun)
-    lrp.explain(model, np.zeros((1, *model.input_shape), np.float32), WARM)
+    for _ in range(2):
+        lrp.explain(model, np.zeros((1, *model.input_shape), np.float32), WARM)
     log.info("warm %.1f s", time.monotonic() - begun)
