@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,8 @@ HERE = Path(__file__).parent
 SCRIPTS = {"nplrp": "worker_nplrp.py", "numpy": "worker_numpy.py", "torch": "worker_torch.py", "zennit": "worker_zennit.py"}
 SCRIPTS["captum"] = "worker_captum.py"
 OURS = ("nplrp", "numpy")
+#: Seconds before each turn, in which the threads of the one before stop spinning.
+PAUSE = 0.1
 
 
 class WorkerError(Exception):
@@ -67,11 +70,10 @@ class Worker:
 
 
 def environment(threads, **more):
-    """Return an environment in which libraries use `threads` threads and don't spin while they wait."""
+    """Return an environment in which libraries use `threads` threads."""
     counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), str(threads))
     here = [str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    waiting = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0", "PYTHONPATH": os.pathsep.join(here)}
-    return {**waiting, **os.environ, "PYTHONPATH": waiting["PYTHONPATH"], **counts, **more}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(here), **counts, **more}
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,7 @@ def race(workers, entries, threads, rounds, warm=1, runs=1, results=None):
     seconds = {entry.name: [] for entry in ready}
     for number in range(rounds):
         for entry in ready if number % 2 == 0 else ready[::-1]:
+            time.sleep(PAUSE)
             times = workers[entry.worker].ask("time", job=entry.name, threads=entry.threads or threads, warm=warm, runs=runs)
             seconds[entry.name].append(statistics.median(times))
     for entry in ready:

@@ -1,12 +1,14 @@
 """The page at speed: the same four lines, with what repeats done once and what follows each other done in one pass over memory.
 
-Three things are saved, and nothing else changes:
+Four things are saved, and nothing else changes:
 
 - line 1: z is what the forward pass computed anyway, where the rule's weights and bias are the layer's own; or it is computed beside
   it from the same input, where the rule changes them. Below a ReLU the pass has max(z, 0) instead of z. That serves as well if the
   relevance comes from a rule with a factor a: units with z <= 0 then have R = 0, and so s = 0.
 - lines 4 and 2: R = a * c of one layer and s = R / stabilise(z) of the layer below are the last thing that the kernel of line 3 does
   with a number, in this order and so with the page's bits.
+- Python: kernels that don't wait for it are run by one team of threads, one after the other (see `nplrp.kernels.together`). Between them
+  nothing may read or write an array but by a kernel.
 - checks: a NaN or an infinity can't be lost on its way to the logits or to the input, so only these are looked at. If one is found,
   the pass is run again by the page, which names the layer.
 
@@ -16,6 +18,7 @@ Whatever isn't one of these cases is done by the page itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,6 +31,9 @@ from nplrp.workspace import Workspace
 
 #: Stabilisers that the convolution kernels can divide by.
 _STABILISERS = ("plus", "sign")
+
+#: Steps that only look at the same numbers in another way.
+_VIEWS = ("reshape", "identity")
 
 StepBack = Callable[[int, np.ndarray], np.ndarray]
 Keep = Callable[[int, np.ndarray], None]
@@ -64,18 +70,25 @@ def run_forward(plan: Plan, x: np.ndarray, workspace: Workspace | None = None) -
     """Run a plan's steps on x [n, *input_shape]; nothing is checked. The arrays are the workspace's, if there is one."""
     workspace = workspace or Workspace(reuse=False)
     activations, winners, denominators = [x], {}, {}
-    logits = None
+    logits, queue = None, layers.queue()
     ties = layers.tie_labels(plan.steps, x)
     for i, step in enumerate(plan.steps):
-        a = activations[-1]
+        a, parts = activations[-1], fusible_parts(plan, i)
+        others = [part for part in parts if _is_plain(part) and not _is_own(part)]
+        waits = step.kind == "maxpool" or step.kind == "conv" or (step.kind == "dense" and not others)
+        if not waits and (step.kind not in _VIEWS or step.activation != "linear"):
+            queue.run()
         if step.kind == "maxpool":
-            a, winners[i] = layers.choose(step, a, ties.get(i), workspace)
-            a = layers.activate(step, a, in_place=True)
+            with queue:
+                a, winners[i] = layers.choose(step, a, ties.get(i), workspace)
+                a = layers.activate(step, a, in_place=True)
         elif step.kind in PASSED:
             a = layers.activate(step, layers.reshape(step, a), in_place=False)
         else:
-            parts = fusible_parts(plan, i)
-            z, beside = layers.forward_beside(step, a, [part for part in parts if _is_plain(part) and not _is_own(part)], workspace)
+            with queue if waits else nullcontext():
+                z, beside = layers.forward_beside(step, a, others, workspace)
+            if not all(map(_is_plain, parts)) or step.activation == "softmax":
+                queue.run()
             if parts:
                 computed, rule = iter(beside), plan.rules[i]
                 denominators[i] = tuple(
@@ -88,6 +101,7 @@ def run_forward(plan: Plan, x: np.ndarray, workspace: Workspace | None = None) -
         if step.kind in PASSED and step.activation == "softmax":
             logits = activations[-1].reshape(a.shape)
         activations.append(a)
+    queue.run()
     return Trace(tuple(activations), winners, activations[-1] if logits is None else logits, denominators)
 
 
@@ -116,28 +130,40 @@ def run_backward(
     """
     workspace = workspace or Workspace(reuse=False)
     s: list[np.ndarray] = []  # of step i, part by part, if the step above has divided already
+    queue = layers.queue()
     for i in range(len(plan.steps) - 1, -1, -1):
         step, rule, a = plan.steps[i], plan.rules[i], trace.activations[i]
         if keep and not s:
+            queue.run()
             keep(i, R)
         divide = _division(plan, trace, i - 1) if i and not keep else None
         if i in trace.denominators:
-            s = s or layers.divide_parts(R, _division(plan, trace, i), workspace)
             parts = fusible_parts(plan, i)
-            if all(map(_is_plain, parts)):
-                result = layers.transpose_times(step, s, layers.clamps(parts), a, divide, workspace)
+            plain = all(map(_is_plain, parts))
+            with queue:
+                s = s or layers.divide_parts(R, _division(plan, trace, i), workspace)
+            if not plain or (step.kind == "dense" and len(parts) > 1):
+                queue.run()
+            if plain:
+                with queue:
+                    result = layers.transpose_times(step, s, layers.clamps(parts), a, divide, workspace)
             else:
                 result, divide = [layers.transpose_parts(step, s, a, rule, parts)], None
             workspace.give(*s)
         elif rule.name == "winner":
-            result = layers.route(step, R, trace.winners[i], divide, workspace)
+            with queue:
+                result = layers.route(step, R, trace.winners[i], divide, workspace)
         elif rule.name == "winner_epsilon" and rule.stabiliser in _STABILISERS and rule.epsilon:
-            s = layers.divide_parts(R, layers.Division((trace.activations[i + 1],), rule, (1.0,)), workspace)
-            result = layers.route_times(step, s[0], trace.winners[i], a, divide, workspace)
+            with queue:
+                s = layers.divide_parts(R, layers.Division((trace.activations[i + 1],), rule, (1.0,)), workspace)
+                result = layers.route_times(step, s[0], trace.winners[i], a, divide, workspace)
             workspace.give(*s)
         else:
+            if step.kind not in _VIEWS:
+                queue.run()
             result, divide = [step_back(i, R)], None
         s, R = (result, R) if divide else ([], result[0])
+    queue.run()
     if keep:
         keep(-1, R)
     return R

@@ -16,6 +16,7 @@ from nplrp.rules import AS_IS, NOTHING, Change, Clamp, Part, Rule
 
 if TYPE_CHECKING:
     from nplrp.kernels.conv import Geometry, Packed
+    from nplrp.kernels.together import Queue
     from nplrp.step import Step
     from nplrp.workspace import Workspace
 
@@ -572,6 +573,13 @@ def _scratch(workspace: Workspace) -> Any:
 
     workspace.scratch = workspace.scratch or conv.Workspace()
     return workspace.scratch
+
+
+def queue() -> Queue:
+    """Return a queue for kernels that one team of threads runs one after the other (see `nplrp.kernels.together`)."""
+    from nplrp.kernels.together import Queue
+
+    return Queue()
 
 
 def threads() -> int:

@@ -33,15 +33,13 @@ _LANE_BYTES = 256
 
 def dense_forward(x, w, pos, neg, z, accumulate, nt=1):
     """Write x [n, i] times w' [i, o] to z [n, o], or add it to what is there; inputs that are 0 are skipped."""
-    if not accumulate:
-        z[...] = 0
-    _run_forward(x, w, ((pos, neg),), z, nt)
+    _run_forward(x, w, ((pos, neg),), z, accumulate, nt)
 
 
 def dense_forward_beside(x, w, changes, outs, nt=1):
     """Write x [n, i] times w' to each of `outs` [n, o], one for each (pos, neg) of `changes`; the bits are those of single calls."""
-    z = np.zeros((len(outs), *outs[0].shape), x.dtype)
-    _run_forward(x, w, changes, z, nt)
+    z = np.empty((len(outs), *outs[0].shape), x.dtype)
+    _run_forward(x, w, changes, z, False, nt)
     for out, each in zip(outs, z, strict=True):
         out[...] = each
 
@@ -59,9 +57,9 @@ def dense_transpose_times(parts, w, changes, a, out, nt=1):
     _run_transpose(parts[0] if len(parts) == 1 else np.stack(parts), w, changes, out, False, a, True, nt)
 
 
-def _run_forward(x, w, changes, z, nt):
+def _run_forward(x, w, changes, z, accumulate, nt):
     numbers = np.array(changes, x.dtype).reshape(-1)
-    _forward(nt if w.size > 4096 else 1, frozen(x), frozen(w), x.shape[0], *w.shape, frozen(numbers), z.reshape(-1))
+    _forward(nt if w.size > 4096 else 1, frozen(x), frozen(w), x.shape[0], *w.shape, frozen(numbers), z.reshape(-1), accumulate)
 
 
 def _run_transpose(s, w, changes, c, accumulate, a, times, nt):
@@ -120,11 +118,13 @@ _add_eight, _add_one = _make_add_rows(_ROWS), _make_add_rows(1)
 
 
 @shared_kernel
-def _forward(t, nt, x, w, images, inputs, units, changes, z):
-    """Add to the t-th part of the columns of z [output, image, unit]."""
+def _forward(t, nt, x, w, images, inputs, units, changes, z, accumulate):
+    """Write the t-th part of the columns of z [output, image, unit], or add to it."""
     first, last = units * t // nt, units * (t + 1) // nt
     rows, columns, outputs = np.empty(GROUP, np.int64), last - first, changes.size // 2
     partial = np.empty(min(images, IMAGES) * outputs * columns, w.dtype)
+    for row in range(0 if accumulate else outputs * images):
+        z[row * units + first : row * units + last] = 0
     for n0 in range(0, images, IMAGES):
         n1 = min(n0 + IMAGES, images)
         tile = _LONG if n1 - n0 == 1 else _SHORT

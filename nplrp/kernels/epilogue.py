@@ -105,7 +105,9 @@ def _make_finish(count, lanes=None):
 
         def emit(context, builder, signature, args):
             asm = Assembler(context, builder, signature, args, dtype, lanes or lanes_of(dtype))
-            starts = {"v": (1, args[2]), "bias": (3, args[4])} | {name: (k, args[10]) for k, name in enumerate(("a", "z", "z2", "out", "out2"), 5)}
+            starts = {"v": (1, args[2]), "bias": (3, args[4])} | {
+                name: (k, args[10]) for k, name in enumerate(("a", "z", "z2", "out", "out2"), 5)
+            }
             starts = {name: asm.array(*start) for name, start in starts.items()}
 
             def each(formula):

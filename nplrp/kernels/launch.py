@@ -39,34 +39,42 @@ class Code:
     def __init__(self, code, kinds):
         self._layout = layout(kinds)
         self._library, (part, self._team) = link(code, ("part", "team"))
+        self.part_address = part
         self._part = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(part)
 
     def call(self, numbers, t=0, nt=1):
         """Do part t of nt with arguments described by `numbers`; return what the kernel returns."""
-        block = self._block(0, 0, 0, numbers)
+        block = self.block(numbers)
         self._part(block, t, nt)
-        return self._result(block)
+        return self.result(block)
 
     def share(self, numbers, nt):
         """Do all parts at once."""
         with lock:
             openmp = _openmp()
             if openmp is None:
-                block = self._block(0, 0, 0, numbers)
+                block = self.block(numbers)
                 others = [_threads(nt - 1).submit(self._part, block, t, nt) for t in range(1, nt)]
                 self._part(block, 0, nt)
                 wait(others)
             else:
                 start, number, size = openmp
-                block = self._block(nt, number, size, numbers)
+                block = self.block(numbers, nt, number, size)
                 start(self._team, block, nt, 0)
-        return self._result(block)
+        return self.result(block)
 
-    def _block(self, nt, number, size, numbers):
+    def block(self, numbers, nt=0, number=0, size=0):
+        """Return a block of memory with the arguments; the rest is for a team of OpenMP's."""
         return ctypes.create_string_buffer(self._layout.pack(0, 0, nt, number, size, *numbers), self._layout.size)
 
     @staticmethod
-    def _result(block):
+    def result(block):
+        """Return what the kernel has left in a block.
+
+        Raises
+        ------
+        MemoryError
+        """
         status = ctypes.c_int64.from_buffer(block, 8 * STATUS).value
         if status == FAILED:
             raise MemoryError("no memory for a kernel's buffers")
@@ -87,6 +95,11 @@ def _openmp():
         return None
     start.argtypes, start.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
     return start, number, size
+
+
+def team_functions():
+    """Return the addresses of omp_get_thread_num and omp_get_num_threads, 0 and 0 without OpenMP."""
+    return _openmp()[1:] if _openmp() else (0, 0)
 
 
 @functools.cache

@@ -21,6 +21,10 @@ __all__ = ["DISABLED", "exclusive", "frozen", "in_threads", "kernel", "shared_ke
 DISABLED = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
 
 
+#: `queue`: where this thread's calls of shared kernels are noted down (see `nplrp.kernels.together`), if not None.
+waiting = threading.local()
+
+
 class Kernel:
     """A compiled function, callable from Python and from other kernels."""
 
@@ -29,14 +33,20 @@ class Kernel:
         self._function, self._split, self._codes, self._lock = function, split, {}, threading.Lock()
 
     def __call__(self, *args):
-        """Call it; numbers that come back are ints and floats."""
+        """Call it, after what is noted down; numbers that come back are ints and floats."""
+        queue = getattr(waiting, "queue", None)
+        if queue is not None:
+            queue.run()
         code, numbers = self.code(*args)
         return code.call(numbers)
 
     @staticmethod
-    def run(nt, code, numbers):
-        """Run split code in `nt` threads."""
-        if nt <= 1:
+    def run(nt, code, numbers, args):
+        """Run split code in `nt` threads, or note it down."""
+        queue = getattr(waiting, "queue", None)
+        if queue is not None:
+            queue.add(max(nt, 1), code, numbers, args)
+        elif nt <= 1:
             code.call(numbers)
         else:
             code.share(numbers, nt)
@@ -87,7 +97,7 @@ def shared_kernel(share):
             for t in range(nt):
                 share(t, nt, *args)
         else:
-            compiled.run(nt, *compiled.code(*args))
+            compiled.run(nt, *compiled.code(*args), args)
 
     def in_turn(nt, firsts, *args):
         if DISABLED:
@@ -96,7 +106,7 @@ def shared_kernel(share):
             return
         code, numbers = compiled.code(firsts[0], *args)  # looking at the arguments takes as long as a small kernel
         for first in firsts:
-            compiled.run(nt, code, [first, *numbers[1:]])
+            compiled.run(nt, code, [first, *numbers[1:]], args)
 
     call = functools.wraps(share)(run)
     call.in_turn = in_turn

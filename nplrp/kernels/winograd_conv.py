@@ -18,7 +18,17 @@ from nplrp.kernels.epilogue import RATIO, RATIOS, TIMES, finish_tile
 from nplrp.kernels.microkernel import BLOCK, MAX_ROWS, PANEL_32, ROW_STEP, SLAB, multiply
 from nplrp.kernels.parallel import kernel, shared_kernel
 from nplrp.kernels.simd import VECTOR_BITS, copy_16, keep_apart, prefetch, writable
-from nplrp.kernels.winograd import IN, OUT, POSITIONS, SIDE, finish_output, transform_input, transform_kernel, transform_output, transpose_square
+from nplrp.kernels.winograd import (
+    IN,
+    OUT,
+    POSITIONS,
+    SIDE,
+    finish_output,
+    transform_input,
+    transform_kernel,
+    transform_output,
+    transpose_square,
+)
 
 #: Tiles of an image up to which all of them are transformed first.
 SMALL = 64
