@@ -75,7 +75,7 @@ def run_forward(plan: Plan, x: np.ndarray, workspace: Workspace | None = None) -
     for i, step in enumerate(plan.steps):
         a, parts = activations[-1], fusible_parts(plan, i)
         others = [part for part in parts if _is_plain(part) and not _is_own(part)]
-        waits = step.kind == "maxpool" or step.kind == "conv" or (step.kind == "dense" and not others)
+        waits = step.kind in ("maxpool", "conv") or (step.kind == "dense" and not others)
         if not waits and (step.kind not in _VIEWS or step.activation != "linear"):
             queue.run()
         if step.kind == "maxpool":

@@ -10,10 +10,11 @@ partner is outside too. Layers that treat every position alike (bias, ReLU, batc
 """
 
 import functools
+import math
 
 import numpy as np
 
-from nplrp.kernels.parallel import in_threads, kernel
+from nplrp.kernels.parallel import kernel, shared_kernel
 
 # Kinds of layers: what a layer does with its window doesn't matter, only whether winners are chosen there.
 WINDOW = 0  #: convolution, average pool, or padding (a window of 1 x 1)
@@ -42,15 +43,16 @@ def tie_labels(x, layers, nt=1):
     # + 0 turns -0.0 into 0.0, so that equal numbers have equal bits; planes of 4-byte words serve every dtype
     words = np.add(x, 0, dtype=x.dtype, order="C").view(np.uint32)
     planes = np.ascontiguousarray(words.transpose(0, 3, 1, 2)).reshape(len(x), words.shape[3], x.shape[1] * x.shape[2])
-    pools = [int(p) for p in np.flatnonzero(geometry[:, 0] == MAX_POOL)]
-    labels = [np.empty((len(x), *grids[p + 1], geometry[p, 1] * geometry[p, 2]), np.int32) for p in pools]
-    found = np.zeros((len(pools), len(x)), np.bool_)
-    # a thread has to be worth starting: one image takes a millisecond
-    in_threads(_label_some, max(1, min(nt, len(x))), planes, geometry, grids, covered, pools, labels, found)
-    for each, some in zip(labels, found, strict=True):
-        if some.any():
-            each[~some] = np.arange(each.shape[-1])
-    return [each if some.any() else None for each, some in zip(labels, found, strict=True)]
+    pools = np.flatnonzero(geometry[:, 0] == MAX_POOL)
+    shapes = [(len(x), *map(int, grids[p + 1]), int(geometry[p, 1] * geometry[p, 2])) for p in pools]
+    starts = np.cumsum([0, *map(math.prod, shapes)])
+    labels, found = np.empty(starts[-1], np.int32), np.zeros((len(pools), len(x)), np.bool_)
+    # a thread has to be worth starting: one image takes half a millisecond
+    _label_all(max(1, min(nt, len(x))), planes, geometry, grids, covered, pools, starts, labels, found)
+    return [
+        labels[start : start + math.prod(shape)].reshape(shape) if some.any() else None
+        for start, shape, some in zip(starts[:-1], shapes, found, strict=True)
+    ]
 
 
 @functools.cache
@@ -69,36 +71,44 @@ def _geometry(layers, image):
     return geometry, np.array(grids, np.int64), np.array(covered, np.bool_)
 
 
-def _label_some(planes, geometry, grids, covered, pools, labels, found, t, nt):
-    """Fill the labels of every nt-th (pool, image) that has a tie, from the t-th on, and whether it has."""
-    padded = (grids[:-1] + geometry[:, [7, 9]] + geometry[:, [8, 10]]).prod(1)
-    e, work, rows = np.empty((3, max(padded, default=0)), np.uint8)
-    for task in range(t, found.size, nt):
-        i, n = divmod(task, len(planes))
-        pool = pools[i]
-        kh, kw = geometry[pool, 1:3]
-        for dy in range(kh):
-            for dx in range(1 - kw if dy else 1, kw):
-                if _tie_map(planes[n], geometry, grids, covered, pool, dy, dx, e, work, rows):
-                    if not found[i, n]:
-                        labels[i][n] = np.arange(kh * kw)
-                    found[i, n] |= _label(e, *grids[pool], geometry[pool], dy, dx, labels[i][n])
+@shared_kernel
+def _label_all(t, nt, planes, geometry, grids, covered, pools, starts, labels, found):
+    """Write the labels of every nt-th image from the t-th on, and by pool whether it has a tie."""
+    most = 0
+    for i in range(len(geometry)):
+        h, w = grids[i]
+        most = max(most, (h + geometry[i, 7] + geometry[i, 8]) * (w + geometry[i, 9] + geometry[i, 10]))
+    e, work, rows = np.empty(most, np.uint8), np.empty(most, np.uint8), np.empty(most, np.uint8)
+    images = len(planes)
+    for n in range(t, images, nt):
+        for i in range(len(pools)):
+            pool = pools[i]
+            (h, w), (ho, wo), kh, kw = grids[pool], grids[pool + 1], geometry[pool, 1], geometry[pool, 2]
+            size = ho * wo * kh * kw
+            mine = labels[starts[i] + n * size : starts[i] + (n + 1) * size]
+            for k in range(size):
+                mine[k] = k % (kh * kw)
+            for dy in range(kh):
+                for dx in range(1 - kw if dy else 1, kw):
+                    if _tie_map(planes[n], geometry, grids, covered, pool, dy, dx, e, work, rows):
+                        found[i, n] |= _label(e, h, w, ho, wo, geometry[pool], dy, dx, mine)
 
 
 @kernel
-def _label(e, h, w, window, dy, dx, labels):
+def _label(e, h, w, ho, wo, window, dy, dx, labels):
     """Give the positions of each window at distance (dy, dx) from an earlier one that they tie with its number; return whether any does."""
     _, kh, kw, sh, sw, _, _, top, _, left, _ = window
     found = False
-    for r in range(labels.shape[0]):
+    for r in range(ho):
         for i in range(max(0, top - r * sh), min(kh - dy, h + top - r * sh)):
             line = e[(r * sh + i - top) * w : (r * sh + i - top + 1) * w]
             for j in range(max(0, -dx), kw - max(0, dx)):
                 this, other = i * kw + j, (i + dy) * kw + j + dx
-                for q in range(labels.shape[1]):
+                for q in range(wo):
                     x = q * sw + j - left
                     if 0 <= x < w and line[x]:
-                        labels[r, q, other] = min(labels[r, q, other], this)
+                        place = (r * wo + q) * kh * kw + other
+                        labels[place] = min(labels[place], this)
                         found = True
     return found
 

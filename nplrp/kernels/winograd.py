@@ -131,13 +131,16 @@ def transform_output(typing, m, m_from, m_step, y, y_from):
 
 @intrinsic
 def finish_output(typing, m, m_from, m_step, mode, bias, b_from, a, z, z2, out, out2, o_from, o_row, o_pixel, eps, below, alpha, beta):
-    """Y = A^T M A as `transform_output`, finished (see `nplrp.kernels.epilogue`) and Y[i, j] written to out[o_from + i * o_row + j * o_pixel]."""
+    """Y = A^T M A as `transform_output`, finished (see `nplrp.kernels.epilogue`).
+
+    Y[i, j] goes to out[o_from + i * o_row + j * o_pixel].
+    """
     whole, dtype = types.int64, m.dtype
-    signature = types.void(m, *[whole] * 3, bias, whole, a, z, z2, out, out2, *[whole] * 3, *[dtype] * 4)
+    signature = types.void(m, whole, whole, whole, bias, whole, a, z, z2, out, out2, whole, whole, whole, dtype, dtype, dtype, dtype)
 
     def emit(context, builder, signature, args):
         asm = Assembler(context, builder, signature, args, dtype, lanes_of(dtype))
-        m_step, o_from, o_row, o_pixel = args[2], *args[11:14]
+        m_step, (o_from, o_row, o_pixel) = args[2], args[11:14]
         six_steps = builder.mul(m_step, ir.Constant(m_step.type, IN))
         columns = [_walk(asm, top, six_steps, IN) for top in _walk(asm, asm.array(0, args[1]), m_step, IN)]
         rows = _walk(asm, o_from, o_row, OUT, builder.add)

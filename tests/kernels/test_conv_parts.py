@@ -64,7 +64,7 @@ _scalar = make_microkernel(2, vectors=PANEL_32, lanes=1)
 
 @njit
 def _multiply_scalar(a, offsets, depth, b, c):
-    _scalar(a, 0, offsets, 0, len(offsets), depth, b, 0, c, 0)
+    _scalar(a, 0, 0, offsets, 0, len(offsets), depth, b, 0, 0, c, 0)
 
 
 def test_the_scalar_twin_has_the_same_bits():
