@@ -10,7 +10,7 @@ from nplrp.kernels.parallel import in_threads
 
 #: Blocks of channels: A, B and C together take 15 to 20 KB of a first-level cache of 32 KB.
 BLOCKS = 6
-#: float32 numbers of each array of the triad: 128 MB, more than any cache here holds.
+#: float32 numbers of each array: 128 MB, more than any cache here holds.
 NUMBERS = 1 << 25
 
 
@@ -20,18 +20,16 @@ def _multiply_often(times, offsets, a, b, c, panel, t, nt):
         multiply(MAX_ROWS, SLAB, a[t], 0, 0, offsets, 0, len(offsets), BLOCK, b[t], 0, 0, panel, c[t], 0)
 
 
-@numba.njit(nogil=True)
-def _triad(a, b, c, t, nt):
-    for i in range(a.size * t // nt, a.size * (t + 1) // nt):
-        a[i] = b[i] + np.float32(3) * c[i]
+def _part(x, t, nt):
+    return x[x.size * t // nt : x.size * (t + 1) // nt]
 
 
-@numba.njit(nogil=True)
-def _add_up(x, sums, t, nt):
-    total = np.uint64(0)
-    for i in range(x.size * t // nt, x.size * (t + 1) // nt):
-        total += x[i]
-    sums[t] = total
+def _copy(a, b, t, nt):
+    np.copyto(_part(a, t, nt), _part(b, t, nt))
+
+
+def _add_up(b, t, nt):
+    _part(b, t, nt).sum()
 
 
 def fma_peak(threads, times=20_000):
@@ -51,13 +49,13 @@ def _multiply_often_with(*args):
     return lambda t, nt: _multiply_often(*args, t, nt)
 
 
-def memory_peak(threads):
-    """Return the bandwidth of a triad (three streams, as STREAM counts) or of reading alone, whichever is larger, in bytes/s."""
-    a, b, c = (np.ones(NUMBERS, np.float32) for _ in range(3))
-    sums, rates = np.zeros(threads, np.uint64), []
-    for function, args, streams in ((_triad, (a, b, c), 3), (_add_up, (b.view(np.uint64), sums), 1)):
-        in_threads(function, threads, *args)
-        start = time.perf_counter()
-        in_threads(function, threads, *args)
-        rates.append(streams * a.nbytes / (time.perf_counter() - start))
+def memory_peak(threads, times=4):
+    """Return the bandwidth of a copy (two streams) or of reading alone, whichever is larger, in bytes/s: NumPy's loops, best of `times`."""
+    a, b = (np.ones(NUMBERS, np.float32) for _ in range(2))
+    rates = []
+    for function, args, streams in ((_copy, (a, b), 2), (_add_up, (b,), 1)):
+        for _ in range(times):
+            start = time.perf_counter()
+            in_threads(function, threads, *args)
+            rates.append(streams * a.nbytes / (time.perf_counter() - start))
     return max(rates)

@@ -630,13 +630,14 @@ def _packed(step: Step, changes: tuple[Change, ...], transposed: bool) -> Packed
 
 
 def _pack(step: Step, changes: tuple[Change, ...], transposed: bool, stored: bool | None) -> Packed:
-    from nplrp.kernels import conv
+    from nplrp.kernels import conv, parallel
 
     assert step.weight is not None
     algorithm = _algorithm(step, step.weight.dtype)
     clamps = [change if isinstance(change, Clamp) else AS_IS for change in changes]
     weight = step.weight if all(isinstance(change, Clamp) for change in changes) else change_weight(step.weight, changes[0])
-    return conv.pack(weight, _geometry(step), transposed, clamps, algorithm=algorithm, threads=threads(), stored=stored)
+    with parallel.at_once():  # other threads may use it right away, and it stays if this pass fails
+        return conv.pack(weight, _geometry(step), transposed, clamps, algorithm=algorithm, threads=threads(), stored=stored)
 
 
 def _tie_row(step: Step) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from nplrp.composites import LINEAR, POOL, Composite
 from nplrp.errors import ModelError, NumericsError, RuleError
 from nplrp.model import Window, chain
 from nplrp.rules import Rule
-from nplrp.workspace import Workspace
+from nplrp.workspace import Hold, Workspace, room_of
 from tests import naive
 from tests.networks import conv, dense, images, plain, pool, random_kernel, small_vgg
 
@@ -272,6 +272,65 @@ def test_memory_is_used_again_and_results_are_not_overwritten():
         assert np.array_equal(array, copy)
     assert np.array_equal(nplrp.explain(model, x, "alpha_beta").relevance, first.relevance)
     assert len(model._cache["workspaces"]) == 1
+
+
+def two_convs():
+    """A network whose convolutions run by Winograd tiles and make their weights on the fly."""
+    rng = np.random.default_rng(18)
+    layers = [conv(f"conv{i}", random_kernel(rng, 3, 3, 64, 64)) for i in range(2)]
+    return chain((12, 12, 64), [*layers, plain("mean", "global_avgpool"), dense("logits", random_kernel(rng, 64, 3), activation="linear")])
+
+
+@pytest.mark.parametrize("composite", ["epsilon", "zplus", "alpha_beta"])
+@pytest.mark.parametrize("sets", [0, 1, 3, 99])
+def test_weights_kept_from_the_second_call_on_change_no_bit(composite, sets):
+    model, x = two_convs(), images(19, 3, (12, 12, 64))
+    size = 4 * 36 * (64 * 64 + 4 * 16)  # of one convolution's transformed weights, gaps between the matrices included
+    room = room_of(model)
+    room.size = sets * size
+    first = nplrp.explain(model, x, composite).relevance
+    steps = nplrp.make_plan(model, composite).steps
+
+    def held():
+        return sum(each.size for step in steps for each in step.prepared.values() if isinstance(each, Hold))
+
+    assert held() == 0 or composite == "alpha_beta"  # whose parts share weights within one pass
+    for _ in range(3):
+        assert np.array_equal(nplrp.explain(model, x, composite).relevance, first)
+    kept = [each.weights.blocks.nbytes for step in steps for each in step.prepared.values() if hasattr(each, "weights")]
+    assert held() == sum(kept) <= room.size
+    assert (held() > 0) == (sets > 0)
+    for step in steps:
+        step.prepared.clear()
+    assert room.take(room.size)  # all of it is free again
+    assert np.array_equal(nplrp.explain(model, x, composite).relevance, first)
+
+
+def test_threads_share_a_model_that_begins_to_keep_weights():
+    model, x = two_convs(), images(20, 4, (12, 12, 64))
+    alone = [nplrp.explain(two_convs(), x[i : i + 1], "zplus").relevance for i in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda i: nplrp.explain(model, x[i % 4 : i % 4 + 1], "zplus").relevance, range(16)))
+    for i, found in enumerate(together):
+        assert np.array_equal(found, alone[i % 4])
+
+
+def test_a_pass_that_fails_leaves_weights_that_are_right(monkeypatch):
+    """Kernels wait until a pass is noted down; weights that others may use by then don't."""
+    model, x = two_convs(), images(21, 1, (12, 12, 64))
+    right = nplrp.explain(two_convs(), x, "epsilon").relevance
+
+    def no_memory(*arguments):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fused.layers, "softmax", no_memory)
+        patch.setattr(fused.layers, "transpose_times", no_memory)
+        for _ in range(2):
+            with pytest.raises(MemoryError):
+                nplrp.explain(model, x, "epsilon")
+    for _ in range(3):
+        assert np.array_equal(nplrp.explain(model, x, "epsilon").relevance, right)
 
 
 def test_threads_share_a_model():

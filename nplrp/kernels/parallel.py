@@ -9,13 +9,14 @@ import importlib
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 
 from nplrp.kernels import arguments, jit_cache, launch
 from nplrp.kernels.launch import lock, threads
 
-__all__ = ["DISABLED", "exclusive", "frozen", "in_threads", "kernel", "shared_kernel", "threads"]
+__all__ = ["DISABLED", "at_once", "exclusive", "frozen", "in_threads", "kernel", "shared_kernel", "threads"]
 
 #: Whether kernels run as plain Python.
 DISABLED = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
@@ -111,6 +112,16 @@ def shared_kernel(share):
     call = functools.wraps(share)(run)
     call.in_turn = in_turn
     return call
+
+
+@contextmanager
+def at_once():
+    """Run the block's calls of shared kernels at once, also where calls are being noted down."""
+    queue, waiting.queue = getattr(waiting, "queue", None), None
+    try:
+        yield
+    finally:
+        waiting.queue = queue
 
 
 def in_threads(part, nt, *args):

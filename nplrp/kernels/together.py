@@ -13,7 +13,7 @@ from llvmlite import ir
 
 from nplrp.kernels import launch
 from nplrp.kernels.numba_later import intrinsic, types
-from nplrp.kernels.parallel import DISABLED, shared_kernel, waiting
+from nplrp.kernels.parallel import DISABLED, at_once, shared_kernel, waiting
 
 _I64 = ir.IntType(64)
 #: Looks at the counter before a waiting thread gives its core to others.
@@ -56,15 +56,14 @@ class Queue:
         """
         if not self._calls:
             return
-        noted, waiting.queue = getattr(waiting, "queue", None), None
         try:
-            calls, number_and_size = np.array(self._calls, np.int64).reshape(-1), launch.team_functions()
-            _run_all(self._threads, calls, np.zeros(1, np.int64), *number_and_size, _give_way())
+            with at_once():
+                calls, number_and_size = np.array(self._calls, np.int64).reshape(-1), launch.team_functions()
+                _run_all(self._threads, calls, np.zeros(1, np.int64), *number_and_size, _give_way())
             for code, block in zip(self._codes, self._blocks, strict=True):
                 code.result(block)
         finally:
             self.__init__()
-            waiting.queue = noted
 
 
 @functools.cache

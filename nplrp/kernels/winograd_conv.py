@@ -314,7 +314,8 @@ def convolve(p, images, x, x2, terms, weights, e, threads, workspace, weights2=N
     cut = plan(p, images, terms, threads)
     v = workspace.take("v", cut.v_size * (1 if cut.small else threads))
     m = workspace.take("m", cut.m_size * threads)
-    u = workspace.take("u", 0 if len(weights.blocks) else cut.u_size * threads)
+    ready = all(len(each.blocks) for each in (weights, weights2) if each)
+    u = workspace.take("u", 0 if ready else cut.u_size * threads)
     outputs = 1 if weights2 is None else 2
     phases = (_TILES, _SLABS) if cut.small else (_WHOLE,)
     _convolve.in_turn(threads, phases, p, cut, images, x, x2, weights, weights2 or weights, outputs, e, e2 or e, v, m, u)

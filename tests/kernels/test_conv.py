@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nplrp.kernels.conv import Geometry, Packed, Workspace, algorithm, conv_forward, conv_transpose, pack
+from nplrp.kernels.conv import Geometry, Packed, Workspace, algorithm, conv_forward, conv_transpose, pack, unstored
 from tests import naive
 
 UNIT = {np.float32: 2.0**-24, np.float64: 2.0**-53}
@@ -273,6 +273,34 @@ def test_nothing_is_written_outside(g, threads, dtype):
     assert not np.isnan(out).any()
     assert not np.isnan(back).any()
     assert not np.isnan(back2).any()
+
+
+@pytest.mark.parametrize("kept", [(False, False), (True, False), (False, True), (True, True)])
+def test_two_at_once_are_one_by_one_whoever_keeps_his_weights(kept):
+    """The second convolution of the same inputs may make its weights on the fly while the first has them, and the other way round."""
+    g = Geometry(13, 9, 64, 70, pads=(1, 1, 1, 1))
+    d = case(g, np.float32)
+    plus, b2 = ((1.0, 0.0),), 2 * d["b"]
+    first, second = pack(d["w"], g, stored=kept[0]), pack(d["w"], g, changes=plus, stored=kept[1])
+    assert [unstored(each) == 0 for each in (first, second)] == list(kept)
+    workspace = GuardedWorkspace()
+    (out, guard), (out2, guard2) = (guarded(d["s"].shape, np.float32) for _ in range(2))
+    conv_forward(d["x"], first, d["b"], True, out, packed2=second, bias2=b2, out2=out2, threads=2, workspace=workspace)
+    assert all(map(unharmed, (guard, guard2, *workspace.guards)))
+    assert same(out, forward(g, d["x"], d["w"], d["b"], relu=True))
+    alone = np.empty_like(out2)
+    conv_forward(d["x"], second, b2, False, alone)
+    assert same(out2, alone)
+
+
+def test_how_much_is_made_anew_is_what_keeping_takes():
+    g = Geometry(13, 9, 64, 70, pads=(1, 1, 1, 1))
+    w = case(g, np.float32)["w"]
+    for transposed, changes in ((False, ((1.0, 1.0),)), (True, ((1.0, 0.0), (0.0, 1.0)))):
+        packed, kept = (pack(w, g, transposed, changes, stored=stored) for stored in (False, True))
+        assert unstored(packed) == kept.weights.blocks.nbytes > 0
+        assert unstored(kept) == 0
+    assert unstored(pack(w, g, algorithm="direct")) == 0
 
 
 def test_inputs_may_be_read_only_and_mapped(layer, tmp_path):
