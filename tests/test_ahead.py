@@ -64,7 +64,7 @@ def test_where_it_would_be_of_no_use(started, why, monkeypatch):
 @pytest.mark.parametrize("composite", ["notebook", "alpha_beta"])
 def test_what_it_runs_needs_the_later_kernels(composite, monkeypatch):
     called = set()
-    original = winograd_conv._convolve
-    monkeypatch.setattr(winograd_conv, "_convolve", lambda *args: (called.add("convolve"), original(*args))[1])
+    original = winograd_conv.convolve
+    monkeypatch.setattr(winograd_conv, "convolve", lambda *args: (called.add("convolve"), original(*args))[1])
     ahead.main(composite, "float32")
     assert called == {"convolve"}
