@@ -59,9 +59,12 @@ def main(network):
                 a = lrp.run_forward([step], a).output
 
         def run():
-            for step, a in work:
-                z, _ = layers.forward_beside(step, a, (), workspace)
-                workspace.give(z)
+            queue = layers.queue()  # as in an explanation
+            with queue:
+                for step, a in work:
+                    z, _ = layers.forward_beside(step, a, (), workspace)
+                    workspace.give(z)
+            queue.run()
             return z
 
         return run
@@ -91,6 +94,19 @@ def main(network):
     serve({"facts": facts, "profile": profile, "accuracy": lambda **p: accuracy(model, **p), **jobs.commands()})
 
 
+class AtOnce:
+    """Stands in for a queue of kernels, so that each can be timed."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def run(self):
+        """Nothing waits."""
+
+
 class timed_layers:
     """Time what `nplrp.layers` does for each step while the block runs: {("forward" | "backward" | function, step): seconds}."""
 
@@ -99,7 +115,7 @@ class timed_layers:
 
         self.spent, self._depth, self._phase, self._old = {}, 0, "backward", []
         for name, function in inspect.getmembers(layers, inspect.isfunction):
-            if not name.startswith("_") and name != "threads":
+            if not name.startswith("_") and name not in ("threads", "queue"):
                 parameters = list(inspect.signature(function).parameters)
                 self._replace(layers, name, self._timed(function, name, "step" in parameters and parameters.index("step")))
         run_forward = fused.run_forward
@@ -112,6 +128,7 @@ class timed_layers:
                 self._phase = "backward"
 
         self._replace(fused, "run_forward", marked)
+        self._replace(layers, "queue", AtOnce)
         return self.spent
 
     def __exit__(self, *_):
