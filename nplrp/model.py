@@ -301,6 +301,11 @@ class Model:
     source: str | None = None
     _cache: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)  # not handed on by `replace`
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what can be made again: steps, plans, memory."""
+        kept = {key: self._cache[key] for key in ("content_hash", "stamps") if key in self._cache}
+        return {**self.__dict__, "_cache": kept}
+
     def __iter__(self) -> Iterator[Layer]:
         return iter(self.layers)
 

@@ -52,3 +52,7 @@ class Step:
     algorithm: str = "auto"
     prepared: dict[Any, Any] = field(default_factory=dict, repr=False)
     room: Room = field(default_factory=lambda: Room(0), repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is prepared: it can be made again."""
+        return {**self.__dict__, "prepared": {}}

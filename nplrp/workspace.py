@@ -80,6 +80,10 @@ class Room:
         self._holds: weakref.WeakSet[Hold] = weakref.WeakSet()
         self._lock = threading.Lock()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle an empty room of the same size."""
+        return Room, (self.size,)
+
     def take(self, size: int) -> Hold | None:
         """Return a hold on `size` bytes, which lasts as long as the object does; None if there is no room."""
         with self._lock:

@@ -1,5 +1,6 @@
 """The page and the pass: the notebook's own numbers, the laws of LRP, and fractions worked by hand."""
 
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from functools import partial
@@ -331,6 +332,18 @@ def test_a_pass_that_fails_leaves_weights_that_are_right(monkeypatch):
                 nplrp.explain(model, x, "epsilon")
     for _ in range(3):
         assert np.array_equal(nplrp.explain(model, x, "epsilon").relevance, right)
+
+
+def test_models_and_explanations_go_to_other_processes():
+    model, x = two_convs(), images(22, 2, (12, 12, 64))
+    for _ in range(3):
+        explanation = nplrp.explain(model, x, "epsilon")
+    twice = pickle.loads(pickle.dumps((explanation, model)))
+    assert len(pickle.dumps(model)) < 2 * sum(a.nbytes for layer in model for a in layer.arrays.values())  # without prepared weights
+    assert np.array_equal(twice[0].relevances["conv0"], explanation.relevances["conv0"])
+    for again in (twice[1], twice[0].model):
+        assert again.content_hash == model.content_hash
+        assert np.array_equal(nplrp.explain(again, x, "epsilon").relevance, explanation.relevance)
 
 
 def test_threads_share_a_model():

@@ -58,8 +58,9 @@ class Queue:
             return
         try:
             with at_once():
-                calls, number_and_size = np.array(self._calls, np.int64).reshape(-1), launch.team_functions()
-                _run_all(self._threads, calls, np.zeros(1, np.int64), *number_and_size, _give_way())
+                calls = np.array(self._calls, np.int64).reshape(-1)
+                number, size = launch.team_functions() if self._threads > 1 else (0, 0)  # alone there is no team to ask
+                _run_all(self._threads, calls, np.zeros(1, np.int64), number, size, _give_way())
             for code, block in zip(self._codes, self._blocks, strict=True):
                 code.result(block)
         finally:
