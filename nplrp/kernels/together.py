@@ -1,8 +1,8 @@
 """Many kernels that one team of threads runs one after the other.
 
 Between two kernels that are called one by one, the team goes to sleep and Python, whose data the kernels have driven out of the caches,
-takes its time: with 80 kernels a tenth of an explanation. Kernels that don't wait for Python are noted down instead, and run by one team,
-in which every thread waits for the others after each kernel.
+takes its time: with 80 kernels a tenth of an explanation. Kernels that don't wait for Python are noted down instead, and run by one team of
+OpenMP's, in which every thread waits for the others after each kernel. Without OpenMP they are run one by one.
 """
 
 import ctypes
@@ -28,7 +28,7 @@ class Queue:
     """
 
     def __init__(self):
-        self._calls, self._blocks, self._codes, self._arguments, self._threads = [], [], [], [], 1
+        self._calls = []
 
     def __enter__(self):
         waiting.queue = None if DISABLED else self
@@ -39,12 +39,7 @@ class Queue:
 
     def add(self, nt, code, numbers, arguments):
         """Note down a call in `nt` parts; `arguments` are kept until it is done."""
-        block = code.block(numbers)
-        self._calls.append((code.part_address, ctypes.addressof(block), nt))
-        self._blocks.append(block)
-        self._codes.append(code)
-        self._arguments.append(arguments)
-        self._threads = max(self._threads, nt)
+        self._calls.append((nt, code, numbers, arguments))
 
     def run(self):
         """Run what waits.
@@ -56,15 +51,21 @@ class Queue:
         """
         if not self._calls:
             return
+        threads, (number, size) = max(nt for nt, *_ in self._calls), launch.team_functions()
         try:
+            if threads > 1 and not number:  # Python's threads may begin late, or never: they don't wait for each other inside kernels
+                for nt, code, numbers, _ in self._calls:
+                    code.share(numbers, nt)
+                return
+            blocks = [code.block(numbers) for _, code, numbers, _ in self._calls]
+            calls = [(code.part_address, ctypes.addressof(block), nt) for (nt, code, *_), block in zip(self._calls, blocks, strict=True)]
+            team = (number, size) if threads > 1 else (0, 0)  # alone there is no team to ask
             with at_once():
-                calls = np.array(self._calls, np.int64).reshape(-1)
-                number, size = launch.team_functions() if self._threads > 1 else (0, 0)  # alone there is no team to ask
-                _run_all(self._threads, calls, np.zeros(1, np.int64), number, size, _give_way())
-            for code, block in zip(self._codes, self._blocks, strict=True):
+                _run_all(threads, np.array(calls, np.int64).reshape(-1), np.zeros(1, np.int64), *team, _give_way())
+            for (_, code, *_), block in zip(self._calls, blocks, strict=True):
                 code.result(block)
         finally:
-            self.__init__()
+            self._calls = []
 
 
 @functools.cache
@@ -125,7 +126,7 @@ def _arrived(typing, counter):
 
 @shared_kernel
 def _run_all(t, nt, calls, counter, number, size, give_way):
-    """Run calls [(function, block, parts), ...] as thread t of nt; or of as many as OpenMP gives, if `number` and `size` can be asked."""
+    """Run calls [(function, block, parts), ...] alone, or as one thread of OpenMP's: `number` and `size` say which, and of how many."""
     team = nt
     if number != 0:
         if _ask(number) != t:  # a part for a thread that there isn't
