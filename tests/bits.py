@@ -1,17 +1,24 @@
 """Print a hash of every composite's whole explanation of a seeded network: `python -m tests.bits [COMPOSITE ...]`.
 
 The network is wide enough for Winograd's convolutions; a flat patch and a black border in its images make ties.
+
+`python -m tests.bits --store` writes the hashes of all `NETWORKS` to `tests/data/bits.json`: after a change of numbers that the changelog
+gives a reason for, and at no other time.
 """
 
 import hashlib
+import json
 import sys
+from pathlib import Path
 
 import numpy as np
 
 import nplrp
 from nplrp.composites import COMPOSITES
-from nplrp.model import chain
-from tests.networks import conv, dense, images, plain, pool, random_kernel
+from nplrp.model import Window, chain
+from tests.networks import batch_norm, conv, dense, images, plain, pool, random_kernel
+
+STORED = Path(__file__).parent / "data" / "bits.json"
 
 
 def network():
@@ -28,6 +35,70 @@ def network():
         dense("predictions", random_kernel(rng, 40, 6), 0.2 * rng.normal(size=6), "softmax"),
     ]
     return chain((16, 16, 3), layers, "wide VGG")
+
+
+def every_kind():
+    """[n, 15, 13, 3] -> [n, 5]: padding, strides, dilation, batch norms that merge and one that doesn't, separate activations, all pools."""
+    rng = np.random.default_rng(11)
+    layers = [
+        plain("pad", "pad", pads=(1, 2, 0, 1)),
+        conv("conv1", random_kernel(rng, 3, 3, 3, 8), None, "linear", Window((3, 3), (2, 1))),
+        batch_norm("norm1", rng, 8),
+        plain("relu1", "activation", "relu"),
+        pool("pool1", "maxpool", Window((3, 3), (2, 2), padding="same")),
+        batch_norm("norm2", rng, 8),
+        conv("conv2", random_kernel(rng, 3, 2, 8, 6), 0.2 * rng.normal(size=6), "relu", Window((3, 2), (1, 1), (2, 1), "same")),
+        plain("dropout", "identity"),
+        pool("pool2", "avgpool", Window((2, 2), (1, 1), padding="same")),
+        conv("conv3", random_kernel(rng, 1, 1, 6, 10), 0.2 * rng.normal(size=10), "linear", Window((1, 1))),
+        plain("relu3", "activation", "relu"),
+        pool("top", "global_avgpool", None),
+        dense("predictions", random_kernel(rng, 10, 5), 0.2 * rng.normal(size=5), "linear"),
+        plain("softmax", "activation", "softmax"),
+    ]
+    return chain((15, 13, 3), layers, "every kind")
+
+
+def vectors():
+    """[n, 12] -> [n, 3]: dense layers alone, logits at the end."""
+    rng = np.random.default_rng(12)
+    layers = [
+        dense("fc1", random_kernel(rng, 12, 300), 0.2 * rng.normal(size=300)),
+        dense("fc2", random_kernel(rng, 300, 9), None),
+        dense("logits", random_kernel(rng, 9, 3), 0.2 * rng.normal(size=3), "linear"),
+    ]
+    return chain((12,), layers, "vectors")
+
+
+def global_max():
+    """[n, 9, 9, 3] -> [n, 4]: ends in a global max-pool that keeps its axes."""
+    rng = np.random.default_rng(13)
+    layers = [
+        conv("conv1", random_kernel(rng, 3, 3, 3, 64), 0.2 * rng.normal(size=64)),
+        conv("conv2", random_kernel(rng, 3, 3, 64, 64), 0.2 * rng.normal(size=64)),
+        plain("top", "global_maxpool", keepdims=True),
+        plain("flatten", "flatten"),
+        dense("predictions", random_kernel(rng, 64, 4), 0.2 * rng.normal(size=4), "softmax"),
+    ]
+    return chain((9, 9, 3), layers, "global max")
+
+
+NETWORKS = {"wide": lambda: network(), "every kind": every_kind, "vectors": vectors, "global max": global_max}
+
+
+def stored_hashes():
+    """Return {network: {composite: {dtype: hash}}} of the code as it is."""
+    found = {}
+    for name, make in NETWORKS.items():
+        model = make()
+        x = pictures() if name == "wide" else images(6, 2, model.input_shape)
+        if x.ndim == 4:
+            x[0, 2:6, 1:7] = 0.5
+        found[name] = {
+            composite: {dtype: digest(nplrp.explain(model, x, composite, dtype=dtype)) for dtype in ("float32", "float64")}
+            for composite in sorted(COMPOSITES)
+        }
+    return found
 
 
 def pictures():
@@ -49,6 +120,9 @@ def digest(explanation):
 
 def main(names):
     """Print `composite dtype hash` lines."""
+    if names == ["--store"]:
+        STORED.write_text(json.dumps(stored_hashes(), indent=1) + "\n")
+        return
     model, x = network(), pictures()
     for name in names or sorted(COMPOSITES):
         for dtype in ("float32", "float64"):

@@ -2,6 +2,7 @@
 warm kernel cache, and on CPUs with other vectors. By hash over whole explanations, each run in a process of its own.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import nplrp
 from nplrp.composites import COMPOSITES
 from nplrp.kernels.conv import Geometry, algorithm
 from nplrp.kernels.simd import VECTOR_BITS
-from tests.bits import network, pictures
+from tests.bits import STORED, network, pictures, stored_hashes
 
 ROOT = Path(__file__).parent.parent
 #: A CPU with narrower vectors than this one (the same trick as in tests/kernels/test_same_bits.py).
@@ -50,6 +51,21 @@ def test_runs_and_numbers_of_threads():
     assert len(set(two.values())) > len(COMPOSITES)  # the hashes tell explanations apart
     assert hashes(NUMBA_NUM_THREADS="1") == two
     assert hashes(NUMBA_NUM_THREADS="3") == two
+
+
+@pytest.mark.filterwarnings("ignore::nplrp.ledger.LedgerWarning")
+def test_bits_of_chains_are_those_that_are_stored():
+    """No rebuilding of the house may change a bit: hashes taken before it, of every composite in both precisions."""
+    stored, found = json.loads(STORED.read_text()), stored_hashes()
+    assert {name: set(table) for name, table in stored.items()} == {name: set(table) for name, table in found.items()}
+    different = [
+        f"{name}: {composite}, {dtype}"
+        for name, table in found.items()
+        for composite, hashes_ in table.items()
+        for dtype, each in hashes_.items()
+        if each != stored[name][composite][dtype]
+    ]
+    assert not different
 
 
 def test_threading_layers():
