@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 
 #: Public name -> the module that holds it; imported when first asked for, so that `import nplrp` costs nothing.
 _PUBLIC = {
-    "Composite": "composites",
+    "Composite": "rules.composites",
     "Explanation": "lrp",
     "Layer": "model",
     "Ledger": "ledger",
@@ -26,14 +26,14 @@ _PUBLIC = {
     "Rule": "rules",
     "explain": "lrp",
     "figure": "heatmaps",
-    "find_weights": "fetch",
+    "find_weights": "files.fetch",
     "forward": "lrp",
     "heatmap": "heatmaps",
-    "load": "weights",
+    "load": "files.weights",
     "make_plan": "plan",
     "panel": "heatmaps",
     "preprocess": "images",
-    "resume": "save",
+    "resume": "files.save",
     "save_png": "heatmaps",
 }
 

@@ -166,13 +166,13 @@ def make_parser(command: str | None = None) -> argparse.ArgumentParser:
 
 def run_explain(arguments: argparse.Namespace) -> None:
     """Explain images and write pictures, numbers or JSON."""
-    from nplrp.composites import composite_named, split_names
+    from nplrp.rules.composites import composite_named, split_names
 
     composites = split_names(arguments.composite or "notebook")
     for name in composites:
         composite_named(name)
     if arguments.save:
-        from nplrp.save import check_suffix
+        from nplrp.files.save import check_suffix
 
         check_suffix(Path(arguments.save))
         if len(composites) > 1:
@@ -191,11 +191,11 @@ def run_explain(arguments: argparse.Namespace) -> None:
             explain(model, x, name, arguments.target, *numerics, dialect=arguments.dialect, start=arguments.start) for name in composites
         ]
     if arguments.save:
-        from nplrp.save import save
+        from nplrp.files.save import save
 
         save(explanations[0], arguments.save, arguments.layers)
     if arguments.json:
-        from nplrp.save import about
+        from nplrp.files.save import about
 
         print(json.dumps([{"about": about(e), "images": _results(e, arguments)} for e in explanations], indent=2))
     else:
@@ -252,8 +252,8 @@ def run_info(arguments: argparse.Namespace) -> None:
 
 def run_plan(arguments: argparse.Namespace) -> None:
     """Print the rule of every layer."""
-    from nplrp.composites import split_names
     from nplrp.plan import make_plan
+    from nplrp.rules.composites import split_names
 
     model = _model(arguments.weights)
     for name in split_names(arguments.composite or "notebook"):
@@ -262,7 +262,7 @@ def run_plan(arguments: argparse.Namespace) -> None:
 
 def run_dialects(arguments: argparse.Namespace) -> None:
     """Print dialects, or where two differ."""
-    from nplrp.dialects import DIALECTS, dialect_named, differences
+    from nplrp.rules.dialects import DIALECTS, dialect_named, differences
 
     if arguments.diff:
         print(differences(*arguments.diff))
@@ -293,7 +293,7 @@ def run_demo(arguments: argparse.Namespace) -> None:
 
 def run_fetch(arguments: argparse.Namespace) -> None:
     """Download the official weights."""
-    from nplrp.fetch import fetch
+    from nplrp.files.fetch import fetch
 
     print(fetch(arguments.model))
 
@@ -310,8 +310,8 @@ def _listen() -> None:
 
 
 def _model(weights: str | None) -> Model:
-    from nplrp.fetch import find_weights
-    from nplrp.weights import load
+    from nplrp.files.fetch import find_weights
+    from nplrp.files.weights import load
 
     return load(find_weights(weights))
 

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nplrp.atomic import atomic
 from nplrp.errors import WeightsError
-from nplrp.fetch import cache_directory, locked
+from nplrp.files.atomic import atomic
+from nplrp.files.fetch import cache_directory, locked
 from nplrp.model import Model, Preprocessing
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def demo_model() -> Model:
     WeightsError
         If the extra isn't installed, its file is another one than expected, or the conversion fails.
     """
-    from nplrp.weights import load
+    from nplrp.files.weights import load
 
     source = onnx_file()
     target = cache_directory() / f"demo-{ONNX_SHA256[:12]}.h5"

@@ -24,9 +24,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from nplrp import layers
-from nplrp.composites import PASSED
 from nplrp.plan import Plan
 from nplrp.rules import AS_IS, Clamp, Part, Term
+from nplrp.rules.composites import PASSED
 from nplrp.workspace import Workspace
 
 #: Stabilisers that the convolution kernels can divide by.

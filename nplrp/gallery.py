@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nplrp.composites import COMPOSITES
 from nplrp.demo import demo_image, demo_model
+from nplrp.rules.composites import COMPOSITES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,8 +14,8 @@ from __future__ import annotations
 import numpy as np
 
 from nplrp import layers
-from nplrp.composites import PASSED
 from nplrp.rules import AS_IS
+from nplrp.rules.composites import PASSED
 from nplrp.step import Step
 
 
@@ -26,7 +26,7 @@ def step_back(step: Step, method: str, y: np.ndarray, g: np.ndarray, winner: np.
     ----------
     step : Step
     method : str
-        One of `nplrp.composites.GRADIENTS`.
+        One of `nplrp.rules.composites.GRADIENTS`.
     y, g : ndarray [n, *output_shape]
         What follows the step's activation, and its gradient. A softmax's gradient is meant before it, at the logits.
     winner : ndarray or None

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from nplrp.atomic import atomic
 from nplrp.errors import ImageError, NumericsError, OutputError
+from nplrp.files.atomic import atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 
 from nplrp import fused, gradients, layers
-from nplrp.composites import PASSED, STARTS, Composite
-from nplrp.dialects import Dialect
 from nplrp.errors import ModelError, NumericsError, RuleError
 from nplrp.fused import Keep, Trace
 from nplrp.ledger import Entry, Ledger, account
 from nplrp.model import Model
 from nplrp.plan import Plan, check_dtype, make_plan, make_steps, parts_below, unit_name
 from nplrp.rules import AS_IS, Part, Rule
+from nplrp.rules.composites import PASSED, STARTS, Composite
+from nplrp.rules.dialects import Dialect
 from nplrp.span import INPUT, Span, find_span
 from nplrp.step import Step
 from nplrp.targets import WHOLE, Label, find_several, label_of, labels_of, start_relevance
@@ -222,8 +222,8 @@ def explain(
     x : ndarray [n, *input_shape], float32 or float64
         Preprocessed images (see `nplrp.preprocess`); converted to `dtype`.
     composite : str, Composite or mapping
-        Rules for every layer: a name in `nplrp.composites.COMPOSITES`, perhaps with parameters as in ``"gamma(gamma=0.5)"``, a TOML file,
-        or your own.
+        Rules for every layer: a name in `nplrp.rules.composites.COMPOSITES`, perhaps with parameters as in ``"gamma(gamma=0.5)"``, a TOML
+        file, or your own.
     target : int, str, a sequence of them, or None
         Which output to explain, by index, class id or class name, one for all images or one for each; ``"top-3"``, or a list for each
         image, gives several maps of each image. None leaves it to the start: all of the vector for "softmax" and "all", else the
@@ -232,9 +232,9 @@ def explain(
     algorithm : "auto" or "direct"
         ``"direct"``: every convolution by its definition.
     dialect : str, Dialect or None
-        Compute as this system does (see `nplrp.dialects`); None is the composite's own.
+        Compute as this system does (see `nplrp.rules.dialects`); None is the composite's own.
     start : str, ndarray [n, *output_shape], or None
-        What to begin with: one of `nplrp.composites.STARTS`, or relevance given at the layer `at`; None is the dialect's.
+        What to begin with: one of `nplrp.rules.composites.STARTS`, or relevance given at the layer `at`; None is the dialect's.
     at, until : str or None
         Begin and end at the output of these layers, ``"input"`` being the model's input; None is the logits, and the input.
     masks : mapping of str to array, or None

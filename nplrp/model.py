@@ -1,6 +1,6 @@
 """A network as data: a chain of layers with names, shapes and plain arrays.
 
-Nothing here computes. `nplrp.weights` makes a `Model` from a file, `nplrp.lrp` explains with it.
+Nothing here computes. `nplrp.files.weights` makes a `Model` from a file, `nplrp.lrp` explains with it.
 Shapes are (H, W, C) for images and (C,) for vectors, without the batch axis; kernels are Keras's own:
 HWIO for convolutions, (in, out) for dense layers.
 """
@@ -23,7 +23,7 @@ from nplrp.errors import ModelError
 
 Shape = tuple[int, ...]
 
-#: What a layer may do. Keras's classes map onto these in `nplrp.keras_config`.
+#: What a layer may do. Keras's classes map onto these in `nplrp.files.keras_config`.
 KINDS = (
     "input",
     "conv",

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from nplrp import layers
-from nplrp.composites import PASSED, Composite, composite_named
-from nplrp.dialects import Dialect, dialect_named
 from nplrp.errors import ModelError, NumericsError, RuleError
 from nplrp.model import Layer, Model, Window
 from nplrp.rules import Part, Rule
+from nplrp.rules.composites import PASSED, Composite, composite_named
+from nplrp.rules.dialects import Dialect, dialect_named
 from nplrp.step import Step
 from nplrp.workspace import room_of
 
@@ -87,12 +87,12 @@ def make_plan(
     ----------
     model : Model
     composite : str, Composite or mapping
-        A name, a name with parameters, a TOML file, or your own (see `nplrp.composites.composite_named`).
+        A name, a name with parameters, a TOML file, or your own (see `nplrp.rules.composites.composite_named`).
     dtype : "float32" or "float64"
     algorithm : "auto" or "direct"
         ``"direct"``: every convolution by its definition, also where a faster algorithm would run.
     dialect : str, Dialect or None
-        Whose switches to set (see `nplrp.dialects`); None is the composite's own.
+        Whose switches to set (see `nplrp.rules.dialects`); None is the composite's own.
 
     Raises
     ------

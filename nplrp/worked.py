@@ -7,10 +7,10 @@ from types import MappingProxyType
 
 import numpy as np
 
-from nplrp.composites import LINEAR, Composite
 from nplrp.lrp import explain
 from nplrp.model import Layer, chain
 from nplrp.rules import Rule
+from nplrp.rules.composites import LINEAR, Composite
 
 
 def one_unit(

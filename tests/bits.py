@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 import nplrp
-from nplrp.composites import COMPOSITES
 from nplrp.model import Window, chain
+from nplrp.rules.composites import COMPOSITES
 from tests.networks import batch_norm, conv, dense, images, plain, pool, random_kernel
 
 STORED = Path(__file__).parent / "data" / "bits.json"
@@ -38,7 +38,7 @@ def network():
 
 
 def every_kind():
-    """[n, 15, 13, 3] -> [n, 5]: padding, strides, dilation, batch norms that merge and one that doesn't, separate activations, all pools."""
+    """[n, 15, 13, 3] -> [n, 5]: padding, strides, dilation, batch norms that merge and one that doesn't, separate activations."""
     rng = np.random.default_rng(11)
     layers = [
         plain("pad", "pad", pads=(1, 2, 0, 1)),
@@ -83,7 +83,7 @@ def global_max():
     return chain((9, 9, 3), layers, "global max")
 
 
-NETWORKS = {"wide": lambda: network(), "every kind": every_kind, "vectors": vectors, "global max": global_max}
+NETWORKS = {"wide": network, "every kind": every_kind, "vectors": vectors, "global max": global_max}
 
 
 def stored_hashes():

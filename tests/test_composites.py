@@ -8,12 +8,12 @@ import pytest
 
 import nplrp
 from nplrp import lrp
-from nplrp.composites import COMPOSITES, GRADIENTS, LINEAR, POOL, POOLS, STARTS, Composite, Select, composite_named
-from nplrp.dialects import DIALECTS
 from nplrp.errors import ModelError, NumericsError, RuleError
 from nplrp.ledger import LedgerWarning
 from nplrp.plan import make_plan, pixel_bounds
 from nplrp.rules import Rule
+from nplrp.rules.composites import COMPOSITES, GRADIENTS, LINEAR, POOL, POOLS, STARTS, Composite, Select, composite_named
+from nplrp.rules.dialects import DIALECTS
 from tests.networks import conv, dense, images, plain, pool, small_vgg
 from tests.test_peers import NETWORKS, pictures
 
@@ -275,7 +275,7 @@ def test_two_passes_are_one(composite, layer):
 
 @pytest.mark.parametrize("suffix", [".npz", ".h5"])
 def test_a_pass_is_saved_and_resumed(tmp_path, suffix):
-    from nplrp.save import resume, save
+    from nplrp.files.save import resume, save
 
     model, x = small_vgg(), images(11, 2, (8, 8, 3))
     whole = nplrp.explain(model, x, "epsilon_gamma_box", target=[[0, 3], [1, 2]], dtype="float64", dialect="captum")

@@ -8,11 +8,11 @@ import pytest
 
 import nplrp
 from nplrp.cli import main
-from nplrp.composites import COMPOSITES, LINEAR, POOLS, Composite
-from nplrp.dialects import DIALECTS, dialect_named, differences, formula
 from nplrp.errors import RuleError
 from nplrp.plan import make_plan
 from nplrp.rules import RULES, Rule
+from nplrp.rules.composites import COMPOSITES, LINEAR, POOLS, Composite
+from nplrp.rules.dialects import DIALECTS, dialect_named, differences, formula
 from tests.networks import dense, images, small_vgg
 
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from nplrp import fetch
 from nplrp.errors import WeightsError
-from nplrp.fetch import Download, download, find_weights
+from nplrp.files import fetch
+from nplrp.files.fetch import Download, download, find_weights
 
 CONTENT = np.random.default_rng(0).integers(0, 256, 3_000_000, np.uint8).tobytes()
 MD5 = hashlib.md5(CONTENT).hexdigest()

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import nplrp
-from nplrp.composites import GRADIENTS
 from nplrp.errors import RuleError
+from nplrp.rules.composites import GRADIENTS
 from tests import twins
 from tests.networks import dense, images, small_vgg
 

@@ -7,7 +7,7 @@ import h5py
 import pytest
 
 from nplrp.errors import WeightsError
-from nplrp.keras_config import SUPPORTED, parse
+from nplrp.files.keras_config import SUPPORTED, parse
 from nplrp.model import Window
 from tests.keras_files import FILES, sequential
 

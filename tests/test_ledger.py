@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import nplrp
-from nplrp.composites import LINEAR, POOL, Composite
 from nplrp.ledger import LedgerWarning
 from nplrp.model import chain
 from nplrp.rules import Rule
+from nplrp.rules.composites import LINEAR, POOL, Composite
 from tests.networks import conv, dense, images, plain, small_vgg
 
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 import nplrp
 from nplrp import fused, lrp
-from nplrp.composites import LINEAR, POOL, Composite
 from nplrp.errors import ModelError, NumericsError, RuleError
 from nplrp.model import Window, chain
 from nplrp.rules import Rule
+from nplrp.rules.composites import LINEAR, POOL, Composite
 from nplrp.workspace import Hold, Workspace, room_of
 from tests import naive
 from tests.networks import conv, dense, images, plain, pool, random_kernel, small_vgg

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 import nplrp
 from nplrp import layers, lrp
-from nplrp.composites import LINEAR, POOL, Composite
 from nplrp.errors import RuleError
 from nplrp.model import Window, chain
 from nplrp.plan import make_plan, parts_below, without_vanishing_terms
 from nplrp.rules import RULES, STABILISERS, Rule
+from nplrp.rules.composites import LINEAR, POOL, Composite
 from tests import naive, twins
 from tests.networks import batch_norm, conv, dense, images, plain, pool, random_kernel, small_vgg
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import nplrp
-from nplrp.composites import COMPOSITES
 from nplrp.kernels.conv import Geometry, algorithm
 from nplrp.kernels.simd import VECTOR_BITS
+from nplrp.rules.composites import COMPOSITES
 from tests.bits import STORED, network, pictures, stored_hashes
 
 ROOT = Path(__file__).parent.parent

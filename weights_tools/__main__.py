@@ -96,7 +96,7 @@ def read_classes(path: Path, outputs: int) -> tuple[tuple[str, str], ...]:
 
 def _read(arguments: argparse.Namespace) -> Model:
     if arguments.command == "from-keras":
-        from nplrp.weights import load
+        from nplrp.files.weights import load
 
         return load(arguments.input)
     if arguments.command == "from-pytorch":

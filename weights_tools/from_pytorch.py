@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from nplrp.errors import ModelError, WeightsError
+from nplrp.files.weights import imagenet_classes
 from nplrp.model import Layer, Model, Preprocessing, Window, chain
-from nplrp.weights import imagenet_classes
 from weights_tools.torch_file import read_tensors
 
 #: Convolutions in each block: Simonyan and Zisserman 2014, table 1, columns A, B, D, E.

@@ -15,8 +15,8 @@ import h5py
 import numpy as np
 
 from nplrp import __version__
-from nplrp.atomic import atomic
 from nplrp.errors import OutputError, WeightsError
+from nplrp.files.atomic import atomic
 from nplrp.model import Layer, Model
 from weights_tools.keras2_config import ARRAYS, model_config
 

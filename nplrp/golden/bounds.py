@@ -22,12 +22,12 @@ from typing import NamedTuple
 import numpy as np
 
 from nplrp import layers
-from nplrp.composites import PASSED
 from nplrp.fused import Trace
 from nplrp.golden import fast_convolutions
 from nplrp.golden.values import UNIT
 from nplrp.plan import Plan
 from nplrp.rules import AS_IS, NOTHING, Change
+from nplrp.rules.composites import PASSED
 from nplrp.step import Step
 
 #: Roundings beside those of the sum itself.

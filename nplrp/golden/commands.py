@@ -238,8 +238,8 @@ def _progress(what: str) -> None:
 
 
 def _model(arguments: argparse.Namespace) -> Model:
-    from nplrp.fetch import find_weights
-    from nplrp.weights import load
+    from nplrp.files.fetch import find_weights
+    from nplrp.files.weights import load
 
     return load(find_weights(arguments.weights))
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nplrp.atomic import atomic
 from nplrp.errors import OutputError
+from nplrp.files.atomic import atomic
 from nplrp.golden.diagnosis import plan_of
 from nplrp.golden.errors import GoldenError
 from nplrp.golden.recording import check_weights

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from nplrp import layers
-from nplrp.composites import STARTS
-from nplrp.dialects import DIALECTS
 from nplrp.fused import Trace
 from nplrp.golden.forward_faults import FORMATS, coarse
 from nplrp.lrp import step_back
 from nplrp.plan import Plan
 from nplrp.rules import BIASES, RULES, STABILISERS, Change, Clamp, Part, Rule
+from nplrp.rules.composites import STARTS
+from nplrp.rules.dialects import DIALECTS
 from nplrp.step import Step
 from nplrp.targets import start_relevance
 

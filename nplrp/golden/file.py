@@ -15,8 +15,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from nplrp.atomic import atomic
 from nplrp.errors import OutputError
+from nplrp.files.atomic import atomic
 from nplrp.golden.errors import GoldenError
 from nplrp.golden.values import FORMAT, VERSION, Golden, GoldenLayer, Tensor, path_name
 

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 
 from nplrp import __version__, layers
-from nplrp.composites import Composite
-from nplrp.dialects import Dialect
 from nplrp.errors import NumericsError, RuleError
 from nplrp.golden.bounds import Bounds, Forward, chain_noise, forward_bounds, relevance_bounds, start_bounds
 from nplrp.golden.errors import GoldenError, ProvenanceError
@@ -23,6 +21,8 @@ from nplrp.lrp import explain
 from nplrp.model import Model
 from nplrp.plan import make_plan, make_steps
 from nplrp.rules import RULES, SWITCHES, Rule
+from nplrp.rules.composites import Composite
+from nplrp.rules.dialects import Dialect
 from nplrp.step import Step
 
 #: Samples of each array in a digest; and the largest input that it holds whole.
@@ -162,7 +162,7 @@ def check_weights(golden: Golden, model: Model) -> None:
 
 def rebuilt_composite(facts: Mapping[str, Any]) -> Composite:
     """Return the composite that a file describes rule by rule, so that presets may change without changing old files."""
-    from nplrp.composites import Select
+    from nplrp.rules.composites import Select
 
     rows = tuple(
         (Select(names=(_literal(layer["name"]),)), Rule(layer["rule"]["name"], **_settings(layer["rule"])))

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from nplrp.atomic import atomic
+from nplrp.files.atomic import atomic
 from nplrp.golden.decisions import Decisions
 from nplrp.golden.judging import DIVERGED, INHERITED, SUSPECT, Judgement
 

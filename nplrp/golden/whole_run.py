@@ -101,7 +101,7 @@ def whole_run(
     plan : Plan
     x : ndarray [n, *input_shape]
     start : str
-        One of `nplrp.composites.STARTS`.
+        One of `nplrp.rules.composites.STARTS`.
     targets : sequence of int, or None
     largest : bool
         Explain each image's largest logit instead.

@@ -21,11 +21,11 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from nplrp import __version__
-from nplrp.composites import STARTS
-from nplrp.dialects import DIALECTS
 from nplrp.errors import NplrpError
 from nplrp.heatmaps import encode_png
 from nplrp.model import Model
+from nplrp.rules.composites import STARTS
+from nplrp.rules.dialects import DIALECTS
 from nplrp.serve import answers, metrics
 from nplrp.serve.bodies import MULTIPART, Body, Inputs, body_kind, read_form, read_inputs
 from nplrp.serve.engine import Engine, Result

@@ -58,10 +58,10 @@ def run_serve(arguments: argparse.Namespace) -> int:
 
 def run_warmup(arguments: argparse.Namespace) -> None:
     """Compile ahead."""
+    from nplrp.files.weights import load
     from nplrp.kernels.jit_cache import cache_directory
     from nplrp.plan import check_dtype
     from nplrp.serve.warmup import warm_up
-    from nplrp.weights import load
 
     dtypes = [check_dtype(each).name for each in arguments.dtype.split(",")]
     directory = cache_directory()

@@ -13,8 +13,8 @@ import numpy as np
 
 from nplrp import lrp
 from nplrp.errors import NplrpError
+from nplrp.files.save import about
 from nplrp.model import Model
-from nplrp.save import about
 from nplrp.serve.bodies import Inputs
 from nplrp.serve.lane import Job, Overdue
 from nplrp.serve.wanted import Wanted

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from nplrp import __version__
-from nplrp.composites import COMPOSITES, STARTS
-from nplrp.dialects import DIALECTS
 from nplrp.model import Model
 from nplrp.plan import ALGORITHMS
+from nplrp.rules.composites import COMPOSITES, STARTS
+from nplrp.rules.dialects import DIALECTS
 from nplrp.serve.problems import CODES
 from nplrp.serve.settings import Settings
 from nplrp.serve.wanted import ENCODINGS, PICTURES, PREDICT, RESAMPLE

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from nplrp.composites import COMPOSITES, FIRST, Composite, Select
 from nplrp.rules import Rule
+from nplrp.rules.composites import COMPOSITES, FIRST, Composite, Select
 
 _OWNERS = {"zennit-0.5": "Zennit", "innvestigate-2.1": "iNNvestigate", "montavon": "Montavon"}
 _NAMES = {"maxpool": "max-pools", "avgpool": "average pools"}

@@ -37,8 +37,8 @@ class Source:
             from nplrp.demo import demo_model
 
             return demo_model()
-        from nplrp.fetch import find_weights
-        from nplrp.weights import load
+        from nplrp.files.fetch import find_weights
+        from nplrp.files.weights import load
 
         return load(find_weights(self.weights))
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nplrp.composites import COMPOSITES, STARTS, composite_named
-from nplrp.dialects import dialect_named
 from nplrp.errors import ModelError, RuleError
 from nplrp.model import Model
 from nplrp.plan import ALGORITHMS
+from nplrp.rules.composites import COMPOSITES, STARTS, composite_named
+from nplrp.rules.dialects import dialect_named
 from nplrp.serve.problems import Problem
 from nplrp.serve.settings import Settings
 from nplrp.span import INPUT

@@ -10,11 +10,11 @@ from dataclasses import replace
 import numpy as np
 
 from nplrp import lrp
-from nplrp.composites import COMPOSITES
-from nplrp.dialects import DIALECTS
 from nplrp.heatmaps import encode_png, figure, heatmap
 from nplrp.model import Layer, Model, Window, chain
 from nplrp.plan import ALGORITHMS
+from nplrp.rules.composites import COMPOSITES
+from nplrp.rules.dialects import DIALECTS
 from nplrp.serve import selfcheck
 
 

@@ -9,12 +9,12 @@ from safetensors.numpy import save_file
 
 from nplrp import explain, golden, save_png
 from nplrp.cli import main
+from nplrp.files.save import save
 from nplrp.golden.candidate import Candidate, read_candidate, sorted_out
 from nplrp.golden.errors import GoldenError, NothingComparedError, ProvenanceError
 from nplrp.golden.faults import FAULTS
 from nplrp.golden.isolated import isolated_run, places_of
 from nplrp.model import chain
-from nplrp.save import save
 from nplrp.testing import assert_lrp_close
 from tests import networks
 from tests.golden import plain

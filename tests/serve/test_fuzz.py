@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nplrp.composites import COMPOSITES, STARTS
-from nplrp.dialects import DIALECTS
+from nplrp.rules.composites import COMPOSITES, STARTS
+from nplrp.rules.dialects import DIALECTS
 from nplrp.serve.bodies import parse_json
 from nplrp.serve.problems import CODES, Problem
 from nplrp.serve.wanted import ENCODINGS, PICTURES, Wanted

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import nplrp.serve
-from nplrp.composites import COMPOSITES
-from nplrp.dialects import DIALECTS
+from nplrp.rules.composites import COMPOSITES
+from nplrp.rules.dialects import DIALECTS
 
 PAGE = Path(nplrp.serve.__file__).parent / "page"
 FILES = sorted(PAGE.iterdir())

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 import nplrp
-from nplrp.composites import COMPOSITES
 from nplrp.heatmaps import encode_png, figure, panel
 from nplrp.images import display, load_pixels
 from nplrp.lrp import predict
+from nplrp.rules.composites import COMPOSITES
 from nplrp.serve import answers
 from nplrp.serve.presets import presets
 from tests.networks import images

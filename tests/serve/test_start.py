@@ -117,7 +117,7 @@ import numpy as np
 from nplrp.kernels import jit_cache
 jit_cache._writable = lambda directory: False
 import nplrp
-from nplrp.composites import COMPOSITES
+from nplrp.rules.composites import COMPOSITES
 from tests.bits import network, pictures
 def fail(): raise AssertionError("compiles")
 jit_cache.announce = fail

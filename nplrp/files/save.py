@@ -11,11 +11,11 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from nplrp.atomic import atomic
-from nplrp.composites import Composite, composite_named
 from nplrp.errors import ModelError, OutputError, RuleError
+from nplrp.files.atomic import atomic
 from nplrp.lrp import Explanation, explain
 from nplrp.model import Model
+from nplrp.rules.composites import Composite, composite_named
 from nplrp.span import INPUT
 
 SUFFIXES = (".npz", ".h5")
@@ -118,7 +118,7 @@ def resume(
     try:
         note, x, relevance, image = _read(path)
     except (OSError, KeyError, ValueError, BadZipFile) as error:
-        raise OutputError(f"{path}: is not an explanation that nplrp saved: {error}; save it again with nplrp.save.save") from None
+        raise OutputError(f"{path}: is not an explanation that nplrp saved: {error}; save it again with nplrp.files.save.save") from None
     if note["weights_sha256"] != model.content_hash:
         raise ModelError(f"{path}: was computed with other weights than those of {model.name} (SHA-256 {note['weights_sha256'][:12]}...)")
     layer = note["relevance_of"]

@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from nplrp import architectures, hdf5, keras_config
 from nplrp.errors import ModelError, WeightsError
-from nplrp.keras_config import ConfigLayer, Network
+from nplrp.files import architectures, hdf5, keras_config
+from nplrp.files.keras_config import ConfigLayer, Network
 from nplrp.model import Layer, Model, Preprocessing, chain
 
 #: Keras's names of variables -> ours.

@@ -8,7 +8,7 @@ list of `Term`s that share one denominator:
     R_j = sum over parts,        weight * sum over terms  a'_j sum_k w'_jk R_k / stabilise(z_k)
 
 Implementations of LRP disagree on what a' and b' are and on how z is stabilised. These are switches of a rule; one that is left at None is
-set by the dialect that the rule is run in (`nplrp.dialects`), and without a dialect to the default in `RULES`.
+set by the dialect that the rule is run in (`nplrp.rules.dialects`), and without a dialect to the default in `RULES`.
 
 References
 ----------

@@ -1,6 +1,6 @@
 """Composites: which rule runs on which layer, and what the top of the network starts with.
 
-The presets bear their owners' names and run in their owners' dialects (`nplrp.dialects`) unless another one is asked for.
+The presets bear their owners' names and run in their owners' dialects (`nplrp.rules.dialects`) unless another one is asked for.
 """
 
 from __future__ import annotations

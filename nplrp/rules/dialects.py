@@ -30,7 +30,7 @@ class Dialect:
     system : str
         What it is, and where its formulas were read.
     start : str
-        What its pass begins with, one of `nplrp.composites.STARTS`.
+        What its pass begins with, one of `nplrp.rules.composites.STARTS`.
     epsilon, stabiliser
         Of the rules that don't say themselves; None is each rule's default.
     rules : tuple of Rule

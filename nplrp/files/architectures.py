@@ -12,7 +12,7 @@ from types import MappingProxyType
 import numpy as np
 
 from nplrp.errors import WeightsError
-from nplrp.keras_config import OPEN_SIDE, ConfigLayer, Network
+from nplrp.files.keras_config import OPEN_SIDE, ConfigLayer, Network
 from nplrp.model import Layer, Shape, Window
 
 #: Convolutions in each block; after each block the sides are halved.

@@ -1,7 +1,7 @@
 """Read HDF5 that may be damaged or hostile: text attributes, groups, and datasets as arrays mapped from the file.
 
 libhdf5 trusts a file more than one should: flipped bytes can make it crash, loop or allocate without end. What it is
-asked here is limited to what Keras writes, and is checked before it is asked. Errors carry no path; `nplrp.weights` adds it.
+asked here is limited to what Keras writes, and is checked before it is asked. Errors carry no path; `nplrp.files.weights` adds it.
 """
 
 from __future__ import annotations

@@ -1,0 +1,41 @@
+"""As data: LRP's rules (`rule`), how each system sets their switches (`dialects`), which rule runs on which layer (`composites`)."""
+
+from nplrp.rules.rule import (
+    AS_IS,
+    BIASES,
+    INPUTS,
+    NEGATIVE,
+    NOTHING,
+    POSITIVE,
+    RULES,
+    STABILISERS,
+    SWITCHES,
+    UNITS,
+    Change,
+    Clamp,
+    Part,
+    Row,
+    Rule,
+    Term,
+    parse_call,
+)
+
+__all__ = [
+    "AS_IS",
+    "BIASES",
+    "INPUTS",
+    "NEGATIVE",
+    "NOTHING",
+    "POSITIVE",
+    "RULES",
+    "STABILISERS",
+    "SWITCHES",
+    "UNITS",
+    "Change",
+    "Clamp",
+    "Part",
+    "Row",
+    "Rule",
+    "Term",
+    "parse_call",
+]
