@@ -132,7 +132,7 @@ def _with_decisions(model, x, rule):
         a, decided = activations[-1], exact.activations[i + 1]
         if step.kind == "maxpool":
             n, height, width, channels = decided.shape
-            places = exact.winners[i].astype(np.intp)
+            places = exact.held[i].astype(np.intp)
             size, stride = step.window.size, step.window.stride
             rows = np.arange(height)[None, :, None, None] * stride[0] + places // size[1]
             columns = np.arange(width)[None, None, :, None] * stride[1] + places % size[1]
@@ -172,7 +172,7 @@ def _decisions(setup, workers, model, x):
     rows, counts = [], {"relu": 0, "pool": 0}
     for i, step in enumerate(plan.steps):
         if step.kind == "maxpool":
-            key, ours, exact = "pool", *(traces[bits].winners[i] for bits in (32, 64))
+            key, ours, exact = "pool", *(traces[bits].held[i] for bits in (32, 64))
         elif step.kind == "conv" and step.activation == "relu":
             key, ours, exact = "relu", *(traces[bits].activations[i + 1] > 0 for bits in (32, 64))
         else:

@@ -64,7 +64,7 @@ def main(composite: str, dtype: str) -> None:
     """Explain what a small network says, without and with a max-pool: sizes don't matter to the code."""
     import numpy as np
 
-    from nplrp.lrp import explain
+    from nplrp.explanation import explain
     from nplrp.model import Layer, Window, chain
 
     def array(*shape: int) -> np.ndarray:

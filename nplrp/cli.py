@@ -18,8 +18,8 @@ from nplrp.errors import NplrpError, OutputError
 if TYPE_CHECKING:
     import numpy as np
 
+    from nplrp.explanation import Explanation
     from nplrp.ledger import Ledger
-    from nplrp.lrp import Explanation
     from nplrp.model import Model
 
 #: Exit codes: everything went well; bad input, in one line on stderr; stopped by Ctrl-C.
@@ -183,7 +183,7 @@ def run_explain(arguments: argparse.Namespace) -> None:
     pixels, x = _images(arguments, model)
 
     from nplrp.ahead import compiling_ahead
-    from nplrp.lrp import explain
+    from nplrp.explanation import explain
 
     numerics = (arguments.dtype, arguments.algorithm)
     with compiling_ahead(composites[0], arguments.dtype):
@@ -214,7 +214,7 @@ def run_predict(arguments: argparse.Namespace) -> None:
     model = _model(arguments.weights)
     _, x = _images(arguments, model)
 
-    from nplrp.lrp import predict
+    from nplrp.explanation import predict
 
     labels = predict(model, x, arguments.top, arguments.dtype, arguments.algorithm)
     if arguments.json:

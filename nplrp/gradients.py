@@ -14,12 +14,12 @@ from __future__ import annotations
 import numpy as np
 
 from nplrp import layers
+from nplrp.layers import Step
 from nplrp.rules import AS_IS
-from nplrp.rules.composites import PASSED
-from nplrp.step import Step
+from nplrp.trace import Trace
 
 
-def step_back(step: Step, method: str, y: np.ndarray, g: np.ndarray, winner: np.ndarray | None) -> np.ndarray:
+def step_back(step: Step, method: str, trace: Trace, i: int, g: np.ndarray) -> np.ndarray:
     """Carry a gradient back through one step.
 
     Parameters
@@ -27,20 +27,21 @@ def step_back(step: Step, method: str, y: np.ndarray, g: np.ndarray, winner: np.
     step : Step
     method : str
         One of `nplrp.rules.composites.GRADIENTS`.
-    y, g : ndarray [n, *output_shape]
-        What follows the step's activation, and its gradient. A softmax's gradient is meant before it, at the logits.
-    winner : ndarray or None
-        Of a max-pool: the decisions that make it linear.
+    trace : Trace
+    i : int
+        The step's place.
+    g : ndarray [n, *output_shape]
+        Gradient of what follows the step's activation. A softmax's gradient is meant before it, at the logits.
 
     Returns
     -------
     ndarray [n, *input_shape]
     """
-    if step.activation == "relu":
-        g = through_relu(method, y, g)
-    if step.kind in PASSED:
-        return layers.reshape_back(step, g)
-    return layers.transpose(step, g, [AS_IS], winner)[0]
+    if layers.activation(step.activation).opens:
+        g = through_relu(method, trace.activations[i + 1], g)
+    if layers.moves(step):
+        return layers.move_back(step, g)
+    return layers.transpose(step, g, [AS_IS], trace.held.get(i))[0]
 
 
 def through_relu(method: str, y: np.ndarray, g: np.ndarray) -> np.ndarray:

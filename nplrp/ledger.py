@@ -8,22 +8,23 @@ Each term is a sum of its own: out = sum_j R_j; bias = sum_k s_k b_k; epsilon = 
 units with z_k != 0; dropped = what units with z_k = 0 got, which divide nothing (and what lies on padding, and what a mask takes away).
 The parts of a rule are balanced each on its own, with their weights. Where the part with the weight -beta divides nothing, it takes nothing
 away of the alpha R that the other part hands on: that is created. The residual is what is left: rounding, and nothing else.
+Where a layer has several inputs, out is also told edge by edge; what arrives at an output is the sum over the edges that read it.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from nplrp import layers
-from nplrp.rules import Part, Rule
-
-if TYPE_CHECKING:
-    from nplrp.step import Step
+from nplrp.lrp import four_lines, step_back
+from nplrp.plan import Plan
+from nplrp.span import INPUT, Span
+from nplrp.trace import Trace
 
 TERMS = ("relevance_in", "relevance_out", "bias", "epsilon", "dropped", "created")
 
@@ -52,6 +53,8 @@ class Entry:
         Sum of the absolute values of everything that was summed: what a residual is measured against.
     size_in : ndarray
         Sum of the absolute values of what arrived.
+    edges : mapping of str to ndarray
+        Of a layer with several inputs: what left at each, by the name of the layer that it reads.
     """
 
     layer: str
@@ -64,6 +67,7 @@ class Entry:
     created: np.ndarray
     magnitude: np.ndarray
     size_in: np.ndarray
+    edges: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def residual(self) -> np.ndarray:
@@ -89,7 +93,12 @@ class Ledger:
     def join(cls, books: Sequence[Sequence[Entry]]) -> Ledger:
         """Join the entries of chunks of images, each in forward order."""
         joined = [
-            Entry(same[0].layer, same[0].rule, *(np.concatenate([getattr(entry, term) for entry in same]) for term in _SUMS))
+            Entry(
+                same[0].layer,
+                same[0].rule,
+                **{term: np.concatenate([getattr(entry, term) for entry in same]) for term in _SUMS},
+                edges={name: np.concatenate([entry.edges[name] for entry in same]) for name in same[0].edges},
+            )
             for same in zip(*books, strict=True)
         ]
         return cls(tuple(reversed(joined)))
@@ -109,7 +118,12 @@ class Ledger:
 
     def take(self, maps: np.ndarray) -> Ledger:
         """Return the ledger of some maps, in the order given."""
-        return Ledger(tuple(Entry(e.layer, e.rule, *(getattr(e, term)[maps] for term in _SUMS)) for e in self.entries))
+        return Ledger(
+            tuple(
+                replace(e, **{term: getattr(e, term)[maps] for term in _SUMS}, edges={name: edge[maps] for name, edge in e.edges.items()})
+                for e in self.entries
+            )
+        )
 
     @property
     def start(self) -> np.ndarray:
@@ -176,48 +190,86 @@ class Ledger:
         return "\n".join([*lines, *note])
 
 
-def account(
-    step: Step,
-    rule: Rule,
-    parts: Sequence[Part],
-    a: np.ndarray,
-    R_above: np.ndarray,
-    R_below: np.ndarray,
-    masked: np.ndarray | None = None,
-) -> Entry:
+def balance(plan: Plan, trace: Trace, start: np.ndarray, span: Span, at: Mapping[int, np.ndarray]) -> list[Entry]:
+    """Balance every step of a pass, in forward order.
+
+    Parameters
+    ----------
+    plan : Plan
+        With the parts that ran.
+    trace : Trace
+    start : ndarray
+        What the pass began with.
+    span : Span
+    at : mapping of int to ndarray
+        Relevance of every step's output after masks, as the pass kept it; -1 is the model's input.
+    """
+    readers: dict[int, list[int]] = {}
+    for i in sorted(at):
+        if i > span.bottom:
+            for j in plan.steps[i].inputs:
+                readers.setdefault(j, []).append(i)
+    entries = []
+    for i in sorted(at):
+        if i <= span.bottom:
+            continue
+        inputs = plan.steps[i].inputs
+        if len(inputs) == 1 and readers[inputs[0]] == [i] and inputs[0] not in span.masks:
+            shares = [at[inputs[0]]]  # the very numbers of the pass
+        else:
+            shares = layers.scatter(plan.steps[i], step_back(plan, trace, i, at[i]))
+        masked = None
+        if i in span.masks:
+            masked = (start if i == span.top else _arrived(plan, trace, i, readers.get(i, ()), at)) - at[i]
+        entries.append(account(plan, trace, i, at[i], shares, masked))
+    return entries
+
+
+def _arrived(plan: Plan, trace: Trace, i: int, readers: Sequence[int], at: Mapping[int, np.ndarray]) -> np.ndarray:
+    """Return what arrived at step i's output before its mask."""
+    total: np.ndarray | None = None
+    for k in sorted(set(readers), reverse=True):
+        shares = layers.scatter(plan.steps[k], step_back(plan, trace, k, at[k]))
+        for j, share in zip(plan.steps[k].inputs, shares, strict=True):
+            if j == i:
+                total = share if total is None else total + share
+    assert total is not None
+    return total
+
+
+def account(plan: Plan, trace: Trace, i: int, R_above: np.ndarray, shares: Sequence[np.ndarray], masked: np.ndarray | None = None) -> Entry:
     """Balance one step.
 
     Parameters
     ----------
-    step, rule, parts
-        The step, its rule, and the rule's parts as the plan runs them.
-    a : ndarray [n, *input_shape]
-        The step's input.
+    plan : Plan
+    trace : Trace
+    i : int
+        The step.
     R_above : ndarray [n, *output_shape]
         Relevance of its output.
-    R_below : ndarray [n, *input_shape]
-        Relevance of its input, as the pass computed it.
+    shares : one ndarray [n, *shape] for each input
+        Relevance of its inputs, as the pass computed it.
     masked : ndarray [n, *output_shape] or None
         Relevance of its output that a mask took away before the step.
     """
-    arrived, left, size = layers.sums(R_above), layers.sums(R_below), layers.sums(np.abs(R_above))
+    step, rule, parts = plan.steps[i], plan.rules[i], plan.parts[i]
+    each = [layers.sums(share) for share in shares]
+    arrived, size = layers.sums(R_above), layers.sums(np.abs(R_above))
     bias, epsilon, dropped, created = (np.zeros_like(arrived) for _ in range(4))
-    magnitude = size + layers.sums(np.abs(R_below))
+    magnitude = size + sum(layers.sums(np.abs(share)) for share in shares)
     if masked is not None:
         taken = layers.sums(masked)
         arrived, dropped, magnitude = arrived + taken, dropped + taken, magnitude + layers.sums(np.abs(masked))
-    if step.kind == "pad":
-        inside = np.zeros((1, *step.output_shape), bool)
-        inside |= layers.reshape(step, np.ones((1, *step.input_shape), bool))
-        dropped += layers.sums(np.where(inside, 0, R_above))
-    linear = layers.linear_step(step, rule)
+    if not parts and layers.moves(step) and not layers.operation(step).view:  # what lies on padding, or is otherwise nobody's
+        theirs = layers.move(step, np.ones((1, *step.input_shape), R_above.dtype)) != 0
+        dropped += layers.sums(np.where(theirs, 0, R_above))
+    carried = list(four_lines(plan, trace, i, R_above)) if parts else []
     if any(part.units for part in parts):  # units with z = 0 belong to no part
-        dropped += layers.sums(R_above) - sum(layers.sums(layers.relevance_of_units(R_above, linear, a, part.units)) for part in parts)
-    for part in parts:
-        R = layers.relevance_of_units(R_above, linear, a, part.units)
-        z = layers.forward(linear, layers.changed_inputs(a, rule, part), [term.weight for term in part.terms], part.bias)
+        dropped += layers.sums(R_above) - sum(layers.sums(R) for _, R, _ in carried)
+    linear = layers.linear_step(step, rule)
+    for part, R, (z, s, _, _) in carried:
         d = layers.denominator(z, rule)
-        s = layers.divide(R, z, rule, part.weight)
         added = s * (d - z)
         by_bias = s * layers.changed_bias(linear, part.bias) if linear.bias is not None else np.zeros_like(s)
         nothing = np.where(z == 0, added, 0) + np.where(d == 0, z.dtype.type(part.weight) * R.reshape(z.shape), 0)
@@ -228,7 +280,12 @@ def account(
         else:
             dropped += layers.sums(nothing)
         magnitude += layers.sums(np.abs(by_bias)) + layers.sums(np.abs(added)) + layers.sums(np.abs(nothing))
-    return Entry(step.name, str(rule), arrived, left, bias, epsilon, dropped, created, magnitude, size)
+    names = [INPUT if j < 0 else plan.steps[j].name for j in step.inputs]
+    edges: dict[str, np.ndarray] = {}
+    if len(names) > 1:
+        for name, amount in zip(names, each, strict=True):
+            edges[name] = edges[name] + amount if name in edges else amount
+    return Entry(step.name, str(rule), arrived, sum(each[1:], each[0]), bias, epsilon, dropped, created, magnitude, size, edges)
 
 
 def _largest(values: np.ndarray) -> str:

@@ -1,8 +1,8 @@
-"""A network as data: a chain of layers with names, shapes and plain arrays.
+"""A network as data: layers with names, shapes, plain arrays, and what each of them reads.
 
-Nothing here computes. `nplrp.files.weights` makes a `Model` from a file, `nplrp.lrp` explains with it.
+Nothing here computes. `nplrp.files.weights` makes a `Model` from a file, `nplrp.explanation` explains with it.
 Shapes are (H, W, C) for images and (C,) for vectors, without the batch axis; kernels are Keras's own:
-HWIO for convolutions, (in, out) for dense layers.
+HWIO for convolutions, (in, out) for dense layers. Layers are in an order in which each stands behind those that it reads.
 """
 
 from __future__ import annotations
@@ -10,76 +10,28 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nplrp.cache import remembered_hash
 from nplrp.errors import ModelError
+from nplrp.layers.activations import activation
+from nplrp.layers.base import INPUT, MAX_VALUES, Layer, Shape, Window
+from nplrp.layers.table import KINDS
+from nplrp.workspace import ROOM, Room, Workspace
 
-Shape = tuple[int, ...]
+if TYPE_CHECKING:
+    from nplrp.layers.base import Step
+    from nplrp.plan import Plan
 
-#: What a layer may do. Keras's classes map onto these in `nplrp.files.keras_config`.
-KINDS = (
-    "input",
-    "conv",
-    "dense",
-    "maxpool",
-    "avgpool",
-    "global_maxpool",
-    "global_avgpool",
-    "flatten",
-    "batchnorm",
-    "pad",
-    "activation",
-    "identity",
-)
-ACTIVATIONS = ("linear", "relu", "softmax")
-#: The most numbers that one layer may give for one image, 8 GB in float32; more is taken for a mistake.
-MAX_VALUES = 1 << 31
+__all__ = ["INPUT", "Layer", "Model", "Preprocessing", "Shape", "Window", "build", "chain", "content_hash", "size_of"]
 
-
-@dataclass(frozen=True)
-class Window:
-    """How a convolution or a pooling window moves over an image.
-
-    Attributes
-    ----------
-    size : (int, int)
-        Height and width of the window, before dilation.
-    stride, dilation : (int, int)
-    padding : str
-        ``"same"`` or ``"valid"``, as TensorFlow defines them.
-    """
-
-    size: tuple[int, int]
-    stride: tuple[int, int] = (1, 1)
-    dilation: tuple[int, int] = (1, 1)
-    padding: str = "valid"
-
-    def pads(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """Return the rows and columns of zeros around an image: top, bottom, left, right.
-
-        TensorFlow's 'same': out = ceil(in / stride), the odd row or column goes to the bottom or right.
-        """
-        sides = []
-        for n, k, s, d in zip((height, width), self.size, self.stride, self.dilation, strict=True):
-            total = max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0) if self.padding == "same" else 0
-            sides += [total // 2, total - total // 2]
-        return sides[0], sides[1], sides[2], sides[3]
-
-    def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """Return height and width of the output; zero or less when the window doesn't fit."""
-        top, bottom, left, right = self.pads(height, width)
-        rows, columns = (
-            (n - (k - 1) * d - 1) // s + 1
-            for n, k, s, d in zip((height + top + bottom, width + left + right), self.size, self.stride, self.dilation, strict=True)
-        )
-        return rows, columns
+#: The most layers of a model; more is taken for damage.
+MAX_LAYERS = 20_000
 
 
 @dataclass(frozen=True)
@@ -106,179 +58,106 @@ class Preprocessing:
     resize_to: int | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class Layer:
-    """One layer of the chain: what it is called, what it does, and its arrays.
-
-    Attributes
-    ----------
-    name : str
-        Keras's name.
-    kind : str
-        One of `KINDS`.
-    input_shape, output_shape : tuple of int
-        Without the batch axis.
-    activation : str
-        Applied after the layer's own operation: ``"linear"``, ``"relu"`` or ``"softmax"``.
-    window : Window or None
-        Of ``conv``, ``maxpool`` and ``avgpool``.
-    pads : (int, int, int, int) or None
-        Of ``pad``: rows and columns of zeros at top, bottom, left, right.
-    keepdims : bool
-        Of the global poolings: the output keeps its axes, (1, 1, C).
-    epsilon : float
-        Of ``batchnorm``: added to the variance.
-    arrays : mapping of str to ndarray, float32
-        ``kernel`` and ``bias`` (which may be absent); for ``batchnorm`` ``gamma`` and ``beta`` (which may be absent), ``mean``,
-        ``variance``.
-    """
-
-    name: str
-    kind: str
-    input_shape: Shape
-    output_shape: Shape
-    activation: str = "linear"
-    window: Window | None = None
-    pads: tuple[int, int, int, int] | None = None
-    keepdims: bool = False
-    epsilon: float = 0.0
-    arrays: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "arrays", MappingProxyType(dict(self.arrays)))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the arrays as a plain dict: a read-only view of one can't be pickled."""
-        return Layer, tuple(dict(self.arrays) if one.name == "arrays" else getattr(self, one.name) for one in fields(self))
-
-    @property
-    def parameters(self) -> int:
-        """Number of weights."""
-        return sum(a.size for a in self.arrays.values())
-
-    def describe(self) -> dict[str, Any]:
-        """Return everything but the arrays' contents as plain JSON values."""
-        window = self.window
-        return {
-            "name": self.name,
-            "kind": self.kind,
-            "input_shape": list(self.input_shape),
-            "output_shape": list(self.output_shape),
-            "activation": self.activation,
-            "window": window and [list(window.size), list(window.stride), list(window.dilation), window.padding],
-            "pads": self.pads and list(self.pads),
-            "keepdims": self.keepdims,
-            "epsilon": self.epsilon,
-            "arrays": {key: list(a.shape) for key, a in sorted(self.arrays.items())},
-        }
-
-
 def size_of(shape: Shape) -> int:
     """Return the number of units of a shape."""
     return math.prod(shape)
 
 
-def chain(input_shape: Shape, layers: list[Layer], name: str = "model", **attributes: Any) -> Model:
+def build(input_shape: Shape, layers: Sequence[Layer], name: str = "model", **attributes: Any) -> Model:
     """Derive every layer's shapes from the model's input and return the model.
 
     Parameters
     ----------
     input_shape : (H, W, C) or (C,)
-    layers : list of Layer
-        In forward order; their ``input_shape`` and ``output_shape`` are ignored and derived here.
+    layers : sequence of Layer
+        In forward order, the last one giving the model's output; their shapes are ignored and derived here. A layer that names no inputs
+        reads the one before it.
     name, **attributes
         Further fields of `Model`.
 
     Raises
     ------
     ModelError
-        If a layer doesn't fit the output of the one before it; the message names the layer and both shapes.
+        If a layer reads what isn't there or doesn't fit it, or nobody reads a layer; the message names the layer and the shapes.
     """
     if math.prod(input_shape) > MAX_VALUES or min(input_shape, default=0) < 1:
         raise ModelError(f"the model's input has shape {tuple(input_shape)}, expected (H, W, C) or (C,) with 1 to {MAX_VALUES} numbers")
-    shape, done = tuple(input_shape), []
-    seen = {"input"}
+    if len(layers) > MAX_LAYERS:
+        raise ModelError(f"the model has {len(layers)} layers; at most {MAX_LAYERS} are supported")
+    shapes, done, before = {INPUT: tuple(input_shape)}, list[Layer](), INPUT
+    waiting: set[str] = set()  # layers that nobody has read yet
+    names = {layer.name for layer in layers}
     for layer in layers:
-        if layer.name in seen:
+        if layer.name in shapes:
             raise ModelError(
                 f"two layers are called {layer.name!r} (the model's input is called 'input'); relevances are kept by name, so rename one"
             )
-        seen.add(layer.name)
-        out = output_shape(layer, shape)
-        done.append(replace(layer, input_shape=shape, output_shape=out))
-        shape = out
+        kind = KINDS.get(layer.kind)
+        if kind is None:
+            raise ModelError(f"layer {layer.name!r} is of kind {layer.kind!r}, which there isn't; there are {', '.join(KINDS)}")
+        activation(layer.activation)
+        inputs = layer.inputs or (before,)
+        for source in inputs:
+            if source not in shapes:
+                what = "stands behind it or reads it in turn" if source in names else "isn't there"
+                raise ModelError(f"layer {layer.name!r} reads layer {source!r}, which {what}; a layer may read only those before it")
+        fewest, most = kind.arity
+        if not fewest <= len(inputs) <= most:
+            wanted = f"{fewest}" if fewest == most else f"{fewest} or more"
+            raise ModelError(f"layer {layer.name!r} ({layer.kind}) has {len(inputs)} inputs, expected {wanted}")
+        read = tuple(shapes[source] for source in inputs)
+        shown = replace(layer, inputs=() if inputs == (before,) else inputs, input_shape=read[0], input_shapes=read)
+        out = kind.shape(shown, read)
+        done.append(replace(shown, output_shape=out))
+        shapes[layer.name], before = out, layer.name
+        waiting.difference_update(inputs)
+        waiting.add(layer.name)
+    idle = sorted(waiting - {before})
+    if idle:
+        raise ModelError(f"layer {idle[0]!r} lies beside the way from the model's input to its output: nobody reads it; leave it out")
     return Model(name=name, input_shape=tuple(input_shape), layers=tuple(done), **attributes)
 
 
-def output_shape(layer: Layer, shape: Shape) -> Shape:
-    """Derive a layer's output shape from its input shape, checking that its arrays fit.
+chain = build
 
-    Raises
-    ------
-    ModelError
-        If they don't.
+
+def sources(layers: Sequence[Layer]) -> list[tuple[int, ...]]:
+    """Return the places of the layers that each layer reads; -1 is the model's input."""
+    place = {INPUT: -1} | {layer.name: i for i, layer in enumerate(layers)}
+    return [tuple(place[name] for name in layer.inputs) if layer.inputs else (i - 1,) for i, layer in enumerate(layers)]
+
+
+@dataclass
+class Kept:
+    """What a model keeps between calls for speed: everything can be made again.
+
+    Attributes
+    ----------
+    steps, plans : dict
+        By what they were made of (`nplrp.plan`).
+    weights_checked : bool
+        Whether NaN and infinity were looked for.
+    content_hash : str or None
+    stamps : sequence of (path, size, modification time in ns), or None
+        The files that the arrays are mapped from.
+    room : Room
+        What may be held for speed alone, by all steps together.
+    workspaces : list of Workspace
+        Lent to one pass at a time.
     """
-    spatial = layer.kind in ("conv", "maxpool", "avgpool", "global_maxpool", "global_avgpool", "pad")
-    if spatial and len(shape) != 3:
-        raise ModelError(f"layer {layer.name!r} ({layer.kind}) needs an image (H, W, C), but gets {shape} from the layer before it")
-    if layer.kind == "conv":
-        kernel, window = layer.arrays["kernel"], _window(layer)
-        if kernel.ndim != 4 or kernel.shape[:2] != window.size or kernel.shape[2] != shape[2]:
-            raise ModelError(
-                f"layer {layer.name!r}: its kernel has shape {kernel.shape}, expected ({window.size[0]}, {window.size[1]}, "
-                f"{shape[2]}, filters): the layer before it gives {shape}"
-            )
-        _check_vector(layer, "bias", kernel.shape[3])
-        return _fits(layer, shape, (*window.output_size(*shape[:2]), kernel.shape[3]))
-    if layer.kind in ("maxpool", "avgpool"):
-        return _fits(layer, shape, (*_window(layer).output_size(*shape[:2]), shape[2]))
-    if layer.kind in ("global_maxpool", "global_avgpool"):
-        return _fits(layer, shape, (1, 1, shape[2]) if layer.keepdims else (shape[2],))
-    if layer.kind == "pad":
-        top, bottom, left, right = layer.pads or (0, 0, 0, 0)
-        return _fits(layer, shape, (shape[0] + top + bottom, shape[1] + left + right, shape[2]))
-    if layer.kind == "flatten":
-        return (math.prod(shape),)
-    if layer.kind == "dense":
-        kernel = layer.arrays["kernel"]
-        if len(shape) != 1 or kernel.ndim != 2 or kernel.shape[0] != shape[0]:
-            raise ModelError(
-                f"layer {layer.name!r}: its kernel has shape {kernel.shape}, expected ({math.prod(shape)}, units): the layer before it "
-                f"gives {shape}"
-            )
-        _check_vector(layer, "bias", kernel.shape[1])
-        return _fits(layer, shape, (kernel.shape[1],))
-    if layer.kind == "batchnorm":
-        for key in ("gamma", "beta", "mean", "variance"):
-            _check_vector(layer, key, shape[-1])
-    return shape
 
-
-def _window(layer: Layer) -> Window:
-    if layer.window is None:
-        raise ModelError(f"layer {layer.name!r} ({layer.kind}) has no window")
-    return layer.window
-
-
-def _check_vector(layer: Layer, key: str, length: int) -> None:
-    array = layer.arrays.get(key)
-    if array is not None and array.shape != (length,):
-        raise ModelError(f"layer {layer.name!r}: its {key} has shape {array.shape}, expected ({length},)")
-
-
-def _fits(layer: Layer, before: Shape, after: Shape) -> Shape:
-    if math.prod(after) > MAX_VALUES:
-        raise ModelError(
-            f"layer {layer.name!r} ({layer.kind}): its output would have shape {after}; at most {MAX_VALUES} numbers are supported"
-        )
-    if min(after) < 1 or min(before) < 1:
-        raise ModelError(f"layer {layer.name!r} ({layer.kind}) doesn't fit: its input has shape {before}, its output would have {after}")
-    return after
+    steps: dict[tuple[Any, ...], tuple[Step, ...]] = field(default_factory=dict)
+    plans: dict[tuple[Any, ...], Plan] = field(default_factory=dict)
+    weights_checked: bool = False
+    content_hash: str | None = None
+    stamps: Sequence[tuple[str, int, int]] | None = None
+    room: Room = field(default_factory=lambda: Room(ROOM))
+    workspaces: list[Workspace] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A chain of layers, how its input is made from an image, and what its outputs are called.
+    """Layers, how the input is made from an image, and what the outputs are called.
 
     Attributes
     ----------
@@ -299,12 +178,11 @@ class Model:
     preprocessing: Preprocessing = Preprocessing()
     classes: tuple[tuple[str, str], ...] | None = None
     source: str | None = None
-    _cache: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)  # not handed on by `replace`
+    kept: Kept = field(default_factory=Kept, init=False, repr=False)  # not handed on by `replace`
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what can be made again: steps, plans, memory."""
-        kept = {key: self._cache[key] for key in ("content_hash", "stamps") if key in self._cache}
-        return {**self.__dict__, "_cache": kept}
+        return {**self.__dict__, "kept": Kept(content_hash=self.kept.content_hash, stamps=self.kept.stamps)}
 
     def __iter__(self) -> Iterator[Layer]:
         return iter(self.layers)
@@ -323,26 +201,37 @@ class Model:
     @property
     def content_hash(self) -> str:
         """SHA-256 over the layers and their arrays: the same however the file was laid out. Read once, then kept."""
-        if "content_hash" not in self._cache:
-            stamps = self._cache.get("stamps")
+        if self.kept.content_hash is None:
+            stamps = self.kept.stamps
             fresh = stamps and all(_stamp(path) == (size, modified) for path, size, modified in stamps)
-            self._cache["content_hash"] = (
+            self.kept.content_hash = (
                 remembered_hash(f"content hash 1 {stamps}", lambda: content_hash(self)) if fresh else content_hash(self)
             )
-        return str(self._cache["content_hash"])
+        return self.kept.content_hash
 
     def remember_hash(self, stamps: Sequence[tuple[str, int, int]]) -> None:
         """Keep the content hash between runs, under (path, size, modification time in ns) of every file that the arrays are mapped from."""
-        self._cache["stamps"] = stamps
+        self.kept.stamps = stamps
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether every layer reads the one before it."""
+        return not any(layer.inputs for layer in self.layers)
 
     def __str__(self) -> str:
-        rows = [("layer", "kind", "output shape", "parameters")]
-        rows += [("input", "input", str(self.input_shape), "0")]
+        graph = not self.is_chain  # a chain needs no column of inputs
+        rows = [("layer", "kind", "output shape", "parameters", "inputs" if graph else "")]
+        rows += [(INPUT, "input", str(self.input_shape), "0", "")]
+        before = INPUT
         for layer in self.layers:
             kind = layer.kind if layer.activation == "linear" else f"{layer.kind} + {layer.activation}"
-            rows.append((layer.name, kind, str(layer.output_shape), f"{layer.parameters:,}"))
+            inputs = ", ".join(layer.inputs or (before,)) if graph else ""
+            rows.append((layer.name, kind, str(layer.output_shape), f"{layer.parameters:,}", inputs))
+            before = layer.name
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
-        lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:<{widths[2]}}  {d:>{widths[3]}}" for a, b, c, d in rows]
+        lines = [
+            f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:<{widths[2]}}  {d:>{widths[3]}}  {inputs}".rstrip() for a, b, c, d, inputs in rows
+        ]
         total = sum(layer.parameters for layer in self.layers)
         return "\n".join([f"{self.name}: {len(self.layers)} layers, {total:,} parameters", *lines])
 
@@ -355,13 +244,24 @@ def _stamp(path: str) -> tuple[int, int] | None:
     return status.st_size, status.st_mtime_ns
 
 
+#: Kinds that compute nothing; how a file writes them down doesn't change what a model is.
+_SILENT = ("input", "identity")
+
+
 def content_hash(model: Model) -> str:
-    """Hash what the model computes: kinds, windows, shapes and arrays, in forward order, not names of files, groups or layers."""
-    digest = hashlib.sha256()
-    for layer in model.layers:
-        if layer.kind in ("input", "identity"):
+    """Hash what the model computes: kinds, windows, shapes, who reads whom, and arrays, in forward order, not names of files or layers."""
+    digest, place = hashlib.sha256(), {-1: -1}  # a layer's place among those that are hashed
+    count = -1
+    for i, (layer, reads) in enumerate(zip(model.layers, sources(model.layers), strict=True)):
+        if layer.kind in _SILENT:
+            place[i] = place[reads[0]]
             continue
-        facts = {key: value for key, value in layer.describe().items() if key != "name"}
+        facts = {key: value for key, value in layer.describe().items() if key not in ("name", "inputs")}
+        inputs = [place[j] for j in reads]
+        if inputs != [count]:
+            facts["inputs"] = inputs
+        count += 1
+        place[i] = count
         digest.update(json.dumps(facts, sort_keys=True).encode())
         for _, array in sorted(layer.arrays.items()):
             digest.update(np.ascontiguousarray(array, dtype="<f4").data)

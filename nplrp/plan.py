@@ -10,18 +10,22 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nplrp import layers
 from nplrp.errors import ModelError, NumericsError, RuleError
-from nplrp.model import Layer, Model, Window
+from nplrp.layers import KINDS, Layer, Step, activation, operation
+from nplrp.layers.moves import IDENTITY
+from nplrp.layers.scale import SCALE
+from nplrp.model import Model, sources
 from nplrp.rules import Part, Rule
-from nplrp.rules.composites import PASSED, Composite, composite_named
+from nplrp.rules.composites import Composite, composite_named
 from nplrp.rules.dialects import Dialect, dialect_named
-from nplrp.step import Step
-from nplrp.workspace import room_of
+
+if TYPE_CHECKING:
+    from nplrp.fused import Fusion
 
 DTYPES = ("float32", "float64")
 ALGORITHMS = ("auto", "direct")
@@ -44,8 +48,10 @@ class Plan:
         For each step what its rule runs: the rule's parts, without the terms that vanish because the step's input can't be negative, and
         without parts for units that get no relevance.
     dialect : Dialect
-    fusible : dict
-        What `nplrp.fused` has found out about each step.
+    consumers : tuple of tuple of int
+        For each step those that read its output.
+    fusion : list of Fusion
+        What `nplrp.fused` has found out about the steps, once it has.
     """
 
     model: Model
@@ -56,7 +62,8 @@ class Plan:
     rules: tuple[Rule, ...]
     parts: tuple[tuple[Part, ...], ...]
     dialect: Dialect
-    fusible: dict[int, tuple[Part, ...]] = field(default_factory=dict, init=False, repr=False)
+    consumers: tuple[tuple[int, ...], ...]
+    fusion: list[Fusion] = field(default_factory=list, init=False, repr=False)
 
     @property
     def start(self) -> str:
@@ -112,12 +119,13 @@ def make_plan(
         composite = dataclasses.replace(composite, start=None)  # a dialect that is asked for brings its start with it
     else:
         dialect = dialect_named(composite.dialect)
-    key = ("plan", composite, dialect, dtype.name, algorithm)
-    if key not in model._cache:
+    key = (composite, dialect, dtype.name, algorithm)
+    plan = model.kept.plans.get(key)
+    if plan is None:
         steps = make_steps(model, dtype, algorithm, merge=True)
-        rules = _rules(model, steps, composite, dialect)
-        model._cache[key] = Plan(model, composite, dtype, algorithm, steps, rules, parts_below(steps, rules, len(steps)), dialect)
-    plan: Plan = model._cache[key]
+        rules, readers = _rules(model, steps, composite, dialect), consumers(steps)
+        parts = parts_below(steps, rules, len(steps) - 1)
+        plan = model.kept.plans[key] = Plan(model, composite, dtype, algorithm, steps, rules, parts, dialect, readers)
     return plan
 
 
@@ -125,9 +133,11 @@ def _rules(model: Model, steps: Sequence[Step], composite: Composite, dialect: D
     """Return every step's rule with all its switches and constants set."""
     if composite.gradient:
         return (Rule("pass"),) * len(steps)
-    kinds = [(step.name, "input" if layer.kind == "input" else step.kind) for step, layer in zip(steps, model.layers, strict=True)]
-    rules = [dialect.resolve(rule, step.kind) for rule, step in zip(composite.choose(kinds), steps, strict=True)]
-    return tuple(_with_box(rule, step, model) if rule.name == "zbox" else rule for rule, step in zip(rules, steps, strict=True))
+    families = [
+        (step.name, "input" if layer.kind == "input" else operation(step).family) for step, layer in zip(steps, model.layers, strict=True)
+    ]
+    rules = [dialect.resolve(rule, family) for rule, (_, family) in zip(composite.choose(families), families, strict=True)]
+    return tuple(_with_box(rule, step, model) if rule.row.boxed else rule for rule, step in zip(rules, steps, strict=True))
 
 
 def _with_box(rule: Rule, step: Step, model: Model) -> Rule:
@@ -171,37 +181,52 @@ def pixel_bounds(mode: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return (low,) * 3, (high,) * 3
 
 
+def consumers(steps: Sequence[Step]) -> tuple[tuple[int, ...], ...]:
+    """Return for each step those that read its output, in order."""
+    found: list[list[int]] = [[] for _ in steps]
+    for i, step in enumerate(steps):
+        for j in dict.fromkeys(step.inputs):
+            if j >= 0:
+                found[j].append(i)
+    return tuple(map(tuple, found))
+
+
 def parts_below(steps: Sequence[Step], rules: Sequence[Rule], top: int) -> tuple[tuple[Part, ...], ...]:
-    """Return what each step's rule runs when relevance is given at the output of step `top` - 1.
+    """Return what each step's rule runs when relevance is given at the output of step `top`.
 
     Dropped are terms with negative inputs where the step's input can't be negative, and parts for units with z < 0 where a ReLU follows
-    and the rule above multiplies with its output, so that such units have no relevance. Neither changes a bit.
+    and the rules above multiply with its output, so that such units have no relevance. Neither changes a bit.
     """
     signs = _nonnegative_inputs(steps)
     full = [without_vanishing_terms(rule.parts) if sign else rule.parts for rule, sign in zip(rules, signs, strict=True)]
+    dead = dead_get_nothing(steps, rules, top)
     return tuple(
-        tuple(p for p in parts if not (p.units.endswith("<0") and step.activation == "relu" and _dead_get_nothing(steps, rules, i, top)))
-        for i, (step, parts) in enumerate(zip(steps, full, strict=True))
+        tuple(p for p in parts if not (p.units.endswith("<0") and activation(step.activation).opens and nothing))
+        for step, parts, nothing in zip(steps, full, dead, strict=True)
     )
 
 
-def _dead_get_nothing(steps: Sequence[Step], rules: Sequence[Rule], i: int, top: int) -> bool:
-    """Tell whether the relevance of step i's output has a factor a from the rule above, so that it is 0 where a is."""
-    for rule in rules[i + 1 : top]:
-        if rule.name in ("pass", "winner", "winner_ties"):
-            continue
-        return all(term.input in ("a", "a+", "a-") for part in rule.parts for term in part.terms)
-    return False
+def dead_get_nothing(steps: Sequence[Step], rules: Sequence[Rule], top: int) -> list[bool]:
+    """Tell for each step whether the relevance of its output has it as a factor, from every rule above, so that it is 0 where that is.
+
+    Relevance is given at the output of step `top`.
+    """
+    found, readers = [False] * len(steps), consumers(steps)
+    for i in range(len(steps) - 1, -1, -1):  # a rule that only hands relevance on keeps the factors that it came with
+        above = [j for j in readers[i] if j <= top] if i != top else []
+        if above:
+            found[i] = all(found[j] if rules[j].transparent else rules[j].has_factor for j in above)
+    return found
 
 
 def _nonnegative_inputs(steps: Sequence[Step]) -> list[bool]:
-    """Tell for each step whether its input can't be negative: there is a ReLU below, and nothing but pools and moves since."""
-    signs, sign = [], False
+    """Tell for each step whether its input can't be negative: there are ReLUs below, and nothing since but what keeps the sign."""
+    outputs: list[bool] = []
+    inputs = []
     for step in steps:
-        signs.append(sign)
-        keeps = step.kind in (*PASSED, "maxpool", "avgpool")
-        sign = step.activation in ("relu", "softmax") or (sign and keeps)
-    return signs
+        inputs.append(all(j >= 0 and outputs[j] for j in step.inputs))
+        outputs.append(activation(step.activation).positive or (inputs[-1] and operation(step).keeps_sign and step.activation == "linear"))
+    return inputs
 
 
 def without_vanishing_terms(parts: tuple[Part, ...]) -> tuple[Part, ...]:
@@ -233,18 +258,23 @@ def check_dtype(dtype: Any) -> np.dtype:
 
 def make_steps(model: Model, dtype: np.dtype, algorithm: str, merge: bool) -> tuple[Step, ...]:
     """Return a model's layers as steps, with batch norms merged or (``merge=False``) each as a scale of its own."""
-    key = ("steps", dtype.name, algorithm, merge and any(layer.kind == "batchnorm" for layer in model))
-    if key not in model._cache:
+    key = (dtype.name, algorithm, merge)
+    steps = model.kept.steps.get(key)
+    if steps is None:
         check_weights(model)
-        steps = [_step(layer, algorithm) for layer in model.layers]
-        _check_softmax(steps)
-        if merge:
-            _merge_batch_norms(steps)
-        model._cache[key] = tuple(
-            dataclasses.replace(step, weight=_cast(step.weight, dtype), bias=_cast(step.bias, dtype), room=room_of(model)) for step in steps
-        )
-    made: tuple[Step, ...] = model._cache[key]
-    return made
+        own = [_step(layer, reads, algorithm) for layer, reads in zip(model.layers, sources(model.layers), strict=True)]
+        _check_scores(own)
+        merged = _merged_scales(own)
+        same = all(one is other for one, other in zip(own, merged, strict=True))
+        steps = model.kept.steps.get((dtype.name, algorithm, not merge)) if same else None  # they share what is prepared
+        if steps is None:
+            room = model.kept.room
+            steps = tuple(
+                dataclasses.replace(step, weight=_cast(step.weight, dtype), bias=_cast(step.bias, dtype), room=room)
+                for step in (merged if merge else own)
+            )
+        model.kept.steps[key] = steps
+    return steps
 
 
 def check_weights(model: Model) -> None:
@@ -255,7 +285,7 @@ def check_weights(model: Model) -> None:
     NumericsError
         Naming file, layer, array and index.
     """
-    if model._cache.get("weights_checked"):
+    if model.kept.weights_checked:
         return
     for layer in model:
         for key, array in layer.arrays.items():
@@ -265,73 +295,32 @@ def check_weights(model: Model) -> None:
                     f"{model.source or model.name}: layer {layer.name!r}: {key}{list(index)} is {array[index]}; "
                     "weights must be finite: export the model again"
                 )
-    model._cache["weights_checked"] = True
+    model.kept.weights_checked = True
 
 
 def _cast(array: np.ndarray | None, dtype: np.dtype) -> np.ndarray | None:
     return None if array is None else np.require(array, dtype=dtype, requirements=["C", "A"])  # a file may hold it unaligned
 
 
-_KINDS = {
-    "conv": "conv",
-    "dense": "dense",
-    "maxpool": "maxpool",
-    "avgpool": "avgpool",
-    "global_maxpool": "maxpool",
-    "global_avgpool": "avgpool",
-    "flatten": "reshape",
-    "batchnorm": "scale",
-    "pad": "pad",
-    "input": "identity",
-    "activation": "identity",
-    "identity": "identity",
-}
+def _step(layer: Layer, inputs: tuple[int, ...], algorithm: str) -> Step:
+    """Translate one layer."""
+    several = layer.input_shapes if len(layer.input_shapes) > 1 else ()
+    facts: dict[str, Any] = {"input_shape": layer.input_shape, "input_shapes": several, "window": layer.window, "options": layer.options}
+    facts |= KINDS[layer.kind].step(layer)
+    return Step(name=layer.name, output_shape=layer.output_shape, activation=layer.activation, algorithm=algorithm, inputs=inputs, **facts)
 
 
-def _step(layer: Layer, algorithm: str) -> Step:
-    """Translate one layer; a batch norm becomes a scale."""
-    window = layer.window
-    if layer.kind.startswith("global_"):
-        size = (layer.input_shape[0], layer.input_shape[1])
-        window = Window(size=size, stride=size)
-    weight, bias = layer.arrays.get("kernel"), layer.arrays.get("bias")
-    if layer.kind == "batchnorm":
-        weight, bias = _scale_of(layer)
-    elif layer.kind in ("avgpool", "global_avgpool"):
-        bias = np.zeros(layer.input_shape[-1])
-    elif weight is not None and bias is None:
-        bias = np.zeros(weight.shape[-1])
-    return Step(
-        name=layer.name,
-        kind=_KINDS[layer.kind],
-        input_shape=layer.input_shape,
-        output_shape=layer.output_shape,
-        activation=layer.activation,
-        window=window,
-        pads=layer.pads if layer.kind == "pad" else None,
-        weight=weight,
-        bias=bias,
-        algorithm=algorithm,
-    )
-
-
-def _scale_of(layer: Layer) -> tuple[np.ndarray, np.ndarray]:
-    """Return a batch norm's g and h, float64: y = g x + h."""
-    arrays = {key: np.asarray(array, dtype=np.float64) for key, array in layer.arrays.items()}
-    variance = arrays["variance"] + layer.epsilon
-    if not np.all(variance > 0):
-        worst = int(np.argmin(variance))
-        raise NumericsError(
-            f"layer {layer.name!r}: variance + epsilon is {variance[worst]:g} at channel {worst}; it must be > 0: export the model again"
-        )
-    g = arrays.get("gamma", 1.0) / np.sqrt(variance)
-    h = arrays.get("beta", 0.0) - arrays["mean"] * g
-    return np.asarray(g), np.asarray(h)
-
-
-def _check_softmax(steps: Sequence[Step]) -> None:
+def _check_scores(steps: Sequence[Step]) -> None:
+    """See that what makes scores of the logits is the last thing that the model does."""
+    after = consumers(steps)
     for i, step in enumerate(steps):
-        if step.activation == "softmax" and (len(step.output_shape) != 1 or any(_computes(later) for later in steps[i + 1 :])):
+        if not activation(step.activation).score:
+            continue
+        above, silent = i, len(step.output_shape) == 1
+        while after[above]:
+            silent &= len(after[above]) == 1 and not _computes(steps[after[above][0]])
+            above = after[above][0]
+        if not silent:
             raise ModelError(
                 f"layer {step.name!r} has a softmax of shape {step.output_shape} inside the network; LRP is defined up to the logits, "
                 "so a softmax may only be the last thing that the model does, on a vector"
@@ -339,44 +328,50 @@ def _check_softmax(steps: Sequence[Step]) -> None:
 
 
 def _computes(step: Step) -> bool:
-    return step.kind != "identity" or step.activation != "linear"
+    return not operation(step).view or step.output_shape != step.input_shape or step.activation != "linear"
 
 
-def _merge_batch_norms(steps: list[Step]) -> None:
-    """Merge every scale into a neighbour where that is exact, in float64; the step itself becomes an identity."""
+def _merged_scales(steps: Sequence[Step]) -> list[Step]:
+    """Return steps in which every scale is merged into a neighbour where that is exact, in float64, and an identity in its own place."""
+    after, done = consumers(steps), list(steps)
     for i, step in enumerate(steps):
-        if step.kind != "scale" or step.weight is None or step.bias is None:
+        if step.kind != SCALE.name:
             continue
-        g, h = step.weight, step.bias
-        before = next((j for j in range(i - 1, -1, -1) if _computes(steps[j])), None)
-        after = next((j for j in range(i + 1, len(steps)) if _computes(steps[j]) and steps[j].kind != "reshape"), None)
-        if before is not None and steps[before].kind in ("conv", "dense", "scale") and steps[before].activation == "linear":
-            j, (w, b) = before, _float64(steps[before])
-            merged = (w * g, b * g + h)
-        elif after is not None and step.activation == "linear" and steps[after].kind == "dense":
-            j, (w, b) = after, _float64(steps[after])
-            repeat = w.shape[0] // g.size  # behind a flatten the channels come again for every pixel
-            merged = (w * np.tile(g, repeat)[:, None], b + np.tile(h, repeat) @ w)
-        elif (
-            after is not None
-            and step.activation == "linear"
-            and steps[after].kind == "conv"
-            and (not np.any(h) or not _padded(steps[after]))
-        ):
-            j, (w, b) = after, _float64(steps[after])
-            merged = (w * g[:, None], b + np.einsum("ijkl,k->l", w, h))
+        g, h = np.asarray(step.weight), np.asarray(step.bias)
+        below, above = _neighbour_below(done, after, i), _neighbour_above(done, after, i)
+        left = None if below is None else operation(done[below]).scale_outputs
+        right = None if above is None or step.activation != "linear" else operation(done[above]).scale_inputs
+        if left and below is not None and done[below].activation == "linear":
+            j, changed = below, left(done[below], g, h)
+        elif right and above is not None:
+            j, changed = above, right(done[above], g, h)
         else:
             continue
-        steps[j] = dataclasses.replace(steps[j], weight=merged[0], bias=merged[1])
-        steps[i] = dataclasses.replace(step, kind="identity", weight=None, bias=None, merged=True)
+        if changed is not None:
+            done[j] = dataclasses.replace(done[j], weight=changed[0], bias=changed[1])
+            done[i] = dataclasses.replace(done[i], kind=IDENTITY.name, weight=None, bias=None, merged=True)
+    return done
 
 
-def _padded(step: Step) -> bool:
-    return step.window is None or any(step.window.pads(*step.input_shape[:2]))
+def _neighbour_below(steps: Sequence[Step], after: Sequence[Sequence[int]], i: int) -> int | None:
+    """Return the step whose output step i alone reads, through what computes nothing; None if somebody else reads it too."""
+    while True:
+        if len(steps[i].inputs) != 1 or steps[i].inputs[0] < 0 or len(after[steps[i].inputs[0]]) != 1:
+            return None
+        i = steps[i].inputs[0]
+        if _computes(steps[i]):
+            return i
 
 
-def _float64(step: Step) -> tuple[np.ndarray, np.ndarray]:
-    return np.asarray(step.weight, dtype=np.float64), np.asarray(step.bias, dtype=np.float64)
+def _neighbour_above(steps: Sequence[Step], after: Sequence[Sequence[int]], i: int) -> int | None:
+    """Return the one step that reads step i's output, through what computes nothing or only reshapes; None if there are several."""
+    while len(after[i]) == 1:
+        i = after[i][0]
+        if len(steps[i].inputs) != 1:
+            return None
+        if _computes(steps[i]) and not (operation(steps[i]).view and steps[i].activation == "linear"):
+            return i
+    return None
 
 
 def unit_name(index: Sequence[int]) -> str:

@@ -12,9 +12,7 @@ from typing import Any
 import numpy as np
 
 from nplrp.errors import ModelError
-from nplrp.step import Step
-
-INPUT = "input"
+from nplrp.layers.base import INPUT, Step
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +70,7 @@ def find_span(steps: Sequence[Step], at: str | None, until: str | None, masks: M
     bottom = -1 if until is None else place(until)
     if bottom > top:
         raise ModelError(f"relevance runs down from layer {names[top + 1]!r}, but layer {until!r} lies above it; exchange them")
+    _check_ways(steps, top, bottom, names)
     found = {}
     for name, mask in (masks or {}).items():
         i = place(name)
@@ -79,6 +78,24 @@ def find_span(steps: Sequence[Step], at: str | None, until: str | None, masks: M
             raise ModelError(f"there is a mask at layer {name!r}, but the pass runs from {names[top + 1]!r} to {names[bottom + 1]!r} only")
         found[i] = _mask(name, mask, shapes[i + 1])
     return Span(top, bottom, found)
+
+
+def _check_ways(steps: Sequence[Step], top: int, bottom: int, names: Sequence[str]) -> None:
+    """See that all relevance that leaves the top comes by the bottom."""
+    reached, waiting = {top}, [top]
+    while waiting:
+        i = waiting.pop()
+        for j in steps[i].inputs if i > bottom else ():
+            if j < bottom:
+                raise ModelError(
+                    f"relevance of layer {names[top + 1]!r} doesn't all come by layer {names[bottom + 1]!r}: layer {names[i + 1]!r} reads "
+                    f"{names[j + 1]!r} past it; end the pass at a layer that lies on every way, or look it up in explanation.relevances"
+                )
+            if j not in reached:
+                reached.add(j)
+                waiting.append(j)
+    if bottom not in reached:
+        raise ModelError(f"layer {names[bottom + 1]!r} isn't below layer {names[top + 1]!r}: no relevance of the one comes to the other")
 
 
 def _mask(name: str, mask: Any, shape: tuple[int, ...]) -> np.ndarray:

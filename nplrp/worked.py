@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from nplrp.lrp import explain
+from nplrp.explanation import explain
 from nplrp.model import Layer, chain
 from nplrp.rules import Rule
 from nplrp.rules.composites import LINEAR, Composite

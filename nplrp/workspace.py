@@ -6,16 +6,18 @@ takes its large arrays from a workspace and gives them back; the next pass throu
 
 from __future__ import annotations
 
+import math
 import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nplrp.model import Model, Shape, size_of
+if TYPE_CHECKING:
+    from nplrp.model import Model
 
 
 class Workspace:
@@ -38,9 +40,9 @@ class Workspace:
         self._free: dict[int, list[np.ndarray]] = {}
         self._taken: dict[int, np.ndarray] = {}
 
-    def empty(self, shape: Shape, dtype: np.dtype) -> np.ndarray:
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """Return an uninitialised array, as `numpy.empty`."""
-        size = size_of(shape) * np.dtype(dtype).itemsize
+        size = math.prod(shape) * np.dtype(dtype).itemsize
         free = self._free.get(size)
         block = free.pop() if free else np.empty(size, np.uint8)
         array = block.view(dtype).reshape(shape)
@@ -101,16 +103,10 @@ class Hold:
     size: int
 
 
-def room_of(model: Model) -> Room:
-    """Return what a model's steps share."""
-    room: Room = model._cache.setdefault("room", Room(ROOM))
-    return room
-
-
 @contextmanager
 def workspace_of(model: Model) -> Iterator[Workspace]:
     """Lend a model's workspace, or a new one while another thread has it; it stays with the model afterwards."""
-    kept: list[Workspace] = model._cache.setdefault("workspaces", [])
+    kept = model.kept.workspaces
     try:
         workspace = kept.pop()
     except IndexError:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import nplrp
-from nplrp import lrp
+from nplrp import explanation, lrp
 from nplrp.errors import ModelError, NumericsError, RuleError
 from nplrp.ledger import LedgerWarning
 from nplrp.plan import make_plan, pixel_bounds
@@ -220,7 +220,7 @@ def test_given_relevance_is_what_a_start_gives():
 
 
 def test_several_targets_share_an_image():
-    model, x = small_vgg(), images(8, lrp.CHUNK + 2, (8, 8, 3))
+    model, x = small_vgg(), images(8, explanation.CHUNK + 2, (8, 8, 3))
     several = nplrp.explain(model, x, "gamma", target="top-3", dtype="float64")
     order = np.argsort(-several.logits, axis=1)[:, :3]
     assert several.targets.tolist() == order.reshape(-1).tolist()
@@ -407,7 +407,7 @@ def test_reading_a_ledger_warns_of_a_layer_that_makes_relevance():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert len(one_layer((2, -1), 0.5, Rule("zplus"), (1, 1), 1.5).ledger) == 1
-    assert "creates 2" in one_layer((1, 1), 0, Rule("alpha_beta", alpha=3, epsilon=0), (1, 1), 1)._record[1].alarms()[0]
+    assert "creates 2" in one_layer((1, 1), 0, Rule("alpha_beta", alpha=3, epsilon=0), (1, 1), 1).passes.ledger.alarms()[0]
 
 
 def test_a_network_of_every_kind_of_layer_in_every_rule():

@@ -65,10 +65,11 @@ def test_relevance_on_padding_is_dropped():
     )
     plan = nplrp.make_plan(model, "notebook", "float64")
     from nplrp.ledger import account
+    from nplrp.lrp import run_forward
 
     R = np.arange(9, dtype=float).reshape(1, 3, 3, 1)
     inside = R[:, 1:, :2]
-    entry = account(plan.steps[0], plan.rules[0], plan.parts[0], np.ones((1, 2, 2, 1)), R, inside)
+    entry = account(plan, run_forward(plan.steps, np.ones((1, 2, 2, 1))), 0, R, [inside])
     assert entry.dropped == R.sum() - inside.sum()
     assert entry.residual == 0
 
@@ -109,7 +110,8 @@ def test_conv_bias_is_summed_over_all_pixels():
     composite = Composite("lrp0", ((LINEAR, Rule("epsilon", epsilon=0.0)),), "logit", "test")
     plan = nplrp.make_plan(model, composite, "float64")
     from nplrp.ledger import account
+    from nplrp.lrp import run_forward
 
     a = np.array([1.0, 3.0]).reshape(1, 1, 2, 1)
-    entry = account(plan.steps[0], plan.rules[0], plan.parts[0], a, np.array([2.0, 4.0]).reshape(1, 1, 2, 1), a)
+    entry = account(plan, run_forward(plan.steps, a), 0, np.array([2.0, 4.0]).reshape(1, 1, 2, 1), [a])
     assert (entry.bias, entry.relevance_out, entry.residual) == (2, 4, 0)

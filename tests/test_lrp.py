@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nplrp
-from nplrp import fused, lrp
+from nplrp import explanation, fused, lrp
 from nplrp.errors import ModelError, NumericsError, RuleError
 from nplrp.model import Window, chain
 from nplrp.rules import Rule
 from nplrp.rules.composites import LINEAR, POOL, Composite
-from nplrp.workspace import Hold, Workspace, room_of
+from nplrp.workspace import Hold, Workspace
 from tests import naive
 from tests.networks import conv, dense, images, plain, pool, random_kernel, small_vgg
 
@@ -109,7 +109,7 @@ def test_lrp0_without_bias_is_gradient_times_input():
 @pytest.mark.parametrize("composite", ["notebook", "zplus"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_batches_are_singles_bit_for_bit(composite, dtype):
-    model, x = small_vgg(), images(2, lrp.CHUNK + 3, (8, 8, 3))
+    model, x = small_vgg(), images(2, explanation.CHUNK + 3, (8, 8, 3))
     batch = nplrp.explain(model, x, composite, dtype=dtype)
     for i in range(len(x)):
         single = nplrp.explain(model, x[i : i + 1], composite, dtype=dtype)
@@ -135,7 +135,7 @@ def test_the_fused_pass_is_the_page(composite, fused_steps, dtype):
     """Equal layer by layer, a rule of two parts to rounding (a * (c + d) for a * c + a * d); equal bits with every layer kept."""
     model, x = small_vgg(), images(14, 2, (8, 8, 3)).astype(dtype)
     plan = nplrp.make_plan(model, composite, dtype)
-    assert sum(bool(fused.fusible_parts(plan, i)) for i in range(len(plan.steps))) == fused_steps
+    assert sum(bool(fusion.parts) for fusion in fused.fusions(plan)) == fused_steps
     page = lrp.run_forward(plan.steps, x)
     fast = fused.run_forward(plan, x)
     for found, expected in zip(fast.activations, page.activations, strict=True):
@@ -272,7 +272,7 @@ def test_memory_is_used_again_and_results_are_not_overwritten():
     for array, copy in zip((first.relevance, first.output, first.logits), kept, strict=True):
         assert np.array_equal(array, copy)
     assert np.array_equal(nplrp.explain(model, x, "alpha_beta").relevance, first.relevance)
-    assert len(model._cache["workspaces"]) == 1
+    assert len(model.kept.workspaces) == 1
 
 
 def two_convs():
@@ -287,7 +287,7 @@ def two_convs():
 def test_weights_kept_from_the_second_call_on_change_no_bit(composite, sets):
     model, x = two_convs(), images(19, 3, (12, 12, 64))
     size = 4 * 36 * (64 * 64 + 4 * 16)  # of one convolution's transformed weights, gaps between the matrices included
-    room = room_of(model)
+    room = model.kept.room
     room.size = sets * size
     first = nplrp.explain(model, x, composite).relevance
     steps = nplrp.make_plan(model, composite).steps

@@ -105,8 +105,8 @@ def test_ties_are_those_of_the_direct_order(composite):
 
     model, x = network(), pictures().astype(np.float32)
     traces = {each: fused.run_forward(nplrp.make_plan(model, composite, algorithm=each), x) for each in ("auto", "direct")}
-    for i, winner in traces["direct"].winners.items():
-        assert np.array_equal(traces["auto"].winners[i][1:], winner[1:])  # the flat ones, everywhere
-        close = np.mean(traces["auto"].winners[i][0] == winner[0])
+    for i, winner in traces["direct"].held.items():
+        assert np.array_equal(traces["auto"].held[i][1:], winner[1:])  # the flat ones, everywhere
+        close = np.mean(traces["auto"].held[i][0] == winner[0])
         assert close > 0.999
     assert not np.array_equal(traces["auto"].activations[2], traces["direct"].activations[2])  # the algorithms do differ

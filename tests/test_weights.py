@@ -14,8 +14,8 @@ import pytest
 
 import nplrp.model
 from nplrp.errors import WeightsError
+from nplrp.explanation import forward
 from nplrp.files.weights import imagenet_classes, load
-from nplrp.lrp import forward
 from nplrp.model import Preprocessing, chain
 from tests.keras_files import FILES, LAYOUTS, sequential, vgg, write_by_name
 

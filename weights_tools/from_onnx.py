@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from nplrp.errors import ModelError, WeightsError
-from nplrp.model import Layer, Model, Shape, Window, chain, output_shape
+from nplrp.layers import KINDS
+from nplrp.model import Layer, Model, Shape, Window, chain
 
 #: A batch norm that only multiplies and adds: variance + epsilon is 1 in every precision, and epsilon is large enough for
 #: TensorFlow's fused kernel, which raises it to 1.001e-5 at least.
@@ -157,7 +158,7 @@ class _Walk:
     def add(self, node: Any, kind: str, suffix: str = "", **fields: Any) -> None:
         """Append a layer."""
         layer = Layer(self._free_name(node, kind, suffix), kind, (), (), **fields)
-        self.shape = output_shape(layer, self.shape)
+        self.shape = KINDS[layer.kind].shape(layer, (self.shape,))
         self.layers.append(layer)
 
     def replace_last(self, **fields: Any) -> None:

@@ -14,7 +14,8 @@ from types import MappingProxyType
 from typing import Any
 
 from nplrp.errors import WeightsError
-from nplrp.model import ACTIVATIONS, Layer, Shape, Window
+from nplrp.layers import ACTIVATIONS
+from nplrp.model import Layer, Shape, Window
 
 #: Sides, channels and windows above this are taken for damage.
 MAX_SIZE = 1 << 20

@@ -12,8 +12,8 @@ from zipfile import BadZipFile
 import numpy as np
 
 from nplrp.errors import ModelError, OutputError, RuleError
+from nplrp.explanation import Explanation, explain
 from nplrp.files.atomic import atomic
-from nplrp.lrp import Explanation, explain
 from nplrp.model import Model
 from nplrp.rules.composites import Composite, composite_named
 from nplrp.span import INPUT

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from nplrp.explanation import run
 from nplrp.golden.candidate import Candidate
 from nplrp.golden.checking import check
 from nplrp.golden.diagnosis import plan_of
@@ -20,7 +21,7 @@ from nplrp.golden.judging import DIVERGED, REACH, SUSPECT
 from nplrp.golden.report import write_json
 from nplrp.golden.values import Golden, Tensor
 from nplrp.golden.whole_run import Progress, whole_run
-from nplrp.lrp import run, step_back
+from nplrp.lrp import step_back
 from nplrp.model import Model
 
 #: Above this share of a layer's relevance its tolerance is called vacuous.
@@ -220,7 +221,7 @@ def _places(golden: Golden, model: Model, x: np.ndarray | None) -> dict[str, Pla
     whole = whole_run(plan_of(golden, model), x, golden.facts["start"], golden.facts["targets"])
     plan = plan_of(golden, model, "float32")
     single = [np.ascontiguousarray(a, np.float32) for a in whole.trace.activations]
-    trace = dataclasses.replace(run(plan, single[0]), activations=tuple(single), winners=whole.trace.winners, denominators={})
+    trace = dataclasses.replace(run(plan, single[0]), activations=tuple(single), held=whole.trace.held, denominators={})
     return {
         below: Place(plan, trace, i, np.ascontiguousarray(whole.relevances[name], np.float32))
         for i, (below, name) in enumerate(itertools.pairwise(golden.names))

@@ -22,13 +22,13 @@ from typing import NamedTuple
 import numpy as np
 
 from nplrp import layers
-from nplrp.fused import Trace
 from nplrp.golden import fast_convolutions
 from nplrp.golden.values import UNIT
+from nplrp.layers import Step
 from nplrp.plan import Plan
 from nplrp.rules import AS_IS, NOTHING, Change
 from nplrp.rules.composites import PASSED
-from nplrp.step import Step
+from nplrp.trace import Trace
 
 #: Roundings beside those of the sum itself.
 EXTRA = 6
@@ -110,7 +110,7 @@ def forward_bounds(step: Step, a: np.ndarray, y: np.ndarray, a_error: np.ndarray
             ambiguous = (near.any(axis=-1) | (equal.sum(axis=-1) > 1)).reshape(y.shape)
             carried = np.maximum(errors.max(axis=-1), 0.0).reshape(y.shape)
         else:
-            z, carried = layers.reshape(step, a), layers.reshape(step, a_error)
+            z, carried = layers.move(step, a), layers.move(step, a_error)
             if step.activation == "relu":
                 ambiguous = (np.abs(z) <= carried) & (carried > 0)
                 carried = np.where(z + carried < 0, 0.0, carried)
@@ -152,9 +152,9 @@ def relevance_bounds(
     Bounds of arrays [n, *input_shape]
     """
     step, rule, parts = plan.steps[i], plan.rules[i], plan.parts[i]
-    a, y, winner = trace.activations[i], trace.activations[i + 1], trace.winners.get(i)
+    a, y, winner = layers.gather(step, trace.activations), trace.activations[i + 1], trace.held.get(i)
     if not parts:
-        same = (1 + EXTRA) * UNIT * np.abs(layers.reshape_back(step, R))
+        same = (1 + EXTRA) * UNIT * np.abs(layers.move_back(step, R))
         return Bounds(same, same, np.zeros_like(same))
     step = layers.linear_step(step, rule)
     if rule.name == "winner_ties":

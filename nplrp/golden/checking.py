@@ -18,7 +18,7 @@ from nplrp.golden.judging import UNITS, judge
 from nplrp.golden.recording import tensor_of
 from nplrp.golden.report import Report, Row, with_inherited
 from nplrp.golden.values import UNIT, Golden, GoldenLayer, Tensor, sha256
-from nplrp.lrp import run_forward, step_back
+from nplrp.lrp import run_step, step_back
 from nplrp.model import Model
 from nplrp.plan import make_steps
 
@@ -253,7 +253,7 @@ def derived_again(
         make_steps(model, plan.dtype, plan.algorithm, merge=False), itertools.pairwise(golden.names), trace.activations, strict=False
     ):
         a = np.ascontiguousarray(given.get(below, kept.get(below, of_plan)), np.float64)
-        y = run_forward([step], a).activations[-1] if local else kept[name]
+        y = run_step(step, a) if local else kept[name]
         bounds, _, error = forward_bounds(step, a, y, error, convolutions)
         errors.append(error)
         if name in activations and (not local or below in given):

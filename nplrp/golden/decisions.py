@@ -16,8 +16,8 @@ import numpy as np
 from nplrp import layers
 from nplrp.golden.bounds import TINY
 from nplrp.golden.values import Golden
+from nplrp.layers import Step
 from nplrp.model import Window
-from nplrp.step import Step
 
 POOLS = ("maxpool", "global_maxpool")
 #: A run is like a candidate that opens other ReLUs at most so many times as often. The most alike even and uneven run stay in any case.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nplrp import layers
-from nplrp.fused import Trace
+from nplrp.explanation import run
 from nplrp.golden.bounds import Bounds, forward_bounds, relevance_bounds
 from nplrp.golden.errors import GoldenError
 from nplrp.golden.fast_convolutions import is_fast
@@ -18,10 +18,11 @@ from nplrp.golden.forward_faults import forward_deviations
 from nplrp.golden.judging import CHAINED, FLOOR, REACH, UNITS
 from nplrp.golden.recording import check_weights, rebuilt_composite
 from nplrp.golden.values import UNIT, Golden, Tensor
-from nplrp.lrp import run, run_forward
+from nplrp.layers import Step
+from nplrp.lrp import run_forward, run_step, step_forward
 from nplrp.model import Model
 from nplrp.plan import Plan, make_plan, make_steps
-from nplrp.step import Step
+from nplrp.trace import Trace
 
 if TYPE_CHECKING:
     from nplrp.golden.report import Report, Row
@@ -71,8 +72,8 @@ def trace_of(golden: Golden, plan: Plan, activations: Mapping[str, np.ndarray] |
                 own[i : i + 2] = trace.activations[i : i + 2]
             else:
                 own[i + 1] = own[i]
-    winners = {i: layers.choose(plan.steps[i], own[i])[1] for i in trace.winners}
-    return dataclasses.replace(trace, activations=tuple(own), winners=winners)
+    held = {i: step_forward(plan.steps[i], layers.gather(plan.steps[i], own))[1] for i in trace.held}
+    return dataclasses.replace(trace, activations=tuple(own), held=held)
 
 
 def diagnose(
@@ -123,7 +124,7 @@ def _of_activation(golden: Golden, model: Model, report: Report, row: Row, activ
     if own is None or not np.isfinite(own).all():
         own = run_forward(make_steps(model, plan.dtype, plan.algorithm, merge=False)[: i - 1], np.asarray(golden.input)).activations[-1]
     a = np.ascontiguousarray(own, np.float64)
-    reference = run_forward([step], a).activations[-1]
+    reference = run_step(step, a)
 
     def bounds(way: str) -> Bounds:
         return forward_bounds(step, a, reference, np.zeros(a.shape), way).bounds

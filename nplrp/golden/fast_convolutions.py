@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nplrp.step import Step
+from nplrp.layers import Step
 
 CONVOLUTIONS = ("direct", "winograd", "fft")
 #: Points of F(4x4, 3x3): the textbook's (Lavin and Gray 2015), and those of nplrp. F(2x2, 3x3) errs less than either.

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 
 from nplrp import layers
-from nplrp.fused import Trace
 from nplrp.golden.forward_faults import FORMATS, coarse
+from nplrp.layers import Step
 from nplrp.lrp import step_back
 from nplrp.plan import Plan
 from nplrp.rules import BIASES, RULES, STABILISERS, Change, Clamp, Part, Rule
 from nplrp.rules.composites import STARTS
 from nplrp.rules.dialects import DIALECTS
-from nplrp.step import Step
 from nplrp.targets import start_relevance
+from nplrp.trace import Trace
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +57,7 @@ class Place:
     @property
     def a(self) -> np.ndarray:
         """Its input."""
-        return self.trace.activations[self.i]
+        return layers.gather(self.step, self.trace.activations)
 
     def run(self, step: Step | None = None, rule: Rule | None = None, parts: tuple[Part, ...] | None = None) -> np.ndarray:
         """Run the step, perhaps with another step, rule, or parts of the rule."""

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from nplrp import layers
-from nplrp.lrp import run_forward
+from nplrp.layers import Step
+from nplrp.lrp import run_step
 from nplrp.model import Layer
 from nplrp.rules import AS_IS
-from nplrp.step import Step
 
 #: Bits of mantissa, the leading 1 not counted, that a format keeps.
 FORMATS = {"TF32 (tensor cores' default)": 10, "bfloat16": 7}
@@ -33,7 +33,7 @@ def forward_deviations(step: Step, layer: Layer, a: np.ndarray, image: tuple[int
     """
 
     def run(x: np.ndarray = a, **changed: object) -> np.ndarray:
-        return run_forward([dataclasses.replace(step, **changed, prepared={})], np.ascontiguousarray(x)).activations[-1]  # type: ignore[arg-type]
+        return run_step(dataclasses.replace(step, **changed, prepared={}), np.ascontiguousarray(x))  # type: ignore[arg-type]
 
     weight, bias = step.weight, step.bias
     if step.kind in ("conv", "dense") and weight is not None and bias is not None:

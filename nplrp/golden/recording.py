@@ -12,18 +12,18 @@ import numpy as np
 
 from nplrp import __version__, layers
 from nplrp.errors import NumericsError, RuleError
+from nplrp.explanation import explain
 from nplrp.golden.bounds import Bounds, Forward, chain_noise, forward_bounds, relevance_bounds, start_bounds
 from nplrp.golden.errors import GoldenError, ProvenanceError
 from nplrp.golden.orders import reordered_runs
 from nplrp.golden.values import FORMAT, PROFILES, UNIT, VERSION, Golden, GoldenLayer, Tensor, path_name, sha256
 from nplrp.golden.whole_run import Progress, Run, whole_run
-from nplrp.lrp import explain
+from nplrp.layers import Step
 from nplrp.model import Model
 from nplrp.plan import make_plan, make_steps
 from nplrp.rules import RULES, SWITCHES, Rule
 from nplrp.rules.composites import Composite
 from nplrp.rules.dialects import Dialect
-from nplrp.step import Step
 
 #: Samples of each array in a digest; and the largest input that it holds whole.
 SAMPLES = 576

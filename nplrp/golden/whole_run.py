@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from nplrp import layers
-from nplrp.fused import Trace
-from nplrp.lrp import carry_back, forward, run, run_forward, step_back
+from nplrp.explanation import carry_back, forward, run
+from nplrp.lrp import step_back, step_forward
 from nplrp.model import Model
 from nplrp.plan import Plan, make_steps
-from nplrp.rules import AS_IS
 from nplrp.span import find_span
 from nplrp.targets import start_relevance
+from nplrp.trace import Trace
 
 #: Told what is being done.
 Progress = Callable[[str], None]
@@ -133,19 +134,15 @@ def whole_run(
 
 
 def _noisy_forward(plan: Plan, x: np.ndarray, noise: Noise) -> Trace:
-    activations, winners, logits = [x], dict[int, np.ndarray](), None
+    activations, held, logits = [x], dict[int, Any](), None
     for i, step in enumerate(plan.steps):
-        a = activations[-1]
-        if step.weight is None:
-            ran = run_forward([step], a)
-            winners |= {i: ran.winners[0]} if 0 in ran.winners else {}
-            logits = ran.logits if step.activation == "softmax" else logits
-            activations.append(ran.output)
-        else:
-            z = noise.of(layers.forward(step, [a], [AS_IS], AS_IS), noise.forward[i], i)
-            logits = z if step.activation == "softmax" else logits
-            activations.append(layers.activate(step, z, in_place=False))
-    return Trace(tuple(activations), winners, activations[-1] if logits is None else logits, {})
+        z, decided = step_forward(step, layers.gather(step, activations))
+        held |= {} if decided is None else {i: decided}
+        if step.weight is not None:
+            z = noise.of(z, noise.forward[i], i)
+        logits = z if layers.activation(step.activation).score else logits
+        activations.append(layers.activate(step, z, in_place=False))
+    return Trace(tuple(activations), held, activations[-1] if logits is None else logits, {})
 
 
 def _shapes(plan: Plan) -> list[tuple[int, ...]]:
@@ -155,13 +152,9 @@ def _shapes(plan: Plan) -> list[tuple[int, ...]]:
 def _activations(plan: Plan, trace: Trace) -> Sequence[np.ndarray]:
     """Return every layer's activation, the input first; batch norms that the plan has merged are run again as what they are."""
     steps = make_steps(plan.model, plan.dtype, plan.algorithm, merge=False)
-    changed = [i for i, (own, merged) in enumerate(zip(steps, plan.steps, strict=True)) if _differ(own.weight, merged.weight)]
-    if not changed:
+    if not any(_differ(own.weight, merged.weight) for own, merged in zip(steps, plan.steps, strict=True)):
         return trace.activations
-    first = changed[0]
-    if any(step.kind == "maxpool" for step in steps[first:]):  # its winners are told from the image
-        return list(forward(plan.model, trace.activations[0], plan.dtype, plan.algorithm).values())
-    return [*trace.activations[:first], *run_forward(steps[first:], trace.activations[first]).activations]
+    return list(forward(plan.model, trace.activations[0], plan.dtype, plan.algorithm).values())
 
 
 def _differ(a: np.ndarray | None, b: np.ndarray | None) -> bool:

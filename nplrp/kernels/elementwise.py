@@ -74,6 +74,11 @@ def multiply(a, c, out, nt=1):
     _run(_multiply, nt, [a, c], out, False)
 
 
+def add(a, b, out, nt=1):
+    """Write a + b to `out`."""
+    _run(_add, nt, [a, b], out)
+
+
 def multiply_add(a, c, out, nt=1):
     """Add a * c to `out`: two roundings, as in the formula."""
     _run(_multiply, nt, [a, c], out, True)
@@ -139,6 +144,13 @@ def _multiply(t, nt, a, c, out, add):
     else:
         for i in range(a.size):
             out[i] = a[i] * c[i]
+
+
+@shared_kernel
+def _add(t, nt, a, b, out):
+    a, b, out = _part(a, t, nt), _part(b, t, nt), _part(out, t, nt)
+    for i in range(a.size):
+        out[i] = a[i] + b[i]
 
 
 @shared_kernel

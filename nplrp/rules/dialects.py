@@ -52,7 +52,8 @@ class Dialect:
 
     def knows(self, rule: Rule) -> bool:
         """Tell whether the system has a rule of that name."""
-        return rule.name in {each.name for each in (*self.rules, self.maxpool, self.avgpool)} or rule.name in ("pass", "winner")
+        own = {each.name for each in (*self.rules, self.maxpool, self.avgpool)}
+        return rule.name in own or (rule.transparent and not rule.row.parameters)
 
     def resolve(self, rule: Rule | None, kind: str) -> Rule:
         """Return a rule with every open switch set; None is the dialect's own rule for a pool.
@@ -272,12 +273,8 @@ def formula(rule: Rule) -> list[str]:
     """
     rule = rule.resolved()
     parts = rule.parts
-    if rule.name == "winner":
-        return ["R_j = R_k at the first maximum of each window"]
-    if rule.name == "winner_ties":
-        return ["R_j = R_k / n at each of the n maxima of each window"]
-    if not parts:
-        return ["R_j = R_k"]
+    if rule.row.formula:
+        return list(rule.row.formula)
     names = [""] if len(parts) == 1 else [str(i + 1) for i in range(len(parts))]
     shares: list[str] = []
     denominators = []
@@ -290,8 +287,8 @@ def formula(rule: Rule) -> list[str]:
         bias = _bias_term(part)
         denominators.append(f"z{number} = sum_j ({terms}){f' + {bias}' if bias else ''}")
     total = "".join(shares)
-    if rule.name == "winner_epsilon":
-        denominators = ["z = the maximum; j its first place in the window"]
+    if rule.row.denominator:
+        denominators = [rule.row.denominator]
     last = f"s(z) = {STABILISERS[str(rule.stabiliser)]}, e = {rule.epsilon}"
     inner = total if len(parts) == 1 else f"[{total}]"
     return [f"R_j = sum_k {inner} R_k", *denominators, last]

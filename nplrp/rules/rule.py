@@ -23,7 +23,7 @@ import ast
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -47,6 +47,10 @@ Change = Clamp | str
 
 #: What a term may take as a layer's input: the activation, its positive or negative part, ones, or the ends of the box it can lie in.
 INPUTS = ("a", "a+", "a-", "1", "low", "high")
+
+#: What a rule makes of a step that is linear only once something is decided (a max-pool): it goes by what was decided; or places that are
+#: equal share it; or all places count alike.
+DECISIONS = ("held", "shared", "average")
 
 #: Which outputs a part carries relevance of, by the sign of z (with the unchanged weights and bias) or of y, what follows the activation.
 UNITS = ("", "z>0", "z<0", "y>0", "y<0")
@@ -162,8 +166,8 @@ class Rule:
             value = getattr(self, field)
             if value is not None and not (_is_number(value) and value >= 0):
                 raise RuleError(f"rule {self.name!r}: {field} must be a finite number >= 0, not {value!r}")
-        if self.name == "wsquare" and self.bias == "raw":
-            raise RuleError("rule 'wsquare': a raw bias can't stand beside squared weights; bias is 'changed' (b^2) or 'none'")
+        if self.bias is not None and self.bias not in RULES[self.name].biases:
+            raise RuleError(f"rule {self.name!r}: a raw bias can't stand beside squared weights; bias is 'changed' (b^2) or 'none'")
         self._set_alpha_beta()
         self._set_box()
 
@@ -231,14 +235,40 @@ class Rule:
         return dataclasses.replace(self, **filled)
 
     @property
+    def row(self) -> Row:
+        """What the rule is: its row in `RULES`."""
+        return RULES[self.name]
+
+    @property
     def parts(self) -> tuple[Part, ...]:
         """The rule as passes through the four steps; empty for ``"pass"``, which leaves relevance as it is."""
-        return _parts(self.resolved())
+        rule = self.resolved()
+        return rule.row.parts(rule)
 
     @property
     def fits(self) -> tuple[str, ...]:
-        """Kinds of steps that the rule is defined for."""
-        return RULES[self.name].fits
+        """Families of operations that the rule is defined for."""
+        return self.row.fits
+
+    @property
+    def averages(self) -> bool:
+        """Whether all places of a window count alike, whoever won."""
+        return self.row.decision == "average"
+
+    @property
+    def undivided(self) -> bool:
+        """Whether line 2 leaves R as it is."""
+        return self.row.undivided
+
+    @property
+    def transparent(self) -> bool:
+        """Whether relevance keeps its factors on the way through: it is moved, whole or in shares, and neither multiplied nor divided."""
+        return all(term == Term("1") for part in self.parts for term in part.terms) and "epsilon" not in self.row.parameters
+
+    @property
+    def has_factor(self) -> bool:
+        """Whether relevance of an input has the input as a factor, so that it is 0 where the input is."""
+        return all(term.input in ("a", "a+", "a-") for part in self.parts for term in part.terms)
 
     def __str__(self) -> str:
         hidden = {field: RULES[self.name].parameters.get(field) for field in ("bias", "split", "branch")}
@@ -254,68 +284,109 @@ class Rule:
 SWITCHES = ("gamma", "alpha", "beta", "low", "high", "epsilon", "stabiliser", "bias", "split", "branch")
 
 
-class Row(NamedTuple):
-    """The kinds of layers that a rule fits, and its parameters with their defaults."""
-
-    fits: tuple[str, ...]
-    parameters: Mapping[str, Any]
-
-
 _WEIGHTED = ("conv", "dense", "scale")
 _LINEAR = (*_WEIGHTED, "avgpool")
 _POOLS = ("maxpool", "avgpool")
 _SHAPE = ("reshape", "pad", "identity")
 _DIVIDES = {"epsilon": 1e-7, "stabiliser": "sign"}
 
-RULES: dict[str, Row] = {
-    "zero": Row(_LINEAR, {"epsilon": 0.0, "stabiliser": "drop", "bias": "changed"}),
-    "epsilon": Row(_LINEAR, {**_DIVIDES, "bias": "changed"}),
-    "gamma": Row(_WEIGHTED, {"gamma": 0.25, **_DIVIDES, "bias": "changed", "split": True, "branch": "z"}),
-    "zplus": Row(_LINEAR, {"epsilon": 1e-7, "stabiliser": "plus", "bias": "changed", "split": True}),
-    "alpha_beta": Row(_LINEAR, {"alpha": 2.0, "beta": 1.0, **_DIVIDES, "bias": "changed", "split": True}),
-    "wsquare": Row(_LINEAR, {**_DIVIDES, "bias": "none"}),
-    "flat": Row((*_LINEAR, "maxpool"), {**_DIVIDES}),
-    "zbox": Row(_WEIGHTED, {"low": None, "high": None, **_DIVIDES}),
-    "norm": Row(("avgpool",), {**_DIVIDES}),
-    "winner": Row(("maxpool",), {}),
-    "winner_ties": Row(("maxpool",), {}),
-    "winner_epsilon": Row(("maxpool",), {**_DIVIDES}),
-    "average": Row(_POOLS, {**_DIVIDES}),
-    "pass": Row((*_SHAPE, "scale"), {}),
-}
+
+def _plain(rule: Rule) -> tuple[Part, ...]:
+    return (Part((Term("a"),), _bias(rule, AS_IS)),)
 
 
-def _parts(rule: Rule) -> tuple[Part, ...]:
-    """Expand a resolved rule."""
-    if rule.name == "pass":
-        return ()
-    if rule.name in ("zero", "epsilon"):
-        return (Part((Term("a"),), _bias(rule, AS_IS)),)
-    if rule.name in ("norm", "average", "winner_epsilon"):
-        return (Part((Term("a"),), NOTHING),)
-    if rule.name in ("winner", "winner_ties"):
-        return (Part((Term("1"),), NOTHING),)
-    if rule.name == "wsquare":
-        return (Part((Term("1", "square"),), "square" if rule.bias == "changed" else NOTHING),)
-    if rule.name == "flat":
-        return (Part((Term("1", "ones"),), NOTHING),)
-    if rule.name == "zbox":
-        return (Part((Term("a"), Term("low", Clamp(-1.0, 0.0)), Term("high", Clamp(0.0, -1.0))), NOTHING),)
-    if rule.name == "gamma":
-        assert rule.gamma is not None
-        up, down = Clamp(1.0 + rule.gamma, 1.0), Clamp(1.0, 1.0 + rule.gamma)
-        if not rule.split:
-            return (Part((Term("a", up),), _bias(rule, up)),)
-        return (
-            Part((Term("a+", up), Term("a-", down)), _bias(rule, up), units=f"{rule.branch}>0"),
-            Part((Term("a+", down), Term("a-", up)), _bias(rule, down), units=f"{rule.branch}<0"),
-        )
-    alpha, beta = (1.0, 0.0) if rule.name == "zplus" else (rule.alpha, rule.beta)
-    assert alpha is not None and beta is not None
+def _without_bias(rule: Rule) -> tuple[Part, ...]:
+    return (Part((Term("a"),), NOTHING),)
+
+
+def _ones(rule: Rule) -> tuple[Part, ...]:
+    return (Part((Term("1"),), NOTHING),)
+
+
+def _wsquare(rule: Rule) -> tuple[Part, ...]:
+    return (Part((Term("1", "square"),), "square" if rule.bias == "changed" else NOTHING),)
+
+
+def _flat(rule: Rule) -> tuple[Part, ...]:
+    return (Part((Term("1", "ones"),), NOTHING),)
+
+
+def _zbox(rule: Rule) -> tuple[Part, ...]:
+    return (Part((Term("a"), Term("low", Clamp(-1.0, 0.0)), Term("high", Clamp(0.0, -1.0))), NOTHING),)
+
+
+def _gamma(rule: Rule) -> tuple[Part, ...]:
+    assert rule.gamma is not None
+    up, down = Clamp(1.0 + rule.gamma, 1.0), Clamp(1.0, 1.0 + rule.gamma)
+    if not rule.split:
+        return (Part((Term("a", up),), _bias(rule, up)),)
+    return (
+        Part((Term("a+", up), Term("a-", down)), _bias(rule, up), units=f"{rule.branch}>0"),
+        Part((Term("a+", down), Term("a-", up)), _bias(rule, down), units=f"{rule.branch}<0"),
+    )
+
+
+def _alpha_beta(rule: Rule) -> tuple[Part, ...]:
+    alpha, beta = (1.0, 0.0) if rule.alpha is None or rule.beta is None else (rule.alpha, rule.beta)
     gains = (Term("a+", POSITIVE), Term("a-", NEGATIVE)) if rule.split else (Term("a", POSITIVE),)
     losses = (Term("a+", NEGATIVE), Term("a-", POSITIVE)) if rule.split else (Term("a", NEGATIVE),)
     both = (Part(gains, _bias(rule, POSITIVE), alpha), Part(losses, _bias(rule, NEGATIVE), -beta))
     return tuple(part for part in both if part.weight)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a rule is.
+
+    Attributes
+    ----------
+    fits : tuple of str
+        The families of operations that it is defined for.
+    parameters : mapping
+        Its parameters with their defaults.
+    parts : callable
+        From the rule, all parameters set, to its passes through the four steps; none leaves relevance as it is.
+    decision : str
+        One of `DECISIONS`.
+    biases : tuple of str
+        Which of `BIASES` it may have.
+    boxed : bool
+        Inputs lie in a box, whose ends come from the model's pixels if they aren't given.
+    undivided : bool
+        Line 2 doesn't divide: s = R.
+    formula : tuple of str
+        What it computes, where its parts don't tell.
+    denominator : str
+        What z is, where its parts don't tell.
+    """
+
+    fits: tuple[str, ...]
+    parameters: Mapping[str, Any]
+    parts: Callable[[Rule], tuple[Part, ...]]
+    decision: str = "held"
+    biases: tuple[str, ...] = BIASES
+    boxed: bool = False
+    undivided: bool = False
+    formula: tuple[str, ...] = ()
+    denominator: str = ""
+
+
+RULES: dict[str, Row] = {
+    "zero": Row(_LINEAR, {"epsilon": 0.0, "stabiliser": "drop", "bias": "changed"}, _plain),
+    "epsilon": Row(_LINEAR, {**_DIVIDES, "bias": "changed"}, _plain),
+    "gamma": Row(_WEIGHTED, {"gamma": 0.25, **_DIVIDES, "bias": "changed", "split": True, "branch": "z"}, _gamma),
+    "zplus": Row(_LINEAR, {"epsilon": 1e-7, "stabiliser": "plus", "bias": "changed", "split": True}, _alpha_beta),
+    "alpha_beta": Row(_LINEAR, {"alpha": 2.0, "beta": 1.0, **_DIVIDES, "bias": "changed", "split": True}, _alpha_beta),
+    "wsquare": Row(_LINEAR, {**_DIVIDES, "bias": "none"}, _wsquare, biases=("changed", "none")),
+    "flat": Row((*_LINEAR, "maxpool"), {**_DIVIDES}, _flat, decision="average"),
+    "zbox": Row(_WEIGHTED, {"low": None, "high": None, **_DIVIDES}, _zbox, boxed=True),
+    "norm": Row(("avgpool",), {**_DIVIDES}, _without_bias),
+    "winner": Row(("maxpool",), {}, _ones, formula=("R_j = R_k at the first maximum of each window",)),
+    "winner_ties": Row(("maxpool",), {}, _ones, "shared", formula=("R_j = R_k / n at each of the n maxima of each window",)),
+    "winner_epsilon": Row(("maxpool",), {**_DIVIDES}, _without_bias, denominator="z = the maximum; j its first place in the window"),
+    "average": Row(_POOLS, {**_DIVIDES}, _without_bias, decision="average"),
+    "pass": Row((*_SHAPE, "scale"), {}, lambda rule: (), formula=("R_j = R_k",)),
+}
 
 
 def _bias(rule: Rule, change: Clamp) -> Clamp:

@@ -11,17 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from nplrp import lrp
+from nplrp import explanation
 from nplrp.errors import NplrpError
 from nplrp.files.save import about
+from nplrp.layers import Step
 from nplrp.model import Model
 from nplrp.serve.bodies import Inputs
 from nplrp.serve.lane import Job, Overdue
 from nplrp.serve.wanted import Wanted
 from nplrp.span import INPUT
-from nplrp.step import Step
 from nplrp.targets import Label
-from nplrp.workspace import ROOM, room_of
+from nplrp.workspace import ROOM
 
 #: Plans that are kept; clients may make any number of them with parameters of their own.
 _PLANS = 200
@@ -77,7 +77,7 @@ class Engine:
     def __init__(self, model: Model, batch: int = 1, max_prepared: int = 1 << 30) -> None:
         self.model = model
         self._batch, self._max_prepared = batch, max_prepared
-        room_of(model).size = min(ROOM, max_prepared // 2)
+        model.kept.room.size = min(ROOM, max_prepared // 2)
 
     @staticmethod
     def kind(verb: str, wanted: Wanted) -> Hashable:
@@ -121,13 +121,13 @@ class Engine:
 
     def _predict(self, inputs: Sequence[Inputs], places: Sequence[int]) -> list[Instance]:
         wanted = inputs[0].wanted
-        labels = lrp.predict(self.model, _stacked(inputs, places), wanted.top, wanted.dtype, wanted.algorithm)
+        labels = explanation.predict(self.model, _stacked(inputs, places), wanted.top, wanted.dtype, wanted.algorithm)
         return [Instance(each) for each in labels]
 
     def _explain(self, inputs: Sequence[Inputs], places: Sequence[int]) -> list[Instance]:
         wanted = inputs[0].wanted
         targets = [each.wanted.target_of(i) for each, i in zip(inputs, places, strict=True)]
-        e = lrp.explain(
+        e = explanation.explain(
             self.model,
             _stacked(inputs, places),
             wanted.composite,
@@ -143,9 +143,9 @@ class Engine:
         return [Instance(labels[i], maps[i * count : (i + 1) * count], note) for i in range(len(labels))]
 
     @staticmethod
-    def _maps(e: lrp.Explanation, wanted: Wanted) -> list[Map]:
+    def _maps(e: explanation.Explanation, wanted: Wanted) -> list[Map]:
         inside = {name: e.relevances[name] for name in wanted.layers if name != INPUT}
-        book = e._record[1] if wanted.ledger and not e.plan.composite.gradient else None  # `ledger` would warn; we say it in the answer
+        book = e.passes.ledger if wanted.ledger and not e.plan.composite.gradient else None  # `ledger` would warn; we say it in the answer
         chosen = [None] * len(e.relevance) if e.targets is None else e.target_labels()
         maps = []
         for m, R in enumerate(e.relevance):
@@ -156,11 +156,9 @@ class Engine:
 
     def _forget(self) -> None:
         """Drop plans and prepared weights when there are too many; what is used again is prepared again."""
-        cache = self.model._cache
-        plans = [key for key in cache if isinstance(key, tuple) and key[0] == "plan"]
+        plans = self.model.kept.plans
         if len(plans) > _PLANS or self.prepared_bytes() > self._max_prepared:
-            for key in plans:
-                del cache[key]
+            plans.clear()
             for step in self._steps():
                 step.prepared.clear()
 
@@ -169,8 +167,8 @@ class Engine:
         return sum(_size(value) for step in self._steps() for value in step.prepared.values())
 
     def _steps(self) -> list[Step]:
-        cache = self.model._cache
-        return [step for key, steps in cache.items() if isinstance(key, tuple) and key[0] == "steps" for step in steps]
+        tuples = {id(steps): steps for steps in self.model.kept.steps.values()}  # with nothing to merge, two names for the same
+        return [step for steps in tuples.values() for step in steps]
 
 
 def _stacked(inputs: Sequence[Inputs], places: Sequence[int]) -> np.ndarray:

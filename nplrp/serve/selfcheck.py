@@ -14,7 +14,7 @@ from importlib import resources
 
 import numpy as np
 
-from nplrp import lrp
+from nplrp import explanation
 from nplrp.model import Layer, Model, Window, chain
 from nplrp.serve.problems import ServeError
 
@@ -51,7 +51,7 @@ def read() -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
 def digest(model: Model, image: np.ndarray, composite: str, dtype: str) -> str:
     """Return the SHA-256 of an explanation's logits and relevance."""
-    e = lrp.explain(model, image[None].astype(np.float32), composite, dtype=dtype)
+    e = explanation.explain(model, image[None].astype(np.float32), composite, dtype=dtype)
     return hashlib.sha256(b"".join(array.astype(array.dtype.newbyteorder("<")).tobytes() for array in (e.logits, e.relevance))).hexdigest()
 
 

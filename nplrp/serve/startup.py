@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nplrp import lrp
+from nplrp import explanation
 from nplrp.serve.problems import ServeError
 from nplrp.serve.selfcheck import check
 from nplrp.serve.settings import Settings
@@ -38,5 +38,5 @@ def prepare(engine: Engine, settings: Settings) -> None:
     check(settings.dtypes)
     log.info("kernels reproduce the golden case %.1f s", time.monotonic() - begun)
     for _ in range(2):
-        lrp.explain(model, np.zeros((1, *model.input_shape), np.float32), WARM)
+        explanation.explain(model, np.zeros((1, *model.input_shape), np.float32), WARM)
     log.info("warm %.1f s", time.monotonic() - begun)

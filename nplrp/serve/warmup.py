@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from nplrp import lrp
+from nplrp import explanation
 from nplrp.heatmaps import encode_png, figure, heatmap
 from nplrp.model import Layer, Model, Window, chain
 from nplrp.plan import ALGORITHMS
@@ -36,18 +36,18 @@ def warm_up(dtypes: Sequence[str], models: Sequence[Model] = (), say: Callable[[
         for model in _networks():
             x = np.linspace(-1, 1, 2 * np.prod(model.input_shape)).reshape(2, *model.input_shape)
             for composite, dialect, algorithm in _cases():
-                e = lrp.explain(model, x, composite, dtype=dtype, algorithm=algorithm, dialect=dialect)
+                e = explanation.explain(model, x, composite, dtype=dtype, algorithm=algorithm, dialect=dialect)
                 if not COMPOSITES[composite].gradient:
                     with warnings.catch_warnings():
                         warnings.simplefilter("ignore")  # networks of no meaning lose relevance
                         _ = e.ledger
                 count += 1
-            lrp.forward(model, x, dtype)
+            explanation.forward(model, x, dtype)
             for picture in (x, np.zeros_like(x)):  # the flat one has ties
-                lrp.predict(model, picture, dtype=dtype)
+                explanation.predict(model, picture, dtype=dtype)
             say(f"{dtype}, {model.name}: {time.monotonic() - begun:.0f} s")
         for model in models:
-            lrp.explain(model, np.zeros((1, *model.input_shape)), dtype=dtype)
+            explanation.explain(model, np.zeros((1, *model.input_shape)), dtype=dtype)
             count += 1
     selfcheck.check(dtypes)
     grey = np.full((8, 8, 3), 0.5)

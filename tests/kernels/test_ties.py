@@ -5,11 +5,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nplrp.kernels.ties import MAX_POOL, WINDOW, tie_labels
+from nplrp.kernels import ties
+from nplrp.kernels.ties import MAX_POOL, WINDOW
 from tests import naive
 
 CONV = (WINDOW, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1)
 POOL = (MAX_POOL, 2, 2, 2, 2, 1, 1, 0, 0, 0, 0)
+
+
+def tie_labels(x, layers, nt=1):
+    """The labels of a chain, whose layers each read the one before."""
+    return ties.tie_labels(x, [(*layer, (i - 1,)) for i, layer in enumerate(layers)], nt)
 
 
 def labels_by_receptive_field(image, layers):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 import nplrp.serve.selfcheck
-from nplrp import lrp
+from nplrp import explanation
 from nplrp.serve.selfcheck import COMPOSITES, FILE, digest, network
 
 TARGET = Path(nplrp.serve.selfcheck.__file__).with_name(FILE)
@@ -32,8 +32,8 @@ def main():
     case = arrays()
     model, x = network(case), case["image"][None].astype(np.float64)
     for composite in COMPOSITES:
-        exact = lrp.explain(model, x, composite, dtype="float64", algorithm="direct").relevance
-        single = lrp.explain(model, x.astype(np.float32), composite).relevance
+        exact = explanation.explain(model, x, composite, dtype="float64", algorithm="direct").relevance
+        single = explanation.explain(model, x.astype(np.float32), composite).relevance
         error = np.abs(single - exact).max() / np.abs(exact).max()
         print(f"{composite}: float32 is within {error:.2g} of float64")
         assert error < BOUNDS[composite]

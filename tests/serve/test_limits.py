@@ -695,7 +695,7 @@ def test_prepared_weights_dont_grow_without_bound(model):
         for i in range(30):
             assert server.explain(picture(), {"composite": f"gamma(gamma={i})", "ledger": "false"}).status_code == 200
             assert server.service.engine.prepared_bytes() <= 50_000
-        plans = [key for key in server.service.model._cache if key[0] == "plan"]
+        plans = list(server.service.model.kept.plans)
         assert len(plans) <= 201
 
 

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 import nplrp
+from nplrp.explanation import predict
 from nplrp.heatmaps import encode_png, figure, panel
 from nplrp.images import display, load_pixels
-from nplrp.lrp import predict
 from nplrp.rules.composites import COMPOSITES
 from nplrp.serve import answers
 from nplrp.serve.presets import presets
@@ -101,8 +101,8 @@ def test_explain_is_the_librarys(server, model, composite):
     if composite == "gradient":
         assert found["ledger"] is None
     else:
-        assert found["ledger"] == e._record[1].image(0).as_rows()
-        assert found["warnings"] == e._record[1].alarms()
+        assert found["ledger"] == e.passes.ledger.image(0).as_rows()
+        assert found["warnings"] == e.passes.ledger.alarms()
     if composite == "notebook":
         assert found["target"] is None
     else:

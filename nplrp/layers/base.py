@@ -1,0 +1,418 @@
+"""What a layer is as data (`Layer`, `Window`), as it is computed (`Step`), and what the engine asks of every kind (`Kind`, `Operation`).
+
+Two tables in `nplrp.layers` hold all kinds: `KINDS` says what a model's layers may be, and how each becomes a step; `OPERATIONS` says how
+steps are computed. Several kinds share an operation: a global average pool is an average pool, a batch norm is a scale.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from nplrp.errors import ModelError
+from nplrp.rules.rule import Clamp, Part, Rule
+
+if TYPE_CHECKING:
+    from nplrp.workspace import Room, Workspace
+
+Shape = tuple[int, ...]
+Pads = tuple[int, int, int, int]
+Weights = tuple[np.ndarray, np.ndarray]
+
+#: What a model's input is called among its layers.
+INPUT = "input"
+#: The most numbers that one layer may give for one image, 8 GB in float32; more is taken for a mistake.
+MAX_VALUES = 1 << 31
+
+#: What an operation does to relevance: it is linear; linear once its forward pass has decided something (which place of a window won);
+#: or it only moves numbers.
+LINEAR, DECIDES, MOVES = "linear", "decides", "moves"
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a convolution or a pooling window moves over an image.
+
+    Attributes
+    ----------
+    size : (int, int)
+        Height and width of the window, before dilation.
+    stride, dilation : (int, int)
+    padding : str or (int, int, int, int)
+        ``"same"`` or ``"valid"``, as TensorFlow defines them, or rows and columns at top, bottom, left and right. Padding is zeros for a
+        convolution, and nothing at all for a pool: its windows end at the image's border.
+    """
+
+    size: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    padding: str | Pads = "valid"
+
+    def pads(self, height: int, width: int) -> Pads:
+        """Return the rows and columns around an image: top, bottom, left, right.
+
+        TensorFlow's 'same': out = ceil(in / stride), the odd row or column goes to the bottom or right.
+        """
+        if not isinstance(self.padding, str):
+            return self.padding
+        sides = []
+        for n, k, s, d in zip((height, width), self.size, self.stride, self.dilation, strict=True):
+            total = max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0) if self.padding == "same" else 0
+            sides += [total // 2, total - total // 2]
+        return sides[0], sides[1], sides[2], sides[3]
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return height and width of the output; zero or less when the window doesn't fit."""
+        top, bottom, left, right = self.pads(height, width)
+        rows, columns = (
+            (n - (k - 1) * d - 1) // s + 1
+            for n, k, s, d in zip((height + top + bottom, width + left + right), self.size, self.stride, self.dilation, strict=True)
+        )
+        return rows, columns
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One layer of a model: what it is called, what it does, what it reads, and its arrays.
+
+    Attributes
+    ----------
+    name : str
+        Keras's name.
+    kind : str
+        One of `nplrp.layers.KINDS`.
+    input_shape, output_shape : tuple of int
+        Without the batch axis; of several inputs the first one's.
+    activation : str
+        Applied after the layer's own operation: a name in `nplrp.layers.activations.ACTIVATIONS`, perhaps with parameters as in
+        ``"relu(max_value=6.0)"``.
+    window : Window or None
+        Of convolutions and pools.
+    pads : (int, int, int, int) or None
+        Of ``pad`` and ``crop``: rows and columns at top, bottom, left, right.
+    keepdims : bool
+        Of the global poolings: the output keeps its axes, (1, 1, C).
+    epsilon : float
+        Of normalisations: added to the variance.
+    arrays : mapping of str to ndarray, float32
+        ``kernel`` and ``bias`` (which may be absent), and what else the kind has (`Kind.arrays`).
+    inputs : tuple of str
+        Names of the layers that it reads, ``"input"`` for the model's input; empty for the layer before it.
+    options : mapping
+        What else the kind has to know, as plain JSON values (`Kind.options`).
+    input_shapes : tuple of tuple of int
+        Of all inputs.
+    """
+
+    name: str
+    kind: str
+    input_shape: Shape = ()
+    output_shape: Shape = ()
+    activation: str = "linear"
+    window: Window | None = None
+    pads: Pads | None = None
+    keepdims: bool = False
+    epsilon: float = 0.0
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
+    inputs: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    input_shapes: tuple[Shape, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("arrays", "options"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the mappings as plain dicts: a read-only view of one can't be pickled."""
+        values = (getattr(self, one.name) for one in fields(self))
+        return Layer, tuple(dict(value) if isinstance(value, MappingProxyType) else value for value in values)
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights."""
+        return sum(a.size for a in self.arrays.values())
+
+    def describe(self) -> dict[str, Any]:
+        """Return everything but the arrays' contents as plain JSON values; what chains don't have is left out where it isn't there."""
+        window = self.window
+        found: dict[str, Any] = {
+            "name": self.name,
+            "kind": self.kind,
+            "input_shape": list(self.input_shape),
+            "output_shape": list(self.output_shape),
+            "activation": self.activation,
+            "window": window
+            and [
+                list(window.size),
+                list(window.stride),
+                list(window.dilation),
+                window.padding if isinstance(window.padding, str) else list(window.padding),
+            ],
+            "pads": self.pads and list(self.pads),
+            "keepdims": self.keepdims,
+            "epsilon": self.epsilon,
+            "arrays": {key: list(a.shape) for key, a in sorted(self.arrays.items())},
+        }
+        if self.inputs:
+            found["inputs"] = list(self.inputs)
+        if self.options:
+            found["options"] = dict(sorted(self.options.items()))
+        if len(self.input_shapes) > 1:
+            found["input_shapes"] = [list(shape) for shape in self.input_shapes]
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One layer as it is computed.
+
+    Attributes
+    ----------
+    name : str
+        The layer's.
+    kind : str
+        One of `nplrp.layers.OPERATIONS`.
+    input_shape, output_shape : tuple of int
+        Without the batch axis. An operation with several inputs works on one array that holds them all (`Operation.gather`):
+        `input_shape` is that array's.
+    activation : str
+        As of `Layer`.
+    window : Window or None
+    pads : (int, int, int, int) or None
+    weight, bias : ndarray or None
+        In the plan's dtype. Linear steps always have a bias, zeros if the layer has none.
+    merged : bool
+        A batch norm that lives in a neighbour's weights.
+    algorithm : str
+        ``"auto"`` or ``"direct"``.
+    prepared : dict
+        Packed weights by change; filled on first use and shared by every plan of the model and dtype.
+    room : Room
+        What may be held for speed alone, by all steps of the model together.
+    inputs : tuple of int
+        Places of the steps that it reads; -1 is the model's input.
+    options : mapping
+        As of `Layer`.
+    input_shapes : tuple of tuple of int
+        Of all inputs; empty means one, `input_shape`.
+    """
+
+    name: str
+    kind: str
+    input_shape: Shape
+    output_shape: Shape
+    activation: str = "linear"
+    window: Window | None = None
+    pads: Pads | None = None
+    weight: np.ndarray | None = field(default=None, repr=False)
+    bias: np.ndarray | None = field(default=None, repr=False)
+    merged: bool = False
+    algorithm: str = "auto"
+    prepared: dict[Any, Any] = field(default_factory=dict, repr=False)
+    room: Room | None = field(default=None, repr=False)
+    inputs: tuple[int, ...] = (-1,)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    input_shapes: tuple[Shape, ...] = ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is prepared: it can be made again."""
+        return {**self.__dict__, "prepared": {}, "options": dict(self.options)}
+
+
+class Division(NamedTuple):
+    """What line 2 divides by at a step: z of each part of its rule, the rule that stabilises them, and the parts' weights."""
+
+    z: tuple[np.ndarray, ...]
+    rule: Rule
+    weights: tuple[float, ...]
+
+
+class Carried(NamedTuple):
+    """What a fused step back gives: relevance of each input, or, of the one input, s of the step below part by part."""
+
+    arrays: list[np.ndarray]
+    divided: bool
+
+
+@dataclass(frozen=True)
+class Fused:
+    """How an operation runs in the fused pass (`nplrp.fused`): nothing is checked, memory is the workspace's, kernels may be queued.
+
+    Attributes
+    ----------
+    forward : callable
+        (step, inputs, relu, parts, workspace) -> (z, each part's z): line 1 with the step's own weights and bias, clamped at 0 if `relu`,
+        and beside it with those of parts, which have one term.
+    carry : callable
+        (step, s part by part, changes, inputs, division, workspace) -> Carried: lines 3 and 4, and with a division line 2 of the step
+        below.
+    """
+
+    forward: Callable[[Step, Sequence[np.ndarray], bool, Sequence[Part], Workspace], tuple[np.ndarray, list[np.ndarray]]]
+    carry: Callable[[Step, Sequence[np.ndarray], Sequence[Clamp], Sequence[np.ndarray], Division | None, Workspace], Carried]
+
+
+@dataclass(frozen=True)
+class Routes:
+    """How an operation that has decided gives its relevance to those who won, in the fused pass.
+
+    Attributes
+    ----------
+    route : callable
+        (step, R, held, division, workspace) -> Carried: R to the winners.
+    times : callable or None
+        (step, s, held, a, division, workspace) -> Carried: s to the winners, times a.
+    """
+
+    route: Callable[..., Carried]
+    times: Callable[..., Carried] | None = None
+
+
+@dataclass(frozen=True)
+class Operation:
+    """How a kind of step is computed.
+
+    Attributes
+    ----------
+    name : str
+    role : str
+        `LINEAR`, `DECIDES` or `MOVES`.
+    family : str
+        What composites and rules call it: convolutions of every kind are ``"conv"``.
+    forward : callable or None
+        (step, inputs, changes, bias, relu, held) -> z: the sum over terms of (input times changed weight), plus the bias, clamped at 0 if
+        `relu`. Of a `MOVES` operation: (step, a) -> moved.
+    transpose : callable or None
+        (step, s, change, held, c): write s times changed weight, transposed, to c. Of a `MOVES` operation: (step, R) -> moved back.
+    decide : callable or None
+        (step, a, ties, workspace) -> (z, held): run forward and hold what makes the step linear.
+    gather, scatter : callable
+        From a step's inputs to the one array that it works on, and from relevance of that array to that of each input.
+    terms : callable
+        step -> (terms in a sum over its inputs, the bias counted; terms in a sum over its outputs): what error bounds grow with.
+    fused : Fused or None
+        Of a linear operation; None: the page carries relevance back.
+    routes : Routes or None
+        Of one that decides.
+    shares : callable or None
+        Of one that decides: (step, a, ties) -> each place's share of what was decided, where equal places share it.
+    average : callable or None
+        Of one that decides: step -> the step that weighs all its places alike.
+    queueable : bool
+        Its fused functions, or those that move, call kernels only: they may be noted down (`nplrp.jit`'s queue).
+    view : bool
+        It only looks at the same numbers in another way.
+    tie : callable or None
+        step -> its window, as `nplrp.kernels.ties` has it; None: positions that see the same pixels can't be told behind it.
+    rounds : callable
+        (step, dtype) -> whether its sums round differently by place, so that equal windows may give unequal numbers.
+    keeps_sign : bool
+        Inputs that can't be negative give outputs that can't.
+    scale_outputs, scale_inputs : callable or None
+        (step, g, h) -> (weight, bias) of the step followed, or preceded, by y = g x + h channel by channel, in float64; None where that
+        isn't exact.
+    """
+
+    name: str
+    role: str
+    family: str
+    forward: Callable[..., np.ndarray]
+    transpose: Callable[..., Any]
+    decide: Callable[..., tuple[np.ndarray, Any]] | None = None
+    gather: Callable[[Step, Sequence[np.ndarray]], np.ndarray] = lambda step, inputs: inputs[0]
+    scatter: Callable[[Step, np.ndarray], list[np.ndarray]] = lambda step, R: [R]
+    terms: Callable[[Step], tuple[int, int]] = lambda step: (2, 1)
+    fused: Fused | None = None
+    routes: Routes | None = None
+    shares: Callable[..., Any] | None = None
+    average: Callable[[Step], Step] | None = None
+    queueable: bool = False
+    view: bool = False
+    tie: Callable[[Step], tuple[int, ...] | None] | None = None
+    rounds: Callable[[Step, np.dtype], bool] = lambda step, dtype: False
+    keeps_sign: bool = False
+    scale_outputs: Callable[[Step, np.ndarray, np.ndarray], Weights | None] | None = None
+    scale_inputs: Callable[[Step, np.ndarray, np.ndarray], Weights | None] | None = None
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a model's layers may be.
+
+    Attributes
+    ----------
+    name : str
+    shape : callable
+        (layer, shapes of its inputs) -> shape of its output; raises `ModelError` if they or its arrays don't fit.
+    step : callable
+        layer -> the fields of its `Step` that aren't the layer's own; at least ``kind``.
+    arity : (int, int)
+        The fewest and the most inputs.
+    keras : mapping of str to callable
+        Keras's classes -> (name, options) -> `nplrp.files.keras_config.ConfigLayer`.
+    """
+
+    name: str
+    shape: Callable[[Layer, tuple[Shape, ...]], Shape]
+    step: Callable[[Layer], dict[str, Any]]
+    arity: tuple[int, int] = (1, 1)
+    keras: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+
+
+def window_of(layer: Layer | Step) -> Window:
+    """Return a layer's window.
+
+    Raises
+    ------
+    ModelError
+        If it has none.
+    """
+    if layer.window is None:
+        raise ModelError(f"layer {layer.name!r} ({layer.kind}) has no window")
+    return layer.window
+
+
+def check_vector(layer: Layer, key: str, length: int) -> None:
+    """See that an array, if the layer has it, is a vector of that length."""
+    array = layer.arrays.get(key)
+    if array is not None and array.shape != (length,):
+        raise ModelError(f"layer {layer.name!r}: its {key} has shape {array.shape}, expected ({length},)")
+
+
+def image_shape(layer: Layer, shapes: tuple[Shape, ...]) -> Shape:
+    """Return the shape of a layer's input, which must be an image."""
+    if len(shapes[0]) != 3:
+        raise ModelError(f"layer {layer.name!r} ({layer.kind}) needs an image (H, W, C), but gets {shapes[0]} from the layer before it")
+    return shapes[0]
+
+
+def fits(layer: Layer, before: Shape, after: Shape) -> Shape:
+    """Return a layer's output shape if it is neither empty nor too large.
+
+    Raises
+    ------
+    ModelError
+    """
+    if math.prod(after) > MAX_VALUES:
+        raise ModelError(
+            f"layer {layer.name!r} ({layer.kind}): its output would have shape {after}; at most {MAX_VALUES} numbers are supported"
+        )
+    if min(after, default=1) < 1 or min(before, default=1) < 1:
+        raise ModelError(f"layer {layer.name!r} ({layer.kind}) doesn't fit: its input has shape {before}, its output would have {after}")
+    return after
+
+
+def float64(step: Step) -> Weights:
+    """Return a step's weight and bias in float64."""
+    return np.asarray(step.weight, dtype=np.float64), np.asarray(step.bias, dtype=np.float64)
+
+
+def scaled_outputs(step: Step, g: np.ndarray, h: np.ndarray) -> Weights:
+    """Return weight and bias of a step whose last axis of weights are its output channels, followed by y = g x + h."""
+    w, b = float64(step)
+    return w * g, b * g + h

@@ -1,0 +1,164 @@
+"""A step of any kind, computed: forward, its transpose, its decisions. What the page (`nplrp.lrp`) is written in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nplrp.layers import ties
+from nplrp.layers.activations import activation
+from nplrp.layers.base import DECIDES, LINEAR, MOVES, Step
+from nplrp.layers.lines import changed_bias
+from nplrp.layers.table import operation
+from nplrp.rules.rule import AS_IS, Change, Rule
+
+if TYPE_CHECKING:
+    from nplrp.kernels.together import Queue
+
+
+def forward(
+    step: Step, inputs: Sequence[np.ndarray], weights: Sequence[Change], bias: Change, relu: bool = False, held: Any = None
+) -> np.ndarray:
+    """Apply a linear step, or one whose decisions are held: z = sum over terms of (input times changed weight), plus the changed bias.
+
+    Parameters
+    ----------
+    step : Step
+    inputs, weights : one array [n, *input_shape] and one `Change` for each term
+    bias : Change
+    relu : bool
+        Clamp the result at 0.
+    held : object
+        What the forward pass decided (`decide`), where the operation asks for it.
+
+    Returns
+    -------
+    ndarray [n, *output_shape]
+    """
+    op = operation(step)
+    b = None if step.bias is None else changed_bias(step, bias).astype(inputs[0].dtype, copy=False)
+    return op.forward(step, inputs, weights, b, relu, held)
+
+
+def transpose(step: Step, s: np.ndarray, weights: Sequence[Change], held: Any = None) -> list[np.ndarray]:
+    """Apply the transpose of a linear step, for each term: c = s times changed weight, transposed.
+
+    Parameters
+    ----------
+    step : Step
+    s : ndarray [n, *output_shape]
+    weights : one `Change` for each term
+    held : object
+        What the forward pass decided.
+
+    Returns
+    -------
+    list of ndarray [n, *input_shape]
+    """
+    carried = []
+    for change in weights:
+        c = np.empty((len(s), *step.input_shape), s.dtype)
+        operation(step).transpose(step, s, change, held, c)
+        carried.append(c)
+    return carried
+
+
+def move(step: Step, a: np.ndarray) -> np.ndarray:
+    """Apply a step that only moves numbers: [n, *input_shape] -> [n, *output_shape]."""
+    return operation(step).forward(step, a)
+
+
+def move_back(step: Step, R: np.ndarray) -> np.ndarray:
+    """Carry relevance back through a step that only moves numbers, or that hands it on: [n, *output_shape] -> [n, *input_shape]."""
+    moved: np.ndarray = operation(step).transpose(step, R) if moves(step) else R.reshape(len(R), *step.input_shape)
+    return moved
+
+
+def gather(step: Step, activations: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the one array [n, *input_shape] that a step works on; `activations` are the model's input and every step's output."""
+    return operation(step).gather(step, [activations[j + 1] for j in step.inputs])
+
+
+def scatter(step: Step, R: np.ndarray) -> list[np.ndarray]:
+    """Cut relevance of what a step works on, [n, *input_shape], into that of each input."""
+    return operation(step).scatter(step, R)
+
+
+def is_linear(step: Step) -> bool:
+    """Tell whether a step is linear as it is."""
+    return operation(step).role == LINEAR
+
+
+def decides(step: Step) -> bool:
+    """Tell whether a step is linear once its forward pass has decided something."""
+    return operation(step).role == DECIDES
+
+
+def moves(step: Step) -> bool:
+    """Tell whether a step only moves numbers."""
+    return operation(step).role == MOVES
+
+
+def linear_step(step: Step, rule: Rule) -> Step:
+    """Return what a rule makes of a step that decides: for rules that don't ask who won, the mean; else the step itself."""
+    average = operation(step).average
+    return average(step) if average and rule.averages else step
+
+
+def relevance_of_units(R: np.ndarray, step: Step, a: np.ndarray, units: str, y: np.ndarray | None = None, held: Any = None) -> np.ndarray:
+    """Return the relevance that a part of a rule carries: R where z, or y, has the part's sign, 0 elsewhere.
+
+    Parameters
+    ----------
+    R : ndarray [n, *output_shape]
+    step : Step
+    a : ndarray [n, *input_shape]
+        The step's input.
+    units : str
+        One of `nplrp.rules.UNITS`.
+    y : ndarray [n, *output_shape] or None
+        What follows the step's activation, if it is at hand.
+    held : object
+        What the forward pass decided.
+    """
+    if not units:
+        return R
+    positive, bends = units.endswith(">0"), activation(step.activation)
+    if units == "y<0" and bends.positive and not bends.score:
+        return np.zeros_like(R)
+    known = y is not None and (step.activation == "linear" or (bends.opens and positive))
+    signs = y if known and y is not None else forward(step, [a], [AS_IS], AS_IS, held=held)
+    return np.where((signs > 0) if positive else (signs < 0), R.reshape(signs.shape), R.dtype.type(0))
+
+
+def tie_labels(steps: Sequence[Step], x: np.ndarray) -> dict[int, np.ndarray]:
+    """Find where max-pools have structural ties, by step (see `nplrp.layers.ties`).
+
+    Parameters
+    ----------
+    steps : sequence of Step
+    x : ndarray [n, *input_shape]
+        The image.
+
+    Returns
+    -------
+    dict of int to ndarray [n, ho, wo, height * width]
+    """
+
+    def row(step: Step) -> tuple[int, ...] | None:
+        tie = operation(step).tie
+        return None if tie is None else tie(step)
+
+    def rounds(step: Step) -> bool:
+        return operation(step).rounds(step, x.dtype)
+
+    return ties.tie_labels(steps, x, rounds, row, [i for i, step in enumerate(steps) if operation(step).shares])
+
+
+def queue() -> Queue:
+    """Return a queue for kernels that one team of threads runs one after the other (see `nplrp.kernels.together`)."""
+    from nplrp.kernels.together import Queue
+
+    return Queue()

@@ -1,0 +1,217 @@
+"""Convolutions: ordinary ones by `nplrp.kernels.conv`, which chooses direct sums or Winograd's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nplrp.errors import ModelError
+from nplrp.layers.base import (
+    LINEAR,
+    Carried,
+    Division,
+    Fused,
+    Kind,
+    Layer,
+    Operation,
+    Shape,
+    Step,
+    Weights,
+    check_vector,
+    fits,
+    float64,
+    image_shape,
+    scaled_outputs,
+    window_of,
+)
+from nplrp.layers.lines import change_weight, changed_bias, clamps, divide_parts, threads
+from nplrp.layers.ties import window_row
+from nplrp.rules.rule import AS_IS, Change, Clamp, Part
+from nplrp.workspace import Workspace
+
+if TYPE_CHECKING:
+    from nplrp.kernels.conv import Geometry, Packed
+
+
+def shape(layer: Layer, shapes: tuple[Shape, ...]) -> Shape:
+    """[h, w, cin], kernel [kh, kw, cin, cout] -> [ho, wo, cout]."""
+    image, kernel, window = image_shape(layer, shapes), layer.arrays["kernel"], window_of(layer)
+    if kernel.ndim != 4 or kernel.shape[:2] != window.size or kernel.shape[2] != image[2]:
+        raise ModelError(
+            f"layer {layer.name!r}: its kernel has shape {kernel.shape}, expected ({window.size[0]}, {window.size[1]}, "
+            f"{image[2]}, filters): the layer before it gives {image}"
+        )
+    check_vector(layer, "bias", kernel.shape[3])
+    return fits(layer, image, (*window.output_size(*image[:2]), kernel.shape[3]))
+
+
+def weights_of(layer: Layer) -> dict[str, Any]:
+    """Return a layer's kernel as a step's weight, and its bias, zeros if it has none."""
+    weight = layer.arrays["kernel"]
+    bias = layer.arrays.get("bias")
+    return {"weight": weight, "bias": np.zeros(weight.shape[-1]) if bias is None else bias}
+
+
+def forward(step: Step, inputs: Sequence[np.ndarray], changes: Sequence[Change], b: np.ndarray, relu: bool, held: Any = None) -> np.ndarray:
+    """Convolve: the first two terms in one pass, further ones added to it."""
+    from nplrp.kernels import conv, elementwise
+
+    nt, z = threads(), np.empty((len(inputs[0]), *step.output_shape), inputs[0].dtype)
+    second = inputs[1] if len(inputs) > 1 else None
+    packed = packed_weights(step, tuple(changes[:2]), False)
+    conv.conv_forward(inputs[0], packed, b, relu and len(inputs) < 3, z, x2=second, threads=nt)
+    for a, change in zip(inputs[2:], changes[2:], strict=True):
+        term = np.empty_like(z)
+        conv.conv_forward(a, packed_weights(step, (change,), False), np.zeros_like(b), False, term, threads=nt)
+        z += term
+    if relu and len(inputs) > 2:
+        elementwise.relu(z, z, nt)
+    return z
+
+
+def transpose(step: Step, s: np.ndarray, change: Change, held: Any, c: np.ndarray) -> None:
+    """Write the transposed convolution of s to c."""
+    from nplrp.kernels import conv
+
+    conv.conv_transpose(s, packed_weights(step, (change,), True), c, threads=threads())
+
+
+def fused_forward(
+    step: Step, inputs: Sequence[np.ndarray], relu: bool, parts: Sequence[Part], workspace: Workspace
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Convolve, and with the first part's weights in the same pass over the input."""
+    from nplrp.kernels import conv
+
+    (a,) = inputs
+    nt, scratch = threads(), scratch_of(workspace)
+    z = workspace.empty((len(a), *step.output_shape), a.dtype)
+    besides = [workspace.empty(z.shape, z.dtype) for _ in parts]
+    packed = [packed_weights(step, (change,), False) for change in (AS_IS, *clamps(parts))]
+    pairs = list(zip(packed[1:], [changed_bias(step, part.bias) for part in parts], besides, strict=True))
+    second = dict(zip(("packed2", "bias2", "out2"), pairs[0], strict=True)) if pairs else {}
+    conv.conv_forward(a, packed[0], step.bias, relu, z, **second, threads=nt, workspace=scratch)
+    for each, b, out in pairs[1:]:
+        conv.conv_forward(a, each, b, False, out, threads=nt, workspace=scratch)
+    return z, besides
+
+
+def carry(
+    step: Step,
+    s: Sequence[np.ndarray],
+    changes: Sequence[Clamp],
+    inputs: Sequence[np.ndarray],
+    division: Division | None,
+    workspace: Workspace,
+) -> Carried:
+    """Do lines 3 and 4 as the last thing that the kernel does with a number, and line 2 of the step below."""
+    from nplrp.kernels import conv
+
+    (a,) = inputs
+    outs = [workspace.empty(a.shape, a.dtype) for _ in (division.z if division else (a,))]
+    second = {"s2": s[1]} if len(s) > 1 else {}
+    packed, nt, scratch = packed_weights(step, tuple(changes), True), threads(), scratch_of(workspace)
+    if division is None or (len(outs) == 1 and division.weights != (1.0,)):
+        conv.conv_transpose(s[0], packed, outs[0], **second, a=a, threads=nt, workspace=scratch)
+        return Carried(outs, False) if division is None else Carried(divide_parts(outs[0], division, workspace), True)
+    rule = division.rule
+    two = {"out2": outs[1], "z2": division.z[1], "weights": division.weights} if len(outs) > 1 else {}
+    signed = rule.stabiliser == "sign"
+    conv.conv_transpose(
+        s[0], packed, outs[0], **second, a=a, z=division.z[0], eps=rule.epsilon, signed=signed, **two, threads=nt, workspace=scratch
+    )
+    return Carried(outs, True)
+
+
+def geometry(step: Step) -> Geometry:
+    """Return a convolution's shape as the kernels have it."""
+    from nplrp.kernels import conv
+
+    height, width, cin = step.input_shape
+    window = window_of(step)
+    pads = window.pads(height, width)
+    return conv.Geometry(height, width, cin, step.output_shape[2], window.size, window.stride, window.dilation, pads)
+
+
+def algorithm(step: Step, dtype: np.dtype) -> str:
+    """Return which algorithm a convolution runs with: a fixed function of its shape and dtype, or the direct one if asked for."""
+    from nplrp.kernels import conv
+
+    return "direct" if step.algorithm == "direct" else conv.algorithm(geometry(step), dtype)
+
+
+def packed_weights(step: Step, changes: tuple[Change, ...], transposed: bool) -> Packed:
+    """Return a convolution's weights as the kernels want them, prepared once for each change.
+
+    From the second use on transformed weights are kept that the first has made on the fly, while there is room: who explains one image
+    shouldn't wait for memory.
+    """
+    from nplrp.kernels import conv
+
+    key = (transposed, changes)
+    again, held = ("again", key), ("held", key)
+    if key not in step.prepared:
+        step.prepared[key] = _pack(step, changes, transposed, None)
+        step.prepared[again] = True
+    elif step.prepared.pop(again, False):  # so that one of several threads does it
+        size = conv.unstored(step.prepared[key])
+        hold = step.room.take(size) if size and step.room else None
+        if hold:
+            step.prepared[held] = hold
+            step.prepared[key] = _pack(step, changes, transposed, True)
+    packed: Packed = step.prepared[key]
+    return packed
+
+
+def _pack(step: Step, changes: tuple[Change, ...], transposed: bool, stored: bool | None) -> Packed:
+    from nplrp.kernels import conv, parallel
+
+    assert step.weight is not None
+    factors = [change if isinstance(change, Clamp) else AS_IS for change in changes]
+    weight = step.weight if all(isinstance(change, Clamp) for change in changes) else change_weight(step.weight, changes[0])
+    chosen = algorithm(step, step.weight.dtype)
+    with parallel.at_once():  # other threads may use it right away, and it stays if this pass fails
+        return conv.pack(weight, geometry(step), transposed, factors, algorithm=chosen, threads=threads(), stored=stored)
+
+
+def scratch_of(workspace: Workspace) -> Any:
+    """Return what the convolution kernels keep between calls."""
+    from nplrp.kernels import conv
+
+    workspace.scratch = workspace.scratch or conv.Workspace()
+    return workspace.scratch
+
+
+def terms(step: Step) -> tuple[int, int]:
+    """Return the number of terms in a sum over inputs, and over outputs."""
+    assert step.weight is not None
+    kh, kw, cin, cout = step.weight.shape
+    return kh * kw * cin + 1, kh * kw * cout
+
+
+def scaled_inputs(step: Step, g: np.ndarray, h: np.ndarray) -> Weights | None:
+    """Return weight and bias of a convolution preceded by y = g x + h; where it pads with zeros, these would be h instead."""
+    if np.any(h) and any(window_of(step).pads(*step.input_shape[:2])):
+        return None
+    w, b = float64(step)
+    return w * g[:, None], b + np.einsum("ijkl,k->l", w, h)
+
+
+CONV = Operation(
+    "conv",
+    LINEAR,
+    "conv",
+    forward,
+    transpose,
+    terms=terms,
+    fused=Fused(fused_forward, carry),
+    queueable=True,
+    tie=window_row,
+    scale_outputs=scaled_outputs,
+    scale_inputs=scaled_inputs,
+    rounds=lambda step, dtype: algorithm(step, dtype) != "direct",
+)
+
+KINDS = (Kind("conv", shape, lambda layer: {"kind": "conv", **weights_of(layer)}),)
+OPERATIONS = (CONV,)

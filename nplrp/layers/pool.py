@@ -1,0 +1,261 @@
+"""Pools: a maximum, linear once it is known which place of each window won; and a mean."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from nplrp.layers.base import (
+    DECIDES,
+    LINEAR,
+    Carried,
+    Division,
+    Kind,
+    Layer,
+    Operation,
+    Routes,
+    Shape,
+    Step,
+    Window,
+    fits,
+    image_shape,
+    window_of,
+)
+from nplrp.layers.lines import divide_parts, scale_of_ones, stabilisers, threads
+from nplrp.layers.ties import window_row
+from nplrp.rules.rule import Change
+from nplrp.workspace import Workspace
+
+
+def shape(layer: Layer, shapes: tuple[Shape, ...]) -> Shape:
+    """[h, w, c] -> [ho, wo, c]."""
+    image = image_shape(layer, shapes)
+    return fits(layer, image, (*window_of(layer).output_size(*image[:2]), image[2]))
+
+
+def global_shape(layer: Layer, shapes: tuple[Shape, ...]) -> Shape:
+    """[h, w, c] -> [c], or [1, 1, c] where the axes are kept."""
+    image = image_shape(layer, shapes)
+    return fits(layer, image, (1, 1, image[2]) if layer.keepdims else (image[2],))
+
+
+def _step(kind: str, whole: bool) -> Any:
+    def fields(layer: Layer) -> dict[str, Any]:
+        size = layer.input_shape[0], layer.input_shape[1]
+        window = Window(size=size, stride=size) if whole else layer.window
+        return {"kind": kind, "window": window} | ({"bias": np.zeros(layer.input_shape[-1])} if kind == "avgpool" else {})
+
+    return fields
+
+
+# Maxima
+
+
+def choose(
+    step: Step, a: np.ndarray, labels: np.ndarray | None = None, workspace: Workspace | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Run a max-pool: the maxima and where they were, the first one in row-major order if several are equal.
+
+    Parameters
+    ----------
+    step : Step
+    a : ndarray [n, *input_shape]
+    labels : ndarray or None
+        Structural ties, from `nplrp.layers.ties`.
+    workspace : Workspace or None
+
+    Returns
+    -------
+    (ndarray [n, *output_shape], ndarray of int [n, ho, wo, c])
+        The winner's place in its window is row * width + column.
+    """
+    from nplrp.kernels import pool
+
+    empty = workspace.empty if workspace else np.empty
+    z = empty((len(a), *step.output_shape), a.dtype)
+    image = _image(z, step)
+    height, width = _window(step)[:2]
+    winner = empty(image.shape, np.dtype(pool.winner_dtype(height, width)))
+    ties = pool.no_labels(height, width) if labels is None else labels
+    pool.max_forward(a, *_window(step), image, winner, ties, labels is not None, threads())
+    return z, winner
+
+
+def max_forward(step: Step, inputs: Sequence[np.ndarray], changes: Any, b: Any, relu: bool, held: Any = None) -> np.ndarray:
+    """Return the maxima of one term, which has neither weights nor bias."""
+    return choose(step, inputs[0])[0]
+
+
+def max_transpose(step: Step, s: np.ndarray, change: Change, held: np.ndarray, c: np.ndarray) -> None:
+    """Write to c the sum of what each place has won.
+
+    `held` is the winner of each window, [n, ho, wo, c] of int (see `choose`), or each place's share, [n, ho, wo, c, height * width] of
+    float (see `share_ties`).
+    """
+    from nplrp.kernels import pool
+
+    if held.dtype.kind == "f":
+        _transpose_shares(step, _image(s, step), held, c)
+    else:
+        pool.max_transpose(_image(s, step), held, *_window(step), c, threads())
+
+
+def share_ties(step: Step, a: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
+    """Return each place's share of every window's maximum: 1 / n at each of its n places, [n, ho, wo, c, height * width].
+
+    Parameters
+    ----------
+    step : Step
+    a : ndarray [n, *input_shape]
+    labels : ndarray or None
+        Structural ties: such places count as equal.
+    """
+    taps = np.stack([tap for _, _, tap in window_taps(step, a)], axis=-1)
+    if labels is not None:
+        taps = np.take_along_axis(taps, np.broadcast_to(labels[:, :, :, None, :], taps.shape).astype(np.intp), axis=-1)
+    won: np.ndarray = (taps == taps.max(axis=-1, keepdims=True)).astype(a.dtype)
+    won /= won.sum(axis=-1, keepdims=True)
+    return won
+
+
+def _transpose_shares(step: Step, s: np.ndarray, shares: np.ndarray, c: np.ndarray) -> None:
+    """Write to c the sum over windows of s times each place's share."""
+    c[...] = 0
+    places = np.arange(c[..., 0].size).reshape(c.shape[:-1])
+    for p, (rows, columns, _) in enumerate(window_taps(step, c)):
+        inside = (rows >= 0)[:, None] & (columns >= 0)[None, :]
+        at = places[:, np.maximum(rows, 0)[:, None], np.maximum(columns, 0)[None, :]][:, inside]
+        c.reshape(-1, c.shape[-1])[at.reshape(-1)] += (s * shares[..., p])[:, inside].reshape(-1, c.shape[-1])
+
+
+def window_taps(step: Step, a: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Return for each place of a pool's window its row and column in the image, by window (-1 outside), and a there (-inf outside)."""
+    height, width, down, right, top, left = _window(step)
+    rows, columns = window_of(step).output_size(*step.input_shape[:2])
+    found = []
+    for i in range(height):
+        for j in range(width):
+            y, x = np.arange(rows) * down + i - top, np.arange(columns) * right + j - left
+            y[(y >= a.shape[1])], x[(x >= a.shape[2])] = -1, -1
+            tap = a[:, np.maximum(y, 0)[:, None], np.maximum(x, 0)[None, :]]
+            outside = (y < 0)[:, None] | (x < 0)[None, :]
+            tap[:, outside] = -np.inf
+            found.append((np.maximum(y, -1), np.maximum(x, -1), tap))
+    return found
+
+
+def as_average(step: Step) -> Step:
+    """Return a max-pool as an average pool, which rules make of it that don't ask who won."""
+    if "average" not in step.prepared:
+        zeros = np.zeros(step.input_shape[-1])
+        step.prepared["average"] = dataclasses.replace(step, kind="avgpool", bias=zeros, prepared={})
+    average: Step = step.prepared["average"]
+    return average
+
+
+def route(step: Step, R: np.ndarray, winner: np.ndarray, division: Division | None, workspace: Workspace) -> Carried:
+    """Give a max-pool's relevance to its winners, and do line 2 of the step below."""
+    from nplrp.kernels import pool
+
+    c = workspace.empty((len(R), *step.input_shape), R.dtype)
+    image, window = _image(R, step), _window(step)
+    if division is not None and division.weights == (1.0,):
+        ((_, kind, epsilon),) = stabilisers(division.z[0], division.rule)
+        pool.max_transpose_divide(image, winner, *window, division.z[0], kind, epsilon, c, threads())
+        workspace.give(R)
+        return Carried([c], True)
+    pool.max_transpose(image, winner, *window, c, threads())
+    workspace.give(R)
+    return Carried([c], False) if division is None else Carried(divide_parts(c, division, workspace), True)
+
+
+def route_times(step: Step, s: np.ndarray, winner: np.ndarray, a: np.ndarray, division: Division | None, workspace: Workspace) -> Carried:
+    """Do lines 3 and 4 of a max-pool in one pass, and line 2 of the step below."""
+    from nplrp.kernels import pool
+
+    out, image, window = workspace.empty(a.shape, a.dtype), _image(s, step), _window(step)
+    if division is not None and division.weights == (1.0,):
+        ((_, kind, epsilon),) = stabilisers(division.z[0], division.rule)
+        pool.max_transpose_ratio(image, winner, *window, a, division.z[0], kind, epsilon, out, threads())
+        return Carried([out], True)
+    pool.max_transpose_times(image, winner, *window, a, out, threads())
+    return Carried([out], False) if division is None else Carried(divide_parts(out, division, workspace), True)
+
+
+# Means
+
+
+def avg_forward(
+    step: Step, inputs: Sequence[np.ndarray], changes: Sequence[Change], b: np.ndarray, relu: bool, held: Any = None
+) -> np.ndarray:
+    """Return the means, term after term, the bias last."""
+    from nplrp.kernels import elementwise, pool
+
+    nt, z = threads(), np.empty((len(inputs[0]), *step.output_shape), inputs[0].dtype)
+    for t, (a, change) in enumerate(zip(inputs, changes, strict=True)):
+        term = z if t == 0 else np.empty_like(z)
+        pool.avg_forward(a, *_window(step), _image(term, step), nt)
+        if scale_of_ones(change) != 1:
+            elementwise.affine(term, np.full_like(b, scale_of_ones(change)), np.zeros_like(b), term, nt)
+        if t > 0:
+            z += term
+    elementwise.add_bias(z, b, relu, nt)
+    return z
+
+
+def avg_transpose(step: Step, s: np.ndarray, change: Change, held: Any, c: np.ndarray) -> None:
+    """Write to c the sum of s / count over the windows that hold each place."""
+    from nplrp.kernels import pool
+
+    pool.avg_transpose(_image(s, step), *_window(step), c, threads())
+    if scale_of_ones(change) != 1:
+        c *= c.dtype.type(scale_of_ones(change))
+
+
+def _image(x: np.ndarray, step: Step) -> np.ndarray:
+    """View a pool's output with height and width, which a global pool may have dropped."""
+    height, width = window_of(step).output_size(*step.input_shape[:2])
+    return x.reshape(len(x), height, width, step.input_shape[2])
+
+
+def _window(step: Step) -> tuple[int, int, int, int, int, int]:
+    """Return a pool's (height, width, vertical stride, horizontal stride, rows of padding above, columns to the left)."""
+    window = window_of(step)
+    top, _, left, _ = window.pads(*step.input_shape[:2])
+    return (*window.size, *window.stride, top, left)
+
+
+def _terms(step: Step) -> tuple[int, int]:
+    """Return the number of terms in a sum over inputs, and over outputs."""
+    window = window_of(step)
+    forward = int(np.prod(window.size)) if step.kind == AVERAGE.name else 2
+    return forward, int(np.prod([-(-size // stride) for size, stride in zip(window.size, window.stride, strict=True)]))
+
+
+MAXIMUM = Operation(
+    "maxpool",
+    DECIDES,
+    "maxpool",
+    max_forward,
+    max_transpose,
+    decide=choose,
+    terms=_terms,
+    routes=Routes(route, route_times),
+    shares=share_ties,
+    average=as_average,
+    queueable=True,
+    tie=window_row,
+    keeps_sign=True,
+)
+AVERAGE = Operation("avgpool", LINEAR, "avgpool", avg_forward, avg_transpose, terms=_terms, tie=window_row, keeps_sign=True)
+
+KINDS = (
+    Kind("maxpool", shape, _step("maxpool", False)),
+    Kind("avgpool", shape, _step("avgpool", False)),
+    Kind("global_maxpool", global_shape, _step("maxpool", True)),
+    Kind("global_avgpool", global_shape, _step("avgpool", True)),
+)
+OPERATIONS = (MAXIMUM, AVERAGE)
