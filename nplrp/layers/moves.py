@@ -49,9 +49,11 @@ def _pads(kind: str) -> Any:
     return lambda layer: {"kind": kind, "pads": layer.pads}
 
 
-IDENTITY = Operation("identity", MOVES, "identity", _view, _view_back, queueable=True, view=True, tie=point_row, keeps_sign=True)
-RESHAPE = Operation("reshape", MOVES, "reshape", _view, _view_back, queueable=True, view=True, keeps_sign=True)
-PAD = Operation("pad", MOVES, "pad", pad, _unpad, tie=pad_row, keeps_sign=True)
+IDENTITY = Operation(
+    "identity", MOVES, "identity", _view, _view_back, queueable=True, view=True, tie=point_row, keeps_sign=True, keeps_zero=True
+)
+RESHAPE = Operation("reshape", MOVES, "reshape", _view, _view_back, queueable=True, view=True, keeps_sign=True, keeps_zero=True)
+PAD = Operation("pad", MOVES, "pad", pad, _unpad, tie=pad_row, keeps_sign=True, keeps_zero=True)
 
 KINDS = (
     Kind("input", _same, lambda layer: {"kind": "identity"}),
