@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import nplrp
+from nplrp.errors import NumericsError
 from nplrp.ledger import LedgerWarning
 from nplrp.model import chain
 from nplrp.rules import Rule
@@ -50,13 +51,27 @@ def test_terms_by_hand():
     assert found == pytest.approx([1.5, 1.0, 0.25, 0.25, 0], abs=1e-15)
 
 
-def test_units_that_divide_nothing_are_dropped_not_epsilon():
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Rule("zplus", epsilon=1e-7),
+        Rule("zplus", epsilon=0.0, stabiliser="sign"),
+        Rule("zplus", epsilon=0.5, stabiliser="sign_drop"),
+        Rule("zplus", epsilon=0.5, stabiliser="drop"),
+        Rule("zplus", epsilon=0.5, stabiliser="zero"),
+    ],
+    ids=str,
+)
+def test_units_that_divide_nothing_are_dropped_not_epsilon(rule):
     # W = (-1, -1), b = -2, a = (1, 2): z+ is 0, so the unit's relevance -5 goes nowhere
-    for eps in (0.0, 1e-7):
-        entry = one_layer((-1, -1), -2, Rule("zplus", epsilon=eps), (1, 2)) if eps else None
-        if entry is not None:
-            assert (entry.relevance_in, entry.relevance_out, entry.epsilon) == (-5, 0, 0)
-            assert entry.dropped == pytest.approx(-5, rel=1e-15)
+    entry = one_layer((-1, -1), -2, rule, (1, 2))
+    assert (entry.relevance_in, entry.relevance_out, entry.bias, entry.epsilon, entry.created) == (-5, 0, 0, 0, 0)
+    assert entry.dropped == pytest.approx(-5, rel=1e-15)
+
+
+def test_what_divides_by_nothing_has_no_ledger():
+    with pytest.raises(NumericsError, match=r"layer 'out', rule zplus.*: s = R / z is -inf at image 0, unit 0 .*denominator 0"):
+        one_layer((-1, -1), -2, Rule("zplus", epsilon=0.0), (1, 2))
 
 
 def test_relevance_on_padding_is_dropped():
