@@ -21,7 +21,14 @@ if TYPE_CHECKING:
     from nplrp.workspace import Workspace
 
 
-def forward(step: Step, inputs: Sequence[np.ndarray], weights: Sequence[Change], bias: Change, relu: bool = False) -> np.ndarray:
+def forward(
+    step: Step,
+    inputs: Sequence[np.ndarray],
+    weights: Sequence[Change],
+    bias: Change,
+    relu: bool = False,
+    winner: np.ndarray | None = None,
+) -> np.ndarray:
     """Apply a linear step: z = sum over terms of (input times changed weight), plus the changed bias.
 
     Parameters
@@ -32,13 +39,17 @@ def forward(step: Step, inputs: Sequence[np.ndarray], weights: Sequence[Change],
     bias : Change
     relu : bool
         Clamp the result at 0.
+    winner : ndarray or None
+        Of a max-pool: decisions that were made (see `transpose`); without them it decides itself, without structural ties.
 
     Returns
     -------
     ndarray [n, *output_shape]
     """
     if step.kind == "maxpool":
-        return choose(step, inputs[0])[0]
+        if winner is None or winner.dtype.kind == "f":
+            return choose(step, inputs[0])[0]
+        return _at_winners(step, inputs[0], winner)
     z = np.empty((len(inputs[0]), *step.output_shape), inputs[0].dtype)
     b = changed_bias(step, bias).astype(z.dtype, copy=False)
     from nplrp.kernels import conv, dense, elementwise, pool
@@ -339,6 +350,12 @@ def choose(
     ties = pool.no_labels(height, width) if labels is None else labels
     pool.max_forward(a, *_window(step), image, winner, ties, labels is not None, threads())
     return z, winner
+
+
+def _at_winners(step: Step, a: np.ndarray, winner: np.ndarray) -> np.ndarray:
+    """Return what each window of a max-pool has at its winner: [n, *input_shape] -> [n, *output_shape]."""
+    taps = np.stack([tap for _, _, tap in window_taps(step, a)], axis=-1)
+    return np.take_along_axis(taps, winner[..., None].astype(np.intp), axis=-1).reshape(len(a), *step.output_shape)
 
 
 def share_ties(step: Step, a: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:

@@ -55,7 +55,7 @@ def redistribute(
     """
     w, b = [term.weight for term in part.terms], part.bias
 
-    z = layers.forward(step, a, w, b)  # 1  what each output received
+    z = layers.forward(step, a, w, b, winner=winner)  # 1  what each output received
     s = layers.divide(R, z, rule, part.weight)  # 2  relevance per unit received
     c = layers.transpose(step, s, w, winner)  # 3  carried back along the same weights
     R = layers.multiply(a, c)  # 4  times what each input gave
