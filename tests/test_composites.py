@@ -14,6 +14,7 @@ from nplrp.plan import make_plan, pixel_bounds
 from nplrp.rules import Rule
 from nplrp.rules.composites import COMPOSITES, GRADIENTS, LINEAR, POOL, POOLS, STARTS, Composite, Select, composite_named
 from nplrp.rules.dialects import DIALECTS
+from tests.laws import assert_balanced
 from tests.networks import conv, dense, images, plain, pool, small_vgg
 from tests.test_peers import NETWORKS, pictures
 
@@ -205,6 +206,8 @@ def test_starts(start):
         assert e.targets.tolist() == best.tolist()
         others = R.sum(axis=1) - R[[0, 1], best]
         assert others == pytest.approx(-chosen if start == "contrastive" else [0, 0], rel=1e-14)
+        rest = np.array([np.delete(each, k) for each, k in zip(R, best, strict=True)])
+        assert np.array_equal(rest, np.repeat(rest[:, :1], 4, axis=1))  # spread evenly over the others
     negative = int(logits[0].argmin())
     assert logits[0, negative] < 0
     floor = nplrp.explain(model, x[:1], "epsilon_plus", target=negative, dtype="float64", start="relu_logit")
@@ -309,8 +312,7 @@ def test_masks_part_the_relevance():
     weights = np.random.default_rng(0).uniform(size=(4, 4, 1))
     for masks in ({"block1_pool": weights}, {"fc1": np.ones(7, bool), "input": np.zeros(3)}):
         e = nplrp.explain(model, x, "epsilon_plus", dtype="float64", masks=masks)
-        for entry in e.ledger.entries:
-            assert np.all(np.abs(entry.residual) <= 1e-12 * entry.magnitude), entry.layer
+        assert_balanced(e)
         if "input" in masks:
             assert not e.relevance.any()
         else:
@@ -352,18 +354,14 @@ def test_starts_that_do_not_exist():
 @pytest.mark.filterwarnings("ignore::nplrp.ledger.LedgerWarning")
 @pytest.mark.parametrize("name", RULES_OF_LRP)
 def test_every_preset_balances(name):
-    ledger = nplrp.explain(NETWORKS["max"], pictures()[:1], name, 3, "float64").ledger
-    for entry in ledger.entries:
-        assert np.all(np.abs(entry.residual) <= 1e-12 * entry.magnitude), (entry.layer, entry.rule)
+    assert_balanced(nplrp.explain(NETWORKS["max"], pictures()[:1], name, 3, "float64"))
 
 
 @pytest.mark.filterwarnings("ignore::nplrp.ledger.LedgerWarning")
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_every_rule_balances_in_every_dialect(dialect):
     for name in ("zero", "epsilon", "gamma", "zplus", "alpha_beta", "alpha1_beta0", "wsquare", "flat", "zbox"):
-        ledger = nplrp.explain(small_vgg(), images(3, 2, (8, 8, 3)), name, [3, 0], "float64", dialect=dialect).ledger
-        for entry in ledger.entries:
-            assert np.all(np.abs(entry.residual) <= 1e-12 * entry.magnitude), (entry.layer, entry.rule)
+        assert_balanced(nplrp.explain(small_vgg(), images(3, 2, (8, 8, 3)), name, [3, 0], "float64", dialect=dialect))
 
 
 def one_layer(weights, bias, rule, a, R):
@@ -430,8 +428,7 @@ def test_a_network_of_every_kind_of_layer_in_every_rule():
             e = nplrp.explain(model, x, Composite("c", COMPOSITES[name].rows, "logit"), dtype="float64", dialect=dialect)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", LedgerWarning)
-                for entry in e.ledger.entries:
-                    assert np.all(np.abs(entry.residual) <= 1e-12 * entry.magnitude), (name, dialect, entry.layer)
+                assert_balanced(e)
 
 
 def test_pools_of_a_composite():
