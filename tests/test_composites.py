@@ -215,7 +215,7 @@ def test_starts(start):
 
 
 def test_given_relevance_is_what_a_start_gives():
-    model, x = small_vgg(), images(7, 3, (8, 8, 3))
+    model, x = small_vgg(), images(7, lrp.CHUNK + 3, (8, 8, 3))
     whole = nplrp.explain(model, x, "epsilon_plus", dtype="float64", start="all")
     given = nplrp.explain(model, x, "epsilon_plus", dtype="float64", start=whole.logits)
     assert np.array_equal(given.relevance, whole.relevance)

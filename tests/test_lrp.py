@@ -22,6 +22,7 @@ from nplrp.rules.dialects import DIALECTS
 from nplrp.workspace import Hold, Workspace, room_of
 from tests import naive
 from tests.bits import NETWORKS, pictures
+from tests.laws import assert_balanced
 from tests.networks import conv, dense, images, plain, pool, random_kernel, small_vgg
 
 DATA = Path(__file__).parent / "data"
@@ -224,6 +225,58 @@ def test_two_passes_are_one_where_places_tie(composite, chains):
         assert np.array_equal(nplrp.explain(model, x, composite, start=upper.relevance, at=layer).relevance, whole.relevance)
 
 
+def test_ties_are_shared_among_all_places_that_see_the_same(chains):
+    """Winograd rounds equal places differently; a flat picture's maxima are shared as by direct convolutions."""
+    model, x = chains["wide"]
+    x = x[2:].astype(np.float32)
+    assert len(np.unique(x)) == 1
+    carried = {}
+    for algorithm in ("auto", "direct"):
+        plan = nplrp.make_plan(model, "zplus", algorithm=algorithm, dialect="lrp_toolbox")
+        trace = fused.run_forward(plan, x)
+        for i, step in enumerate(plan.steps):
+            if step.kind == "maxpool":
+                assert plan.rules[i].name == "winner_ties"
+                R = np.random.default_rng(i).normal(size=(1, *step.output_shape)).astype(np.float32)
+                carried[algorithm, step.name] = lrp.step_back(plan, trace, i, R)
+                assert np.count_nonzero(carried[algorithm, step.name]) > 2 * R.size
+    assert len(carried) == 4
+    for name in ("block1_pool", "block2_pool"):
+        assert np.array_equal(carried["auto", name], carried["direct", name])
+
+
+OWN = ("notebook", "zero", "epsilon", "gamma", "zplus", "alpha_beta", "wsquare", "flat", "zbox")
+
+
+@pytest.mark.parametrize("composite", OWN)
+@pytest.mark.parametrize("layer", ["fc1", "block2_pool", "block2_conv1", "block1_conv1"])
+def test_a_pass_that_begins_inside_is_that_of_the_network_below(composite, layer):
+    """Relevance is given to dead units as well."""
+    model, x = small_vgg(), images(23, 2, (8, 8, 3))
+    place = [each.name for each in model].index(layer)
+    below = chain(model.input_shape, model.layers[: place + 1])
+    R = np.random.default_rng(24).normal(size=(2, *below.output_shape))
+    inside = nplrp.explain(model, x, composite, dtype="float64", at=layer, start=R)
+    alone = nplrp.explain(below, x, composite, dtype="float64", start=R)
+    assert worst(inside.relevance, alone.relevance) < 1e-13
+    assert_balanced(inside)
+    for entry in alone.ledger.entries:
+        for term in ("relevance_in", "relevance_out", "bias", "epsilon", "dropped", "created"):
+            assert np.abs(getattr(inside.ledger[entry.layer], term) - getattr(entry, term)).max() <= 1e-12 * entry.magnitude.max(), term
+
+
+def test_a_softmax_of_its_own_is_no_layer_to_begin_above():
+    rng = np.random.default_rng(25)
+    model = chain(
+        (4,), [dense("logits", random_kernel(rng, 4, 3), rng.normal(size=3), "linear"), plain("softmax", "activation", "softmax")]
+    )
+    x = rng.normal(size=(2, 4))
+    whole = nplrp.explain(model, x, "zplus")
+    assert np.array_equal(whole.relevances["logits"].sum(axis=1), whole.logits.max(axis=1))
+    assert np.array_equal(nplrp.explain(model, x, "zplus", at="logits").relevance, whole.relevance)
+    assert np.array_equal(nplrp.explain(model, x, "zplus", at="softmax").relevance, whole.relevance)
+
+
 def test_explain_is_linear_in_the_start():
     model, x = small_vgg(), images(4, 1, (8, 8, 3))
     plan = nplrp.make_plan(model, "zplus", "float64")
@@ -323,6 +376,22 @@ def test_a_target_for_each_image():
     several = nplrp.explain(model, x, "zplus", target=[4, 0, 2])
     for i, target in enumerate([4, 0, 2]):
         assert np.array_equal(several.relevance[i], nplrp.explain(model, x[i : i + 1], "zplus", target=target).relevance[0])
+
+
+def test_of_equal_logits_the_first_is_explained():
+    rng = np.random.default_rng(26)
+    kernel = random_kernel(rng, 4, 5)
+    kernel[:, 3] = kernel[:, 1] = np.abs(kernel).max()
+    model, x = chain((4,), [dense("logits", kernel, None, "linear")]), np.ones((2, 4))
+    assert nplrp.explain(model, x, "zplus").targets.tolist() == [1, 1]
+    assert nplrp.explain(model, x, "zplus", target="top-2").targets.tolist() == [1, 3, 1, 3]
+    assert [label.unit for label in lrp.predict(model, x, 2)[1]] == [1, 3]
+
+
+def test_predictions_are_an_explanations_labels():
+    model, x = small_vgg(), images(27, lrp.CHUNK + 2, (8, 8, 3))
+    assert lrp.predict(model, x, 3) == nplrp.explain(model, x).labels(3)
+    assert lrp.predict(model, x, 5, "float64") == nplrp.explain(model, x, dtype="float64").labels()
 
 
 def test_labels():

@@ -14,7 +14,7 @@ from nplrp import layers, lrp
 from nplrp.errors import RuleError
 from nplrp.model import Window, chain
 from nplrp.plan import make_plan, parts_below, without_vanishing_terms
-from nplrp.rules import RULES, STABILISERS, Rule
+from nplrp.rules import AS_IS, NOTHING, RULES, STABILISERS, Clamp, Rule
 from nplrp.rules.composites import LINEAR, POOL, Composite
 from tests import naive, twins
 from tests.networks import batch_norm, conv, dense, images, plain, pool, random_kernel, small_vgg
@@ -209,6 +209,40 @@ def test_twins(layer, rule):
     expected = twin(plan.rules[0], step, a, R).reshape(shape)
     assert np.abs(expected).max() > 0
     assert np.abs(carry(plan, a, R) - expected).max() <= 1e-11 * np.abs(expected).max()
+
+
+def changed(step, change):
+    """A step with its weights changed."""
+    if step.weight is None:
+        return step
+    w = step.weight
+    if isinstance(change, Clamp):
+        w = change.positive * np.maximum(w, 0) + change.negative * np.minimum(w, 0)
+    else:
+        w = {"square": w**2, "ones": np.ones_like(w)}[change]
+    return dataclasses.replace(step, weight=w)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("bias", [AS_IS, NOTHING, Clamp(1.5, -0.5)])
+@pytest.mark.parametrize("changes", [(AS_IS,), (Clamp(2, 1), Clamp(-1, 3)), (AS_IS, Clamp(-1, 0), Clamp(0, -1)), ("square",), ("ones",)])
+@pytest.mark.parametrize("layer", ["conv", "strided", "dense", "scale", "avgpool"])
+def test_a_layer_is_the_sum_of_its_terms_and_its_transpose_is_their_adjoint(layer, changes, bias, relu):
+    rng = np.random.default_rng(len(layer))
+    _, made, shape = LAYERS[layer](rng)
+    (step,) = one_step(made, shape, Rule("epsilon")).steps
+    inputs, s = [rng.normal(size=(2, *shape)) for _ in changes], rng.normal(size=(2, *step.output_shape))
+    found = layers.forward(step, inputs, changes, bias, relu)
+    carried = layers.transpose(step, s, changes)
+    b = bias.positive * np.maximum(twins.biases(step), 0) + bias.negative * np.minimum(twins.biases(step), 0)
+    z = np.tile(b, (2, 1))
+    for a, c, change in zip(inputs, carried, changes, strict=True):
+        J = twins.jacobian(changed(step, change))
+        if step.weight is None and isinstance(change, Clamp):
+            J = J * change.positive  # a pool's weights are positive and all alike
+        z += a.reshape(2, -1) @ J.T
+        assert np.abs(c.reshape(2, -1) - s.reshape(2, -1) @ J).max() < 1e-12
+    assert np.abs(found.reshape(2, -1) - (np.maximum(z, 0) if relu else z)).max() < 1e-12
 
 
 @pytest.mark.parametrize("stabiliser", STABILISERS)
