@@ -276,6 +276,14 @@ def test_two_passes_are_one(composite, layer):
         assert len(lower.ledger) + len(upper.ledger) == len(whole.ledger)
 
 
+def test_a_pass_may_end_where_it_begins():
+    model, x = small_vgg(), images(10, 2, (8, 8, 3))
+    R = np.random.default_rng(1).normal(size=(2, 7))
+    e = nplrp.explain(model, x, "zplus", dtype="float64", at="fc1", until="fc1", start=R)
+    assert np.array_equal(e.relevance, R)
+    assert e.layer == "fc1"
+
+
 @pytest.mark.parametrize("suffix", [".npz", ".h5"])
 def test_a_pass_is_saved_and_resumed(tmp_path, suffix):
     from nplrp.files.save import resume, save
@@ -326,6 +334,7 @@ def test_masks_part_the_relevance():
         ({"until": "fc9"}, "no layer 'fc9'; its layers are input, block1_conv1"),
         ({"at": "fc1", "until": "predictions", "start": np.zeros((1, 7))}, "but layer 'predictions' lies above it"),
         ({"masks": {"fc1": [7]}}, "they run from 0 to 6"),
+        ({"masks": {"fc1": [-1]}}, "they run from 0 to 6"),
         ({"masks": {"fc1": np.ones(6)}}, r"has shape \(6,\)"),
         ({"masks": {"fc1": "all"}}, "expected a list of channels"),
         ({"masks": {"block1_pool": [0]}, "until": "fc1"}, "the pass runs from 'predictions' to 'fc1' only"),

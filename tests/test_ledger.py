@@ -8,7 +8,7 @@ import pytest
 
 import nplrp
 from nplrp.errors import NumericsError
-from nplrp.ledger import LedgerWarning
+from nplrp.ledger import Entry, Ledger, LedgerWarning
 from nplrp.model import chain
 from nplrp.rules import Rule
 from nplrp.rules.composites import LINEAR, POOL, Composite
@@ -105,6 +105,55 @@ def test_it_prints_a_line_for_each_layer_and_a_total():
     lines = text.splitlines()
     assert lines[0].split() == ["layer", "relevance", "in", "out", "bias", "epsilon", "dropped", "created", "residual", "rule"]
     assert [line.split()[0] for line in lines[1:]] == [layer.name for layer in reversed(small_vgg().layers)] + ["total"]
+
+
+def entry(layer, size_in=1.0, **terms):
+    """A ledger's line for two images of which the first has nothing."""
+    names = ("relevance_in", "relevance_out", "bias", "epsilon", "dropped", "created", "magnitude")
+    sums = {name: np.array([0.0, terms.get(name, 0.0)]) for name in names}
+    return Entry(layer, "a rule", **sums, size_in=np.full(2, size_in))
+
+
+def test_what_is_printed_are_the_sums():
+    terms = {"relevance_in": 100, "relevance_out": 60, "bias": 20, "epsilon": 7, "dropped": 11, "created": 3}
+    ledger = Ledger((entry("top", **terms), entry("bottom", **terms | {"relevance_in": 60, "relevance_out": -500})))
+    residuals = {"top": 100 - 60 - 20 - 7 - 11 + 3, "bottom": 60 + 500 - 20 - 7 - 11 + 3}
+    assert ledger.as_rows() == [
+        {"layer": "top", "rule": "a rule", **terms, "residual": residuals["top"]},
+        {"layer": "bottom", "rule": "a rule", **terms, "relevance_in": 60, "relevance_out": -500, "residual": residuals["bottom"]},
+    ]
+    _, top, bottom, total, note = (line.split() for line in str(ledger).splitlines())
+    assert top == ["top", "100", "60", "20", "7", "11", "3", str(residuals["top"]), "a", "rule"]
+    assert bottom == ["bottom", "60", "-500", "20", "7", "11", "3", str(residuals["bottom"]), "a", "rule"]
+    assert total == ["total", "100", "-500", "40", "14", "22", "6", str(sum(residuals.values()))]
+    assert " ".join(note) == "sums over 2 images"
+    assert (ledger.start.tolist(), ledger.end.tolist()) == ([0, 100], [0, -500])
+
+
+@pytest.mark.parametrize(
+    ("terms", "said"),
+    [
+        ({"bias": -1.5}, "loses 1.5 at image 1, more than the 1 that the pass began with (bias -1.5, stabiliser 0, zero denominators 0)"),
+        ({"epsilon": 1.5}, "loses 1.5 at image 1, more than the 1 that the pass began with (bias 0, stabiliser 1.5, zero denominators 0)"),
+        ({"dropped": 1.5}, "loses 1.5 at image 1, more than the 1 that the pass began with (bias 0, stabiliser 0, zero denominators 1.5)"),
+        ({"bias": 1, "epsilon": 0.5, "dropped": 0.5}, "loses 2 at image 1"),
+        ({"created": -1.5}, "creates 1.5 at image 1, more than the 1 that the pass began with"),
+        ({"bias": 2, "epsilon": -1.5}, ""),
+        ({"bias": 1, "created": 1}, ""),
+        ({"relevance_in": 9, "relevance_out": 9}, ""),
+    ],
+)
+def test_alarms(terms, said):
+    """A layer in the middle, which itself gets much more than the pass began with."""
+    ledger = Ledger((entry("top"), entry("middle", 100.0, **terms), entry("bottom", 100.0)))
+    alarms = ledger.alarms()
+    assert [said in alarm and alarm.startswith("layer 'middle', rule a rule: ") for alarm in alarms] == [True] * bool(said)
+
+
+def test_a_ledger_of_images_of_different_size_whose_denominators_are_relative():
+    rules = Composite("rms", ((LINEAR, Rule("epsilon", epsilon=0.25, stabiliser="rms")), (POOL, Rule("winner"))), "logit", "test")
+    x = images(6, 3, (8, 8, 3)) * np.array([1, 100, 0.01])[:, None, None, None]
+    assert_balanced(nplrp.explain(small_vgg(), x, rules, dtype="float64"))
 
 
 def test_bias_that_takes_part_absorbs_and_one_that_does_not_absorbs_nothing():

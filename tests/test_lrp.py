@@ -214,6 +214,58 @@ def test_the_fused_pass_is_the_page_in_every_dialect(composite, dialect, chains)
     assert algorithms(plan) == {"direct", "winograd"}
 
 
+MIXED = {
+    "flat above": ((("conv",), Rule("epsilon")), (("dense",), Rule("flat"))),
+    "a box above": ((("conv",), Rule("zplus")), (("dense",), Rule("zbox", low=-1, high=1))),
+    "squares above": ((("conv",), Rule("gamma")), (("dense",), Rule("wsquare"))),
+    "no epsilon": ((("conv", "dense"), Rule("epsilon", epsilon=0)),),
+    "another stabiliser": ((("conv",), Rule("zplus", epsilon=0.1, stabiliser="clip")), (("dense",), Rule("epsilon"))),
+    "by weights": ((("conv", "dense"), Rule("alpha_beta", split=False, bias="none")),),
+    "raw bias": ((("conv", "dense"), Rule("alpha_beta", bias="raw", epsilon=0.1)),),
+}
+POOLS_OF_MIXED = {"winner": Rule("winner"), "epsilon": Rule("winner_epsilon", epsilon=0.1, stabiliser="zero"), "average": Rule("average")}
+
+
+@pytest.mark.parametrize("pools", POOLS_OF_MIXED)
+@pytest.mark.parametrize("name", MIXED)
+def test_the_fused_pass_is_the_page_for_rules_that_stand_beside_each_other(name, pools, chains):
+    model, x = chains["wide"]
+    composite = Composite(f"{name}, {pools}", (*MIXED[name], (POOL, POOLS_OF_MIXED[pools])), "logit")
+    plan = nplrp.make_plan(model, composite)
+    hold_fused_to_the_page(plan, x.astype(np.float32))
+    assert algorithms(plan) == {"direct", "winograd"}
+    assert np.isfinite(nplrp.explain(model, x, composite).relevance).all()
+
+
+def test_a_layer_may_say_to_compute_directly(chains):
+    model, x = chains["wide"]
+    for algorithm in ("auto", "direct", "auto"):  # of one model
+        plan = nplrp.explain(model, x, "zplus", algorithm=algorithm).plan
+        assert algorithms(plan) == ({"direct", "winograd"} if algorithm == "auto" else {"direct"})
+
+
+def test_places_tie_through_padding_and_average_pools():
+    """By Winograd tiles winners are those of direct convolutions, whatever lies between the picture and the pool."""
+    rng = np.random.default_rng(28)
+    layers = [
+        plain("pad", "pad", pads=(2, 3, 1, 2)),
+        conv("conv1", random_kernel(rng, 3, 3, 3, 64), rng.normal(size=64)),
+        pool("average", "avgpool", Window((2, 2), (1, 1))),
+        conv("conv2", random_kernel(rng, 3, 3, 64, 64), rng.normal(size=64)),
+        pool("pool", window=Window((2, 2), (2, 2))),
+    ]
+    model, x = chain((17, 18, 3), layers), np.full((1, 17, 18, 3), 0.3)
+    x[0, 4:9, 4:9] = rng.normal(size=3)
+    winners = {}
+    for algorithm in ("auto", "direct"):
+        plan = nplrp.make_plan(model, "zplus", algorithm=algorithm)
+        trace = fused.run_forward(plan, x.astype(np.float32))
+        winners[algorithm] = trace.winners[4]
+        assert algorithms(plan) == ({"direct", "winograd"} if algorithm == "auto" else {"direct"})
+    assert np.array_equal(winners["auto"], winners["direct"])
+    assert np.mean(winners["auto"] == 0) > 0.5  # the first of equal places
+
+
 @pytest.mark.parametrize("composite", ["notebook", "epsilon_plus"])
 def test_two_passes_are_one_where_places_tie(composite, chains):
     """The page, which a pass that ends early runs by, goes by the decisions that the forward pass made."""

@@ -94,6 +94,34 @@ def test_texts_that_are_no_rules(text):
         Rule.parse(text)
 
 
+def test_how_many_parts_and_terms_a_rule_has():
+    found = {name: [len(part.terms) for part in Rule(name).parts] for name in RULES}
+    split = {"zplus": [2], "gamma": [2, 2], "alpha_beta": [2, 2], "zbox": [3], "pass": []}
+    assert found == {name: split.get(name, [1]) for name in RULES}
+    assert [len(part.terms) for part in Rule("alpha_beta", alpha=1).parts] == [2]  # nothing has a weight of 0
+    assert [part.weight for part in Rule("alpha_beta", alpha=0).parts] == [1]
+    assert [len(part.terms) for part in Rule("gamma", split=False).parts] == [1]
+
+
+def test_defaults():
+    assert [str(Rule(name).resolved()) for name in RULES] == [
+        "zero(epsilon=0.0, stabiliser=drop)",
+        "epsilon(epsilon=1e-07, stabiliser=sign)",
+        "gamma(gamma=0.25, epsilon=1e-07, stabiliser=sign)",
+        "zplus(epsilon=1e-07, stabiliser=plus)",
+        "alpha_beta(alpha=2.0, beta=1.0, epsilon=1e-07, stabiliser=sign)",
+        "wsquare(epsilon=1e-07, stabiliser=sign)",
+        "flat(epsilon=1e-07, stabiliser=sign)",
+        "zbox(epsilon=1e-07, stabiliser=sign)",
+        "norm(epsilon=1e-07, stabiliser=sign)",
+        "winner",
+        "winner_ties",
+        "winner_epsilon(epsilon=1e-07, stabiliser=sign)",
+        "average(epsilon=1e-07, stabiliser=sign)",
+        "pass",
+    ]
+
+
 def test_both_conventions_of_beta():
     assert Rule("alpha_beta", alpha=2, beta=-1) == Rule("alpha_beta", alpha=2, beta=1) == Rule("alpha_beta", beta=1)
     assert Rule("alpha_beta", alpha=0.5, beta=0.5) == Rule("alpha_beta", alpha=0.5)  # innsight's default: R = (R+ + R-) / 2
