@@ -113,7 +113,7 @@ def test_lrp0_without_bias_is_gradient_times_input():
 @pytest.mark.parametrize("composite", ["notebook", "zplus"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_batches_are_singles_bit_for_bit(composite, dtype):
-    model, x = small_vgg(), images(2, lrp.CHUNK + 3, (8, 8, 3))
+    model, x = small_vgg(), images(2, 2 * lrp.CHUNK + 3, (8, 8, 3))  # two chunks of one size
     batch = nplrp.explain(model, x, composite, dtype=dtype)
     for i in range(len(x)):
         single = nplrp.explain(model, x[i : i + 1], composite, dtype=dtype)
