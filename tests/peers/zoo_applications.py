@@ -1,0 +1,3 @@
+"""Narrow versions of the networks of keras.applications, for the zoo."""
+
+BUILDERS: dict = {}
