@@ -70,6 +70,11 @@ class Network:
         return self.record.get("tolerance", 1e-11)
 
     @property
+    def layouts(self) -> tuple[str, ...]:
+        """Layouts that `write` can make: without "h5" where Keras 3 fails to write it (two variables of one path, RandomBrightness)."""
+        return LAYOUTS if "by_name" in self.record else LAYOUTS[1:]
+
+    @property
     def refused(self) -> list[str]:
         """Layouts that Keras writes but doesn't load itself: Keras 3's .h5 of a model with operators names no module of `Add`."""
         return self.record["refused"]
@@ -125,6 +130,13 @@ SMALL = 12
 def places(size: int) -> np.ndarray:
     """Return which elements of a flattened array are recorded: all of a small one, else eight, spread."""
     return np.arange(size) if size <= SMALL else (np.arange(8) * (size - 1)) // 7
+
+
+def record_layer(name: str, value: np.ndarray) -> list[Any]:
+    """Return what is recorded of a layer's output [n, ...]: see `Observed`."""
+    first = np.asarray(value, np.float64)[0]
+    flat = first.ravel()
+    return [name, list(first.shape), float(flat.sum()), float(np.abs(flat).sum()), flat[places(flat.size)].tolist()]
 
 
 def values(title: str, number: int, shape: list[int], dtype: str, rule: str, centre: float = 0.0, spread: float = 0.0) -> np.ndarray:

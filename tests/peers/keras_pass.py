@@ -74,12 +74,9 @@ def references(value: Any) -> list[str]:
 
 
 def variables(model) -> list:
-    """Return a model's variables in a fixed order, each once."""
-    found = []
-    for variable in model.variables:
-        if not any(variable is other for other in found):
-            found.append(variable)
-    return found
+    """Return a model's or a layer's variables in a fixed order, each once."""
+    once = {id(variable): variable for variable in getattr(model, "variables", [])}
+    return [variable for variable in once.values() if "seed_generator" not in name_of(variable)]  # Keras keeps those in no file
 
 
 def name_of(variable) -> str:
@@ -93,6 +90,14 @@ def values(model) -> list[np.ndarray]:
 def fill(model, weights: list[np.ndarray]) -> None:
     for variable, value in zip(variables(model), weights, strict=True):
         variable.assign(value.astype(np.asarray(variable).dtype))
+    for _, layer in leaves(model):
+        finish(layer)
+
+
+def finish(layer) -> None:
+    """Let a Normalization compute with the statistics it has now."""
+    if type(layer).__name__ == "Normalization" and layer.variables:
+        layer.finalize_state()
 
 
 def leaves(model, prefix: str = "") -> list[tuple[str, Any]]:
@@ -139,17 +144,18 @@ def _turned(original, x, *args, **kwargs):
 # Weights
 
 
-def calibrate(k, model, title: str, x: np.ndarray) -> list[list]:
-    """Choose rules for all variables, [[path, shape, dtype, rule, ...], ...], so that outputs keep a deviation of about one.
+def calibrate(model, title: str, x: np.ndarray, gain: float) -> list[list]:
+    """Choose rules for all variables, [[path, shape, dtype, rule, ...], ...], so that outputs keep a deviation of about `gain`.
 
     One pass through the float64 model: at a layer's first use its kernels are scaled by what they give, its statistics set
     around those of what it gets.
     """
-    mine = variables(model)
+    mine, own = variables(model), variables
+    numbers = {id(variable): i for i, variable in enumerate(mine)}
     rules: dict[int, list] = {}
 
     def number(variable) -> int:
-        return next(i for i, other in enumerate(mine) if other is variable)
+        return numbers[id(variable)]
 
     def put(variable, *rule) -> None:
         i = number(variable)
@@ -161,7 +167,7 @@ def calibrate(k, model, title: str, x: np.ndarray) -> list[list]:
 
     def call(layer):
         def run(original, *args, **kwargs):
-            if any(number(variable) not in rules for variable in getattr(layer, "variables", [])):
+            if any(number(variable) not in rules for variable in own(layer)):
                 settle(layer, original, args, kwargs)
             return original(*args, **kwargs)
 
@@ -170,7 +176,7 @@ def calibrate(k, model, title: str, x: np.ndarray) -> list[list]:
     def settle(layer, original, args, kwargs) -> None:
         x = np.asarray(args[0]) if args else None
         kernels = []
-        for variable in layer.variables:
+        for variable in own(layer):
             kind = name_of(variable).split("/")[-1].split(":")[0]
             size = np.asarray(variable).shape
             if "kernel" in kind or kind in ("embeddings",):
@@ -179,7 +185,7 @@ def calibrate(k, model, title: str, x: np.ndarray) -> list[list]:
                 kernels.append(variable)
             elif kind == "bias":
                 put(variable, "uniform", 0.05, 0.3)
-            elif kind == "gamma":
+            elif kind in ("gamma", "scale", "variable"):
                 put(variable, "both signs", 1, 0.5)
             elif kind == "beta":
                 put(variable, "uniform", 0, 0.3)
@@ -195,6 +201,7 @@ def calibrate(k, model, title: str, x: np.ndarray) -> list[list]:
                 put(variable, "whole")
             else:
                 raise AssertionError(f"no rule for {name_of(variable)} of a {type(layer).__name__}")
+        finish(layer)
         if not kernels:
             return
         activation = getattr(layer, "activation", None)
@@ -205,10 +212,10 @@ def calibrate(k, model, title: str, x: np.ndarray) -> list[list]:
             layer.activation = activation
         last = kernels[-1]
         _, _, _, rule, centre, spread = rules[number(last)]
-        put(last, rule, centre, spread / max(bare.std(), 1e-6))
+        put(last, rule, centre, spread * gain / max(bare.std(), 1e-6))
 
     for _, layer in leaves(model):
-        if getattr(layer, "variables", []):
+        if own(layer):
             patch(layer, call(layer))
     if first_channels(model):
         turn_channels(model)
@@ -226,10 +233,10 @@ class Observed:
     layers: list = field(default_factory=list)
 
 
-def observe(model, x: np.ndarray) -> Observed:
+def observe(model, x: np.ndarray, dtype: str = "float64", keep=lambda name, value: (name, value)) -> Observed:
     """Return a model's outputs, those before a layer's own softmax or sigmoid, and every layer's output in the order of computation.
 
-    The model's calls stay patched: it is good for nothing else afterwards.
+    `keep(name, value)` says what to keep of a layer's output. The model's calls stay patched: it is good for nothing else afterwards.
     """
     observed = Observed()
     uses: dict[str, int] = {}
@@ -240,7 +247,7 @@ def observe(model, x: np.ndarray) -> Observed:
             y = original(*args, **kwargs)
             use = uses[path] = uses.get(path, -1) + 1
             if len(listed(y)) == 1:
-                observed.layers.append((f"{path}#{use}" if use else path, np.asarray(y)))
+                observed.layers.append(keep(f"{path}#{use}" if use else path, np.asarray(y)))
             activation = getattr(layer, "activation", None)
             if path in ends and getattr(activation, "__name__", "") in ("softmax", "sigmoid") and not hasattr(layer, "function"):
                 if type(layer).__name__ != "Activation":
@@ -253,11 +260,11 @@ def observe(model, x: np.ndarray) -> Observed:
 
     for path, layer in leaves(model):
         patch(layer, call(path, layer))
-    result = model(tf.constant(x, tf.float64), training=False)
+    result = model(tf.constant(x, dtype), training=False)
     names = _output_names(model)
     observed.outputs = [(name, np.asarray(value)) for name, value in zip(names, listed(result), strict=True)]
     for name, value in [*observed.outputs, *observed.logits]:
-        if not np.isfinite(value).all() or value.dtype != np.float64:
+        if not np.isfinite(value).all() or value.dtype != dtype:
             raise AssertionError(f"output {name}: {value.dtype}, finite: {np.isfinite(value).all()}")
     return observed
 
