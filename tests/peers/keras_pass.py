@@ -11,11 +11,6 @@ from tests import zoo
 MODELS = ("Functional", "Sequential", "Model")
 
 
-def customs(k) -> dict:
-    """Return the classes of keras.applications that aren't layers of their own."""
-    return {}
-
-
 def listed(value: Any) -> list:
     if isinstance(value, dict):
         return list(value.values())

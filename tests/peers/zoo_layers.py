@@ -493,7 +493,7 @@ def _activation(name, k, L):
 _BOTH = "elu exponential gelu hard_sigmoid linear mish relu selu sigmoid softmax softplus softsign swish tanh"
 _THREE = (
     "celu hard_shrink hard_silu hard_tanh leaky_relu log_sigmoid log_softmax relu6 silu soft_shrink sparse_plus sparse_sigmoid "
-    "sparsemax squareplus tanh_shrink threshold"
+    "sparsemax squareplus tanh_shrink"
 )
 for _name in [*_BOTH.split(), *_THREE.split()]:
     # A threshold at 0 of 1 e.g. needs values on both sides of it: larger ones than elsewhere.
