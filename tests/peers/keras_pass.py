@@ -1,14 +1,19 @@
 """Helpers around real Keras 2 and 3: networks in float64, weights scaled in one pass, every layer's output, channels first on a CPU."""
 
+import json
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from tests import zoo
 
 MODELS = ("Functional", "Sequential", "Model")
+
+
+def _same(x):
+    return x
 
 
 def listed(value: Any) -> list:
@@ -18,6 +23,19 @@ def listed(value: Any) -> list:
 
 
 # Configurations
+
+
+def doubled(text: str) -> str:
+    """Return a model's configuration with float64 in place of float32."""
+
+    def turn(value):
+        if isinstance(value, dict):
+            if value.get("class_name") == "DTypePolicy":
+                return {**value, "config": {"name": "float64"}}
+            return {key: "float64" if key == "dtype" and item == "float32" else turn(item) for key, item in value.items()}
+        return [turn(item) for item in value] if isinstance(value, list) else value
+
+    return json.dumps(turn(json.loads(text)))
 
 
 def entries(config: dict):
@@ -63,6 +81,20 @@ def references(value: Any) -> list[str]:
             return [value[0], *references(value[3:])]
         return [name for item in value for name in references(item)]
     return []
+
+
+@contextmanager
+def still(k):
+    """Let Keras 2's layers that rotate and zoom do nothing, as outside training: in float64 they fail."""
+    kinds = [getattr(k.layers, name) for name in ("RandomRotation", "RandomZoom", "RandomTranslation")] if k.__name__ == "tf_keras" else []
+    calls = [kind.call for kind in kinds]
+    for kind in kinds:
+        kind.call = lambda self, inputs, training=True: inputs
+    try:
+        yield
+    finally:
+        for kind, call in zip(kinds, calls, strict=True):
+            kind.call = call
 
 
 # Layers and variables
@@ -132,6 +164,8 @@ def turn_channels(model) -> None:
 
 
 def _turned(original, x, *args, **kwargs):
+    import tensorflow as tf
+
     y = original(tf.transpose(x, [0, *range(2, x.ndim), 1]), *args, **kwargs)
     return tf.transpose(y, [0, y.ndim - 1, *range(1, y.ndim - 1)]) if y.ndim > 2 else y
 
@@ -180,7 +214,7 @@ def calibrate(model, title: str, x: np.ndarray, gain: float) -> list[list]:
                 kernels.append(variable)
             elif kind == "bias":
                 put(variable, "uniform", 0.05, 0.3)
-            elif kind in ("gamma", "scale", "variable"):
+            elif kind in ("gamma", "scale") or kind.startswith("variable"):
                 put(variable, "both signs", 1, 0.5)
             elif kind == "beta":
                 put(variable, "uniform", 0, 0.3)
@@ -201,7 +235,7 @@ def calibrate(model, title: str, x: np.ndarray, gain: float) -> list[list]:
             return
         activation = getattr(layer, "activation", None)
         if activation is not None:
-            layer.activation = tf.identity
+            layer.activation = _same
         bare = np.asarray(original(*args, **kwargs))
         if activation is not None:
             layer.activation = activation
@@ -214,7 +248,7 @@ def calibrate(model, title: str, x: np.ndarray, gain: float) -> list[list]:
             patch(layer, call(layer))
     if first_channels(model):
         turn_channels(model)
-    model(tf.constant(x, tf.float64), training=False)
+    model(x.astype(np.float64), training=False)
     return [rules[i] for i in range(len(mine))]
 
 
@@ -246,7 +280,7 @@ def observe(model, x: np.ndarray, dtype: str = "float64", keep=lambda name, valu
             activation = getattr(layer, "activation", None)
             if path in ends and getattr(activation, "__name__", "") in ("softmax", "sigmoid") and not hasattr(layer, "function"):
                 if type(layer).__name__ != "Activation":
-                    layer.activation = tf.identity
+                    layer.activation = _same
                     observed.logits.append((path, np.asarray(original(*args, **kwargs))))
                     layer.activation = activation
             return y
@@ -255,7 +289,7 @@ def observe(model, x: np.ndarray, dtype: str = "float64", keep=lambda name, valu
 
     for path, layer in leaves(model):
         patch(layer, call(path, layer))
-    result = model(tf.constant(x, dtype), training=False)
+    result = model(x.astype(dtype), training=False)
     names = _output_names(model)
     observed.outputs = [(name, np.asarray(value)) for name, value in zip(names, listed(result), strict=True)]
     for name, value in [*observed.outputs, *observed.logits]:

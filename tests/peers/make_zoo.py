@@ -96,7 +96,8 @@ def make_one(title: str, dialect: str, builder: Builder) -> dict:
     text = model.to_json()
     k.backend.clear_session()
     k.backend.set_floatx("float64")
-    twin = builder.build(k, k.layers)
+    with keras_pass.still(k):
+        twin = builder.build(k, k.layers)
     k.backend.set_floatx("float32")
     low, high = builder.pixels
     shape = [2, *builder.shape]

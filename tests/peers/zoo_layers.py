@@ -476,7 +476,7 @@ def operations_tf(k, L):
 def slices(k, L):
     x = k.Input(IMAGE)
     h = L.Conv2D(6, 3, activation="relu")(x[:, 1:-1, 2:])
-    return k.Model(x, head(L, L.Concatenate()([h[..., :2], h[..., 3:]])))
+    return k.Model(x, head(L, L.Concatenate()([h[:, :, :, :2], h[:, :, :, 3:]])))
 
 
 # Activations
