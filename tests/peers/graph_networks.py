@@ -243,6 +243,13 @@ def o_dense(n):
     n.dense(n.act(n.join("add", stem, body)), 5)
 
 
+def p_twice(n):
+    """Layers that read one output twice."""
+    x = n.conv("x", 4)
+    x = n.conv(n.join("add", x, x), 3)
+    n.head(n.conv(n.join("concatenate", x, x), 4))
+
+
 BUILD = {  # shape; how
     "a_residual": ((12, 12, 3), a_residual),
     "b_projection": ((13, 13, 3), b_projection),
@@ -262,6 +269,7 @@ BUILD = {  # shape; how
     "m_unet": ((12, 12, 3), m_unet),
     "n_layernorm": ((12, 12, 3), n_layernorm),
     "o_dense": ((12,), o_dense),
+    "p_twice": ((12, 12, 3), p_twice),
 }
 SEEDS = dict.fromkeys(BUILD, 1) | {"c_inception": 2, "f_twopools": 2}
 
