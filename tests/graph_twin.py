@@ -5,12 +5,12 @@ plain description and without the engine: `explain(network, plan(peer, case))`. 
 table of plans below is what there is to know about the three systems. Relevances are vectors; one image at a time.
 """
 
+import ast
 import math
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from tests import twins
 from tests.peers import graph_forward as plain
 
 
@@ -20,7 +20,7 @@ class Plan:
 
     Attributes
     ----------
-    dense, conv : (function, settings) of `tests.twins`, or "gradient"; for layers with weights, convolutions are all but dense
+    dense, conv : (rule, its settings), or "gradient"; for layers with weights, convolutions are all but dense
     first, first_of : the same, for the first of the layers that are in `first_of`, in the description's order
     reads_input : the same, for layers with weights that read the input (and for no other kind)
     until : the same, for layers with weights whose name is among `below`
@@ -72,18 +72,61 @@ def jacobian(layer, shape, kernel):
 
 
 class Matrices:
-    """The Jacobians of a network's layers, made once."""
+    """The Jacobian of a linear layer and what the rules make of it: w, its positive and negative parts, its squares, all weights 1."""
 
-    def __init__(self):
-        self.kept = {}
+    def __init__(self, make):
+        self.make, self.kept = make, {}
 
-    def of(self, layer, shape, ones=False):
-        """Return the Jacobian of a layer with a kernel; with `ones`, of the layer with all weights 1."""
-        key = (id(layer), ones)
-        if key not in self.kept:
-            kernel = layer["arrays"]["kernel"]
-            self.kept[key] = layer, jacobian(layer, shape, np.ones_like(kernel) if ones else kernel)
-        return self.kept[key][1]
+    def __getitem__(self, which):
+        if which not in self.kept:
+            ones = which == "1"
+            w = self.make(ones) if ones or which == "w" else self["w"]
+            self.kept[which] = {"+": lambda: w.part(np.maximum), "-": lambda: w.part(np.minimum), "2": lambda: w.square()}.get(which, lambda: w)()
+        return self.kept[which]
+
+
+class Dense:
+    """A matrix [out, in]."""
+
+    def __init__(self, w):
+        self.w = w
+
+    def forward(self, a):
+        """[in] -> [out]"""
+        return self.w @ a
+
+    def back(self, r):
+        """[out] -> [in]"""
+        return self.w.T @ r
+
+    def part(self, of):
+        """The matrix of the positive or negative weights."""
+        return type(self)(of(self.w, 0))
+
+    def square(self):
+        """The matrix of the squares."""
+        return type(self)(self.w**2)
+
+
+class Diagonal(Dense):
+    """A matrix with `w` [in] on its diagonal and nothing else: a batch norm."""
+
+    def forward(self, a):
+        """[in] -> [in]"""
+        return self.w * a
+
+    back = forward
+
+
+def matrices(network):
+    """Return {layer: its Matrices} for the layers with a kernel; made when they are asked for."""
+    shapes = {name: value.shape[1:] for name, value in plain.forward(network).items()}
+
+    def of(layer):
+        kernel = layer["arrays"]["kernel"]
+        return Matrices(lambda ones: Dense(jacobian(layer, shapes[layer["inputs"][0]], np.ones_like(kernel) if ones else kernel)))
+
+    return {layer["name"]: of(layer) for layer in network.layers if "kernel" in layer["arrays"]}
 
 
 def averages(layer, shape):
@@ -131,35 +174,90 @@ def slope(layer, z):
     return (1 + np.vectorize(math.erf)(z / math.sqrt(2))) / 2 + z * normal  # gelu
 
 
-# The rules that tests.twins doesn't have
+# The rules: lists of parts (factor, terms, bias, units), where a term is (factor, which matrix, vector)
 
 
-def box(W, b, a, R, s, e, low, high):
-    """zB with the same bounds for all inputs"""
-    Z = W * a - np.maximum(W, 0) * low - np.minimum(W, 0) * high
-    return twins.share(Z, Z.sum(axis=1), R, s, e)
-
-
-def four_parts(W, b, a, R, s, e):
-    """iNNvestigate's AlphaBetaX2m100: positive inputs with positive and with negative weights, each divided by itself and its bias"""
+def redistribute(parts, M, R, s, e):
+    """The four lines, for every part of a rule: z, R / z, carried back, times the vector"""
     total = 0
-    for factor, part in ((2, np.maximum), (-1, np.minimum)):
-        Z = part(W, 0) * np.maximum(a, 0)
-        total = total + factor * twins.share(Z, Z.sum(axis=1) + part(b, 0), R, s, e)
+    for factor, terms, bias, units in parts:
+        z = sum(f * M[which].forward(v) for f, which, v in terms) + bias
+        ratio = R * units / stabilise(z, s, e)
+        total = total + factor * sum(f * v * M[which].back(ratio) for f, which, v in terms)
     return total
 
 
-def flat(W, b, a, R, s, e):
-    """W has only ones here."""
-    return twins.flat(W, R, s, e)
+def of_bias(b, bias, change):
+    """The bias in a denominator: changed as the weights are, raw, or none"""
+    return {"changed": change(b), "raw": b, "none": 0 * b}[bias]
 
 
-def apply_rule(rule, W, ones, b, a, R):
+def positive(x):
+    return np.maximum(x, 0)
+
+
+def negative(x):
+    return np.minimum(x, 0)
+
+
+def epsilon(M, b, a, R, s, e, bias):
+    return redistribute([(1, [(1, "w", a)], of_bias(b, bias, lambda b: b), 1)], M, R, s, e)
+
+
+def gamma(M, b, a, R, s, e, bias, gamma, split):
+    if not split:
+        terms = [(1, "w", a), (gamma, "+", a)]
+        return redistribute([(1, terms, of_bias(b, bias, lambda b: b + gamma * positive(b)), 1)], M, R, s, e)
+    z, p, n = M["w"].forward(a) + b, positive(a), negative(a)
+    favoured = [(1, "w", a), (gamma, "+", p), (gamma, "-", n)], of_bias(b, bias, lambda b: b + gamma * positive(b)), z > 0
+    against = [(1, "w", a), (gamma, "-", p), (gamma, "+", n)], of_bias(b, bias, lambda b: b + gamma * negative(b)), z < 0
+    return redistribute([(1, *favoured), (1, *against)], M, R, s, e)
+
+
+def alpha_beta(M, b, a, R, s, e, bias, alpha, beta, split):
+    p, n = (positive(a), negative(a)) if split else (a, 0 * a)
+    parts = [(alpha, [(1, "+", p), (1, "-", n)], of_bias(b, bias, positive), 1)]
+    if beta:
+        parts.append((-beta, [(1, "-", p), (1, "+", n)], of_bias(b, bias, negative), 1))
+    return redistribute(parts, M, R, s, e)
+
+
+def wsquare(M, b, a, R, s, e, bias):
+    return redistribute([(1, [(1, "2", np.ones_like(a))], b**2 if bias == "changed" else 0, 1)], M, R, s, e)
+
+
+def flat(M, b, a, R, s, e):
+    return redistribute([(1, [(1, "1", np.ones_like(a))], 0, 1)], M, R, s, e)
+
+
+def box(M, b, a, R, s, e, low, high):
+    """zB; the bounds are numbers, or one for each channel"""
+    terms = [(1, "w", a), (-1, "+", np.resize(low, len(a))), (-1, "-", np.resize(high, len(a)))]
+    return redistribute([(1, terms, 0, 1)], M, R, s, e)
+
+
+def four_parts(M, b, a, R, s, e):
+    """iNNvestigate's AlphaBetaX2m100: positive inputs with positive and with negative weights, each divided by itself and its bias"""
+    p = positive(a)
+    return redistribute([(2, [(1, "+", p)], positive(b), 1), (-1, [(1, "-", p)], negative(b), 1)], M, R, s, e)
+
+
+def stabilise(z, s, e):
+    """Return the denominators."""
+    return np.where(z == 0, e, z) if s == "zero" else z + e * np.where(z < 0, -1.0, 1.0)
+
+
+def apply_rule(rule, M, b, a, R):
     """Redistribute R over the inputs of a layer; the rule is "gradient" or (function, settings)."""
     if rule == "gradient":
-        return W.T @ R
+        return M["w"].back(R)
     function, settings = rule
-    return function(ones() if function is flat else W, b, a, R, **settings)
+    return function(M, b, a, R, **settings)
+
+
+def share(W, a, b, R, s, e):
+    """Redistribute over a matrix that isn't kept."""
+    return a * (W.T @ (R / stabilise(W @ a + b, s, e)))
 
 
 # The backward pass
@@ -188,11 +286,10 @@ def batch_norm(how, layer, a, y, R):
         d = (a - mean) * y
         return a * (y - beta) * R / (d + 1e-7 * np.where(d >= 0, 1, -1))
     if how[0] == "z":  # (z, stabiliser, epsilon): the Z rule on the batch norm as a linear layer
-        return a * gamma / np.sqrt(variance + e) * R / twins.stabilise(y, *how[1:])
+        return a * gamma / np.sqrt(variance + e) * R / stabilise(y, *how[1:])
     deviation = np.sqrt(variance**2 + e)
     k, b = gamma / deviation, -mean / deviation + beta
-    rows = [apply_rule(how, k[i : i + 1, None], lambda: np.ones((1, 1)), b[i : i + 1], a[i : i + 1], R[i : i + 1]) for i in range(a.size)]
-    return np.concatenate(rows)
+    return apply_rule(how, Matrices(lambda ones: Diagonal(np.ones_like(k) if ones else k)), b, a, R)
 
 
 def layer_norm(how, layer, a, R):
@@ -207,7 +304,7 @@ def layer_norm(how, layer, a, R):
             out.append((centre - np.outer(n, n) / c) / deviation @ (gamma * r))
         else:
             W = gamma[:, None] * centre / deviation
-            out.append(twins.share(W * x, W @ x + beta, r, *how))
+            out.append(share(W, x, beta, r, *how))
     return np.concatenate(out)
 
 
@@ -220,7 +317,10 @@ def join(plan, layer, xs, R):
     if kind == "add":
         if plan.join == "gradient":
             return [R for _ in xs]
-        s = R / twins.stabilise(sum(xs), *plan.join)
+        if plan.hooks and len(xs) > 2:  # Captum's module takes two at a time, from the left
+            left, right = join(plan, layer, [sum(xs[:-1]), xs[-1]], R)
+            return [*join(plan, layer, xs[:-1], left), right]
+        s = R / stabilise(sum(xs), *plan.join)
         return [x * s for x in xs]
     if kind == "average":
         return [R / len(xs) for _ in xs]
@@ -253,7 +353,7 @@ def reads_only_input(network, name):
     return layer["kind"] == "input" or (layer["kind"] in ("flatten", "reshape") and reads_only_input(network, layer["inputs"][0]))
 
 
-def step(plan, network, matrices, layer, xs, z, y, R):
+def step(plan, network, made, layer, xs, z, y, R):
     """Return the relevance of every input of one layer, shaped as the inputs."""
     kind = layer["kind"]
     if kind in plain.JOINS:
@@ -262,9 +362,8 @@ def step(plan, network, matrices, layer, xs, z, y, R):
     flat_a, flat_r = a.ravel(), R.ravel()
     if "kernel" in layer["arrays"]:
         flat_r = through(plan.function, layer, z.ravel(), flat_r)
-        W = matrices.of(layer, a.shape)
-        b = np.resize(layer["arrays"].get("bias", 0.0), len(W))
-        found = apply_rule(linear_rule(plan, network, layer), W, lambda: matrices.of(layer, a.shape, ones=True), b, flat_a, flat_r)
+        b = np.resize(layer["arrays"].get("bias", 0.0), flat_r.size)
+        found = apply_rule(linear_rule(plan, network, layer), made[layer["name"]], b, flat_a, flat_r)
     elif kind == "activation":
         found = through(plan.activation.get(layer["function"], plan.activation[""]), layer, flat_a, flat_r)
     elif kind == "batchnorm":
@@ -273,10 +372,10 @@ def step(plan, network, matrices, layer, xs, z, y, R):
         found = layer_norm(plan.layer_norm, layer, flat_a, flat_r)
     elif kind in ("avgpool", "global_avgpool"):
         W = averages(layer, a.shape)
-        found = W.T @ flat_r if plan.average == "gradient" else twins.share(W * flat_a, W @ flat_a, flat_r, *plan.average)
+        found = W.T @ flat_r if plan.average == "gradient" else share(W, flat_a, 0, flat_r, *plan.average)
     elif kind in ("maxpool", "global_maxpool"):
         W = winners(layer, a, kind == "global_maxpool" and plan.global_winners == "shared")
-        found = W.T @ (flat_r * y.ravel() / twins.stabilise(y.ravel(), "sign", 1e-9) if plan.winners == "captum" else flat_r)
+        found = W.T @ (flat_r * y.ravel() / stabilise(y.ravel(), "sign", 1e-9) if plan.winners == "captum" else flat_r)
     elif kind == "upsample":
         f, (h, w, c) = layer["factor"], a.shape
         found = R.reshape(h, f, w, f, c).sum(axis=(1, 3))
@@ -288,12 +387,13 @@ def step(plan, network, matrices, layer, xs, z, y, R):
 RULED = ("conv", "depthwise", "conv_transpose", "dense", "batchnorm", "avgpool", "global_avgpool", "maxpool", "add")
 
 
-def explain(network, plan, matrices=None):
-    """Return the map [n, ...] of the network's inputs."""
-    return np.stack([explain_one(network, plan, matrices or Matrices(), i) for i in range(len(network.x))])
+def explain(network, plan, made=None):
+    """Return the map [n, ...] of the network's inputs; `made` is `matrices(network)`, to be used again."""
+    made = made or matrices(network)
+    return np.stack([explain_one(network, plan, made, i) for i in range(len(network.x))])
 
 
-def explain_one(network, plan, matrices, i):
+def explain_one(network, plan, made, i):
     """Return the map of input i."""
     values, before, total = {"x": network.x[i]}, {}, {}
     for layer in network.layers[1:]:
@@ -304,7 +404,7 @@ def explain_one(network, plan, matrices, i):
     total[last] = np.eye(len(values[last]))[target] * {"one": 1, "logit": logit, "relu": max(logit, 0)}[plan.start]
     for layer in reversed(network.layers[1:]):
         name, ruled = layer["name"], ruled_kind(plan, layer)
-        parts = step(plan, network, matrices, layer, [values[one] for one in layer["inputs"]], before[name], values[name], total[name])
+        parts = step(plan, network, made, layer, [values[one] for one in layer["inputs"]], before[name], values[name], total[name])
         for source, part in zip(layer["inputs"], parts, strict=True):
             if plan.hooks and not ruled and any(ruled_kind(plan, reader) for reader in network.readers(source)):
                 part = part * values[source]  # noqa: PLW2901
@@ -328,80 +428,72 @@ def plan(peer, case, variant="", below=()):
     return {"zennit": zennit, "innvestigate": innvestigate, "captum": captum}[peer](case, variant, below)
 
 
+def rules(s, e, **bias):
+    """Return {name: (rule, settings)} with a stabiliser, for the rules whose bias is given."""
+    alpha_betas = {"zplus": (1, 0), "alpha1_beta0": (1, 0), "alpha2_beta1": (2, 1), "alpha3_beta2": (3, 2)}
+    found = {"flat": (flat, {"s": s, "e": e})}
+    for name, choice in bias.items():
+        common = {"s": s, "e": e, "bias": choice}
+        if name in alpha_betas:
+            alpha, beta = alpha_betas[name]
+            found[name] = alpha_beta, {**common, "alpha": alpha, "beta": beta, "split": True}
+        else:
+            found[name] = {"epsilon": epsilon, "wsquare": wsquare, "gamma": gamma}[name], common
+    return found
+
+
+def box_of(case, s, e):
+    """Return zB with the bounds that a case names: "...(low=-3.0, high=3.0)"."""
+    low, high = case[case.index("(low=") + 5 : -1].split(", high=")
+    return box, {"s": s, "e": e, "low": ast.literal_eval(low), "high": ast.literal_eval(high)}
+
+
+def with_settings(rule, **settings):
+    """Return a rule with other settings."""
+    return rule[0], {**rule[1], **settings}
+
+
 def zennit(case, variant, below):
     """Return the plan of a case of Zennit 0.5.1."""
-    sign = {"s": "sign", "e": 1e-6}
-    epsilon, gamma = (twins.epsilon, {**sign, "bias": "changed"}), (twins.gamma, {**sign, "bias": "changed", "gamma": 0.25, "split": True})
-    zplus = (twins.zplus, {**sign, "bias": "changed", "split": True})
-    alpha_beta = (twins.alpha_beta, {**sign, "bias": "changed", "alpha": 2, "beta": 1, "split": True})
-    flat_rule = (flat, sign)
+    rule = rules("sign", 1e-6, epsilon="changed", gamma="changed", zplus="changed", alpha2_beta1="changed", wsquare="changed")
+    rule["gamma"] = with_settings(rule["gamma"], gamma=0.25, split=True)
     add = "gradient" if "plus" in variant else ("sign", 1e-6)
     base = Plan(join=add, average=("sign", 1e-6), function="pass", activation={"": "pass"}, norm="pass", ties="half")
     convolutions = ("conv", "depthwise", "conv_transpose")
     everywhere = {
-        "epsilon": epsilon,
-        "epsilon(epsilon=0.25)": (twins.epsilon, {"s": "sign", "e": 0.25, "bias": "changed"}),
-        "epsilon(bias=none)": (twins.epsilon, {**sign, "bias": "none"}),
-        "gamma": gamma,
-        "zplus": zplus,
-        "alpha_beta": alpha_beta,
-        "wsquare": (twins.wsquare, {**sign, "bias": "changed"}),
-        "flat": flat_rule,
+        "epsilon": rule["epsilon"],
+        "epsilon(epsilon=0.25)": with_settings(rule["epsilon"], e=0.25),
+        "epsilon(bias=none)": with_settings(rule["epsilon"], bias="none"),
+        "gamma": rule["gamma"],
+        "zplus": rule["zplus"],
+        "alpha_beta": rule["alpha2_beta1"],
+        "wsquare": rule["wsquare"],
+        "flat": rule["flat"],
     }
     if case in everywhere:
         return replace(base, dense=everywhere[case], conv=everywhere[case])
     if case.startswith("epsilon_"):
-        conv = gamma if "gamma" in case else zplus if "plus" in case else alpha_beta
-        first, of = {
-            "epsilon_gamma_box(low=-3.0, high=3.0)": ((box, {**sign, "low": -3.0, "high": 3.0}), convolutions),
-            "epsilon_plus_flat": (flat_rule, (*convolutions, "dense")),
-            "epsilon_alpha2_beta1_flat": (flat_rule, (*convolutions, "dense")),
-        }.get(case, (None, ()))
-        return replace(base, dense=epsilon, conv=conv, first=first, first_of=of)
+        conv = rule["gamma" if "gamma" in case else "zplus" if "plus" in case else "alpha2_beta1"]
+        first, of = (rule["flat"], (*convolutions, "dense")) if case.endswith("flat") else (None, ())
+        if "box" in case:
+            first, of = box_of(case, "sign", 1e-6), convolutions
+        return replace(base, dense=rule["epsilon"], conv=conv, first=first, first_of=of)
     if case == "excitation_backprop":
-        return Plan(dense=zplus, conv=zplus, join=add, average=("sign", 1e-6), ties="half")
+        return Plan(dense=rule["zplus"], conv=rule["zplus"], join=add, average=("sign", 1e-6), ties="half")
     how = {"gradient": "gradient", "guided_backprop": "guided", "deconvnet": "deconvnet"}[case]
     return Plan(function=how, activation={"relu": how, "": "gradient"}, ties="half")
 
 
 def innvestigate(case, variant, below):
     """Return the plan of a case of iNNvestigate 2.1.2."""
-    zero, sign = {"s": "zero", "e": 1e-7}, {"s": "sign", "e": 1e-7}
     if case in ("gradient", "input_t_gradient", "guided_backprop", "deconvnet"):
         how = {"guided_backprop": "guided", "deconvnet": "deconvnet"}.get(case, "gradient")
         return Plan(function=how, activation={"relu": how, "": "gradient"}, global_winners="shared", times_input=case == "input_t_gradient")
-
-    def alpha_beta(alpha, beta, bias):
-        return twins.alpha_beta, {**zero, "alpha": alpha, "beta": beta, "bias": bias, "split": True}
-
-    flat_rule, wsquare = (flat, zero), (twins.wsquare, {**zero, "bias": "none"})
+    zero = rules("zero", 1e-7, epsilon="changed", zplus="none", alpha1_beta0="raw", alpha2_beta1="raw", alpha3_beta2="raw", wsquare="none")
     if case.startswith("deep_taylor"):
-        first = (box, {**zero, "low": -3.0, "high": 3.0}) if "bounded" in case else None
-        positive = alpha_beta(1, 0, "none")
-        return Plan(dense=positive, conv=positive, reads_input=first, function="pass", global_winners="shared", start="relu")
-    rules = {
-        "lrp.z": (twins.epsilon, {**zero, "bias": "changed"}),
-        "lrp.epsilon": (twins.epsilon, {**sign, "bias": "changed"}),
-        "lrp.epsilon(epsilon=0.25)": (twins.epsilon, {"s": "sign", "e": 0.25, "bias": "changed"}),
-        "lrp.epsilon(bias=none)": (twins.epsilon, {**sign, "bias": "none"}),
-        "lrp.w_square": wsquare,
-        "lrp.flat": flat_rule,
-        "lrp.z_plus": alpha_beta(1, 0, "none"),
-        "lrp.z_plus_fast": (twins.zplus, {**zero, "bias": "none", "split": False}),
-        "lrp.alpha_2_beta_1": alpha_beta(2, 1, "raw"),
-        "lrp.alpha_2_beta_1_IB": alpha_beta(2, 1, "none"),
-        "lrp.alpha_1_beta_0": alpha_beta(1, 0, "raw"),
-        "lrp.alpha_beta(alpha=3.0)": alpha_beta(3, 2, "raw"),
-    }
-    dedicated = {
-        "Z": rules["lrp.z"],
-        "Epsilon": rules["lrp.epsilon"],
-        "WSquare": wsquare,
-        "Flat": flat_rule,
-        "ZPlus": rules["lrp.z_plus"],
-        "Alpha1Beta0": rules["lrp.alpha_1_beta_0"],
-        "Alpha2Beta1": rules["lrp.alpha_2_beta_1"],
-    }
+        first = box_of(case, "zero", 1e-7) if "bounded" in case else None
+        return Plan(zero["zplus"], zero["zplus"], reads_input=first, function="pass", global_winners="shared", start="relu")
+    signed = with_settings(zero["epsilon"], s="sign")
     own_layers = dict.fromkeys(("relu6", "leaky_relu", "elu"), "gradient")  # Keras has layers for these, and they aren't Activation
     base = Plan(
         join=("zero", 1e-7),
@@ -411,26 +503,43 @@ def innvestigate(case, variant, below):
         global_winners="shared",
         start="logit",
     )
-    if case in rules:
-        return replace(base, dense=rules[case], conv=rules[case], norm=rules[case])
+    named = {
+        "lrp.z": zero["epsilon"],
+        "lrp.epsilon": signed,
+        "lrp.epsilon(epsilon=0.25)": with_settings(signed, e=0.25),
+        "lrp.epsilon(bias=none)": with_settings(signed, bias="none"),
+        "lrp.w_square": zero["wsquare"],
+        "lrp.flat": zero["flat"],
+        "lrp.z_plus": zero["zplus"],
+        "lrp.z_plus_fast": with_settings(zero["zplus"], split=False),
+        "lrp.alpha_2_beta_1": zero["alpha2_beta1"],
+        "lrp.alpha_2_beta_1_IB": with_settings(zero["alpha2_beta1"], bias="none"),
+        "lrp.alpha_1_beta_0": zero["alpha1_beta0"],
+        "lrp.alpha_beta(alpha=3.0)": zero["alpha3_beta2"],
+    }
+    if case in named:
+        return replace(base, dense=named[case], conv=named[case], norm=named[case])
     if case.startswith("lrp(rule="):
-        rule = dedicated[case.removeprefix("lrp(rule=").removesuffix(")")]
+        name = case.removeprefix("lrp(rule=").removesuffix(")")
+        names = {"WSquare": "wsquare", "Flat": "flat", "ZPlus": "zplus", "Alpha1Beta0": "alpha1_beta0", "Alpha2Beta1": "alpha2_beta1"}
+        rule = {"Z": zero["epsilon"], "Epsilon": signed}.get(name) or zero[names[name]]
         return replace(base, dense=rule, conv=rule, norm="dedicated")
-    conv = rules["lrp.alpha_1_beta_0" if "preset_a" in case else "lrp.alpha_2_beta_1"]
-    dense = (twins.epsilon, {"s": "sign", "e": 0.1, "bias": "changed"})
-    preset = replace(base, dense=dense, conv=conv, norm=(four_parts, zero), reads_input=flat_rule if "flat" in case else None)
-    return replace(preset, until=flat_rule, below=tuple(below)) if "until" in case else preset
+    conv = zero["alpha1_beta0" if "preset_a" in case else "alpha2_beta1"]
+    first = zero["flat"] if "flat" in case else None
+    norm = four_parts, {"s": "zero", "e": 1e-7}
+    preset = replace(base, dense=with_settings(signed, e=0.1), conv=conv, norm=norm, reads_input=first)
+    return replace(preset, until=zero["flat"], below=tuple(below)) if "until" in case else preset
 
 
 def captum(case, variant, below):
     """Return the plan of a case of Captum 0.9.0."""
-    sign = {"s": "sign", "e": 1e-9}
+    found = rules("sign", 1e-9, epsilon="changed", gamma="raw", zplus="none")
     rule = {
-        "epsilon": (twins.epsilon, {**sign, "bias": "changed"}),
-        "epsilon(epsilon=0.25)": (twins.epsilon, {"s": "sign", "e": 0.25, "bias": "changed"}),
-        "gamma": (twins.gamma, {**sign, "bias": "raw", "gamma": 0.25, "split": False}),
-        "alpha1_beta0(bias=none)": (twins.zplus, {**sign, "bias": "none", "split": False}),
+        "epsilon": found["epsilon"],
+        "epsilon(epsilon=0.25)": with_settings(found["epsilon"], e=0.25),
+        "gamma": with_settings(found["gamma"], gamma=0.25, split=False),
+        "alpha1_beta0(bias=none)": with_settings(found["zplus"], split=False),
     }[case]
     add = "gradient" if "plus" in variant else ("sign", 1e-9)
     common = {"join": add, "average": ("sign", 1e-9), "norm": ("z", "sign", 1e-9), "winners": "captum", "ties": "half", "hooks": True}
-    return Plan(dense=rule, conv=rule, function="pass", activation={"": "pass"}, start="logit", **common)
+    return Plan(rule, rule, function="pass", activation={"": "pass"}, start="logit", **common)

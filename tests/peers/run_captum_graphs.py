@@ -63,6 +63,9 @@ def main(source, target):
     for name, network in read(source).items():
         for variant, described, add in variants(network):
             for case, rule in CASES.items():
+                if "maximum" in name and case in ("gamma", "alpha1_beta0(bias=none)"):
+                    failed[f"{name}/{case}"] = "not kept: Maximum takes its winner from a pass with the changed weights"
+                    continue
                 key, model = f"{name}{variant}/{case}", Graph(described, add)
                 for module in model.modules():
                     if isinstance(module, (torch.nn.Conv2d, torch.nn.ConvTranspose2d, torch.nn.Linear)):

@@ -1,0 +1,84 @@
+"""The slow twin for graphs against what Zennit, iNNvestigate and Captum computed: 1e-10 of a map's maximum, every stored map."""
+
+import json
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests import graph_twin
+from tests.peers.graph_file import read, thinned
+from tests.peers.graph_forward import forward
+from tests.peers.graph_from_h5 import load
+
+STORED = Path(__file__).parent / "data" / "peers"
+NETWORKS = read(STORED / "graphs_networks.npz")
+PEERS = ("zennit", "innvestigate", "captum")
+ORACLE = tuple(path.stem for path in sorted((STORED / "graphs_oracle").glob("*.h5")))
+
+
+@cache
+def stored(peer):
+    """Return {key: array} of a peer's file."""
+    with np.load(STORED / f"graphs_{peer}.npz") as file:
+        return {key: file[key] for key in file.files}
+
+
+def compare(peer, network, maps, below=()):
+    """Compare the maps of one network with the twin's; return how many there were."""
+    networks = {False: network, True: network.folded()}
+    matrices = {folded: graph_twin.matrices(each) for folded, each in networks.items()}
+    errors = {}
+    for (variant, case), expected in maps.items():
+        folded = "folded" in variant
+        found = graph_twin.explain(networks[folded], graph_twin.plan(peer, case, variant, below), matrices[folded])
+        errors[f"{variant}/{case}"] = np.abs(thinned(found) - expected).max() / np.abs(expected).max()
+    wrong = {key: f"{error:.1e}" for key, error in errors.items() if not error <= 1e-10}
+    assert not wrong, wrong
+    return len(errors)
+
+
+def maps_of(file, name):
+    """Return {(variant, case): map} of one network; those where a peer's own merge has changed the network are left out."""
+    found = {}
+    for key, array in file.items():
+        head, _, case = key.partition("/")
+        network, _, variant = head.partition("[")
+        if network == name and case != "logits" and variant != "merged]":
+            found[variant.rstrip("]"), case] = array
+    return found
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("peer", PEERS)
+def test_twin_is_the_peer(peer, name):
+    file = stored(peer)
+    maps = maps_of(file, name)
+    if not maps:
+        assert any(key.startswith(name) for key in json.loads(str(file["failed"]))), "neither maps nor messages are stored"
+        return
+    below = json.loads(str(file["order"]))[name][:5] if peer == "innvestigate" else ()
+    compare(peer, NETWORKS[name], maps, below)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_forward_passes_agree(name):
+    network = NETWORKS[name]
+    found = forward(network)[network.layers[-1]["name"]]
+    for peer in ("zennit", "innvestigate"):
+        if f"{name}/logits" in stored(peer):
+            np.testing.assert_allclose(found, stored(peer)[f"{name}/logits"], rtol=1e-13, atol=1e-14)
+    folded = network.folded()
+    np.testing.assert_allclose(forward(folded)[folded.layers[-1]["name"]], found, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", ORACLE)
+@pytest.mark.parametrize("peer", ["zennit", "innvestigate"])
+def test_twin_is_the_peer_on_keras_files(peer, name):
+    """Maps that somebody else made, from Keras's own files."""
+    file = stored("oracle")
+    network = load(STORED / "graphs_oracle" / f"{name}.h5", file[f"{name}/x"], file[f"{name}/target"])
+    np.testing.assert_allclose(forward(network)[network.layers[-1]["name"]], file[f"{name}/logits"], rtol=1e-12, atol=1e-13)
+    maps = maps_of({key.removeprefix(f"{peer}/"): array for key, array in file.items() if key.startswith(f"{peer}/")}, name)
+    assert compare(peer, network, maps) >= 6
