@@ -81,7 +81,7 @@ class Matrices:
         if which not in self.kept:
             ones = which == "1"
             w = self.make(ones) if ones or which == "w" else self["w"]
-            self.kept[which] = {"+": lambda: w.part(np.maximum), "-": lambda: w.part(np.minimum), "2": lambda: w.square()}.get(which, lambda: w)()
+            self.kept[which] = {"+": w.positive, "-": w.negative, "2": w.square}.get(which, lambda: w)()
         return self.kept[which]
 
 
@@ -99,9 +99,13 @@ class Dense:
         """[out] -> [in]"""
         return self.w.T @ r
 
-    def part(self, of):
-        """The matrix of the positive or negative weights."""
-        return type(self)(of(self.w, 0))
+    def positive(self):
+        """The matrix of the positive weights."""
+        return type(self)(np.maximum(self.w, 0))
+
+    def negative(self):
+        """The matrix of the negative weights."""
+        return type(self)(np.minimum(self.w, 0))
 
     def square(self):
         """The matrix of the squares."""

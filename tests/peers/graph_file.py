@@ -48,9 +48,10 @@ class Network:
     def folded(self):
         """Return the network with every batch norm that alone reads a linear convolution or dense layer folded into it in float64."""
         layers, gone = [], {}
-        for layer in self.layers:
-            layer = {**layer, "inputs": [gone.get(name, name) for name in layer["inputs"]]}
-            if layer["name"] in {norm["name"] for norm, _ in self.pairs()}:
+        foldable = {norm["name"] for norm, _ in self.pairs()}
+        for described in self.layers:
+            layer = {**described, "inputs": [gone.get(name, name) for name in described["inputs"]]}
+            if layer["name"] in foldable:
                 linear = next(one for one in layers if one["name"] == layer["inputs"][0])
                 linear["arrays"] = fold(linear, layer)
                 gone[layer["name"]] = linear["name"]

@@ -13,8 +13,8 @@ def pads(n, size, stride, padding):
 
 def windows(x, size, stride, padding, fill=0.0):
     """Yield for every place in the window ((i, j), what of x [n, h, w, c] lies there [n, rows, columns, c])."""
-    sides = [pads(n, k, s, padding) for n, k, s in zip(x.shape[1:3], size, stride)]
-    rows, columns = ((n + sum(p) - k) // s + 1 for n, p, k, s in zip(x.shape[1:3], sides, size, stride))
+    sides = [pads(n, k, s, padding) for n, k, s in zip(x.shape[1:3], size, stride, strict=True)]
+    rows, columns = ((n + sum(p) - k) // s + 1 for n, p, k, s in zip(x.shape[1:3], sides, size, stride, strict=True))
     x = np.pad(x, [(0, 0), *sides, (0, 0)], constant_values=fill)
     for i in range(size[0]):
         for j in range(size[1]):
@@ -25,7 +25,7 @@ def conv(x, kernel, stride, padding, groups=1):
     """[n, h, w, c], [kh, kw, c / groups, out] -> [n, rows, columns, out]"""
     total = 0
     for (i, j), part in windows(x, kernel.shape[:2], stride, padding):
-        pieces = zip(np.split(part, groups, axis=-1), np.split(kernel[i, j], groups, axis=-1))
+        pieces = zip(np.split(part, groups, axis=-1), np.split(kernel[i, j], groups, axis=-1), strict=True)
         total = total + np.concatenate([a @ w for a, w in pieces], axis=-1)
     return total
 
@@ -43,7 +43,7 @@ def conv_transpose(x, kernel, stride, padding):
     for i in range(kh):
         for j in range(kw):
             full[:, i : i + (h - 1) * stride[0] + 1 : stride[0], j : j + (w - 1) * stride[1] + 1 : stride[1]] += x @ kernel[i, j].T
-    top, left = (pads(n, k, s, padding)[0] for n, k, s in zip((rows, columns), (kh, kw), stride))
+    top, left = (pads(n, k, s, padding)[0] for n, k, s in zip((rows, columns), (kh, kw), stride, strict=True))
     return full[:, top : top + rows, left : left + columns]
 
 
@@ -98,7 +98,7 @@ def linear(layer, x, kernel):
 
 
 JOINS = {
-    "add": lambda xs: sum(xs),
+    "add": sum,
     "subtract": lambda xs: xs[0] - xs[1],
     "average": lambda xs: sum(xs) / len(xs),
     "maximum": lambda xs: np.maximum(*xs),

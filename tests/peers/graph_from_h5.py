@@ -34,8 +34,9 @@ def load(path, x, targets):
         for one in config["layers"]:
             settings, name = one["config"], "x" if one["class_name"] == "InputLayer" else one["config"]["name"]
             nodes = one["inbound_nodes"]
-            layer = {"name": name, "kind": KINDS[one["class_name"]], "inputs": [each[0] for each in nodes[0]] if nodes else [], "arrays": {}}
-            layer["inputs"] = ["x" if each == config["input_layers"][0][0] else each for each in layer["inputs"]]
+            inputs = [each[0] for each in nodes[0]] if nodes else []
+            inputs = ["x" if each == config["input_layers"][0][0] else each for each in inputs]
+            layer = {"name": name, "kind": KINDS[one["class_name"]], "inputs": inputs, "arrays": {}}
             layer |= {"padding": settings.get("padding"), "stride": settings.get("strides"), "epsilon": settings.get("epsilon")}
             layer |= {"size": settings.get("kernel_size", settings.get("pool_size")), "groups": settings.get("groups", 1)}
             activation = settings.get("activation", "linear")
@@ -44,8 +45,8 @@ def load(path, x, targets):
             layer["activation"] = "linear" if activation == "softmax" else activation
             if name in file["model_weights"]:
                 weights = file["model_weights"][name]
-                for key in weights.attrs["weight_names"]:
-                    key = key.decode() if isinstance(key, bytes) else key
+                for raw in weights.attrs["weight_names"]:
+                    key = raw.decode() if isinstance(raw, bytes) else raw
                     layer["arrays"][ARRAYS[key.rpartition("/")[2]]] = np.asarray(weights[key], np.float64)
             layers.append(layer)
     return Network(path.stem, sorted_by_inputs(layers), x, targets)

@@ -105,7 +105,7 @@ def a_residual(n):
 
 def b_projection(n):
     """ResNet50's blocks: a projection shortcut with stride 2, then an identity shortcut; batch norms throughout."""
-    conv = dict(activation="linear")
+    conv = {"activation": "linear"}
     stem = n.act(n.norm(n.conv("x", 4, **conv)))
     body = n.act(n.norm(n.conv(stem, 6, 1, stride=2, **conv)))
     body = n.norm(n.conv(n.act(n.norm(n.conv(body, 6, **conv))), 6, 1, **conv))

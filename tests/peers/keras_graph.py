@@ -14,7 +14,7 @@ JOINS = {
 }
 #: Keras's names where they differ; activations that are layers of their own in networks that people have.
 FUNCTIONS = {"silu": "swish"}
-OWN_LAYERS = {"relu6": lambda: kl.ReLU(6.0), "leaky_relu": lambda slope: kl.LeakyReLU(slope), "elu": kl.ELU}
+OWN_LAYERS = {"relu6": lambda: kl.ReLU(6.0), "leaky_relu": kl.LeakyReLU, "elu": kl.ELU}
 
 
 def make(layer):

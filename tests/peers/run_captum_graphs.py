@@ -43,7 +43,7 @@ class Additions(torch.nn.Module):
     def forward(self, xs):
         """Sum from the left."""
         total = xs[0]
-        for addition, x in zip(self.additions, xs[1:]):
+        for addition, x in zip(self.additions, xs[1:], strict=True):
             total = addition(total, x)
         return total
 

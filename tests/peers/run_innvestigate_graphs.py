@@ -1,4 +1,6 @@
-"""Write what iNNvestigate computes on networks that aren't chains: python run_innvestigate_graphs.py graphs_networks.npz out.npz [NETWORK ...].
+"""Write what iNNvestigate computes on networks that aren't chains.
+
+    python run_innvestigate_graphs.py graphs_networks.npz out.npz [NETWORK ...]
 
 Needs innvestigate 2.1 with tensorflow < 2.15 and numpy < 2, not nplrp. Keys: NETWORK[VARIANT]/CASE, NETWORK/logits; maps are thinned.
 
@@ -6,7 +8,7 @@ Needs innvestigate 2.1 with tensorflow < 2.15 and numpy < 2, not nplrp. Keys: NE
 |---|---|
 | (none) | the analyzer of that name as it comes |
 | unchecked | the same with disable_model_checks, where the check refuses the network |
-| dedicated | LRP(rule=..., bn_layer_rule=None), the Z rule for batch norms; get_config()["axis"] is made a number, else it raises (see `failed`) |
+| dedicated | LRP(rule=..., bn_layer_rule=None), its Z rule for batch norms; get_config()["axis"] is made a number, else it raises |
 | folded, folded,unchecked | on the network with batch norms folded in float64 where one can (`Network.folded`) |
 
 The start is the target's logit, 1 for the gradient family; the target's logit under a ReLU in deep_taylor.
@@ -91,7 +93,7 @@ def explain(network, name, settings):
 
 def numbered_axes(call, *args):
     """Call with Keras's batch norm in the models replaced by `NumberedAxis`."""
-    import keras_graph  # noqa: PLC0415
+    import keras_graph
 
     plain, keras_graph.kl.BatchNormalization = keras_graph.kl.BatchNormalization, NumberedAxis
     try:

@@ -4,7 +4,7 @@ Needs torch and zennit, not nplrp. Keys: NETWORK/CASE, NETWORK[VARIANT]/CASE, NE
 
 | variant | what |
 |---|---|
-| (none) | every Add is zennit.layer.Sum over a stack, under Norm; Concatenate is torch.cat; other joins are bare operators; batch norms stay |
+| (none) | every Add is zennit.layer.Sum over a stack, under Norm; other joins are bare operators; batch norms stay |
 | plus | every Add is a bare `+` |
 | folded | batch norms folded in float64 where one can (`Network.folded`) |
 | merged | the same batch norms merged by Zennit's NamedMergeBatchNorm |
@@ -16,15 +16,14 @@ The start is 1 at the target.
 import json
 import sys
 
+import allow_torchvision  # noqa: F401 - before Zennit
 import numpy as np
 import torch
-import zennit_import  # noqa: F401
+import zennit.composites as zc
+import zennit.rules as zr
 from graph_file import read, thinned
 from graph_forward import forward
 from torch_graph import Graph, to_nchw, to_nhwc
-
-import zennit.composites as zc
-import zennit.rules as zr
 from zennit.attribution import Gradient
 from zennit.canonizers import NamedMergeBatchNorm, SequentialMergeBatchNorm
 from zennit.layer import Sum

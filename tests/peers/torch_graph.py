@@ -118,7 +118,7 @@ def modules(layer, xs, add):
 
 def symmetric(layer, x, shape=None):
     """Return the padding of a window that pads alike before and after, as PyTorch's layers do."""
-    sides = [pads(n, k, s, layer["padding"]) for n, k, s in zip(shape or x.shape[2:], layer["size"], layer["stride"])]
+    sides = [pads(n, k, s, layer["padding"]) for n, k, s in zip(shape or x.shape[2:], layer["size"], layer["stride"], strict=True)]
     if any(before != after for before, after in sides):
         raise NotImplementedError(f"{layer['name']} pads {sides}: PyTorch pads alike on both sides")
     return tuple(before for before, _ in sides)
@@ -132,7 +132,7 @@ def weighted(layer, x):
     if kind == "dense":
         module = nn.Linear(*arrays["kernel"].shape, bias=bias)
     elif kind == "conv_transpose":
-        wide = [n * s for n, s in zip(x.shape[2:], layer["stride"])]
+        wide = [n * s for n, s in zip(x.shape[2:], layer["stride"], strict=True)]
         module = nn.ConvTranspose2d(c, kernel.shape[1], layer["size"], layer["stride"], symmetric(layer, x, wide), bias=bias)
     else:
         groups = c if kind == "depthwise" else layer["groups"]
