@@ -1,8 +1,8 @@
 """LRP on networks that aren't chains, slow and obvious: a Jacobian for every linear layer, a formula for every join, all in float64.
 
-It computes what Zennit 0.5.1, iNNvestigate 2.1.2 and Captum 0.9.0 compute on the networks of `tests.peers.graph_file`, from the networks'
+It computes what Zennit 0.5.1, iNNvestigate 2.1.2, Captum 0.9.0 and LXT 2.1 compute on the networks of `tests.peers.graph_file`, from the networks'
 plain description and without the engine: `explain(network, plan(peer, case))`. A `Plan` says which formula each kind of layer has, so the
-table of plans below is what there is to know about the three systems. Relevances are vectors; one image at a time.
+table of plans below is what there is to know about these systems. Relevances are vectors; one image at a time.
 """
 
 import ast
@@ -25,6 +25,7 @@ class Plan:
     reads_input : the same, for layers with weights that read the input (and for no other kind)
     until : the same, for layers with weights whose name is among `below`
     join : (stabiliser, epsilon) of Add, or "gradient"
+    pairs : an Add takes two inputs at a time, from the left
     average : (stabiliser, epsilon) of average pools, or "gradient"
     function : what activations inside a layer with weights do: "pass", "gradient", "deconvnet", "guided"
     activation : the same for activations that are layers of their own, by function; "" is any other
@@ -48,6 +49,7 @@ class Plan:
     until: object = None
     below: tuple = ()
     join: object = "gradient"
+    pairs: bool = False
     average: object = "gradient"
     function: str = "gradient"
     activation: dict = field(default_factory=lambda: {"": "gradient"})
@@ -248,7 +250,7 @@ def four_parts(M, b, a, R, s, e):
 
 def stabilise(z, s, e):
     """Return the denominators."""
-    return np.where(z == 0, e, z) if s == "zero" else z + e * np.where(z < 0, -1.0, 1.0)
+    return {"zero": np.where(z == 0, e, z), "sign": z + e * np.where(z < 0, -1.0, 1.0), "plus": z + e}[s]
 
 
 def apply_rule(rule, M, b, a, R):
@@ -277,7 +279,7 @@ def through(how, layer, z, R):
     return R * slope(layer, z)
 
 
-def batch_norm(how, layer, a, y, R):
+def through_batch_norm(how, layer, a, y, R):
     """Carry R through a batch norm."""
     p, e = layer["arrays"], layer["epsilon"]
     repeat = a.size // p["gamma"].size
@@ -296,7 +298,7 @@ def batch_norm(how, layer, a, y, R):
     return apply_rule(how, Matrices(lambda ones: Diagonal(np.ones_like(k) if ones else k)), b, a, R)
 
 
-def layer_norm(how, layer, a, R):
+def through_layer_norm(how, layer, a, R):
     """Carry R through a layer norm over the last axis, of length c."""
     gamma, beta = layer["arrays"]["gamma"], layer["arrays"]["beta"]
     c, out = gamma.size, []
@@ -321,7 +323,7 @@ def join(plan, layer, xs, R):
     if kind == "add":
         if plan.join == "gradient":
             return [R for _ in xs]
-        if plan.hooks and len(xs) > 2:  # Captum's module takes two at a time, from the left
+        if plan.pairs and len(xs) > 2:
             left, right = join(plan, layer, [sum(xs[:-1]), xs[-1]], R)
             return [*join(plan, layer, xs[:-1], left), right]
         s = R / stabilise(sum(xs), *plan.join)
@@ -371,9 +373,9 @@ def step(plan, network, made, layer, xs, z, y, R):
     elif kind == "activation":
         found = through(plan.activation.get(layer["function"], plan.activation[""]), layer, flat_a, flat_r)
     elif kind == "batchnorm":
-        found = batch_norm(plan.norm, layer, flat_a, y.ravel(), flat_r)
+        found = through_batch_norm(plan.norm, layer, flat_a, y.ravel(), flat_r)
     elif kind == "layernorm":
-        found = layer_norm(plan.layer_norm, layer, flat_a, flat_r)
+        found = through_layer_norm(plan.layer_norm, layer, flat_a, flat_r)
     elif kind in ("avgpool", "global_avgpool"):
         W = averages(layer, a.shape)
         found = W.T @ flat_r if plan.average == "gradient" else share(W, flat_a, 0, flat_r, *plan.average)
@@ -421,7 +423,7 @@ def ruled_kind(plan, layer):
     return layer["kind"] in RULED and (layer["kind"] != "add" or plan.join != "gradient")
 
 
-# What the three systems do
+# What the systems do
 
 
 def plan(peer, case, variant="", below=()):
@@ -429,7 +431,7 @@ def plan(peer, case, variant="", below=()):
 
     `below` has the names of the layers that "until_idx" reaches.
     """
-    return {"zennit": zennit, "innvestigate": innvestigate, "captum": captum}[peer](case, variant, below)
+    return {"zennit": zennit, "innvestigate": innvestigate, "captum": captum, "lxt": lxt}[peer](case, variant, below)
 
 
 def rules(s, e, **bias):
@@ -492,7 +494,8 @@ def innvestigate(case, variant, below):
     """Return the plan of a case of iNNvestigate 2.1.2."""
     if case in ("gradient", "input_t_gradient", "guided_backprop", "deconvnet"):
         how = {"guided_backprop": "guided", "deconvnet": "deconvnet"}.get(case, "gradient")
-        return Plan(function=how, activation={"relu": how, "": "gradient"}, global_winners="shared", times_input=case == "input_t_gradient")
+        start, times = "one" if "gradient" in case else "logit", case == "input_t_gradient"
+        return Plan(function=how, activation={"relu": how, "": "gradient"}, global_winners="shared", start=start, times_input=times)
     zero = rules("zero", 1e-7, epsilon="changed", zplus="none", alpha1_beta0="raw", alpha2_beta1="raw", alpha3_beta2="raw", wsquare="none")
     if case.startswith("deep_taylor"):
         first = box_of(case, "zero", 1e-7) if "bounded" in case else None
@@ -545,5 +548,21 @@ def captum(case, variant, below):
         "alpha1_beta0(bias=none)": with_settings(found["zplus"], split=False),
     }[case]
     add = "gradient" if "plus" in variant else ("sign", 1e-9)
-    common = {"join": add, "average": ("sign", 1e-9), "norm": ("z", "sign", 1e-9), "winners": "captum", "ties": "half", "hooks": True}
+    common = {"join": add, "average": ("sign", 1e-9), "norm": ("z", "sign", 1e-9), "winners": "captum", "ties": "half"}
+    return Plan(rule, rule, function="pass", activation={"": "pass"}, start="logit", pairs=True, hooks=True, **common)
+
+
+def lxt(case, variant, below):
+    """Return the plan of the case of LXT 2.1."""
+    plus = "plus", 1e-8
+    rule = epsilon, {"s": "plus", "e": 1e-8, "bias": "changed"}
+    common = {
+        "join": plus,
+        "pairs": True,
+        "average": plus,
+        "norm": ("z", *plus),
+        "layer_norm": ("plus", 1e-6),
+        "gate": "half",
+        "ties": "half",
+    }
     return Plan(rule, rule, function="pass", activation={"": "pass"}, start="logit", **common)

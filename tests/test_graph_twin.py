@@ -1,4 +1,4 @@
-"""The slow twin for graphs against what Zennit, iNNvestigate and Captum computed: 1e-10 of a map's maximum, every stored map."""
+"""The slow twin for graphs against what Zennit, iNNvestigate, Captum and LXT computed: 1e-10 of a map's maximum, every stored map."""
 
 import json
 from functools import cache
@@ -14,7 +14,7 @@ from tests.peers.graph_from_h5 import load
 
 STORED = Path(__file__).parent / "data" / "peers"
 NETWORKS = read(STORED / "graphs_networks.npz")
-PEERS = ("zennit", "innvestigate", "captum")
+PEERS = ("zennit", "innvestigate", "captum", "lxt")
 ORACLE = tuple(path.stem for path in sorted((STORED / "graphs_oracle").glob("*.h5")))
 
 
@@ -27,12 +27,13 @@ def stored(peer):
 
 def compare(peer, network, maps, below=()):
     """Compare the maps of one network with the twin's; return how many there were."""
-    networks = {False: network, True: network.folded()}
-    matrices = {folded: graph_twin.matrices(each) for folded, each in networks.items()}
-    errors = {}
+    networks, errors = {}, {}
     for (variant, case), expected in maps.items():
-        folded = "folded" in variant
-        found = graph_twin.explain(networks[folded], graph_twin.plan(peer, case, variant, below), matrices[folded])
+        which = next((one for one in ("folded", "merged") if one in variant), "")
+        if which not in networks:
+            made = network.variant(which)
+            networks[which] = made, graph_twin.matrices(made)
+        found = graph_twin.explain(networks[which][0], graph_twin.plan(peer, case, variant, below), networks[which][1])
         errors[f"{variant}/{case}"] = np.abs(thinned(found) - expected).max() / np.abs(expected).max()
     wrong = {key: f"{error:.1e}" for key, error in errors.items() if not error <= 1e-10}
     assert not wrong, wrong
@@ -40,12 +41,12 @@ def compare(peer, network, maps, below=()):
 
 
 def maps_of(file, name):
-    """Return {(variant, case): map} of one network; those where a peer's own merge has changed the network are left out."""
+    """Return {(variant, case): map} of one network."""
     found = {}
     for key, array in file.items():
         head, _, case = key.partition("/")
         network, _, variant = head.partition("[")
-        if network == name and case != "logits" and variant != "merged]":
+        if network == name and case != "logits":
             found[variant.rstrip("]"), case] = array
     return found
 

@@ -52,12 +52,29 @@ class Network:
         for described in self.layers:
             layer = {**described, "inputs": [gone.get(name, name) for name in described["inputs"]]}
             if layer["name"] in foldable:
-                linear = next(one for one in layers if one["name"] == layer["inputs"][0])
+                linear = next(one for one in layers if one["name"] == layer["inputs"][0])  # a copy of the described one
                 linear["arrays"] = fold(linear, layer)
                 gone[layer["name"]] = linear["name"]
             else:
                 layers.append(layer)
         return Network(self.name, layers, self.x, self.targets)
+
+    def merged(self):
+        """Return the network as Zennit merges it: folded, but the norms stay with mean 0 and variance 1, and divide by sqrt(1 + epsilon)."""
+        folded, norms = self.folded(), {norm["name"] for norm, _ in self.pairs()}
+        layers = []
+        for layer in self.layers:
+            if layer["name"] in norms:
+                ones = np.ones_like(layer["arrays"]["gamma"])
+                arrays = {"gamma": ones, "beta": 0 * ones, "mean": 0 * ones, "variance": ones}
+            else:
+                arrays = folded[layer["name"]]["arrays"]
+            layers.append({**layer, "arrays": arrays})
+        return Network(self.name, layers, self.x, self.targets)
+
+    def variant(self, name):
+        """Return the network of a variant that a peer's file names: folded, merged, or the network itself."""
+        return self.folded() if "folded" in name else self.merged() if "merged" in name else self
 
     def pairs(self):
         """Return (batch norm, the layer that it can be folded into) for every batch norm that can."""
