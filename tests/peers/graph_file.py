@@ -60,7 +60,7 @@ class Network:
         return Network(self.name, layers, self.x, self.targets)
 
     def merged(self):
-        """Return the network as Zennit merges it: folded, but the norms stay with mean 0 and variance 1, and divide by sqrt(1 + epsilon)."""
+        """Return the network as Zennit merges it: folded, but norms of mean 0 and variance 1 stay and divide by sqrt(1 + epsilon)."""
         folded, norms = self.folded(), {norm["name"] for norm, _ in self.pairs()}
         layers = []
         for layer in self.layers:
