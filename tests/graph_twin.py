@@ -1,8 +1,8 @@
 """LRP on networks that aren't chains, slow and obvious: a Jacobian for every linear layer, a formula for every join, all in float64.
 
 It computes what Zennit 0.5.1, iNNvestigate 2.1.2, Captum 0.9.0 and LXT 2.1 compute on the networks of `tests.peers.graph_file`, from
-their plain description and without the engine: `explain(network, plan(peer, case))`. A `Plan` says which formula each kind of layer has, so the
-table of plans below is what there is to know about these systems. Relevances are vectors; one image at a time.
+their plain description and without the engine: `explain(network, plan(peer, case))`. A `Plan` says which formula each kind of layer has:
+the plans below are what there is to know about these systems. Relevances are vectors; one image at a time.
 """
 
 import ast

@@ -83,3 +83,39 @@ def test_twin_is_the_peer_on_keras_files(peer, name):
     np.testing.assert_allclose(forward(network)[network.layers[-1]["name"]], file[f"{name}/logits"], rtol=1e-12, atol=1e-13)
     maps = maps_of({key.removeprefix(f"{peer}/"): array for key, array in file.items() if key.startswith(f"{peer}/")}, name)
     assert compare(peer, network, maps) >= 6
+
+
+@pytest.mark.parametrize(
+    ("kind", "plan", "xs", "expected"),
+    [
+        ("add", {"join": ("zero", 1e-7)}, (3.0, -1.0), (3 / 2, -1 / 2)),
+        ("add", {"join": ("zero", 1e-7)}, (1.0, -1.0), (1e7, -1e7)),
+        ("add", {"join": ("sign", 0.5)}, (3.0, -1.0), (6 / 5, -2 / 5)),
+        ("add", {"join": ("sign", 0.5)}, (1.0, -3.0), (-2 / 5, 6 / 5)),
+        ("add", {"join": ("sign", 0.5)}, (1.0, -1.0), (2, -2)),
+        ("add", {"join": ("plus", 0.5)}, (1.0, -3.0), (-2 / 3, 2)),
+        ("add", {"join": ("sign", 1.0)}, (1.0, 2.0, 3.0), (1 / 7, 2 / 7, 3 / 7)),
+        ("add", {"join": ("sign", 1.0), "pairs": True}, (1.0, 2.0, 3.0), (3 / 28, 6 / 28, 3 / 7)),
+        ("add", {"join": "gradient"}, (3.0, -1.0), (1, 1)),
+        ("subtract", {}, (3.0, -1.0), (1, -1)),
+        ("average", {}, (3.0, -1.0), (1 / 2, 1 / 2)),
+        ("maximum", {}, (3.0, -1.0), (1, 0)),
+        ("minimum", {}, (3.0, -1.0), (0, 1)),
+        ("maximum", {}, (2.0, 2.0), (1, 0)),
+        ("maximum", {"ties": "half"}, (2.0, 2.0), (1 / 2, 1 / 2)),
+        ("multiply", {}, (3.0, -1.0), (-1, 3)),
+        ("multiply", {"gate": "signal"}, (3.0, -1.0), (1, 0)),
+        ("multiply", {"gate": "half"}, (3.0, -1.0), (1 / 2, 1 / 2)),
+    ],
+)
+def test_joins_by_hand(kind, plan, xs, expected):
+    layer = {"kind": kind}
+    found = graph_twin.join(graph_twin.Plan(**plan), layer, [np.full((1, 1, 1), x) for x in xs], np.ones((1, 1, 1)))
+    np.testing.assert_allclose([one.item() for one in found], expected, rtol=1e-14)
+
+
+def test_a_gate_for_many_units_collects_what_each_gives_it():
+    x, gate, R = np.arange(1.0, 9).reshape(2, 2, 2), np.array([[[0.5, 0.25]]]), np.ones((2, 2, 2))
+    for how, expected in (("gradient", x.sum(axis=(0, 1))), ("half", [2, 2]), ("signal", [0, 0])):
+        found = graph_twin.join(graph_twin.Plan(gate=how), {"kind": "multiply"}, [x, gate], R)[1]
+        np.testing.assert_array_equal(found[0, 0], expected)
