@@ -250,6 +250,15 @@ def p_twice(n):
     n.head(n.conv(n.join("concatenate", x, x), 4))
 
 
+def q_dead(n):
+    """A channel that is 0 everywhere below a max-pool and global pools: ties, and units without any contribution."""
+    x = n.pool(n.conv("x", 4))
+    x = n.conv(x, 5)
+    n.layers[-1]["arrays"]["bias"][0] = -50
+    y = n.pool(x, "maxpool", 3, 1, "same")
+    n.dense(n.join("concatenate", n.same("global_maxpool", y), n.same("global_maxpool", x), n.same("global_avgpool", x)), 5)
+
+
 BUILD = {  # shape; how
     "a_residual": ((12, 12, 3), a_residual),
     "b_projection": ((13, 13, 3), b_projection),
@@ -270,6 +279,7 @@ BUILD = {  # shape; how
     "n_layernorm": ((12, 12, 3), n_layernorm),
     "o_dense": ((12,), o_dense),
     "p_twice": ((12, 12, 3), p_twice),
+    "q_dead": ((12, 12, 3), q_dead),
 }
 SEEDS = dict.fromkeys(BUILD, 1) | {"c_inception": 2, "f_twopools": 2}
 
