@@ -133,3 +133,9 @@ def kept(n):
 def thinned(maps):
     """Return the pixels of [n, h, w, c] maps that are stored; vectors as they are."""
     return maps[:, kept(maps.shape[1])][:, :, kept(maps.shape[2])] if maps.ndim == 4 else maps
+
+
+def stored(maps):
+    """Return maps as they are stored: thinned, and rounded to 37 bits (7e-12), so that they compress."""
+    mantissa, exponent = np.frexp(thinned(maps))
+    return np.ldexp(np.round(np.ldexp(mantissa, 37)), exponent - 37)

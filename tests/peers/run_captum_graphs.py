@@ -1,6 +1,6 @@
 """Write what Captum computes on networks that aren't chains: python run_captum_graphs.py graphs_networks.npz out.npz.
 
-Needs torch and captum, not nplrp. Keys: NETWORK/CASE, NETWORK[VARIANT]/CASE; maps are thinned (`graph_file.thinned`).
+Needs torch and captum, not nplrp. Keys: NETWORK/CASE, NETWORK[VARIANT]/CASE; maps in the form of `graph_file.stored`.
 
 | variant | what |
 |---|---|
@@ -20,7 +20,7 @@ import torch
 from captum.attr import LRP
 from captum.attr._utils.custom_modules import Addition_Module
 from captum.attr._utils.lrp_rules import Alpha1_Beta0_Rule, EpsilonRule, GammaRule
-from graph_file import read, thinned
+from graph_file import read, stored
 from torch_graph import Graph, to_nchw, to_nhwc
 
 warnings.simplefilter("ignore")
@@ -75,7 +75,7 @@ def main(source, target):
                 except Exception as error:
                     failed[key] = f"{type(error).__name__}: {error}"
                     continue
-                found[key] = thinned(to_nhwc(relevance))
+                found[key] = stored(to_nhwc(relevance))
                 if not np.isfinite(found[key]).all():
                     failed[key] = "values that aren't finite"
                     del found[key]

@@ -2,7 +2,9 @@
 
     python run_innvestigate_graphs.py graphs_networks.npz out.npz [NETWORK ...]
 
-Needs innvestigate 2.1 with tensorflow < 2.15 and numpy < 2, not nplrp. Keys: NETWORK[VARIANT]/CASE, NETWORK/logits; maps are thinned.
+Needs innvestigate 2.1 with tensorflow < 2.15 and numpy < 2, not nplrp.
+
+Keys: NETWORK[VARIANT]/CASE, NETWORK/logits; maps in the form of `graph_file.stored`.
 
 | variant | what |
 |---|---|
@@ -25,7 +27,7 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 import numpy as np
 import tensorflow as tf
-from graph_file import read, thinned
+from graph_file import read, stored
 from graph_forward import forward
 from keras_graph import build
 
@@ -155,12 +157,12 @@ def run(network):
     for variant, described, case, (analyzer, settings), call in attempts(network):
         key = f"{name}{bracketed(variant)}/{case}"
         try:
-            found[key] = thinned(call(explain, described, analyzer, settings))
+            found[key] = stored(call(explain, described, analyzer, settings))
         except (NotImplementedError, NotAnalyzeableModelException) as refusal:
             failed[key] = message(refusal)
             key = f"{name}{bracketed(variant, 'unchecked')}/{case}"
             try:
-                found[key] = thinned(call(explain, described, analyzer, {**settings, "disable_model_checks": True}))
+                found[key] = stored(call(explain, described, analyzer, {**settings, "disable_model_checks": True}))
             except Exception as error:
                 failed[key] = message(error)
         except Exception as error:

@@ -1,6 +1,6 @@
 """Write what LXT computes on networks that aren't chains: python run_lxt_graphs.py graphs_networks.npz out.npz.
 
-Needs torch and lxt 2.1 (`pip install --no-deps lxt`), not nplrp. Keys: NETWORK/CASE; maps are thinned (`graph_file.thinned`).
+Needs torch and lxt 2.1 (`pip install --no-deps lxt`), not nplrp. Keys: NETWORK/CASE; maps in the form of `graph_file.stored`.
 
 The only case is "epsilon": EpsilonRule(1e-8) for layers with weights, average pools and batch norms, IdentityRule for activations,
 functional.add2 for Add (from the left), functional.mul2 for Multiply, functional.layer_norm; all else by PyTorch's gradient.
@@ -14,7 +14,7 @@ import sys
 
 import numpy as np
 import torch
-from graph_file import read, thinned
+from graph_file import read, stored
 from lxt.explicit import functional, rules
 from torch_graph import Graph, to_nchw, to_nhwc
 
@@ -59,7 +59,7 @@ def main(source, target):
             continue
         relevance = to_nhwc(x.grad)
         assert np.isfinite(relevance).all(), key
-        found[key], found[f"{name}/logits"] = thinned(relevance), logits.detach().numpy()
+        found[key], found[f"{name}/logits"] = stored(relevance), logits.detach().numpy()
     texts = {"failed": failed, "versions": {"torch": torch.__version__, "lxt": "2.1"}}
     np.savez_compressed(target, **found, **{key: np.array(json.dumps(value)) for key, value in texts.items()})
     print(failed)

@@ -1,6 +1,6 @@
 """Write what Zennit computes on networks that aren't chains: python run_zennit_graphs.py graphs_networks.npz out.npz.
 
-Needs torch and zennit, not nplrp. Keys: NETWORK/CASE, NETWORK[VARIANT]/CASE, NETWORK/logits; maps are thinned (`graph_file.thinned`).
+Needs torch and zennit, not nplrp. Keys: NETWORK/CASE, NETWORK[VARIANT]/CASE, NETWORK/logits; maps in the form of `graph_file.stored`.
 
 | variant | what |
 |---|---|
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import zennit.composites as zc
 import zennit.rules as zr
-from graph_file import read, thinned
+from graph_file import read, stored
 from graph_forward import forward
 from torch_graph import Graph, to_nchw, to_nhwc
 from zennit.attribution import Gradient
@@ -141,7 +141,7 @@ def main(source, target):
                 if np.abs(relevance).max() < 1e-12:
                     failed[key] = f"nothing but rounding is left: {np.abs(relevance).max():.1e}"
                     continue
-                found[key] = thinned(relevance)
+                found[key] = stored(relevance)
         print(name, flush=True)
     versions = {"torch": torch.__version__, "zennit": "0.5.1"}
     texts = {"rules": given, "failed": failed, "sequential_merge": merges, "versions": versions}
