@@ -34,6 +34,20 @@ def conv_transpose(s, w, height, width, stride=(1, 1), dilation=(1, 1), pads=(0,
     return c[:, pads[0] : pads[0] + height, pads[2] : pads[2] + width]
 
 
+def depthwise_forward(x, w, b, stride=(1, 1), dilation=(1, 1), pads=(0, 0, 0, 0)):
+    """[n, h, w, c], [kh, kw, c, m] -> [n, ho, wo, c * m]: each channel by itself, output c * m + j"""
+    m = w.shape[3]
+    each = [conv_forward(x[..., c : c + 1], w[:, :, c : c + 1], b[c * m : (c + 1) * m], stride, dilation, pads) for c in range(w.shape[2])]
+    return np.concatenate(each, axis=3)
+
+
+def depthwise_transpose(s, w, height, width, stride=(1, 1), dilation=(1, 1), pads=(0, 0, 0, 0)):
+    """[n, ho, wo, c * m], [kh, kw, c, m] -> [n, height, width, c]"""
+    parts = np.split(s, w.shape[2], axis=3)
+    each = [conv_transpose(part, w[:, :, c : c + 1], height, width, stride, dilation, pads) for c, part in enumerate(parts)]
+    return np.concatenate(each, axis=3)
+
+
 def max_winners(a, size, stride, pads=(0, 0, 0, 0)):
     """[n, h, w, c] -> (max, winner), both [n, ho, wo, c]; winner = i * kw + j of the first maximum in row-major order
 

@@ -4,13 +4,12 @@ Arrays are NHWC and C-contiguous, kernels HWIO. Nothing is checked here: `nplrp.
 Results depend on shapes, dtype, weights and inputs, never on threads, batch, vector width or what ran before.
 """
 
-import functools
 from dataclasses import dataclass
 
 import numpy as np
 
 from nplrp.kernels import direct, packing, winograd_conv
-from nplrp.kernels.epilogue import BIAS, RATIO, RATIOS, RELU, STORE, TIMES, Epilogue
+from nplrp.kernels.epilogue import STORE, epilogue, forward_epilogue, transpose_epilogue
 from nplrp.kernels.geometry import Geometry, Problem
 from nplrp.kernels.microkernel import SLAB
 from nplrp.kernels.winograd_conv import Weights
@@ -108,7 +107,7 @@ def pack(w, geometry, transposed=False, changes=((1.0, 1.0),), dtype=None, algor
     plan = winograd_conv.plan(problem, 1, len(changes))
     if stored if stored is not None else not plan.small:
         blocks = _scratch(slabs * plan.parts * plan.u_size, dtype)
-        winograd_conv.pack(problem, plan, weights, _epilogue(STORE, nothing), blocks, threads)
+        winograd_conv.pack(problem, plan, weights, epilogue(STORE, nothing), blocks, threads)
         weights = Weights(_read_only(nothing), transposed, factors, blocks)
     return Packed(problem, name, len(changes), weights)
 
@@ -140,8 +139,8 @@ def conv_forward(x, packed, bias, relu, out, x2=None, packed2=None, bias2=None, 
     threads : int
     workspace : Workspace, optional
     """
-    second = None if packed2 is None else _epilogue(BIAS, out2, bias=bias2)
-    _run(x, x2, packed, _epilogue(RELU if relu else BIAS, out, bias=bias), threads, workspace, packed2, second)
+    second = None if packed2 is None else forward_epilogue(False, out2, bias2)
+    _run(x, x2, packed, forward_epilogue(relu, out, bias), threads, workspace, packed2, second)
 
 
 def conv_transpose(
@@ -167,24 +166,7 @@ def conv_transpose(
     threads : int
     workspace : Workspace, optional
     """
-    mode = STORE if a is None else TIMES if z is None else RATIO if z2 is None else RATIOS
-    _run(s, s2, packed, _epilogue(mode, out, None, a, z, z2, out2, eps, signed, weights), threads, workspace)
-
-
-def _epilogue(mode, out, bias=None, a=None, z=None, z2=None, out2=None, eps=0.0, signed=False, weights=(1.0, 1.0)):
-    number, unused = out.dtype.type, _unused(out.dtype)
-    inputs = [unused if v is None else _flat(v) for v in (bias, a, z, z2)]
-    below = -eps if signed else eps
-    return Epilogue(
-        mode,
-        *inputs,
-        out.reshape(-1),
-        np.empty(0, out.dtype) if out2 is None else out2.reshape(-1),
-        number(eps),
-        number(below),
-        number(weights[0]),
-        number(weights[1]),
-    )
+    _run(s, s2, packed, transpose_epilogue(out, a, z, eps, signed, out2, z2, weights), threads, workspace)
 
 
 def _run(x, x2, packed, e, threads, workspace, packed2=None, e2=None):
@@ -216,11 +198,6 @@ def _images(flat, first, count, images):
     """Return `count` of the images in a flat array of `images`."""
     size = len(flat) // max(1, images)
     return flat[first * size : (first + count) * size]
-
-
-@functools.cache
-def _unused(dtype):
-    return _read_only(np.empty(0, dtype))
 
 
 def _columns_as_channels(w):

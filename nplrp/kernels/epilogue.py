@@ -13,6 +13,7 @@ with stab(z) = z + eps, or z + eps * sign(z) where sign(0) = +1: the operations,
 the page `R = a * c; s = R / stab(z)` in `nplrp.lrp`.
 """
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -20,8 +21,9 @@ from llvmlite import ir
 
 from nplrp.kernels.microkernel import SLAB
 from nplrp.kernels.numba_later import intrinsic, types
-from nplrp.kernels.parallel import kernel
+from nplrp.kernels.parallel import DISABLED, frozen, kernel
 from nplrp.kernels.simd import Assembler, lanes_of
+from nplrp.kernels.vector_loop import for_vectors
 
 STORE, BIAS, RELU, TIMES, RATIO, RATIOS = range(6)
 
@@ -43,6 +45,38 @@ class Epilogue(NamedTuple):
     below: float
     alpha: float
     beta: float
+
+
+def forward_epilogue(relu, out, bias):
+    """Return the epilogue of a forward pass: `out` is the sum plus `bias`, clamped at 0 if `relu`."""
+    return epilogue(RELU if relu else BIAS, out, bias=bias)
+
+
+def transpose_epilogue(out, a=None, z=None, eps=0.0, signed=False, out2=None, z2=None, weights=(1.0, 1.0)):
+    """Return the epilogue of a transpose: STORE, with `a` TIMES, with `z` too RATIO, with `z2` and `out2` too RATIOS."""
+    mode = STORE if a is None else TIMES if z is None else RATIO if z2 is None else RATIOS
+    return epilogue(mode, out, None, a, z, z2, out2, eps, signed, weights)
+
+
+def epilogue(mode, out, bias=None, a=None, z=None, z2=None, out2=None, eps=0.0, signed=False, weights=(1.0, 1.0)):
+    """Return an epilogue with its operands as the kernels take them."""
+    number, unused = out.dtype.type, _unused(out.dtype)
+    inputs = [unused if v is None else frozen(v) for v in (bias, a, z, z2)]
+    return Epilogue(
+        mode,
+        *inputs,
+        out.reshape(-1),
+        np.empty(0, out.dtype) if out2 is None else out2.reshape(-1),
+        number(eps),
+        number(-eps if signed else eps),
+        number(weights[0]),
+        number(weights[1]),
+    )
+
+
+@functools.cache
+def _unused(dtype):
+    return frozen(np.empty(0, dtype))
 
 
 def by_mode(asm, mode, numbers, emit):
@@ -125,6 +159,60 @@ def _make_finish(count, lanes=None):
 
 
 _finish_slab, _finish_number = _make_finish(SLAB), _make_finish(1, lanes=1)
+
+
+@intrinsic
+def _finish_numbers(typing, mode, v, v_from, bias, b_from, a, z, z2, out, out2, o_from, eps, below, alpha, beta, count):
+    """Finish `count` sums from v[v_from] on and write them to `out` from out[o_from] on."""
+    dtype = v.dtype
+    whole = types.int64
+    signature = types.void(whole, v, whole, bias, whole, a, z, z2, out, out2, whole, dtype, dtype, dtype, dtype, whole)
+
+    def emit(context, builder, signature, args):
+        def work(asm, at):
+            def place(position, start):
+                return asm.array(position, builder.add(start, at))
+
+            operands = {"bias": (3, args[4]), "a": (5, args[10]), "z": (6, args[10]), "z2": (7, args[10])}
+
+            def each(formula):
+                v = formula(
+                    asm.load(place(1, args[2])), lambda name: asm.load(place(*operands[name])), lambda w: asm.store(w, place(9, args[10]))
+                )
+                asm.store(v, place(8, args[10]))
+
+            by_mode(asm, args[0], args[11:15], each)
+
+        for_vectors(context, builder, signature, args, dtype, args[15], 1, work)
+        return context.get_dummy_value()
+
+    return signature, emit
+
+
+def _finish_loops(mode, v, v_from, bias, b_from, a, z, z2, out, out2, o_from, eps, below, alpha, beta, count):
+    """Do the same in plain loops, for runs with the JIT off."""
+    for n in range(count):
+        y, at, zero = v[v_from + n], o_from + n, v.dtype.type(0)
+        if mode in (BIAS, RELU):
+            y = y + bias[b_from + n]
+            y = zero if mode == RELU and y < 0 else y
+        elif mode != STORE:
+            y = a[at] * y
+        if mode == RATIOS:
+            out2[at] = (beta * y) / (z2[at] + (below if z2[at] < 0 else eps))
+            y = alpha * y
+        if mode in (RATIO, RATIOS):
+            y = y / (z[at] + (below if z[at] < 0 else eps))
+        out[at] = y
+
+
+_finish_some = _finish_loops if DISABLED else _finish_numbers
+
+
+@kernel
+def finish_run(e, v, v_from, b_from, o_from, count):
+    """Finish the `count` sums from v[v_from] on; where the bias of the first is and where its output goes, `b_from` and `o_from` say."""
+    _finish_some(e.mode, v, v_from, e.bias, b_from, e.a, e.z, e.z2, e.out, e.out2, o_from, e.eps, e.below, e.alpha, e.beta, count)
 
 
 @kernel
