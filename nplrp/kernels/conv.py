@@ -11,7 +11,6 @@ import numpy as np
 from nplrp.kernels import direct, packing, winograd_conv
 from nplrp.kernels.epilogue import STORE, epilogue, forward_epilogue, transpose_epilogue
 from nplrp.kernels.geometry import Geometry, Problem
-from nplrp.kernels.microkernel import SLAB
 from nplrp.kernels.winograd_conv import Weights
 
 __all__ = ["Geometry", "Packed", "Workspace", "algorithm", "conv_forward", "conv_transpose", "pack", "unstored"]
@@ -30,12 +29,15 @@ class Packed:
         How many inputs are convolved and summed.
     weights : Weights
         Blocks in the kernels' own order, or the HWIO weights to make them from on the fly.
+    plan : direct.Plan or None
+        Of a direct convolution.
     """
 
     problem: Problem
     algorithm: str
     terms: int
     weights: Weights
+    plan: direct.Plan | None = None
 
 
 class Workspace:
@@ -56,7 +58,7 @@ def algorithm(geometry: Geometry, dtype) -> str:
 
     Small ones gain little from Winograd's transforms, and stay as exact as direct sums are.
     """
-    simple = geometry.kernel == (3, 3) and geometry.stride == geometry.dilation == (1, 1)
+    simple = geometry.kernel == (3, 3) and geometry.stride == geometry.dilation == (1, 1) and geometry.groups == 1
     enough = min(geometry.cin, geometry.cout) >= 64 and min(geometry.out_height, geometry.out_width) >= 7
     return "winograd" if simple and enough and np.dtype(dtype) == np.float32 else "direct"
 
@@ -93,20 +95,17 @@ def pack(w, geometry, transposed=False, changes=((1.0, 1.0),), dtype=None, algor
     name = algorithm or _algorithm(geometry, dtype)
     problem = geometry.problem(transposed)
     factors = _read_only(np.array(changes, dtype))
-    slabs = -(-problem.cout // SLAB)
     nothing = np.empty(0, dtype)
     if name == "direct":
-        narrow = transposed and direct.is_narrow(problem)
-        wide, _ = direct.widen(problem, narrow)
-        cut = direct.plan(wide, len(changes))
-        blocks = _scratch(cut.slabs * cut.slab_size, dtype)
-        source = _read_only(_columns_as_channels(w) if narrow else w)
-        packing.pack_direct(threads, wide, cut, source, transposed and not narrow, factors, blocks)
-        return Packed(problem, name, len(changes), Weights(_read_only(nothing), transposed, factors, blocks))
+        cut = direct.plan(problem, len(changes), transposed)
+        blocks = _scratch(problem.groups * cut.layout.slabs * cut.layout.slab_size, dtype)
+        source = _flat(w.astype(dtype, copy=False))
+        packing.pack_direct(threads, problem, cut.layout, cut.taps, source, transposed, factors, blocks)
+        return Packed(problem, name, len(changes), Weights(_read_only(nothing), transposed, factors, blocks), cut)
     weights = Weights(_flat(w.astype(dtype, copy=False)), transposed, factors, nothing)
     plan = winograd_conv.plan(problem, 1, len(changes))
     if stored if stored is not None else not plan.small:
-        blocks = _scratch(slabs * plan.parts * plan.u_size, dtype)
+        blocks = _scratch(plan.slabs * plan.parts * plan.u_size, dtype)
         winograd_conv.pack(problem, plan, weights, epilogue(STORE, nothing), blocks, threads)
         weights = Weights(_read_only(nothing), transposed, factors, blocks)
     return Packed(problem, name, len(changes), weights)
@@ -173,11 +172,10 @@ def _run(x, x2, packed, e, threads, workspace, packed2=None, e2=None):
     problem, images = packed.problem, x.shape[0]
     x = _flat(x)
     inputs = [x, x if x2 is None else _flat(x2)]
-    narrow = packed.weights.transposed and direct.is_narrow(problem)
     if packed.algorithm == "direct" or (packed2 is not None and packed2.algorithm == "direct"):
-        direct.convolve(problem, narrow, images, *inputs, packed.terms, packed.weights.blocks, e, threads)
+        direct.convolve(problem, packed.plan, images, *inputs, packed.weights.blocks, e, threads)
         if packed2 is not None:
-            direct.convolve(problem, narrow, images, *inputs, packed2.terms, packed2.weights.blocks, e2, threads)
+            direct.convolve(problem, packed2.plan, images, *inputs, packed2.weights.blocks, e2, threads)
         return
     workspace = workspace or Workspace()
     second = packed2 and packed2.weights
@@ -198,12 +196,6 @@ def _images(flat, first, count, images):
     """Return `count` of the images in a flat array of `images`."""
     size = len(flat) // max(1, images)
     return flat[first * size : (first + count) * size]
-
-
-def _columns_as_channels(w):
-    """Return the turned and swapped [kh, 1, o, kw * i] of w [kh, kw, i, o]."""
-    kh, kw, cin, cout = w.shape
-    return np.ascontiguousarray(w[::-1, ::-1].transpose(0, 3, 1, 2)).reshape(kh, 1, cout, kw * cin)
 
 
 def _flat(array):

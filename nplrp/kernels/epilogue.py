@@ -20,7 +20,7 @@ import numpy as np
 from llvmlite import ir
 
 from nplrp.kernels.microkernel import SLAB
-from nplrp.kernels.numba_later import intrinsic, types
+from nplrp.kernels.numba_later import cgutils, intrinsic, types
 from nplrp.kernels.parallel import DISABLED, frozen, kernel
 from nplrp.kernels.simd import Assembler, lanes_of
 from nplrp.kernels.vector_loop import for_vectors
@@ -89,8 +89,8 @@ def by_mode(asm, mode, numbers, emit):
     numbers : sequence of LLVM values
         eps, below, alpha and beta.
     emit : callable
-        Emits the code, given a formula (v, operand, store2): from a vector of sums to what goes to `out`. `operand` returns the vector
-        of bias, a, z or z2 at that place by name, `store2` writes one to `out2`.
+        Emits the code, given a mode and its formula (v, operand, store2): from a vector of sums to what goes to `out`. `operand` returns
+        the vector of bias, a, z or z2 at that place by name, `store2` writes one to `out2`.
     """
     eps, below, alpha, beta = (asm.splat(number) for number in numbers)
 
@@ -123,42 +123,40 @@ def by_mode(asm, mode, numbers, emit):
         block = builder.append_basic_block(f"mode{number}")
         switch.add_case(ir.Constant(mode.type, number), block)
         builder.position_at_end(block)
-        emit(formula)
+        emit(number, formula)
         builder.branch(done)
     builder.position_at_end(done)
 
 
-def _make_finish(count, lanes=None):
-    """Return an intrinsic that finishes `count` sums from v[v_from] on and writes them to `out` from out[o_from] on."""
+@intrinsic
+def _finish_slabs(typing, mode, v, v_from, v_pixel, pixels, bias, b_from, a, z, z2, out, out2, o_from, o_pixel, eps, below, alpha, beta):
+    """Finish 32 sums of each of `pixels` pixels, `v_pixel` numbers apart in v and `o_pixel` in `out`."""
+    dtype, whole = v.dtype, types.int64
+    signature = types.void(whole, v, whole, whole, whole, bias, whole, a, z, z2, out, out2, whole, whole, dtype, dtype, dtype, dtype)
 
-    @intrinsic
-    def finish(typing, mode, v, v_from, bias, b_from, a, z, z2, out, out2, o_from, eps, below, alpha, beta):
-        dtype = v.dtype
-        whole = types.int64
-        signature = types.void(whole, v, whole, bias, whole, a, z, z2, out, out2, whole, dtype, dtype, dtype, dtype)
+    def emit(context, builder, signature, args):
+        asm = Assembler(context, builder, signature, args, dtype, lanes_of(dtype))
 
-        def emit(context, builder, signature, args):
-            asm = Assembler(context, builder, signature, args, dtype, lanes or lanes_of(dtype))
-            starts = {"v": (1, args[2]), "bias": (3, args[4])} | {
-                name: (k, args[10]) for k, name in enumerate(("a", "z", "z2", "out", "out2"), 5)
-            }
-            starts = {name: asm.array(*start) for name, start in starts.items()}
+        def each(mode, formula):
+            biases = {}
+            if mode in (BIAS, RELU):  # read once: the compiler can't know that `out` is another array
+                biases = {n: asm.load(asm.step(asm.array(5, args[6]), n)) for n in range(0, SLAB, asm.lanes)}
+            with cgutils.for_range(builder, args[4]) as counter:
+                v = asm.array(1, builder.add(args[2], builder.mul(counter.index, args[3])))
+                place = builder.add(args[12], builder.mul(counter.index, args[13]))
+                at = {name: asm.array(k, place) for k, name in enumerate(("a", "z", "z2", "out", "out2"), 7)}
+                for n in range(0, SLAB, asm.lanes):
 
-            def each(formula):
-                for n in range(0, count, asm.lanes):
-                    at = {name: asm.step(start, n) for name, start in starts.items()}
-                    v = formula(asm.load(at["v"]), lambda name, at=at: asm.load(at[name]), lambda w, at=at: asm.store(w, at["out2"]))
-                    asm.store(v, at["out"])
+                    def operand(name, n=n, at=at):
+                        return biases[n] if name == "bias" else asm.load(asm.step(at[name], n))
 
-            by_mode(asm, args[0], args[11:], each)
-            return context.get_dummy_value()
+                    result = formula(asm.load(asm.step(v, n)), operand, lambda w, n=n, at=at: asm.store(w, asm.step(at["out2"], n)))
+                    asm.store(result, asm.step(at["out"], n))
 
-        return signature, emit
+        by_mode(asm, args[0], args[14:], each)
+        return context.get_dummy_value()
 
-    return finish
-
-
-_finish_slab, _finish_number = _make_finish(SLAB), _make_finish(1, lanes=1)
+    return signature, emit
 
 
 @intrinsic
@@ -175,7 +173,7 @@ def _finish_numbers(typing, mode, v, v_from, bias, b_from, a, z, z2, out, out2, 
 
             operands = {"bias": (3, args[4]), "a": (5, args[10]), "z": (6, args[10]), "z2": (7, args[10])}
 
-            def each(formula):
+            def each(mode, formula):
                 v = formula(
                     asm.load(place(1, args[2])), lambda name: asm.load(place(*operands[name])), lambda w: asm.store(w, place(9, args[10]))
                 )
@@ -183,7 +181,7 @@ def _finish_numbers(typing, mode, v, v_from, bias, b_from, a, z, z2, out, out2, 
 
             by_mode(asm, args[0], args[11:15], each)
 
-        for_vectors(context, builder, signature, args, dtype, args[15], 1, work)
+        for_vectors(context, builder, signature, args, dtype, args[15], 1, work, halves=True)
         return context.get_dummy_value()
 
     return signature, emit
@@ -216,28 +214,29 @@ def finish_run(e, v, v_from, b_from, o_from, count):
 
 
 @kernel
-def finish_tile(e, v, v_from, v_row, height, width, channels, first_channel, o_from, o_row, o_pixel):
-    """Finish a tile of pixels.
-
-    Parameters
-    ----------
-    e : Epilogue
-    v : ndarray, flat
-        The sums: 32 for every pixel, `v_row` numbers from one row of pixels to the next.
-    height, width, channels : int
-        Pixels down and across, and channels; more than 32 only of a single pixel.
-    first_channel : int
-        Where the bias of the first of them is.
-    o_from, o_row, o_pixel : int
-        Where the first pixel's first channel is in the output, and the steps from row to row and pixel to pixel there.
-    """
-    whole = channels // SLAB * SLAB
-    for i in range(height):
-        for j in range(width):
-            vp, op = v_from + i * v_row + j * SLAB, o_from + i * o_row + j * o_pixel
-            for c in range(0, whole, SLAB):
-                bc = first_channel + c
-                _finish_slab(e.mode, v, vp + c, e.bias, bc, e.a, e.z, e.z2, e.out, e.out2, op + c, e.eps, e.below, e.alpha, e.beta)
-            for c in range(whole, channels):
-                bc = first_channel + c
-                _finish_number(e.mode, v, vp + c, e.bias, bc, e.a, e.z, e.z2, e.out, e.out2, op + c, e.eps, e.below, e.alpha, e.beta)
+def finish_pixels(e, v, v_from, v_pixel, pixels, channels, b_from, o_from, o_pixel):
+    """Finish `channels` sums of each of `pixels` pixels, `v_pixel` numbers apart in v and `o_pixel` in the output."""
+    if channels == SLAB:
+        _finish_slabs(
+            e.mode,
+            v,
+            v_from,
+            v_pixel,
+            pixels,
+            e.bias,
+            b_from,
+            e.a,
+            e.z,
+            e.z2,
+            e.out,
+            e.out2,
+            o_from,
+            o_pixel,
+            e.eps,
+            e.below,
+            e.alpha,
+            e.beta,
+        )
+        return
+    for n in range(pixels):
+        finish_run(e, v, v_from + n * v_pixel, b_from, o_from + n * o_pixel, channels)

@@ -120,18 +120,24 @@ def prefetch(typing, x, at):
     return types.void(x, types.int64), emit
 
 
-@intrinsic
-def copy_16(typing, x, x_from, y, y_from):
-    """Copy x[x_from : x_from + 16] to y[y_from : y_from + 16]."""
+def _make_copy(count):
+    """Return an intrinsic that copies x[x_from : x_from + count] to y[y_from : y_from + count]."""
 
-    def emit(context, builder, signature, args):
-        asm = Assembler(context, builder, signature, args, x.dtype, lanes_of(x.dtype))
-        source, to = asm.array(0, args[1]), asm.array(2, args[3])
-        for n in range(0, 16, asm.lanes):
-            asm.store(asm.load(asm.step(source, n)), asm.step(to, n))
-        return context.get_dummy_value()
+    @intrinsic
+    def copy(typing, x, x_from, y, y_from):
+        def emit(context, builder, signature, args):
+            asm = Assembler(context, builder, signature, args, x.dtype, min(lanes_of(x.dtype), count))
+            source, to = asm.array(0, args[1]), asm.array(2, args[3])
+            for n in range(0, count, asm.lanes):
+                asm.store(asm.load(asm.step(source, n)), asm.step(to, n))
+            return context.get_dummy_value()
 
-    return types.void(x, types.int64, y, types.int64), emit
+        return types.void(x, types.int64, y, types.int64), emit
+
+    return copy
+
+
+copy_4, copy_16 = _make_copy(4), _make_copy(16)
 
 
 @intrinsic

@@ -146,7 +146,7 @@ def finish_output(typing, m, m_from, m_step, mode, bias, b_from, a, z, z2, out, 
         rows = _walk(asm, o_from, o_row, OUT, builder.add)
         pixels = [place for row in rows for place in _walk(asm, row, o_pixel, OUT, builder.add)]
 
-        def one(formula):
+        def one(mode, formula):
             places, bias = iter(pixels), asm.load(asm.array(4, args[5]))
 
             def store(value):
