@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nplrp.kernels import direct, packing, winograd_conv
+from nplrp.kernels import depthwise, direct, packing, winograd_conv
 from nplrp.kernels.epilogue import STORE, epilogue, forward_epilogue, transpose_epilogue
 from nplrp.kernels.geometry import Geometry, Problem
+from nplrp.kernels.parallel import frozen
 from nplrp.kernels.winograd_conv import Weights
 
 __all__ = ["Geometry", "Packed", "Workspace", "algorithm", "conv_forward", "conv_transpose", "pack", "unstored"]
@@ -24,20 +25,20 @@ class Packed:
     ----------
     problem : Problem
     algorithm : str
-        ``"winograd"`` or ``"direct"``.
+        ``"winograd"``, ``"direct"``, or ``"depthwise"``, which has the bits of a direct convolution.
     terms : int
         How many inputs are convolved and summed.
     weights : Weights
         Blocks in the kernels' own order, or the HWIO weights to make them from on the fly.
-    plan : direct.Plan or None
-        Of a direct convolution.
+    plan : direct.Plan, depthwise.Cut or None
+        How the work of all but Winograd's is cut.
     """
 
     problem: Problem
     algorithm: str
     terms: int
     weights: Weights
-    plan: direct.Plan | None = None
+    plan: direct.Plan | depthwise.Cut | None = None
 
 
 class Workspace:
@@ -71,8 +72,8 @@ def pack(w, geometry, transposed=False, changes=((1.0, 1.0),), dtype=None, algor
 
     Parameters
     ----------
-    w : ndarray [kh, kw, cin, cout]
-        float32 or float64; may be read-only and memory-mapped.
+    w : ndarray [kh, kw, cin / groups, cout]
+        float32 or float64; may be read-only and memory-mapped. With as many groups as channels Keras's [kh, kw, cin, m] is the same.
     geometry : Geometry
     transposed : bool
         For `conv_transpose`.
@@ -96,6 +97,9 @@ def pack(w, geometry, transposed=False, changes=((1.0, 1.0),), dtype=None, algor
     problem = geometry.problem(transposed)
     factors = _read_only(np.array(changes, dtype))
     nothing = np.empty(0, dtype)
+    if geometry.groups == geometry.cin > 1:
+        weights = Weights(_flat(w.astype(dtype, copy=False)), transposed, factors, _read_only(nothing))
+        return Packed(problem, "depthwise", len(changes), weights, depthwise.cut_of(problem, len(changes), transposed))
     if name == "direct":
         cut = direct.plan(problem, len(changes), transposed)
         blocks = _scratch(problem.groups * cut.layout.slabs * cut.layout.slab_size, dtype)
@@ -113,7 +117,7 @@ def pack(w, geometry, transposed=False, changes=((1.0, 1.0),), dtype=None, algor
 
 def unstored(packed) -> int:
     """Return how many bytes the transformed weights would take that `packed` makes in every call; 0 if it doesn't make any."""
-    if packed.algorithm == "direct" or len(packed.weights.blocks):
+    if packed.algorithm != "winograd" or len(packed.weights.blocks):
         return 0
     cut = winograd_conv.plan(packed.problem, 1, packed.terms)
     return cut.slabs * cut.parts * cut.u_size * packed.weights.source.itemsize
@@ -129,8 +133,8 @@ def conv_forward(x, packed, bias, relu, out, x2=None, packed2=None, bias2=None, 
     packed : Packed
     bias : ndarray [cout]
         Added once, to the finished sum.
-    relu : bool
-        A NaN passes the ReLU.
+    relu : bool or float
+        A number is where to clamp at the top, too. A NaN passes the ReLU.
     out : ndarray [n, out_height, out_width, cout]
         Overwritten.
     packed2, bias2, out2 : optional
@@ -170,12 +174,15 @@ def conv_transpose(
 
 def _run(x, x2, packed, e, threads, workspace, packed2=None, e2=None):
     problem, images = packed.problem, x.shape[0]
-    x = _flat(x)
-    inputs = [x, x if x2 is None else _flat(x2)]
-    if packed.algorithm == "direct" or (packed2 is not None and packed2.algorithm == "direct"):
+    inputs = [frozen(x), frozen(x if x2 is None else x2)]
+    if packed.algorithm == "depthwise":
+        depthwise.convolve(problem, packed.plan, *inputs, packed.weights.source, packed.weights.changes, e, threads)
+    if packed.algorithm == "direct":
         direct.convolve(problem, packed.plan, images, *inputs, packed.weights.blocks, e, threads)
-        if packed2 is not None:
-            direct.convolve(problem, packed2.plan, images, *inputs, packed2.weights.blocks, e2, threads)
+    if packed2 is not None and (packed.algorithm != "winograd" or packed2.algorithm != "winograd"):
+        _run(x, x2, packed2, e2, threads, workspace)
+        packed2 = None
+    if packed.algorithm != "winograd":
         return
     workspace = workspace or Workspace()
     second = packed2 and packed2.weights

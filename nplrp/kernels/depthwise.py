@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from llvmlite import ir
 
-from nplrp.kernels.epilogue import finish_run, forward_epilogue, transpose_epilogue
+from nplrp.kernels.epilogue import finish_pixels, forward_epilogue, transpose_epilogue
 from nplrp.kernels.fma import fma
 from nplrp.kernels.numba_later import cgutils, intrinsic, types
 from nplrp.kernels.parallel import DISABLED, frozen, kernel, shared_kernel
@@ -44,8 +44,8 @@ def depthwise_forward(x, w, geometry, changes, bias, relu, out, x2=None, threads
         One (p, n) per term: the term's weights are p * max(w, 0) + n * min(w, 0).
     bias : ndarray [c * m]
         Added once, to the finished sum.
-    relu : bool
-        A NaN passes the ReLU.
+    relu : bool or float
+        A number is where to clamp at the top, too. A NaN passes the ReLU.
     out : ndarray [n, out_height, out_width, c * m]
         Overwritten.
     threads : int
@@ -75,20 +75,46 @@ def depthwise_transpose(
 
 def _run(x, x2, w, geometry, transposed, changes, e, threads):
     p, factors = geometry.problem(transposed), np.array(changes, x.dtype)
-    channels = geometry.cin
-    m = geometry.cout // channels
-    cut = Cut(channels, 1 if transposed else m, m if transposed else 1, len(changes), transposed)
+    x = frozen(x)
+    w = frozen(np.require(w, requirements="A"))
+    convolve(p, cut_of(p, len(changes), transposed), x, x if x2 is None else frozen(x2), w, factors, e, threads)
+
+
+def cut_of(p, terms, transposed):
+    """Return the `Cut` of a problem."""
+    channels, wide = (p.cout, p.cin) if transposed else (p.cin, p.cout)
+    m = wide // channels
+    return Cut(channels, 1 if transposed else m, m if transposed else 1, terms, transposed)
+
+
+def convolve(p, cut, x, x2, w, changes, e, threads):
+    """Convolve flat arrays.
+
+    Parameters
+    ----------
+    p : Problem
+    cut : Cut
+    x, x2 : ndarray, flat
+        The inputs of the first and second term, [n, height, width, channels]; `x2` counts only if there are two terms.
+    w : ndarray, flat
+        [kh, kw, c, m].
+    changes : ndarray [terms, 2]
+        One change (p, n) per term.
+    e : Epilogue
+    threads : int
+        The work is split over rows of pixels.
+    """
     threads = threads if e.out.size > 16384 else 1
-    inputs = [frozen(x), frozen(x if x2 is None else x2)]
-    if transposed and m > 1:
-        inputs = [_planes(each, channels, m, threads) for each in (inputs if x2 is not None else inputs[:1] * 2)]
-    _depthwise(threads, p, cut, x.shape[0], *inputs, frozen(np.require(w, requirements="A")), frozen(factors), e)
+    images = e.out.size // max(1, p.out_height * p.out_width * p.cout)
+    if cut.parts > 1:
+        x, x2 = _planes(x, cut, threads), _planes(x2, cut, threads) if cut.terms > 1 else x
+    _depthwise(threads, p, cut, images, x, x2, w, frozen(changes), e)
 
 
-def _planes(s, channels, m, threads):
+def _planes(s, cut, threads):
     """Return s [..., c, m] as [..., m, c], so that numbers that are added lie side by side."""
     out = np.empty(s.size, s.dtype)
-    _swap(threads, s, channels, m, out)
+    _swap(threads, s, cut.channels, cut.parts, out)
     return frozen(out)
 
 
@@ -195,7 +221,6 @@ def _depthwise(thread, threads, p, cut, images, x, x2, w, changes, e):
     ordered = np.empty(PIXELS * out_size, x.dtype) if cut.sums > 1 else sums
     places, w_places = np.empty(taps * cut.parts, np.int64), np.empty(taps * cut.parts, np.int64)
     rows, row_taps = np.empty(p.kernel_h, np.int64), np.empty(p.kernel_h, np.int64)
-    zero = thread - thread
     for row in range(images * p.out_height * thread // threads, images * p.out_height * (thread + 1) // threads):
         image, y = row // p.out_height, row % p.out_height
         count_h = 0
@@ -241,8 +266,7 @@ def _depthwise(thread, threads, p, cut, images, x, x2, w, changes, e):
                                 _accumulate_one(
                                     source, x_from, step, places, weights, w_from, w_places, count, add, sums, s_from, out_size, channels
                                 )
-                    for k in range(number):
-                        if cut.sums > 1:
-                            _interleave(cut, sums, k * out_size, ordered, k * out_size)
-                        finish_run(e, ordered, k * out_size, zero, (row * p.out_width + q) * out_size, out_size)
-                        q += p.up_w
+                    for k in range(number if cut.sums > 1 else 0):
+                        _interleave(cut, sums, k * out_size, ordered, k * out_size)
+                    finish_pixels(e, ordered, 0, out_size, number, out_size, 0, (row * p.out_width + q) * out_size, p.up_w * out_size)
+                    q += number * p.up_w

@@ -17,14 +17,19 @@ right.
 from typing import NamedTuple
 
 import numpy as np
+from llvmlite import ir
 
 from nplrp.kernels.epilogue import finish_pixels
 from nplrp.kernels.microkernel import BLOCK, MAX_ROWS, PANEL_32, PANEL_64, ROW_STEP, SLAB, multiply
+from nplrp.kernels.numba_later import cgutils, intrinsic, types
 from nplrp.kernels.parallel import kernel, shared_kernel
-from nplrp.kernels.simd import copy_4, copy_16, keep_apart
+from nplrp.kernels.simd import Assembler, copy_16, copy_some, keep_apart
+from nplrp.kernels.vector_loop import I64
 
 #: Numbers that are gathered at a time: half a megabyte of float32, about the second-level cache.
 _GATHERED = 131072
+#: Channels of a folded sum: two columns at least fit into a block.
+_MOST_FOLDED = BLOCK // 2
 #: Pixels that are multiplied before their sums are finished.
 _PIECE = max(2, 28 // MAX_ROWS) * MAX_ROWS
 
@@ -44,11 +49,13 @@ class Plan(NamedTuple):
     Attributes
     ----------
     layout : Layout
-    phases : ndarray of int64 [phases, 12]
-        First row and column of the output; rows and columns (widened, if folded); first unit, and the one after the last; where the
-        weights start, in rows of a slab; blocks of a unit and their depth; kernel columns that are folded and their dilation; columns.
-    units : ndarray of int64 [units, 4]
-        What every pixel reads, phase by phase: term, source row and column relative to the pixel's, how many columns.
+    phases : ndarray of int64 [phases, 13]
+        First row and column of the output; rows and columns (widened, if folded); kernel rows and their dilation in the source; runs of a
+        kernel row; blocks of a run and their depth; first unit; where the weights start, in rows of a slab; kernel columns that are
+        folded and their dilation.
+    units : ndarray of int64 [units, 3]
+        What every pixel reads, phase by phase, kernel row by kernel row, run by run: source row and column relative to the pixel's, how
+        many columns.
     taps : ndarray of int64 [taps, 6]
         Where weights go: term, kernel row and column, step to the kernel column that further output channels stand for, how many such
         columns, row in the slab.
@@ -79,20 +86,20 @@ def plan(p, terms, transposed):
             step, dilation = (across[1][n] - across[0][n] if len(across) > 1 else 0 for n in range(2))
             # few channels of neighbours in the image are neighbours in memory, too
             merged = not fold and cin < BLOCK and p.groups == 1 and dilation == 1
-            width = len(across) if merged else 1
+            width, runs = (len(across), across[:1]) if merged else (1, across[:1] if fold else across)
             blocks, depth = blocking(width * cin)
             first, start, folded = len(units), k, max(1, len(across)) if fold else 1
+            units += [(v, u, width) for _, v in down for _, u in runs]
             for term in range(terms):
-                for i, v in down:
-                    for j, u in across[:1] if fold or merged else across:
-                        units.append((term, v, u, width))
+                for i, _ in down:
+                    for j, _ in runs:
                         taps += [(term, i, j + n * step, step, folded, k + n * cin) for n in range(width)]
                         k += blocks * depth
-            out_rows, out_columns = -(-(p.out_height - y) // p.up_h), -(-(p.out_width - x) // p.up_w)
-            wide = out_columns + (folded - 1) * dilation
-            phases.append((y, x, out_rows, wide, first, len(units), start, blocks, depth, folded, dilation, out_columns))
+            out_rows, wide = -(-(p.out_height - y) // p.up_h), -(-(p.out_width - x) // p.up_w) + (folded - 1) * dilation
+            kernel_rows = len(down), down[1][1] - down[0][1] if len(down) > 1 else 0
+            phases.append((y, x, out_rows, wide, *kernel_rows, len(runs), blocks, depth, first, start, folded, dilation))
     layout = Layout(terms, p.groups, -(-(most if fold else 1) * cout // SLAB), k * SLAB)
-    return Plan(layout, *(_table(*each) for each in ((phases, 12), (units, 4), (taps, 6))))
+    return Plan(layout, *(_table(*each) for each in ((phases, 13), (units, 3), (taps, 6))))
 
 
 def _taps(first, count, stride, dilation, before, up):
@@ -118,21 +125,19 @@ def _zero(a, first, blocks, block_step, pixels):
 @kernel
 def _copy_runs(x, x_from, x_step, run, pixels, blocks, depth, a, to, block_step):
     """Copy `run` numbers for each pixel to [block][pixel][16], zeros behind them."""
-    whole = run == blocks * BLOCK
-    for n in range(pixels):
-        source, at = x_from + n * x_step, to + n * BLOCK
-        if whole:
-            for block in range(blocks):
-                copy_16(x, source + block * BLOCK, a, at + block * block_step)
-        else:
-            for block in range(blocks):
-                left = run - block * depth
-                for c in range(0, depth, 4):
-                    if left - c >= 4:
-                        copy_4(x, source + block * depth + c, a, at + block * block_step + c)
-                    else:
-                        for each in range(4):
-                            a[at + block * block_step + c + each] = x[source + block * depth + c + each] if c + each < left else 0
+    last = run - (blocks - 1) * depth
+    # the numbers of the last block are read with what lies behind them, as far as the array reaches
+    whole = max(0, min(pixels, (x.size - BLOCK - (blocks - 1) * depth - x_from + x_step) // x_step))
+    for n in range(whole):
+        for block in range(blocks - 1):
+            copy_16(x, x_from + n * x_step + block * depth, a, to + n * BLOCK + block * block_step)
+    for n in range(whole):
+        copy_some(x, x_from + n * x_step + (blocks - 1) * depth, a, to + n * BLOCK + (blocks - 1) * block_step, last)
+    for n in range(whole, pixels):
+        for block in range(blocks):
+            for c in range(depth):
+                v = x[x_from + n * x_step + block * depth + c] if block < blocks - 1 or c < last else 0
+                a[to + n * BLOCK + block * block_step + c] = v
 
 
 @kernel
@@ -173,98 +178,167 @@ def _gather(p, unit, cin, c_from, x, rows, columns, first, count, blocks, depth,
                         a[to + n * BLOCK + k // depth * block_step + k % depth] = x[from_]
 
 
-@kernel
-def _fold(folded, dilation, columns, cout, sums, totals):
-    """Add up the kernel columns, from left to right."""
-    for x in range(columns):
-        for c in range(cout):
-            total = sums[x * SLAB + c]
-            for j in range(1, folded):
-                total += sums[(x + j * dilation) * SLAB + j * cout + c]
-            totals[x * cout + c] = total
+@intrinsic
+def _fold(typing, sums, s_step, c_step, folded, totals, cout, columns):
+    """Add up the kernel columns, from left to right: totals[x * cout + c] = sum over j of sums[x * 32 + j * (s_step + c_step) + c].
+
+    Eight channels are written for every pixel, of which later pixels overwrite what is too much.
+    """
+
+    def emit(context, builder, signature, args):
+        asm = Assembler(context, builder, signature, args, sums.dtype, _MOST_FOLDED)
+        _, s_step, c_step, folded, _, cout, columns = args
+        total, step = cgutils.alloca_once_value(builder, asm.constant(0.0)), builder.add(s_step, c_step)
+        with cgutils.for_range(builder, columns) as counter:
+            first = asm.array(0, builder.mul(counter.index, ir.Constant(I64, SLAB)))
+            builder.store(asm.load(first), total)
+            with cgutils.for_range_slice(builder, ir.Constant(I64, 1), folded, ir.Constant(I64, 1)) as (j, _):
+                other = asm.load(asm.step(first, builder.mul(j, step)))
+                builder.store(asm.add(builder.load(total, typ=asm.vector), other), total)
+            asm.store(builder.load(total, typ=asm.vector), asm.array(4, builder.mul(counter.index, cout)))
+        return context.get_dummy_value()
+
+    whole = types.int64
+    return types.void(sums, whole, whole, whole, totals, whole, whole), emit
 
 
 @kernel
-def _finish(p, e, y, x, rows, columns, first, count, sums, s_pixel, channels, c_from):
-    """Finish pixels first ... first + count - 1 of a phase that starts at (y, x)."""
-    keep_apart()
-    done, step = 0, p.up_w * p.cout
-    while done < count:
-        pixel, pixels = first + done, count - done
-        if p.up_h != 1 or p.up_w != 1:
-            image, row, column = pixel // (rows * columns), pixel // columns % rows, pixel % columns
-            pixel, pixels = (image * p.out_height + y + row * p.up_h) * p.out_width + x + column * p.up_w, min(columns - column, pixels)
-        finish_pixels(e, sums, done * s_pixel, s_pixel, pixels, channels, c_from, pixel * p.cout + c_from, step)
-        done += pixels
-
-
-@kernel
-def _chunk(pixels, piece, size, cached, slabs, threads):
-    """Return how many pixels to gather at a time: so many that threads have equal shares, and weights are read seldom."""
-    most = max(1, _GATHERED // max(1, size * piece))
-    if cached:  # read them as often as you like
-        most = min(most, max(1, 4 * MAX_ROWS // piece))
-    pieces = (pixels + piece - 1) // piece
-    chunks = (pieces + most - 1) // most
+def _shares(pieces, most, slabs, threads):
+    """Return into how many chunks of at most `most` pieces to cut, so that threads have about equal shares of (chunk, slab)."""
+    chunks = max(1, (pieces + most - 1) // most)
     while chunks < pieces and 8 * (-chunks * slabs % threads) > chunks * slabs:
         chunks += 1
-    return (pieces + chunks - 1) // chunks * piece
+    return chunks
+
+
+class Cut(NamedTuple):
+    """How a thread gathers a phase.
+
+    A chunk of pixels lies in segments, which are rows of the output if these share what they read, else everything in one.
+    """
+
+    shared: bool
+    chunk: int  # pixels, at most
+    per_image: int  # chunks of an image, if shared
+    segment: int  # pixels, at most
+    segment_step: int  # from one to the next in what was gathered
+    block_step: int
+    row_step: int  # from one kernel row to the next
+    run_step: int
+    term_step: int
+
+
+@kernel
+def _cut(p, layout, images, threads, rows, columns, kernel_rows, dilation_h, runs, blocks, depth, folded):
+    """Return the `Cut` of a phase."""
+    slabs = layout.groups * layout.slabs
+    units = kernel_rows * runs
+    if folded > 1 or (kernel_rows > 1 and dilation_h == 1 and columns >= 2 * MAX_ROWS):
+        block_step = (columns // ROW_STEP * ROW_STEP + ROW_STEP + 1) * BLOCK  # an odd number of cache lines
+        row_step, reach = runs * blocks * block_step, (kernel_rows - 1) * dilation_h + 1
+        most = max(1, (_GATHERED // max(1, layout.terms * row_step) - reach) // p.stride_h + 1)
+        per_image = _shares(rows, min(rows, most), slabs * images, threads)
+        most = (rows + per_image - 1) // per_image
+        term_step = ((most - 1) * p.stride_h + reach) * row_step
+        run_step, segment_step, row_step = blocks * block_step, p.stride_h * row_step, dilation_h * row_step
+        return Cut(True, most * columns, per_image, columns, segment_step, block_step, row_step, run_step, term_step)
+    size, pixels = layout.terms * units * blocks * BLOCK, images * rows * columns
+    most = max(1, _GATHERED // max(1, size * MAX_ROWS))
+    if layout.terms * units * blocks * depth * p.cout // layout.groups < _GATHERED:  # weights that stay near may be read often
+        most = min(most, 4)
+    pieces = (pixels + MAX_ROWS - 1) // MAX_ROWS
+    chunk = min(pixels, (pieces + _shares(pieces, most, slabs, threads) - 1) // _shares(pieces, most, slabs, threads) * MAX_ROWS)
+    block_step = (chunk // ROW_STEP * ROW_STEP + ROW_STEP + 1) * BLOCK
+    run_step = blocks * block_step
+    return Cut(False, chunk, 0, chunk, 0, block_step, runs * run_step, run_step, units * run_step)
+
+
+@kernel
+def _gather_chunk(p, cut, term, x, group, shape, units, first, begin, count, a):
+    """Gather what a chunk of pixels reads of one term's input."""
+    keep_apart()
+    rows, columns, kernel_rows, dilation_h, runs, blocks, depth = shape
+    cin, term_from = p.cin // p.groups, term * cut.term_step
+    reach = (count // columns - 1) * p.stride_h + (kernel_rows - 1) * dilation_h + 1
+    for each in range(reach if cut.shared else kernel_rows):
+        for run in range(runs):
+            if cut.shared:  # source rows one after the other
+                place, pixels, step = (
+                    (units[first + run, 0] + each, units[first + run, 1], units[first + run, 2]),
+                    columns,
+                    runs * cut.run_step,
+                )
+            else:
+                unit = first + each * runs + run
+                place, pixels, step = (units[unit, 0], units[unit, 1], units[unit, 2]), count, cut.row_step
+            at = term_from + each * step + run * cut.run_step
+            _gather(p, place, cin, group * cin, x, rows, columns, begin, pixels, blocks, depth, a, at, cut.block_step)
+            if pixels % ROW_STEP != 0:
+                _zero(a, at + pixels * BLOCK, blocks, cut.block_step, 1)
 
 
 @shared_kernel
 def _convolve(thread, threads, p, layout, phases, units, images, x, x2, weights, e):
     """Do one thread's share of every phase: of all (gathered pixels, group, slab)."""
-    cin, cout, slabs, groups = p.cin // p.groups, p.cout // p.groups, layout.slabs, p.groups
+    cout, slabs, groups = p.cout // p.groups, layout.slabs, p.groups
     panel = PANEL_32 if weights.itemsize == 4 else PANEL_64
     b_panel = layout.slab_size // SLAB * panel
     zero = thread - thread  # not a literal: Numba would compile the callees anew for it
     for phase in range(len(phases)):
-        y, q, rows, columns = phases[phase, 0], phases[phase, 1], phases[phase, 2], phases[phase, 3]
-        first, last, start, blocks, depth = phases[phase, 4], phases[phase, 5], phases[phase, 6], phases[phase, 7], phases[phase, 8]
-        folded, dilation, out_columns = phases[phase, 9], phases[phase, 10], phases[phase, 11]
-        pixels, k_blocks, width = images * rows * columns, (last - first) * blocks, folded * cout
-        if pixels == 0:
+        y, q, rows, columns, kernel_rows = phases[phase, 0], phases[phase, 1], phases[phase, 2], phases[phase, 3], phases[phase, 4]
+        dilation_h, runs, blocks, depth, first = phases[phase, 5], phases[phase, 6], phases[phase, 7], phases[phase, 8], phases[phase, 9]
+        start, folded, dilation = phases[phase, 10], phases[phase, 11], phases[phase, 12]
+        if images * rows * columns == 0:
             continue
-        piece = columns if folded > 1 else MAX_ROWS
-        chunk = _chunk(pixels, piece, k_blocks * BLOCK, k_blocks * depth * width < _GATHERED, groups * slabs, threads)
-        stride = (min(chunk, pixels) // ROW_STEP * ROW_STEP + ROW_STEP + 1) * BLOCK  # an odd number of cache lines
-        piece = columns if folded > 1 else min(_PIECE, chunk)
-        a = np.empty(k_blocks * stride, x.dtype)
+        cut = _cut(p, layout, images, threads, rows, columns, kernel_rows, dilation_h, runs, blocks, depth, folded)
+        k_blocks, out_columns = layout.terms * kernel_rows * runs * blocks, columns - (folded - 1) * dilation
+        piece = columns if folded > 1 else min(_PIECE, cut.segment)
+        a = np.empty(layout.terms * cut.term_step, x.dtype)
         sums = np.zeros((piece + ROW_STEP) * SLAB, x.dtype)
-        totals = np.empty(out_columns * cout, x.dtype) if folded > 1 else sums
+        totals, s_pixel = (np.empty(out_columns * cout + _MOST_FOLDED, x.dtype), cout) if folded > 1 else (sums, zero + SLAB)
         offsets = np.empty(k_blocks, np.int64)
         for k in range(k_blocks):
-            offsets[k] = k * stride
-        tasks, gathered = (pixels + chunk - 1) // chunk * groups * slabs, -1
+            term, i, j, block = k // (kernel_rows * runs * blocks), k // (runs * blocks) % kernel_rows, k // blocks % runs, k % blocks
+            offsets[k] = term * cut.term_step + i * cut.row_step + j * cut.run_step + block * cut.block_step
+        chunks = images * cut.per_image if cut.shared else (images * rows * columns + cut.chunk - 1) // cut.chunk
+        tasks, gathered = chunks * groups * slabs, -1
         for task in range(tasks * thread // threads, tasks * (thread + 1) // threads):
-            begin, group, slab = task // (groups * slabs) * chunk, task // slabs % groups, task % slabs
-            count, channels = min(chunk, pixels - begin), min(SLAB, width - slab * SLAB)
+            chunk, group, slab = task // (groups * slabs), task // slabs % groups, task % slabs
+            begin, end = chunk * cut.chunk, images * rows * columns
+            if cut.shared:
+                image = chunk // cut.per_image
+                begin, end = image * rows * columns + chunk % cut.per_image * cut.chunk, (image + 1) * rows * columns
+            count = min(cut.chunk, end - begin)
+            if count <= 0:
+                continue
             if task // slabs != gathered and k_blocks > 0:
                 gathered = task // slabs
-                for unit in range(first, last):
-                    source = x if units[unit, 0] == 0 else x2
-                    place = units[unit, 1], units[unit, 2], units[unit, 3]
-                    at = (unit - first) * blocks * stride
-                    _gather(p, place, cin, group * cin, source, rows, columns, begin, count, blocks, depth, a, at, stride)
-                    if count % ROW_STEP != 0:
-                        _zero(a, at + count * BLOCK, blocks, stride, 1)
+                for term in range(layout.terms):
+                    source = x if term == 0 else x2
+                    shape = rows, columns, kernel_rows, dilation_h, runs, blocks, depth
+                    _gather_chunk(p, cut, term, source, group, shape, units, first, begin, count, a)
+            channels = min(SLAB, cout - slab * SLAB)
             w_from, c_from = (group * slabs + slab) * layout.slab_size + start * panel, group * cout + slab * SLAB
-            pieces, pairs = (count + piece - 1) // piece, (count + ROW_STEP - 1) // ROW_STEP
-            for n in range(pieces):
-                low, high = pairs * n // pieces * ROW_STEP, min(count, pairs * (n + 1) // pieces * ROW_STEP)
-                if folded > 1:
-                    low, high = n * columns, (n + 1) * columns
+            segment = min(count, cut.segment)
+            pieces, pairs = (segment + piece - 1) // piece, (segment + ROW_STEP - 1) // ROW_STEP
+            for n in range(pieces * (count // segment)):
+                low, high = pairs * (n % pieces) // pieces * ROW_STEP, min(segment, pairs * (n % pieces + 1) // pieces * ROW_STEP)
                 if k_blocks > 0:
-                    even = (high - low + ROW_STEP - 1) // ROW_STEP * ROW_STEP
-                    multiply(
-                        even, channels, a, low * BLOCK, zero, offsets, zero, k_blocks, depth, weights, w_from, zero, b_panel, sums, zero
-                    )
+                    even, wide = (high - low + ROW_STEP - 1) // ROW_STEP * ROW_STEP, min(SLAB, folded * channels)
+                    a_from = n // pieces * cut.segment_step + low * BLOCK
+                    multiply(even, wide, a, a_from, zero, offsets, zero, k_blocks, depth, weights, w_from, zero, b_panel, sums, zero)
+                done, pixel, left, wide = 0, begin + n // pieces * segment + low, high - low, columns
                 if folded > 1:
-                    _fold(folded, dilation, out_columns, cout, sums, totals)
-                    row = (begin + low) // columns
-                    _finish(p, e, y, q, rows, out_columns, row * out_columns, out_columns, totals, cout, cout, zero)
-                else:
-                    _finish(p, e, y, q, rows, columns, begin + low, high - low, sums, zero + SLAB, channels, c_from)
+                    _fold(sums, dilation * SLAB, cout, folded, totals, cout, out_columns)
+                    pixel, left, wide = pixel // columns * out_columns, out_columns, out_columns
+                while left > 0:
+                    at, some = pixel, left
+                    if p.up_h != 1 or p.up_w != 1:  # pixels that are neighbours here have others between them
+                        image, row, column = pixel // (rows * wide), pixel // wide % rows, pixel % wide
+                        at = (image * p.out_height + y + row * p.up_h) * p.out_width + q + column * p.up_w
+                        some = min(wide - column, left)
+                    finish_pixels(e, totals, done * s_pixel, s_pixel, some, channels, c_from, at * p.cout + c_from, p.up_w * p.cout)
+                    done, pixel, left = done + some, pixel + some, left - some
 
 
 def convolve(p, cut, images, x, x2, weights, e, threads):

@@ -235,14 +235,12 @@ def _finish_slab(p, plan, e, slab, channels, first, count, rows, m, m_from):
         if height == OUT and width == OUT and channels == SLAB:
             for n in range(0, SLAB, _LANES):
                 b, o = slab * SLAB + n, o_from + n
-                finish_output(
-                    m, m_at + n, m_step, e.mode, e.bias, b, e.a, e.z, e.z2, e.out, e.out2, o, row, p.cout, e.eps, e.below, e.alpha, e.beta
-                )
+                finish_output(m, m_at + n, m_step, e, b, o, row, p.cout)
             continue
         for n in range(0, channels, _LANES):
             transform_output(m, m_at + n, m_step, y, y_from + n)
         for i in range(height):
-            finish_pixels(e, y, y_from + i * OUT * SLAB, y_from + SLAB, width, channels, slab * SLAB, o_from + i * row, p.cout)
+            finish_pixels(e, y, y_from + i * OUT * SLAB, SLAB, width, channels, slab * SLAB, o_from + i * row, p.cout)
 
 
 _WHOLE, _TILES, _SLABS, _PACK = range(4)
