@@ -28,16 +28,22 @@ def sum_forward(arrays, weights, out, relu=False, nt=1):
         Two or more.
     weights : sequence of float
     out : ndarray
-        May be one of the first two arrays.
+        May be the first array.
     relu : bool or float
     nt : int
     """
-    number = out.dtype.type
-    total, weight = arrays[0], weights[0]
+    number, total = out.dtype.type, arrays[0]
     for i, (a, w) in enumerate(zip(arrays[1:], weights[1:], strict=True), 2):
         low, high = (0 if relu else -np.inf, _top(relu)) if i == len(arrays) else (-np.inf, np.inf)
-        _add(_few(nt, out), frozen(total), frozen(a), number(weight), number(w), number(low), number(high), out.reshape(-1))
-        total, weight = out, 1
+        _add(
+            _few(nt, out),
+            frozen(total),
+            frozen(a),
+            *map(number, (weights[0] if i == 2 else 1, w, low, high)),
+            out.reshape(-1),
+            total is out,
+        )
+        total = out
 
 
 def sum_transpose(s, weight, out, add=False, nt=1):
@@ -87,8 +93,7 @@ def sum_relevance(R, z, kind, eps, arrays, weights, outs, add=None, nt=1):
 
 def accumulate(r, R, nt=1):
     """Add r to R."""
-    one = R.dtype.type(1)
-    _add(_few(nt, R), frozen(R), frozen(r), one, one, R.dtype.type(-np.inf), R.dtype.type(np.inf), R.reshape(-1))
+    _add(_few(nt, R), frozen(R), frozen(r), *map(R.dtype.type, (1, 1, -np.inf, np.inf)), R.reshape(-1), True)
 
 
 def extreme_forward(arrays, z, winner, lowest=False, nt=1):
@@ -146,15 +151,23 @@ def _shares(division, arrays, weights, outs, add, nt):
         _share(_few(nt, outs[i]), *division, a, b, number(weights[i]), number(weights[i + 1] if two else 0), *to)
 
 
+@kernel
+def _clamped(v, low, high, zero):
+    v = low + v * zero if v < low else v  # v * 0 makes a NaN of an infinity, which must not be lost
+    return high + v * zero if v > high else v
+
+
 @shared_kernel
-def _add(t, nt, a, b, wa, wb, low, high, out):
+def _add(t, nt, a, b, wa, wb, low, high, out, in_place):
     zero = out.dtype.type(0)
     first, last = out.size * t // nt, out.size * (t + 1) // nt
     a, b, out = a[first:last], b[first:last], out[first:last]
-    for i in range(out.size):
-        v = wa * a[i] + wb * b[i]
-        v = low + v * zero if v < low else v  # v * 0 makes a NaN of an infinity, which must not be lost
-        out[i] = high + v * zero if v > high else v
+    if in_place:  # LLVM makes no vectors of a loop in which `a` may be `out`
+        for i in range(out.size):
+            out[i] = _clamped(wa * out[i] + wb * b[i], low, high, zero)
+    else:
+        for i in range(out.size):
+            out[i] = _clamped(wa * a[i] + wb * b[i], low, high, zero)
 
 
 @kernel
@@ -184,11 +197,14 @@ def _share(t, nt, R, z, numbers, divide, a, b, wa, wb, out, add, out2, add2):
         if not divide:
             for i in range(s.size):
                 s[i] = relevance[i]
-        else:
+        elif drop:
             for i in range(s.size):
                 d = denominator(output[i], below, lowest, highest, at_zero, above, least)
                 q = relevance[i] / d
-                s[i] = d if drop != 0 and d == 0 else q
+                s[i] = d if d == 0 else q
+        else:
+            for i in range(s.size):
+                s[i] = relevance[i] / denominator(output[i], below, lowest, highest, at_zero, above, least)
         _give(s, a[begin:end], wa, out[begin:end], add)
         if out2.size:
             _give(s, b[begin:end], wb, out2[begin:end], add2)
@@ -198,11 +214,18 @@ def _share(t, nt, R, z, numbers, divide, a, b, wa, wb, out, add, out2, add2):
 def _choose(t, nt, a, b, sign, index, z, winner):
     first, last = z.size * t // nt, z.size * (t + 1) // nt
     a, b, z, winner = a[first:last], b[first:last], z[first:last], winner[first:last]
-    for i in range(z.size):
-        u, v = a[i], b[i]
-        better = not (sign * v <= sign * u) and u == u
-        z[i] = v if better else u
-        winner[i] = index if better else (0 if index == 1 else winner[i])
+    if index == 1:
+        for i in range(z.size):
+            u, v = a[i], b[i]
+            better = not (sign * v <= sign * u) and u == u
+            z[i] = v if better else u
+            winner[i] = 1 if better else 0
+    else:  # `a` is z
+        for i in range(z.size):
+            u, v = z[i], b[i]
+            better = not (sign * v <= sign * u) and u == u
+            z[i] = v if better else u
+            winner[i] = index if better else winner[i]
 
 
 @shared_kernel
