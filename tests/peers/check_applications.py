@@ -48,7 +48,11 @@ NAMES = [
 ]
 #: Networks that only Keras 2 has.
 OLD = [
-    *(f"RegNet{kind}{size}" for kind in "XY" for size in ("002", "004", "006", "008", "016", "032", "040", "064", "080", "120", "160", "320")),
+    *(
+        f"RegNet{kind}{size}"
+        for kind in "XY"
+        for size in ("002", "004", "006", "008", "016", "032", "040", "064", "080", "120", "160", "320")
+    ),
     *(f"ResNetRS{depth}" for depth in (50, 101, 152, 200, 270, 350, 420)),
 ]
 SUBTRACTED = ("VGG16", "VGG19", "ResNet50", "ResNet101", "ResNet152")

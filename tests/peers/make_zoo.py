@@ -126,7 +126,9 @@ def make_one(title: str, dialect: str, builder: Builder) -> dict:
     keras_pass.fill(model, network.weights())
     with tempfile.TemporaryDirectory() as folder:
         record_files(k, model, network, Path(folder))
-        record["refused"] = [layout for layout in network.layouts if layout != "weights.h5" and refuses(k, Path(folder) / f"real.{layout}", network)]
+        record["refused"] = [
+            layout for layout in network.layouts if layout != "weights.h5" and refuses(k, Path(folder) / f"real.{layout}", network)
+        ]
         record["checked"] = check_files(k, network, Path(folder))
     return record
 
@@ -168,7 +170,7 @@ def record_files(k, model, network: zoo.Network, folder: Path) -> None:
     with h5py.File(real["weights.h5"]) as file:
 
         def visit(place: str, item: h5py.HLObject) -> None:
-            if isinstance(item, h5py.Group) and place.split("/")[-1] == "vars":
+            if isinstance(item, h5py.Group) and place.rsplit("/", maxsplit=1)[-1] == "vars":
                 numbers = [which(item[key]) for key in sorted(item, key=int)]
                 record["by_number"].append([place[:-5], item.attrs.get("name"), numbers])
 
