@@ -7,8 +7,11 @@ or in float64 when the caller passes float64 arrays.
 import numpy as np
 
 
-def conv_forward(x, w, b, stride=(1, 1), dilation=(1, 1), pads=(0, 0, 0, 0)):
-    """[n, h, w, cin], [kh, kw, cin, cout] -> [n, ho, wo, cout]"""
+def conv_forward(x, w, b, stride=(1, 1), dilation=(1, 1), pads=(0, 0, 0, 0), groups=1):
+    """[n, h, w, cin], [kh, kw, cin / groups, cout] -> [n, ho, wo, cout]"""
+    if groups > 1:
+        parts = zip(np.split(x, groups, axis=3), np.split(w, groups, axis=3), np.split(b, groups), strict=True)
+        return np.concatenate([conv_forward(*part, stride, dilation, pads) for part in parts], axis=3)
     kh, kw, _, cout = w.shape
     xp = np.pad(x, ((0, 0), pads[:2], pads[2:], (0, 0)))
     ho = (xp.shape[1] - (kh - 1) * dilation[0] - 1) // stride[0] + 1
@@ -22,8 +25,11 @@ def conv_forward(x, w, b, stride=(1, 1), dilation=(1, 1), pads=(0, 0, 0, 0)):
     return z + b
 
 
-def conv_transpose(s, w, height, width, stride=(1, 1), dilation=(1, 1), pads=(0, 0, 0, 0)):
-    """[n, ho, wo, cout], [kh, kw, cin, cout] -> [n, height, width, cin]: the transpose of `conv_forward` without bias"""
+def conv_transpose(s, w, height, width, stride=(1, 1), dilation=(1, 1), pads=(0, 0, 0, 0), groups=1):
+    """[n, ho, wo, cout], [kh, kw, cin / groups, cout] -> [n, height, width, cin]: the transpose of `conv_forward` without bias"""
+    if groups > 1:
+        parts = zip(np.split(s, groups, axis=3), np.split(w, groups, axis=3), strict=True)
+        return np.concatenate([conv_transpose(*part, height, width, stride, dilation, pads) for part in parts], axis=3)
     kh, kw, cin, _ = w.shape
     c = np.zeros((s.shape[0], height + pads[0] + pads[1], width + pads[2] + pads[3], cin), s.dtype)
     for r in range(s.shape[1]):
@@ -32,6 +38,18 @@ def conv_transpose(s, w, height, width, stride=(1, 1), dilation=(1, 1), pads=(0,
                 for j in range(kw):
                     c[:, r * stride[0] + i * dilation[0], q * stride[1] + j * dilation[1]] += s[:, r, q] @ w[i, j].T
     return c[:, pads[0] : pads[0] + height, pads[2] : pads[2] + width]
+
+
+def depthwise_forward(x, w, b, stride=(1, 1), dilation=(1, 1), pads=(0, 0, 0, 0)):
+    """[n, h, w, c], [kh, kw, c, m] -> [n, ho, wo, c * m]: each channel by itself, output c * m + j"""
+    kh, kw, c, m = w.shape
+    return conv_forward(x, w.reshape(kh, kw, 1, c * m), b, stride, dilation, pads, c)
+
+
+def depthwise_transpose(s, w, height, width, stride=(1, 1), dilation=(1, 1), pads=(0, 0, 0, 0)):
+    """[n, ho, wo, c * m], [kh, kw, c, m] -> [n, height, width, c]"""
+    kh, kw, c, m = w.shape
+    return conv_transpose(s, w.reshape(kh, kw, 1, c * m), height, width, stride, dilation, pads, c)
 
 
 def max_winners(a, size, stride, pads=(0, 0, 0, 0)):

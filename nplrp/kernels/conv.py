@@ -4,15 +4,14 @@ Arrays are NHWC and C-contiguous, kernels HWIO. Nothing is checked here: `nplrp.
 Results depend on shapes, dtype, weights and inputs, never on threads, batch, vector width or what ran before.
 """
 
-import functools
 from dataclasses import dataclass
 
 import numpy as np
 
-from nplrp.kernels import direct, packing, winograd_conv
-from nplrp.kernels.epilogue import BIAS, RATIO, RATIOS, RELU, STORE, TIMES, Epilogue
+from nplrp.kernels import depthwise, direct, packing, winograd_conv
+from nplrp.kernels.epilogue import STORE, epilogue, forward_epilogue, transpose_epilogue
 from nplrp.kernels.geometry import Geometry, Problem
-from nplrp.kernels.microkernel import SLAB
+from nplrp.kernels.parallel import frozen
 from nplrp.kernels.winograd_conv import Weights
 
 __all__ = ["Geometry", "Packed", "Workspace", "algorithm", "conv_forward", "conv_transpose", "pack", "unstored"]
@@ -26,17 +25,20 @@ class Packed:
     ----------
     problem : Problem
     algorithm : str
-        ``"winograd"`` or ``"direct"``.
+        ``"winograd"``, ``"direct"``, or ``"depthwise"``, which has the bits of a direct convolution.
     terms : int
         How many inputs are convolved and summed.
     weights : Weights
         Blocks in the kernels' own order, or the HWIO weights to make them from on the fly.
+    plan : direct.Plan, depthwise.Cut or None
+        How the work of all but Winograd's is cut.
     """
 
     problem: Problem
     algorithm: str
     terms: int
     weights: Weights
+    plan: direct.Plan | depthwise.Cut | None = None
 
 
 class Workspace:
@@ -57,7 +59,7 @@ def algorithm(geometry: Geometry, dtype) -> str:
 
     Small ones gain little from Winograd's transforms, and stay as exact as direct sums are.
     """
-    simple = geometry.kernel == (3, 3) and geometry.stride == geometry.dilation == (1, 1)
+    simple = geometry.kernel == (3, 3) and geometry.stride == geometry.dilation == (1, 1) and geometry.groups == 1
     enough = min(geometry.cin, geometry.cout) >= 64 and min(geometry.out_height, geometry.out_width) >= 7
     return "winograd" if simple and enough and np.dtype(dtype) == np.float32 else "direct"
 
@@ -70,8 +72,8 @@ def pack(w, geometry, transposed=False, changes=((1.0, 1.0),), dtype=None, algor
 
     Parameters
     ----------
-    w : ndarray [kh, kw, cin, cout]
-        float32 or float64; may be read-only and memory-mapped.
+    w : ndarray [kh, kw, cin / groups, cout]
+        float32 or float64; may be read-only and memory-mapped. With as many groups as channels Keras's [kh, kw, cin, m] is the same.
     geometry : Geometry
     transposed : bool
         For `conv_transpose`.
@@ -94,28 +96,28 @@ def pack(w, geometry, transposed=False, changes=((1.0, 1.0),), dtype=None, algor
     name = algorithm or _algorithm(geometry, dtype)
     problem = geometry.problem(transposed)
     factors = _read_only(np.array(changes, dtype))
-    slabs = -(-problem.cout // SLAB)
     nothing = np.empty(0, dtype)
+    if geometry.groups == geometry.cin > 1:
+        weights = Weights(_flat(w.astype(dtype, copy=False)), transposed, factors, _read_only(nothing))
+        return Packed(problem, "depthwise", len(changes), weights, depthwise.cut_of(problem, len(changes), transposed))
     if name == "direct":
-        narrow = transposed and direct.is_narrow(problem)
-        wide, _ = direct.widen(problem, narrow)
-        cut = direct.plan(wide, len(changes))
-        blocks = _scratch(cut.slabs * cut.slab_size, dtype)
-        source = _read_only(_columns_as_channels(w) if narrow else w)
-        packing.pack_direct(threads, wide, cut, source, transposed and not narrow, factors, blocks)
-        return Packed(problem, name, len(changes), Weights(_read_only(nothing), transposed, factors, blocks))
+        cut = direct.plan(problem, len(changes), transposed)
+        blocks = _scratch(problem.groups * cut.layout.slabs * cut.layout.slab_size, dtype)
+        source = _flat(w.astype(dtype, copy=False))
+        packing.pack_direct(threads, problem, cut.layout, cut.taps, source, transposed, factors, blocks)
+        return Packed(problem, name, len(changes), Weights(_read_only(nothing), transposed, factors, blocks), cut)
     weights = Weights(_flat(w.astype(dtype, copy=False)), transposed, factors, nothing)
     plan = winograd_conv.plan(problem, 1, len(changes))
     if stored if stored is not None else not plan.small:
-        blocks = _scratch(slabs * plan.parts * plan.u_size, dtype)
-        winograd_conv.pack(problem, plan, weights, _epilogue(STORE, nothing), blocks, threads)
+        blocks = _scratch(plan.slabs * plan.parts * plan.u_size, dtype)
+        winograd_conv.pack(problem, plan, weights, epilogue(STORE, nothing), blocks, threads)
         weights = Weights(_read_only(nothing), transposed, factors, blocks)
     return Packed(problem, name, len(changes), weights)
 
 
 def unstored(packed) -> int:
     """Return how many bytes the transformed weights would take that `packed` makes in every call; 0 if it doesn't make any."""
-    if packed.algorithm == "direct" or len(packed.weights.blocks):
+    if packed.algorithm != "winograd" or len(packed.weights.blocks):
         return 0
     cut = winograd_conv.plan(packed.problem, 1, packed.terms)
     return cut.slabs * cut.parts * cut.u_size * packed.weights.source.itemsize
@@ -131,8 +133,8 @@ def conv_forward(x, packed, bias, relu, out, x2=None, packed2=None, bias2=None, 
     packed : Packed
     bias : ndarray [cout]
         Added once, to the finished sum.
-    relu : bool
-        A NaN passes the ReLU.
+    relu : bool or float
+        A number is where to clamp at the top, too. A NaN passes the ReLU.
     out : ndarray [n, out_height, out_width, cout]
         Overwritten.
     packed2, bias2, out2 : optional
@@ -140,8 +142,8 @@ def conv_forward(x, packed, bias, relu, out, x2=None, packed2=None, bias2=None, 
     threads : int
     workspace : Workspace, optional
     """
-    second = None if packed2 is None else _epilogue(BIAS, out2, bias=bias2)
-    _run(x, x2, packed, _epilogue(RELU if relu else BIAS, out, bias=bias), threads, workspace, packed2, second)
+    second = None if packed2 is None else forward_epilogue(False, out2, bias2)
+    _run(x, x2, packed, forward_epilogue(relu, out, bias), threads, workspace, packed2, second)
 
 
 def conv_transpose(
@@ -167,35 +169,20 @@ def conv_transpose(
     threads : int
     workspace : Workspace, optional
     """
-    mode = STORE if a is None else TIMES if z is None else RATIO if z2 is None else RATIOS
-    _run(s, s2, packed, _epilogue(mode, out, None, a, z, z2, out2, eps, signed, weights), threads, workspace)
-
-
-def _epilogue(mode, out, bias=None, a=None, z=None, z2=None, out2=None, eps=0.0, signed=False, weights=(1.0, 1.0)):
-    number, unused = out.dtype.type, _unused(out.dtype)
-    inputs = [unused if v is None else _flat(v) for v in (bias, a, z, z2)]
-    below = -eps if signed else eps
-    return Epilogue(
-        mode,
-        *inputs,
-        out.reshape(-1),
-        np.empty(0, out.dtype) if out2 is None else out2.reshape(-1),
-        number(eps),
-        number(below),
-        number(weights[0]),
-        number(weights[1]),
-    )
+    _run(s, s2, packed, transpose_epilogue(out, a, z, eps, signed, out2, z2, weights), threads, workspace)
 
 
 def _run(x, x2, packed, e, threads, workspace, packed2=None, e2=None):
     problem, images = packed.problem, x.shape[0]
-    x = _flat(x)
-    inputs = [x, x if x2 is None else _flat(x2)]
-    narrow = packed.weights.transposed and direct.is_narrow(problem)
-    if packed.algorithm == "direct" or (packed2 is not None and packed2.algorithm == "direct"):
-        direct.convolve(problem, narrow, images, *inputs, packed.terms, packed.weights.blocks, e, threads)
-        if packed2 is not None:
-            direct.convolve(problem, narrow, images, *inputs, packed2.terms, packed2.weights.blocks, e2, threads)
+    inputs = [frozen(x), frozen(x if x2 is None else x2)]
+    if packed.algorithm == "depthwise":
+        depthwise.convolve(problem, packed.plan, *inputs, packed.weights.source, packed.weights.changes, e, threads)
+    if packed.algorithm == "direct":
+        direct.convolve(problem, packed.plan, images, *inputs, packed.weights.blocks, e, threads)
+    if packed2 is not None and (packed.algorithm != "winograd" or packed2.algorithm != "winograd"):
+        _run(x, x2, packed2, e2, threads, workspace)
+        packed2 = None
+    if packed.algorithm != "winograd":
         return
     workspace = workspace or Workspace()
     second = packed2 and packed2.weights
@@ -216,17 +203,6 @@ def _images(flat, first, count, images):
     """Return `count` of the images in a flat array of `images`."""
     size = len(flat) // max(1, images)
     return flat[first * size : (first + count) * size]
-
-
-@functools.cache
-def _unused(dtype):
-    return _read_only(np.empty(0, dtype))
-
-
-def _columns_as_channels(w):
-    """Return the turned and swapped [kh, 1, o, kw * i] of w [kh, kw, i, o]."""
-    kh, kw, cin, cout = w.shape
-    return np.ascontiguousarray(w[::-1, ::-1].transpose(0, 3, 1, 2)).reshape(kh, 1, cout, kw * cin)
 
 
 def _flat(array):

@@ -1,60 +1,70 @@
-"""Direct convolution: any kernel, stride, dilation and padding, and the transposes of all these.
+"""Direct convolution: any kernel, stride, dilation, padding and groups, and the transposes of all these.
 
-A thread copies a strip of input rows into a scratch in which zeros stand for everything outside the image, channels come
-in blocks of 16 and the columns that a stride skips are sorted apart, so that the pixels of an output row are neighbours
-under every tap. The taps are then a table of offsets for the microkernel.
+It is a matrix product. A thread gathers what some output pixels read, a row of numbers for each, with zeros for what lies outside the
+image; then it multiplies these rows with one slab of weights after the other.
 
-Order per output element: term by term, then kernel rows, kernel columns, input channels ascending, each product fused
-into the sum; padding takes part as exact zeros.
+A transpose with strides falls into phases: output pixels that lie `up` apart see the same taps of the kernel, one after the other in the
+image, and no zeros in between. Each phase is a convolution of its own.
 
-A transpose back to few channels (the image's three) would waste most columns of the registers. There the kernel's columns
-count as output channels: a chain runs over terms, kernel rows and input channels, and the chains of the kernel columns are
-added from left to right.
+Order per output element: term by term, then kernel rows, kernel columns, input channels ascending, each product fused into the sum;
+padding takes part as exact zeros.
+
+A transpose back to few channels (the image's three) would waste most columns of the registers. There the columns of a phase's kernel count
+as output channels: a chain runs over terms, kernel rows and input channels, and the chains of the kernel columns are added from left to
+right.
 """
 
 from typing import NamedTuple
 
 import numpy as np
+from llvmlite import ir
 
-from nplrp.kernels.epilogue import finish_tile
-from nplrp.kernels.microkernel import BLOCK, PANEL_32, PANEL_64, ROW_STEP, SLAB, multiply
+from nplrp.kernels.epilogue import finish_pixels
+from nplrp.kernels.microkernel import BLOCK, MAX_ROWS, PANEL_32, PANEL_64, ROW_STEP, SLAB, multiply
+from nplrp.kernels.numba_later import cgutils, intrinsic, types
 from nplrp.kernels.parallel import kernel, shared_kernel
-from nplrp.kernels.simd import copy_16, keep_apart
+from nplrp.kernels.simd import Assembler, copy_16, copy_some, keep_apart
+from nplrp.kernels.vector_loop import I64
 
-_STRIP_NUMBERS = 131072  # half a megabyte of float32, about the second-level cache
-
-
-class Fold(NamedTuple):
-    """How the sums of a widened problem become those of the narrow one: kernel columns, their dilation, output columns and channels."""
-
-    taps: int
-    dilation: int
-    width: int
-    cout: int
+#: Numbers that are gathered at a time: half a megabyte of float32, about the second-level cache.
+_GATHERED = 131072
+#: Channels of a folded sum: two columns at least fit into a block.
+_MOST_FOLDED = BLOCK // 2
+#: Pixels that are multiplied before their sums are finished.
+_PIECE = max(2, 28 // MAX_ROWS) * MAX_ROWS
 
 
-def is_narrow(p):
-    """Return whether the columns of a kernel fit beside each other into 16 output channels."""
-    return p.kernel_w > 1 and p.kernel_w * p.cout <= 16 and p.stride_w == 1
+class Layout(NamedTuple):
+    """What all phases have in common: terms, groups, slabs of a group, and how many numbers a slab of weights has."""
+
+    terms: int
+    groups: int
+    slabs: int
+    slab_size: int
 
 
-def widen(p, narrow):
-    """Return the problem that the kernel solves, and how to fold its result; widened, kernel columns count as output channels."""
-    if not narrow:
-        return p, Fold(1, 1, p.out_width, p.cout)
-    width = p.out_width + (p.kernel_w - 1) * p.dilation_w
-    return p._replace(kernel_w=1, out_width=width, cout=p.kernel_w * p.cout), Fold(p.kernel_w, p.dilation_w, p.out_width, p.cout)
+class Plan(NamedTuple):
+    """A convolution as the kernel takes it.
 
+    Attributes
+    ----------
+    layout : Layout
+    phases : ndarray of int64 [phases, 13]
+        First row and column of the output; rows and columns (widened, if folded); kernel rows and their dilation in the source; runs of a
+        kernel row; blocks of a run and their depth; first unit; where the weights start, in rows of a slab; kernel columns that are
+        folded and their dilation.
+    units : ndarray of int64 [units, 3]
+        What every pixel reads, phase by phase, kernel row by kernel row, run by run: source row and column relative to the pixel's, how
+        many columns.
+    taps : ndarray of int64 [taps, 6]
+        Where weights go: term, kernel row and column, step to the kernel column that further output channels stand for, how many such
+        columns, row in the slab.
+    """
 
-@kernel
-def _fold(fold, sums, folded):
-    """Add up the kernel columns, from left to right."""
-    for x in range(fold.width):
-        for c in range(fold.cout):
-            total = sums[x * SLAB + c]
-            for j in range(1, fold.taps):
-                total += sums[(x + j * fold.dilation) * SLAB + j * fold.cout + c]
-            folded[x * fold.cout + c] = total
+    layout: Layout
+    phases: np.ndarray
+    units: np.ndarray
+    taps: np.ndarray
 
 
 def blocking(channels):
@@ -63,129 +73,289 @@ def blocking(channels):
     return blocks, max(-(-channels // (4 * blocks)) * 4, 4)
 
 
-class Plan(NamedTuple):
-    """How the work is cut: channel blocks and their depth, scratch columns of a stride phase, and the sizes of strips and weights."""
+def plan(p, terms, transposed):
+    """Return the `Plan` of a problem; it is a function of the arguments alone."""
+    cin, cout = p.cin // p.groups, p.cout // p.groups
+    rows = [_taps(phase, p.kernel_h, p.stride_h, p.dilation_h, p.top, p.up_h) for phase in range(min(p.up_h, p.out_height))]
+    columns = [_taps(phase, p.kernel_w, p.stride_w, p.dilation_w, p.left, p.up_w) for phase in range(min(p.up_w, p.out_width))]
+    most = max((len(each) for each in columns), default=0)
+    fold = transposed and most > 1 and most * cout <= BLOCK and p.groups == 1
+    phases, units, taps, k = [], [], [], 0
+    for y, down in enumerate(rows):
+        for x, across in enumerate(columns):
+            step, dilation = (across[1][n] - across[0][n] if len(across) > 1 else 0 for n in range(2))
+            # few channels of neighbours in the image are neighbours in memory, too
+            merged = not fold and cin < BLOCK and p.groups == 1 and dilation == 1
+            width, runs = (len(across), across[:1]) if merged else (1, across[:1] if fold else across)
+            blocks, depth = blocking(width * cin)
+            first, start, folded = len(units), k, max(1, len(across)) if fold else 1
+            units += [(v, u, width) for _, v in down for _, u in runs]
+            for term in range(terms):
+                for i, _ in down:
+                    for j, _ in runs:
+                        taps += [(term, i, j + n * step, step, folded, k + n * cin) for n in range(width)]
+                        k += blocks * depth
+            out_rows, wide = -(-(p.out_height - y) // p.up_h), -(-(p.out_width - x) // p.up_w) + (folded - 1) * dilation
+            kernel_rows = len(down), down[1][1] - down[0][1] if len(down) > 1 else 0
+            phases.append((y, x, out_rows, wide, *kernel_rows, len(runs), blocks, depth, first, start, folded, dilation))
+    layout = Layout(terms, p.groups, -(-(most if fold else 1) * cout // SLAB), k * SLAB)
+    return Plan(layout, *(_table(*each) for each in ((phases, 13), (units, 3), (taps, 6))))
 
-    terms: int
-    blocks: int
-    depth: int
-    columns: int
-    pixels: int
-    strip_rows: int
-    strips: int
-    slabs: int
-    slab_size: int
+
+def _taps(first, count, stride, dilation, before, up):
+    """Return (position in the kernel, offset in the source) of the taps that output `first`, and others `up` apart, see."""
+    places = [(n, first * stride + n * dilation - before) for n in range(count)]
+    return [(n, place // up) for n, place in places if place % up == 0]
 
 
-def plan(p, terms):
-    """Return the `Plan` of a problem; the bits don't depend on it."""
-    blocks, depth = blocking(p.cin)
-    pixels = -(-p.out_width // ROW_STEP) * ROW_STEP
-    columns = ((pixels - 1) * p.stride_w + (p.kernel_w - 1) * p.dilation_w) // p.stride_w + 1
-    fit = _STRIP_NUMBERS // (terms * blocks * p.stride_w * max(columns, 1) * BLOCK)
-    strip_rows = max(1, min(p.out_height, (fit - (p.kernel_h - 1) * p.dilation_h - 1) // p.stride_h + 1))
-    slab_size = terms * p.kernel_h * p.kernel_w * blocks * depth * SLAB
-    return Plan(terms, blocks, depth, columns, pixels, strip_rows, -(-p.out_height // strip_rows), -(-p.cout // SLAB), slab_size)
+def _table(rows, width):
+    table = np.array(rows, np.int64).reshape(-1, width)
+    table.flags.writeable = False
+    return table
 
 
 @kernel
-def _fill_strip(p, cut, x, x_from, first_row, rows, strip, strip_from):
-    """Copy the (dilated, padded) input rows first_row ... first_row + rows - 1 to [block][row][phase][column][16]."""
+def _zero(a, first, blocks, block_step, pixels):
+    """Clear the rows of `pixels` pixels."""
+    for block in range(blocks):
+        at = first + block * block_step
+        a[at : at + pixels * BLOCK] = 0
+
+
+@kernel
+def _copy_runs(x, x_from, x_step, run, pixels, blocks, depth, a, to, block_step):
+    """Copy `run` numbers for each pixel to [block][pixel][16], zeros behind them."""
+    last = run - (blocks - 1) * depth
+    # the numbers of the last block are read with what lies behind them, as far as the array reaches
+    whole = max(0, min(pixels, (x.size - BLOCK - (blocks - 1) * depth - x_from + x_step) // x_step))
+    for n in range(whole):
+        for block in range(blocks - 1):
+            copy_16(x, x_from + n * x_step + block * depth, a, to + n * BLOCK + block * block_step)
+    for n in range(whole):
+        copy_some(x, x_from + n * x_step + (blocks - 1) * depth, a, to + n * BLOCK + (blocks - 1) * block_step, last)
+    for n in range(whole, pixels):
+        for block in range(blocks):
+            for c in range(depth):
+                v = x[x_from + n * x_step + block * depth + c] if block < blocks - 1 or c < last else 0
+                a[to + n * BLOCK + block * block_step + c] = v
+
+
+@kernel
+def _gather(p, unit, cin, c_from, x, rows, columns, first, count, blocks, depth, a, a_from, block_step):
+    """Copy what a unit's pixels first ... first + count - 1 of a phase read to [block][pixel][16]."""
     keep_apart()
-    columns, depth = cut.columns, cut.depth
-    row_size = p.stride_w * columns * BLOCK
-    # the input's columns that the strip has: source column q lies at q * up_w + left
-    first = max(0, -(p.left // p.up_w))
-    last = max(first, min(p.width, (p.stride_w * columns - p.left + p.up_w - 1) // p.up_w))
-    dense = p.up_w == 1 and p.stride_w == 1
-    for block in range(cut.blocks):
-        c0 = block * depth
-        count = min(depth, p.cin - c0)
-        for r in range(rows):
-            y = first_row + r
-            to = strip_from + (block * rows + r) * row_size
-            if y < 0 or y % p.up_h != 0 or y // p.up_h >= p.height:
-                strip[to : to + row_size] = 0
+    v, u, width = unit
+    run, done = width * cin, 0
+    while done < count:
+        pixel = first + done
+        image, y, q = pixel // (rows * columns), pixel // columns % rows, pixel % columns
+        pixels, to = min(columns - q, count - done), a_from + done * BLOCK
+        done += pixels
+        row, column = y * p.stride_h + v, q * p.stride_w + u
+        if row < 0 or row >= p.height:
+            _zero(a, to, blocks, block_step, pixels)
+            continue
+        source = (image * p.height + row) * p.width
+        # pixels low ... high - 1 read nothing that lies outside
+        low = min(pixels, max(0, (p.stride_w - 1 - column) // p.stride_w))
+        high = max(low, min(pixels, (p.width - width - column) // p.stride_w + 1))
+        if low < high:
+            x_from = (source + column + low * p.stride_w) * p.cin + c_from
+            _copy_runs(x, x_from, p.stride_w * p.cin, run, high - low, blocks, depth, a, to + low * BLOCK, block_step)
+        if width == 1:
+            _zero(a, to, blocks, block_step, low)
+            _zero(a, to + high * BLOCK, blocks, block_step, pixels - high)
+            continue
+        for n in range(pixels):
+            if low <= n < high:
                 continue
-            if dense and last > first:
-                strip[to : to + (first + p.left) * BLOCK] = 0
-                strip[to + (last + p.left) * BLOCK : to + row_size] = 0
+            _zero(a, to + n * BLOCK, blocks, block_step, 1)
+            for w in range(width):
+                if 0 <= column + n * p.stride_w + w < p.width:
+                    for c in range(cin):
+                        k = w * cin + c
+                        from_ = (source + column + n * p.stride_w + w) * p.cin + c
+                        a[to + n * BLOCK + k // depth * block_step + k % depth] = x[from_]
+
+
+@intrinsic
+def _fold(typing, sums, s_step, c_step, folded, totals, cout, columns):
+    """Add up the kernel columns, from left to right: totals[x * cout + c] = sum over j of sums[x * 32 + j * (s_step + c_step) + c].
+
+    Eight channels are written for every pixel, of which later pixels overwrite what is too much.
+    """
+
+    def emit(context, builder, signature, args):
+        asm = Assembler(context, builder, signature, args, sums.dtype, _MOST_FOLDED)
+        _, s_step, c_step, folded, _, cout, columns = args
+        total, step = cgutils.alloca_once_value(builder, asm.constant(0.0)), builder.add(s_step, c_step)
+        with cgutils.for_range(builder, columns) as counter:
+            first = asm.array(0, builder.mul(counter.index, ir.Constant(I64, SLAB)))
+            builder.store(asm.load(first), total)
+            with cgutils.for_range_slice(builder, ir.Constant(I64, 1), folded, ir.Constant(I64, 1)) as (j, _):
+                other = asm.load(asm.step(first, builder.mul(j, step)))
+                builder.store(asm.add(builder.load(total, typ=asm.vector), other), total)
+            asm.store(builder.load(total, typ=asm.vector), asm.array(4, builder.mul(counter.index, cout)))
+        return context.get_dummy_value()
+
+    whole = types.int64
+    return types.void(sums, whole, whole, whole, totals, whole, whole), emit
+
+
+@kernel
+def _shares(pieces, most, slabs, threads):
+    """Return into how many chunks of at most `most` pieces to cut, so that threads have about equal shares of (chunk, slab)."""
+    chunks = max(1, (pieces + most - 1) // most)
+    while chunks < pieces and 8 * (-chunks * slabs % threads) > chunks * slabs:
+        chunks += 1
+    return chunks
+
+
+class Cut(NamedTuple):
+    """How a thread gathers a phase.
+
+    A chunk of pixels lies in segments, which are rows of the output if these share what they read, else everything in one.
+    """
+
+    shared: bool
+    chunk: int  # pixels, at most
+    per_image: int  # chunks of an image, if shared
+    segment: int  # pixels, at most
+    segment_step: int  # from one to the next in what was gathered
+    block_step: int
+    row_step: int  # from one kernel row to the next
+    run_step: int
+    term_step: int
+
+
+@kernel
+def _cut(p, layout, images, threads, rows, columns, kernel_rows, dilation_h, runs, blocks, depth, folded):
+    """Return the `Cut` of a phase."""
+    slabs = layout.groups * layout.slabs
+    units = kernel_rows * runs
+    if folded > 1 or (kernel_rows > 1 and dilation_h == 1 and columns >= 2 * MAX_ROWS):
+        block_step = (columns // ROW_STEP * ROW_STEP + ROW_STEP + 1) * BLOCK  # an odd number of cache lines
+        row_step, reach = runs * blocks * block_step, (kernel_rows - 1) * dilation_h + 1
+        most = max(1, (_GATHERED // max(1, layout.terms * row_step) - reach) // p.stride_h + 1)
+        per_image = _shares(rows, min(rows, most), slabs * images, threads)
+        most = (rows + per_image - 1) // per_image
+        term_step = ((most - 1) * p.stride_h + reach) * row_step
+        run_step, segment_step, row_step = blocks * block_step, p.stride_h * row_step, dilation_h * row_step
+        return Cut(True, most * columns, per_image, columns, segment_step, block_step, row_step, run_step, term_step)
+    size, pixels = layout.terms * units * blocks * BLOCK, images * rows * columns
+    most = max(1, _GATHERED // max(1, size * MAX_ROWS))
+    if layout.terms * units * blocks * depth * p.cout // layout.groups < _GATHERED:  # weights that stay near may be read often
+        most = min(most, 4)
+    pieces = (pixels + MAX_ROWS - 1) // MAX_ROWS
+    chunk = min(pixels, (pieces + _shares(pieces, most, slabs, threads) - 1) // _shares(pieces, most, slabs, threads) * MAX_ROWS)
+    block_step = (chunk // ROW_STEP * ROW_STEP + ROW_STEP + 1) * BLOCK
+    run_step = blocks * block_step
+    return Cut(False, chunk, 0, chunk, 0, block_step, runs * run_step, run_step, units * run_step)
+
+
+@kernel
+def _gather_chunk(p, cut, term, x, group, shape, units, first, begin, count, a):
+    """Gather what a chunk of pixels reads of one term's input."""
+    keep_apart()
+    rows, columns, kernel_rows, dilation_h, runs, blocks, depth = shape
+    cin, term_from = p.cin // p.groups, term * cut.term_step
+    reach = (count // columns - 1) * p.stride_h + (kernel_rows - 1) * dilation_h + 1
+    for each in range(reach if cut.shared else kernel_rows):
+        for run in range(runs):
+            if cut.shared:  # source rows one after the other
+                place, pixels, step = (
+                    (units[first + run, 0] + each, units[first + run, 1], units[first + run, 2]),
+                    columns,
+                    runs * cut.run_step,
+                )
             else:
-                strip[to : to + row_size] = 0
-            pixel = x_from + ((y // p.up_h) * p.width + first) * p.cin + c0
-            for q in range(first, last):
-                column = q * p.up_w + p.left
-                if not dense:
-                    column = column % p.stride_w * columns + column // p.stride_w
-                if count == BLOCK:
-                    copy_16(x, pixel, strip, to + column * BLOCK)
-                else:
-                    for c in range(depth):
-                        strip[to + column * BLOCK + c] = x[pixel + c] if c < count else 0
-                pixel += p.cin
+                unit = first + each * runs + run
+                place, pixels, step = (units[unit, 0], units[unit, 1], units[unit, 2]), count, cut.row_step
+            at = term_from + each * step + run * cut.run_step
+            _gather(p, place, cin, group * cin, x, rows, columns, begin, pixels, blocks, depth, a, at, cut.block_step)
+            if pixels % ROW_STEP != 0:
+                _zero(a, at + pixels * BLOCK, blocks, cut.block_step, 1)
 
 
 @shared_kernel
-def _convolve(thread, threads, p, cut, fold, images, x, x2, weights, e):
-    """Do one thread's share: of all (image, strip of rows, group of slabs)."""
-    row_size = p.stride_w * cut.columns * BLOCK
-    reach = (p.kernel_h - 1) * p.dilation_h + 1
-    strip = np.empty(cut.terms * cut.blocks * ((cut.strip_rows - 1) * p.stride_h + reach) * row_size, x.dtype)
-    sums = np.empty(cut.pixels * SLAB, x.dtype)
-    folded = np.empty(fold.width * fold.cout, x.dtype) if fold.taps > 1 else sums
-    offsets = np.empty(cut.terms * p.kernel_h * p.kernel_w * cut.blocks, np.int64)
-    panel = cut.slab_size // SLAB * (PANEL_32 if x.itemsize == 4 else PANEL_64)
-    zero, one = thread - thread, thread - thread + 1  # not literals: Numba would compile the callees anew for them
-    groups = max(1, min(cut.slabs, 2 * threads // max(1, images * cut.strips)))
-    tasks = images * cut.strips * groups
-    for task in range(tasks * thread // threads, tasks * (thread + 1) // threads):
-        image, s, group = task // (cut.strips * groups), task // groups % cut.strips, task % groups
-        first = s * cut.strip_rows
-        rows = min(cut.strip_rows, p.out_height - first)
-        rows_in = (rows - 1) * p.stride_h + reach
-        term_size = cut.blocks * rows_in * row_size
-        for term in range(cut.terms):
-            source = x if term == 0 else x2
-            _fill_strip(p, cut, source, image * p.height * p.width * p.cin, first * p.stride_h - p.top, rows_in, strip, term * term_size)
-            for i in range(p.kernel_h):
-                for j in range(p.kernel_w):
-                    column = j * p.dilation_w
-                    tap = i * p.dilation_h * row_size + (column % p.stride_w * cut.columns + column // p.stride_w) * BLOCK
-                    for block in range(cut.blocks):
-                        k = ((term * p.kernel_h + i) * p.kernel_w + j) * cut.blocks + block
-                        offsets[k] = term * term_size + block * rows_in * row_size + tap
-        for slab in range(cut.slabs * group // groups, cut.slabs * (group + 1) // groups):
-            channels = min(SLAB, p.cout - slab * SLAB)
-            for r in range(rows):
-                at, w_from = r * p.stride_h * row_size, slab * cut.slab_size
-                multiply(
-                    cut.pixels, channels, strip, at, zero, offsets, zero, len(offsets), cut.depth, weights, w_from, zero, panel, sums, zero
-                )
-                width, count, row = p.out_width, channels, image * p.out_height + first + r
-                if fold.taps > 1:
-                    _fold(fold, sums, folded)
-                    width, count = one, fold.width * fold.cout
-                o_from = row * fold.width * fold.cout + slab * SLAB
-                finish_tile(e, folded, zero, zero, one, width, count, slab * SLAB, o_from, p.cout, p.cout)
+def _convolve(thread, threads, p, layout, phases, units, images, x, x2, weights, e):
+    """Do one thread's share of every phase: of all (gathered pixels, group, slab)."""
+    cout, slabs, groups = p.cout // p.groups, layout.slabs, p.groups
+    panel = PANEL_32 if weights.itemsize == 4 else PANEL_64
+    b_panel = layout.slab_size // SLAB * panel
+    zero = thread - thread  # not a literal: Numba would compile the callees anew for it
+    for phase in range(len(phases)):
+        y, q, rows, columns, kernel_rows = phases[phase, 0], phases[phase, 1], phases[phase, 2], phases[phase, 3], phases[phase, 4]
+        dilation_h, runs, blocks, depth, first = phases[phase, 5], phases[phase, 6], phases[phase, 7], phases[phase, 8], phases[phase, 9]
+        start, folded, dilation = phases[phase, 10], phases[phase, 11], phases[phase, 12]
+        if images * rows * columns == 0:
+            continue
+        cut = _cut(p, layout, images, threads, rows, columns, kernel_rows, dilation_h, runs, blocks, depth, folded)
+        k_blocks, out_columns = layout.terms * kernel_rows * runs * blocks, columns - (folded - 1) * dilation
+        piece = columns if folded > 1 else min(_PIECE, cut.segment)
+        a = np.empty(layout.terms * cut.term_step, x.dtype)
+        sums = np.zeros((piece + ROW_STEP) * SLAB, x.dtype)
+        totals, s_pixel = (np.empty(out_columns * cout + _MOST_FOLDED, x.dtype), cout) if folded > 1 else (sums, zero + SLAB)
+        offsets = np.empty(k_blocks, np.int64)
+        for k in range(k_blocks):
+            term, i, j, block = k // (kernel_rows * runs * blocks), k // (runs * blocks) % kernel_rows, k // blocks % runs, k % blocks
+            offsets[k] = term * cut.term_step + i * cut.row_step + j * cut.run_step + block * cut.block_step
+        chunks = images * cut.per_image if cut.shared else (images * rows * columns + cut.chunk - 1) // cut.chunk
+        tasks, gathered = chunks * groups * slabs, -1
+        for task in range(tasks * thread // threads, tasks * (thread + 1) // threads):
+            chunk, group, slab = task // (groups * slabs), task // slabs % groups, task % slabs
+            begin, end = chunk * cut.chunk, images * rows * columns
+            if cut.shared:
+                image = chunk // cut.per_image
+                begin, end = image * rows * columns + chunk % cut.per_image * cut.chunk, (image + 1) * rows * columns
+            count = min(cut.chunk, end - begin)
+            if count <= 0:
+                continue
+            if task // slabs != gathered and k_blocks > 0:
+                gathered = task // slabs
+                for term in range(layout.terms):
+                    source = x if term == 0 else x2
+                    shape = rows, columns, kernel_rows, dilation_h, runs, blocks, depth
+                    _gather_chunk(p, cut, term, source, group, shape, units, first, begin, count, a)
+            channels = min(SLAB, cout - slab * SLAB)
+            w_from, c_from = (group * slabs + slab) * layout.slab_size + start * panel, group * cout + slab * SLAB
+            segment = min(count, cut.segment)
+            pieces, pairs = (segment + piece - 1) // piece, (segment + ROW_STEP - 1) // ROW_STEP
+            for n in range(pieces * (count // segment)):
+                low, high = pairs * (n % pieces) // pieces * ROW_STEP, min(segment, pairs * (n % pieces + 1) // pieces * ROW_STEP)
+                if k_blocks > 0:
+                    even, wide = (high - low + ROW_STEP - 1) // ROW_STEP * ROW_STEP, min(SLAB, folded * channels)
+                    a_from = n // pieces * cut.segment_step + low * BLOCK
+                    multiply(even, wide, a, a_from, zero, offsets, zero, k_blocks, depth, weights, w_from, zero, b_panel, sums, zero)
+                done, pixel, left, wide = 0, begin + n // pieces * segment + low, high - low, columns
+                if folded > 1:
+                    _fold(sums, dilation * SLAB, cout, folded, totals, cout, out_columns)
+                    pixel, left, wide = pixel // columns * out_columns, out_columns, out_columns
+                while left > 0:
+                    at, some = pixel, left
+                    if p.up_h != 1 or p.up_w != 1:  # pixels that are neighbours here have others between them
+                        image, row, column = pixel // (rows * wide), pixel // wide % rows, pixel % wide
+                        at = (image * p.out_height + y + row * p.up_h) * p.out_width + q + column * p.up_w
+                        some = min(wide - column, left)
+                    finish_pixels(e, totals, done * s_pixel, s_pixel, some, channels, c_from, at * p.cout + c_from, p.up_w * p.cout)
+                    done, pixel, left = done + some, pixel + some, left - some
 
 
-def convolve(p, narrow, images, x, x2, terms, weights, e, threads):
+def convolve(p, cut, images, x, x2, weights, e, threads):
     """Convolve `images` images with packed weights.
 
     Parameters
     ----------
     p : Problem
-    narrow : bool
-        Do it the narrow way; the epilogue has no bias.
+    cut : Plan
     images : int
     x, x2 : ndarray, flat
-        The inputs of the first and second term, [images, height, width, cin]; `x2` counts only if `terms` is 2.
-    terms : int
+        The inputs of the first and second term, [images, height, width, cin]; `x2` counts only if there are two terms.
     weights : ndarray, flat
         From `packing.pack_direct`.
     e : Epilogue
+        Without bias, if the plan folds.
     threads : int
-        The work is split over image strips and output channels, never over a sum.
+        The work is split over pixels and output channels, never over a sum.
     """
-    wide, fold = widen(p, narrow)
-    _convolve(threads, wide, plan(wide, terms), fold, images, x, x2, weights, e)
+    _convolve(threads, p, cut.layout, cut.phases, cut.units, images, x, x2, weights, e)

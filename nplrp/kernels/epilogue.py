@@ -3,7 +3,7 @@
 ======== ===================================================================================================
 STORE    out = v
 BIAS     out = v + bias
-RELU     out = y if not y < 0 else 0, with y = v + bias; a NaN stays a NaN, -inf becomes one
+RELU     out = min(max(y, 0), top) with y = v + bias; a NaN stays a NaN, and an infinity that is cut off becomes one
 TIMES    out = a * v
 RATIO    out = (a * v) / stab(z)
 RATIOS   out = (alpha * (a * v)) / stab(z), out2 = (beta * (a * v)) / stab(z2)
@@ -13,15 +13,17 @@ with stab(z) = z + eps, or z + eps * sign(z) where sign(0) = +1: the operations,
 the page `R = a * c; s = R / stab(z)` in `nplrp.lrp`.
 """
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
 
 from nplrp.kernels.microkernel import SLAB
-from nplrp.kernels.numba_later import intrinsic, types
-from nplrp.kernels.parallel import kernel
+from nplrp.kernels.numba_later import cgutils, intrinsic, types
+from nplrp.kernels.parallel import DISABLED, frozen
 from nplrp.kernels.simd import Assembler, lanes_of
+from nplrp.kernels.vector_loop import I64, for_vectors
 
 STORE, BIAS, RELU, TIMES, RATIO, RATIOS = range(6)
 
@@ -29,7 +31,7 @@ STORE, BIAS, RELU, TIMES, RATIO, RATIOS = range(6)
 class Epilogue(NamedTuple):
     """The operands of an epilogue: flat arrays (`a`, `z`, `z2`, `out`, `out2` of the shape of the output) and scalars.
 
-    `below` is what stab adds to a negative z: eps, or -eps if the stabiliser follows the sign.
+    `below` is what stab adds to a negative z: eps, or -eps if the stabiliser follows the sign. `top` is infinite for a plain ReLU.
     """
 
     mode: int
@@ -43,22 +45,72 @@ class Epilogue(NamedTuple):
     below: float
     alpha: float
     beta: float
+    top: float
 
 
-def by_mode(asm, mode, numbers, emit):
+def forward_epilogue(relu, out, bias):
+    """Return the epilogue of a forward pass: `out` is the sum plus `bias`, clamped at 0 if `relu`, and at `relu` if that is a number."""
+    top = np.inf if isinstance(relu, (bool, np.bool_)) else relu
+    return epilogue(RELU if relu else BIAS, out, bias=bias, top=top)
+
+
+def transpose_epilogue(out, a=None, z=None, eps=0.0, signed=False, out2=None, z2=None, weights=(1.0, 1.0)):
+    """Return the epilogue of a transpose: STORE, with `a` TIMES, with `z` too RATIO, with `z2` and `out2` too RATIOS."""
+    mode = STORE if a is None else TIMES if z is None else RATIO if z2 is None else RATIOS
+    return epilogue(mode, out, None, a, z, z2, out2, eps, signed, weights)
+
+
+def epilogue(mode, out, bias=None, a=None, z=None, z2=None, out2=None, eps=0.0, signed=False, weights=(1.0, 1.0), top=np.inf):
+    """Return an epilogue with its operands as the kernels take them."""
+    number, unused = out.dtype.type, _unused(out.dtype)
+    inputs = [unused if v is None else frozen(v) for v in (bias, a, z, z2)]
+    second = np.empty(0, out.dtype) if out2 is None else out2.reshape(-1)
+    numbers = map(number, (eps, -eps if signed else eps, *weights, top))
+    return Epilogue(mode, *inputs, out.reshape(-1), second, *numbers)
+
+
+@functools.cache
+def _unused(dtype):
+    return frozen(np.empty(0, dtype))
+
+
+class Operands:
+    """An epilogue inside of an intrinsic: its fields, by name.
+
+    Parameters
+    ----------
+    builder
+    kind : numba.types.NamedTuple
+    value : LLVM value
+    """
+
+    def __init__(self, builder, kind, value):
+        self._kinds = dict(zip(Epilogue._fields, kind.types, strict=True))
+        self._values = {name: builder.extract_value(value, k) for k, name in enumerate(Epilogue._fields)}
+        self.mode = self._values["mode"]
+
+    def array(self, asm, name, offset):
+        """Return the address of element `offset` of an array."""
+        return asm.address(self._kinds[name], self._values[name], offset)
+
+    def splat(self, asm, name):
+        """Return a vector of a scalar."""
+        return asm.splat(self._values[name])
+
+
+def by_mode(asm, e, emit):
     """Branch to code for one mode each.
 
     Parameters
     ----------
     asm : Assembler
-    mode : LLVM value
-    numbers : sequence of LLVM values
-        eps, below, alpha and beta.
+    e : Operands
     emit : callable
-        Emits the code, given a formula (v, operand, store2): from a vector of sums to what goes to `out`. `operand` returns the vector
-        of bias, a, z or z2 at that place by name, `store2` writes one to `out2`.
+        Emits the code, given a mode and its formula (v, operand, store2): from a vector of sums to what goes to `out`. `operand` returns
+        the vector of bias, a, z or z2 at that place by name, `store2` writes one to `out2`.
     """
-    eps, below, alpha, beta = (asm.splat(number) for number in numbers)
+    eps, below, alpha, beta, top = (e.splat(asm, name) for name in ("eps", "below", "alpha", "beta", "top"))
+    builder, zero = asm.builder, asm.constant(0.0)
 
     def stabilised(z):
         return asm.add(z, asm.select(asm.below_zero(z), below, eps))
@@ -68,7 +120,9 @@ def by_mode(asm, mode, numbers, emit):
 
     def relu(v, operand, store2):
         y = biased(v, operand, store2)
-        return asm.select(asm.below_zero(y), asm.constant(0.0), y)
+        nothing = asm.mul(y, zero)  # a NaN, if y is infinite
+        y = asm.select(builder.fcmp_ordered(">", y, top), asm.add(nothing, top), y)
+        return asm.select(asm.below_zero(y), asm.add(nothing, zero), y)
 
     def times(v, operand, store2):
         return asm.mul(operand("a"), v)
@@ -82,74 +136,91 @@ def by_mode(asm, mode, numbers, emit):
         return asm.div(asm.mul(alpha, relevance), stabilised(operand("z")))
 
     formulas = {STORE: lambda v, operand, store2: v, BIAS: biased, RELU: relu, TIMES: times, RATIO: ratio, RATIOS: ratios}
-    builder = asm.builder
     done = builder.append_basic_block("done")
-    switch = builder.switch(mode, done)
+    switch = builder.switch(e.mode, done)
     for number, formula in formulas.items():
         block = builder.append_basic_block(f"mode{number}")
-        switch.add_case(ir.Constant(mode.type, number), block)
+        switch.add_case(ir.Constant(e.mode.type, number), block)
         builder.position_at_end(block)
-        emit(formula)
+        emit(number, formula)
         builder.branch(done)
     builder.position_at_end(done)
 
 
-def _make_finish(count, lanes=None):
-    """Return an intrinsic that finishes `count` sums from v[v_from] on and writes them to `out` from out[o_from] on."""
+@intrinsic
+def _finish_vectors(typing, e, v, v_from, v_pixel, pixels, channels, b_from, o_from, o_pixel):
+    dtype, whole = v.dtype, types.int64
+    signature = types.void(e, v, *[whole] * 7)
 
-    @intrinsic
-    def finish(typing, mode, v, v_from, bias, b_from, a, z, z2, out, out2, o_from, eps, below, alpha, beta):
-        dtype = v.dtype
-        whole = types.int64
-        signature = types.void(whole, v, whole, bias, whole, a, z, z2, out, out2, whole, dtype, dtype, dtype, dtype)
+    def emit(context, builder, signature, args):
+        _, _, v_from, v_pixel, pixels, channels, b_from, o_from, o_pixel = args
+        operands = Operands(builder, e, args[0])
 
-        def emit(context, builder, signature, args):
-            asm = Assembler(context, builder, signature, args, dtype, lanes or lanes_of(dtype))
-            starts = {"v": (1, args[2]), "bias": (3, args[4])} | {
-                name: (k, args[10]) for k, name in enumerate(("a", "z", "z2", "out", "out2"), 5)
-            }
-            starts = {name: asm.array(*start) for name, start in starts.items()}
+        def each_pixel(work):
+            with cgutils.for_range(builder, pixels) as counter:
+                work(*(builder.add(first, builder.mul(counter.index, step)) for first, step in ((v_from, v_pixel), (o_from, o_pixel))))
 
-            def each(formula):
-                for n in range(0, count, asm.lanes):
-                    at = {name: asm.step(start, n) for name, start in starts.items()}
-                    v = formula(asm.load(at["v"]), lambda name, at=at: asm.load(at[name]), lambda w, at=at: asm.store(w, at["out2"]))
-                    asm.store(v, at["out"])
+        def finish(asm, formula, v, o, n, bias):
+            """Finish the vector of sums at v + n, with or without its bias at hand."""
 
-            by_mode(asm, args[0], args[11:], each)
-            return context.get_dummy_value()
+            def operand(name):
+                return bias if name == "bias" else asm.load(operands.array(asm, name, builder.add(o, n)))
 
-        return signature, emit
+            result = formula(
+                asm.load(asm.array(1, builder.add(v, n))), operand, lambda w: asm.store(w, operands.array(asm, "out2", builder.add(o, n)))
+            )
+            asm.store(result, operands.array(asm, "out", builder.add(o, n)))
 
-    return finish
+        def bias_at(asm, mode, n):
+            return asm.load(operands.array(asm, "bias", builder.add(b_from, n))) if mode in (BIAS, RELU) else None
+
+        def slab():
+            asm = Assembler(context, builder, signature, args, dtype, lanes_of(dtype))
+            places = [ir.Constant(I64, n) for n in range(0, SLAB, asm.lanes)]
+
+            def each(mode, formula):
+                biases = [bias_at(asm, mode, n) for n in places]  # once: the compiler can't know that `out` is another array
+                each_pixel(lambda v, o: [finish(asm, formula, v, o, n, bias) for n, bias in zip(places, biases, strict=True)])
+
+            by_mode(asm, operands, each)
+
+        def some(v, o):
+            def work(asm, n):
+                by_mode(asm, operands, lambda mode, formula: finish(asm, formula, v, o, n, bias_at(asm, mode, n)))
+
+            for_vectors(context, builder, signature, args, dtype, channels, 1, work, halves=True)
+
+        with builder.if_else(builder.icmp_signed("==", channels, ir.Constant(I64, SLAB))) as (yes, no):
+            with yes:
+                slab()
+            with no:
+                each_pixel(some)
+        return context.get_dummy_value()
+
+    return signature, emit
 
 
-_finish_slab, _finish_number = _make_finish(SLAB), _make_finish(1, lanes=1)
+def _finish_loops(e, v, v_from, v_pixel, pixels, channels, b_from, o_from, o_pixel):
+    zero = v.dtype.type(0)
+    for k in range(pixels * channels):
+        pixel, n = k // channels, k % channels
+        y, at = v[v_from + pixel * v_pixel + n], o_from + pixel * o_pixel + n
+        if e.mode in (BIAS, RELU):
+            y = y + e.bias[b_from + n]
+        if e.mode == RELU:
+            nothing = y * zero
+            y = nothing + e.top if y > e.top else y
+            y = nothing + zero if y < 0 else y
+        elif e.mode in (TIMES, RATIO, RATIOS):
+            y = e.a[at] * y
+        if e.mode == RATIOS:
+            e.out2[at] = (e.beta * y) / (e.z2[at] + (e.below if e.z2[at] < 0 else e.eps))
+            y = e.alpha * y
+        if e.mode in (RATIO, RATIOS):
+            y = y / (e.z[at] + (e.below if e.z[at] < 0 else e.eps))
+        e.out[at] = y
 
 
-@kernel
-def finish_tile(e, v, v_from, v_row, height, width, channels, first_channel, o_from, o_row, o_pixel):
-    """Finish a tile of pixels.
-
-    Parameters
-    ----------
-    e : Epilogue
-    v : ndarray, flat
-        The sums: 32 for every pixel, `v_row` numbers from one row of pixels to the next.
-    height, width, channels : int
-        Pixels down and across, and channels; more than 32 only of a single pixel.
-    first_channel : int
-        Where the bias of the first of them is.
-    o_from, o_row, o_pixel : int
-        Where the first pixel's first channel is in the output, and the steps from row to row and pixel to pixel there.
-    """
-    whole = channels // SLAB * SLAB
-    for i in range(height):
-        for j in range(width):
-            vp, op = v_from + i * v_row + j * SLAB, o_from + i * o_row + j * o_pixel
-            for c in range(0, whole, SLAB):
-                bc = first_channel + c
-                _finish_slab(e.mode, v, vp + c, e.bias, bc, e.a, e.z, e.z2, e.out, e.out2, op + c, e.eps, e.below, e.alpha, e.beta)
-            for c in range(whole, channels):
-                bc = first_channel + c
-                _finish_number(e.mode, v, vp + c, e.bias, bc, e.a, e.z, e.z2, e.out, e.out2, op + c, e.eps, e.below, e.alpha, e.beta)
+#: finish_pixels(e, v, v_from, v_pixel, pixels, channels, b_from, o_from, o_pixel): finish `channels` sums of each of `pixels` pixels, which
+#: are `v_pixel` numbers apart in v, from `v_from` on, and `o_pixel` in the output, from `o_from` on. The first bias is at `b_from`.
+finish_pixels = _finish_loops if DISABLED else _finish_vectors

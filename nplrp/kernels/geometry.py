@@ -31,6 +31,7 @@ class Problem(NamedTuple):
     left: int
     up_h: int
     up_w: int
+    groups: int
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class Geometry:
     kernel, stride, dilation : (int, int)
     pads : (int, int, int, int)
         Zeros added at the top, bottom, left and right.
+    groups : int
+        Into how many groups the channels fall, in and out in the same order; an output sees the inputs of its own group.
     """
 
     height: int
@@ -54,6 +57,7 @@ class Geometry:
     stride: tuple[int, int] = (1, 1)
     dilation: tuple[int, int] = (1, 1)
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+    groups: int = 1
 
     @property
     def out_height(self) -> int:
@@ -70,6 +74,6 @@ class Geometry:
         image, out = (self.height, self.width, self.cin), (max(self.out_height, 0), max(self.out_width, 0), self.cout)
         first = (self.pads[0], self.pads[2])
         if not transposed:
-            return Problem(*(image + out + self.kernel + self.stride + self.dilation + first), 1, 1)
+            return Problem(*(image + out + self.kernel + self.stride + self.dilation + first + (1, 1, self.groups)))
         turned = tuple((k - 1) * d - p for k, d, p in zip(self.kernel, self.dilation, first, strict=True))
-        return Problem(*(out + image + self.kernel + (1, 1) + self.dilation + turned + self.stride))
+        return Problem(*(out + image + self.kernel + (1, 1) + self.dilation + turned + self.stride + (self.groups,)))

@@ -52,8 +52,11 @@ class Assembler:
 
     def array(self, position, offset, element=None):
         """Return the address of element `offset` of the array at `position` among the arguments."""
-        data = self.context.make_array(self.signature.args[position])(self.context, self.builder, self.args[position]).data
-        return self.step(data, offset, element)
+        return self.address(self.signature.args[position], self.args[position], offset, element)
+
+    def address(self, kind, value, offset, element=None):
+        """Return the address of element `offset` of an array of that type."""
+        return self.step(self.context.make_array(kind)(self.context, self.builder, value).data, offset, element)
 
     def step(self, pointer, offset, element=None):
         """Return `pointer` moved on by `offset` elements."""
@@ -132,6 +135,25 @@ def copy_16(typing, x, x_from, y, y_from):
         return context.get_dummy_value()
 
     return types.void(x, types.int64, y, types.int64), emit
+
+
+@intrinsic
+def copy_some(typing, x, x_from, y, y_from, count):
+    """Copy x[x_from : x_from + count], count <= 16, to y[y_from : y_from + count], and zeros behind it up to y_from + 16; reads all 16."""
+
+    def emit(context, builder, signature, args):
+        asm = Assembler(context, builder, signature, args, x.dtype, lanes_of(x.dtype))
+        source, to = asm.array(0, args[1]), asm.array(2, args[3])
+        whole = ir.VectorType(_I64, asm.lanes)
+        undefined = ir.Constant(whole, ir.Undefined)
+        count = builder.insert_element(undefined, args[4], ir.Constant(_I32, 0))
+        count = builder.shuffle_vector(count, undefined, ir.Constant(ir.VectorType(_I32, asm.lanes), [0] * asm.lanes))
+        for n in range(0, 16, asm.lanes):
+            within = builder.icmp_signed("<", ir.Constant(whole, list(range(n, n + asm.lanes))), count)
+            asm.store(asm.select(within, asm.load(asm.step(source, n)), asm.constant(0.0)), asm.step(to, n))
+        return context.get_dummy_value()
+
+    return types.void(x, types.int64, y, types.int64, types.int64), emit
 
 
 @intrinsic

@@ -8,10 +8,11 @@ from nplrp.kernels.simd import Assembler, lanes_of
 I32, I64 = ir.IntType(32), ir.IntType(64)
 
 
-def for_vectors(context, builder, signature, args, dtype, n, unroll, work):
-    """Emit work(assembler, place) for all n places: `unroll` vectors a turn, then single vectors, then single numbers."""
-    begin = ir.Constant(I64, 0)
-    for lanes, steps in dict.fromkeys(((lanes_of(dtype), unroll), (lanes_of(dtype), 1), (1, 1))):
+def for_vectors(context, builder, signature, args, dtype, n, unroll, work, halves=False):
+    """Emit work(assembler, place) for all n places: `unroll` vectors a turn, single vectors, with `halves` half ones and so on, numbers."""
+    begin, widest = ir.Constant(I64, 0), lanes_of(dtype)
+    some = [widest >> k for k in range(1, widest.bit_length())] if halves else [1]
+    for lanes, steps in dict.fromkeys(((widest, unroll), (widest, 1), *((lanes, 1) for lanes in some))):
         asm = Assembler(context, builder, signature, args, dtype, lanes)
         width = ir.Constant(I64, lanes * steps)
         count = builder.sdiv(builder.sub(n, begin), width)

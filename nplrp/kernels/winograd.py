@@ -20,7 +20,7 @@ import math
 import numpy as np
 from llvmlite import ir
 
-from nplrp.kernels.epilogue import by_mode
+from nplrp.kernels.epilogue import BIAS, RELU, Operands, by_mode
 from nplrp.kernels.microkernel import BLOCK, SLAB
 from nplrp.kernels.numba_later import intrinsic, types
 from nplrp.kernels.simd import Assembler, lanes_of
@@ -130,33 +130,39 @@ def transform_output(typing, m, m_from, m_step, y, y_from):
 
 
 @intrinsic
-def finish_output(typing, m, m_from, m_step, mode, bias, b_from, a, z, z2, out, out2, o_from, o_row, o_pixel, eps, below, alpha, beta):
+def finish_output(typing, m, m_from, m_step, e, b_from, o_from, o_row, o_pixel):
     """Y = A^T M A as `transform_output`, finished (see `nplrp.kernels.epilogue`).
 
     Y[i, j] goes to out[o_from + i * o_row + j * o_pixel].
     """
     whole, dtype = types.int64, m.dtype
-    signature = types.void(m, whole, whole, whole, bias, whole, a, z, z2, out, out2, whole, whole, whole, dtype, dtype, dtype, dtype)
+    signature = types.void(m, whole, whole, e, whole, whole, whole, whole)
 
     def emit(context, builder, signature, args):
         asm = Assembler(context, builder, signature, args, dtype, lanes_of(dtype))
-        m_step, (o_from, o_row, o_pixel) = args[2], args[11:14]
+        operands = Operands(builder, e, args[3])
+        m_step, b_from, (o_from, o_row, o_pixel) = args[2], args[4], args[5:]
         six_steps = builder.mul(m_step, ir.Constant(m_step.type, IN))
         columns = [_walk(asm, top, six_steps, IN) for top in _walk(asm, asm.array(0, args[1]), m_step, IN)]
         rows = _walk(asm, o_from, o_row, OUT, builder.add)
         pixels = [place for row in rows for place in _walk(asm, row, o_pixel, OUT, builder.add)]
 
-        def one(formula):
-            places, bias = iter(pixels), asm.load(asm.array(4, args[5]))
+        def one(mode, formula):
+            places = iter(pixels)
+            bias = asm.load(operands.array(asm, "bias", b_from)) if mode in (BIAS, RELU) else None
 
             def store(value):
-                at = {name: asm.array(k, place) for place in [next(places)] for k, name in enumerate(("a", "z", "z2", "out", "out2"), 6)}
-                v = formula(value, lambda name: bias if name == "bias" else asm.load(at[name]), lambda w: asm.store(w, at["out2"]))
-                asm.store(v, at["out"])
+                place = next(places)
+                v = formula(
+                    value,
+                    lambda name: bias if name == "bias" else asm.load(operands.array(asm, name, place)),
+                    lambda w: asm.store(w, operands.array(asm, "out2", place)),
+                )
+                asm.store(v, operands.array(asm, "out", place))
 
             _both_ways(_output_row, asm, columns, asm.load, store)
 
-        by_mode(asm, args[3], args[14:], one)
+        by_mode(asm, operands, one)
         return context.get_dummy_value()
 
     return signature, emit

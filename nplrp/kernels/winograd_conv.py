@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nplrp.kernels.direct import blocking
-from nplrp.kernels.epilogue import RATIO, RATIOS, TIMES, finish_tile
+from nplrp.kernels.epilogue import RATIO, RATIOS, TIMES, finish_pixels
 from nplrp.kernels.microkernel import BLOCK, MAX_ROWS, PANEL_32, ROW_STEP, SLAB, multiply
 from nplrp.kernels.parallel import kernel, shared_kernel
 from nplrp.kernels.simd import VECTOR_BITS, copy_16, keep_apart, prefetch, writable
@@ -235,13 +235,12 @@ def _finish_slab(p, plan, e, slab, channels, first, count, rows, m, m_from):
         if height == OUT and width == OUT and channels == SLAB:
             for n in range(0, SLAB, _LANES):
                 b, o = slab * SLAB + n, o_from + n
-                finish_output(
-                    m, m_at + n, m_step, e.mode, e.bias, b, e.a, e.z, e.z2, e.out, e.out2, o, row, p.cout, e.eps, e.below, e.alpha, e.beta
-                )
+                finish_output(m, m_at + n, m_step, e, b, o, row, p.cout)
             continue
         for n in range(0, channels, _LANES):
             transform_output(m, m_at + n, m_step, y, y_from + n)
-        finish_tile(e, y, y_from, y_from + OUT * SLAB, height, width, channels, slab * SLAB, o_from, row, p.cout)
+        for i in range(height):
+            finish_pixels(e, y, y_from + i * OUT * SLAB, SLAB, width, channels, slab * SLAB, o_from + i * row, p.cout)
 
 
 _WHOLE, _TILES, _SLABS, _PACK = range(4)

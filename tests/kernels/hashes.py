@@ -9,7 +9,8 @@ import sys
 
 import numpy as np
 
-from nplrp.kernels import dense, elementwise, pool, softmax, sums, ties
+from nplrp.kernels import dense, depthwise, elementwise, pool, softmax, sums, ties
+from nplrp.kernels.geometry import Geometry
 
 
 def plain(rng, dtype):
@@ -39,6 +40,16 @@ def plain(rng, dtype):
         yield "sums", np.array([sums.sum_of(x, 2), sums.sum_abs(x), sums.sum_of_product(x, y, 2), *sums.image_sums(y, 2)])
         labels = ties.tie_labels(np.round(x * 0.4), [(1, 2, 2, 2, 2, 1, 1, 0, 0, 0, 0, (-1,)), (0, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, (0,))])
         yield "ties", labels[0]
+    for g in (Geometry(5, 9, 19, 19, pads=(1, 1, 1, 1)), Geometry(7, 6, 5, 10, (3, 2), (2, 1), (1, 2), (1, 0, 0, 1))):
+        shapes = (1, g.height, g.width, g.cin), (1, g.out_height, g.out_width, g.cout), (*g.kernel, g.cin, g.cout // g.cin)
+        x, s, w = (rng.standard_normal(shape).astype(dtype) for shape in shapes)
+        out, back, back2 = np.empty_like(s), np.empty_like(x), np.empty_like(x)
+        changes, operands = ((1.25, 1), (0, 1)), {"a": x, "z": x * x, "eps": 0.1, "z2": x, "out2": back2, "weights": (2, -1)}
+        depthwise.depthwise_forward(x, w, g, changes, s.reshape(-1)[: g.cout], True, out, x2=2 * x, threads=2)
+        yield "depthwise", out
+        depthwise.depthwise_transpose(s, w, g, changes, back, s2=s * s, threads=2, **operands)
+        yield "depthwise transposed", back
+        yield "depthwise transposed", back2
     z = (rng.standard_normal((3, 20)) * 9).astype(dtype)
     out = np.empty_like(z)
     softmax.softmax(z, out)

@@ -1,5 +1,7 @@
 """Convolutions against the loops of tests/naive.py, the laws they obey, and bits that nothing may change."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,6 +18,8 @@ FLOATS = (np.float32, np.float64)
 def geometries(draw, winograd=False):
     """Layers with at least one output pixel; `winograd` ones are 3 x 3 without stride and dilation."""
     channels = st.sampled_from((1, 2, 3, 5, 16, 20, 33, 64))
+    groups = 1 if winograd else draw(st.sampled_from((1, 1, 1, 2, 3, 5)))
+    cin, cout = (draw(channels if groups == 1 else st.sampled_from((1, 2, 3, 16, 20))) * groups for _ in range(2))
     kernel = (3, 3) if winograd else draw(st.tuples(*[st.integers(1, 4)] * 2))
     step = st.just((1, 1)) if winograd else st.tuples(*[st.integers(1, 3)] * 2)
     stride, dilation = draw(step), draw(step)
@@ -25,7 +29,7 @@ def geometries(draw, winograd=False):
         max(1, (kernel[1] - 1) * dilation[1] + 1 - pads[2] - pads[3]),
     ]
     height, width = (draw(st.integers(n, n + 10)) for n in least)
-    return Geometry(height, width, draw(channels), draw(channels), kernel, stride, dilation, pads)
+    return Geometry(height, width, cin, cout, kernel, stride, dilation, pads, groups)
 
 
 def case(g, dtype, seed=0, images=2):
@@ -38,7 +42,7 @@ def case(g, dtype, seed=0, images=2):
     return {
         "x": draw(images, g.height, g.width, g.cin),
         "x2": draw(images, g.height, g.width, g.cin),
-        "w": draw(*g.kernel, g.cin, g.cout),
+        "w": draw(*g.kernel, g.cin // g.groups, g.cout),
         "b": draw(g.cout),
         "s": draw(images, g.out_height, g.out_width, g.cout),
         "s2": draw(images, g.out_height, g.out_width, g.cout),
@@ -64,11 +68,11 @@ def transpose(g, s, w, name=None, threads=1, **options):
 
 
 def forward_loops(g, x, w, b):
-    return naive.conv_forward(x.astype(float), w.astype(float), b.astype(float), g.stride, g.dilation, g.pads)
+    return naive.conv_forward(x.astype(float), w.astype(float), b.astype(float), g.stride, g.dilation, g.pads, g.groups)
 
 
 def transpose_loops(g, s, w):
-    return naive.conv_transpose(s.astype(float), w.astype(float), g.height, g.width, g.stride, g.dilation, g.pads)
+    return naive.conv_transpose(s.astype(float), w.astype(float), g.height, g.width, g.stride, g.dilation, g.pads, g.groups)
 
 
 def changed(w, change):
@@ -118,6 +122,20 @@ def test_winograd_is_the_definition(g, threads, stored):
     assert_close(back, transpose_loops(g, d["s"], d["w"]), sizes[1], 60, np.float32)
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+@settings(deadline=None, max_examples=30)
+@given(g=geometries())
+def test_groups_are_convolutions_side_by_side(g, dtype):
+    d = case(g, dtype)
+    out, back = forward(g, d["x"], d["w"], d["b"], relu=True, name="direct"), transpose(g, d["s"], d["w"], name="direct", a=d["a"])
+    one = dataclasses.replace(g, cin=g.cin // g.groups, cout=g.cout // g.groups, groups=1)
+    for i in range(g.groups):
+        part = {k: np.ascontiguousarray(np.split(v, g.groups, axis=-1)[i]) for k, v in d.items()}
+        assert same(np.split(out, g.groups, axis=3)[i].copy(), forward(one, part["x"], part["w"], part["b"], relu=True, name="direct"))
+        if one.cin * one.kernel[1] > 16:  # else it is folded, and added up in another order
+            assert same(np.split(back, g.groups, axis=3)[i].copy(), transpose(one, part["s"], part["w"], name="direct", a=part["a"]))
+
+
 @settings(deadline=None, max_examples=30)
 @given(g=geometries())
 def test_transpose_is_the_adjoint(g):
@@ -128,15 +146,17 @@ def test_transpose_is_the_adjoint(g):
 
 
 def layers():
-    """A direct and a Winograd layer of either kind: tiles by chunks, and all tiles at once."""
+    """Direct layers, and Winograd layers of either kind: tiles by chunks, and all tiles at once."""
     return [
         ("direct", Geometry(9, 7, 5, 37, (3, 2), (2, 1), (1, 2), (1, 0, 2, 1))),
+        ("direct", Geometry(13, 37, 24, 40, (3, 3), pads=(1, 1, 1, 1), groups=4)),  # rows that pixels share
+        ("depthwise", Geometry(11, 9, 20, 40, (3, 3), (2, 1), pads=(1, 1, 1, 1), groups=20)),
         ("winograd", Geometry(13, 10, 20, 36, pads=(1, 1, 1, 1))),
         ("winograd", Geometry(37, 41, 32, 64, pads=(1, 1, 1, 1))),
     ]
 
 
-@pytest.fixture(params=layers(), ids=lambda p: f"{p[0]}-{p[1].height}")
+@pytest.fixture(params=layers(), ids=lambda p: f"{p[0]}-{p[1].height}-{p[1].groups}")
 def layer(request):
     return request.param
 
@@ -177,7 +197,7 @@ def test_a_second_output_is_a_second_convolution(layer):
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("signed", [False, True])
 def test_epilogues_are_the_lines_of_the_page(layer, dtype, signed):
-    name, g = layer if dtype is np.float32 else ("direct", layer[1])
+    name, g = layer if dtype is np.float32 or layer[0] == "depthwise" else ("direct", layer[1])
     d = case(g, dtype)
     d["z"][:, :, ::2] = 0
     d["z"][:, 0] = -0.0
@@ -228,7 +248,7 @@ def test_a_nan_passes_the_relu(layer):
     assert expected.any()
     assert np.isnan(out[expected]).all()  # a Winograd tile spreads it further
     assert not np.isnan(out[1]).any()
-    if name == "direct":
+    if name != "winograd":
         assert same(np.isnan(out), expected)
 
 
@@ -333,6 +353,8 @@ def test_the_algorithm_is_a_function_of_shape_and_dtype():
     assert algorithm(vgg, np.float64) == "direct"
     for g in (Geometry(224, 224, 3, 64), Geometry(9, 9, 64, 64, stride=(2, 2)), Geometry(9, 9, 64, 64, (5, 5)), Geometry(3, 3, 64, 64)):
         assert algorithm(g, np.float32) == "direct"
+    grouped = dataclasses.replace(vgg, groups=2)
+    assert algorithm(grouped, np.float32) == "direct"
     packed = pack(np.ones((3, 3, 64, 64), np.float32), vgg, algorithm="direct")
     assert isinstance(packed, Packed)
     assert packed.algorithm == "direct"

@@ -1,0 +1,272 @@
+"""Depthwise convolution: every channel by itself, with a kernel [kh, kw, c, m] that makes m outputs of it, c * m + j (Keras's order).
+
+Order per output element, from 0: term by term, then kernel rows, kernel columns and (transposed) j ascending, each product fused into the
+sum; taps outside the image are left out. The kernel's rows and columns count as the transpose sees them, that is turned round.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from llvmlite import ir
+
+from nplrp.kernels.epilogue import finish_pixels, forward_epilogue, transpose_epilogue
+from nplrp.kernels.fma import fma
+from nplrp.kernels.numba_later import cgutils, intrinsic, types
+from nplrp.kernels.parallel import DISABLED, frozen, kernel, shared_kernel
+from nplrp.kernels.vector_loop import I64, for_vectors
+
+#: Output pixels whose sums are held in registers together, so that a weight is read once for them.
+PIXELS = 4
+
+
+class Cut(NamedTuple):
+    """How a depthwise problem falls into sums of the same length."""
+
+    channels: int  # of a sum
+    sums: int  # for every output pixel: m, or 1 if transposed
+    parts: int  # of every tap: 1, or m if transposed
+    terms: int
+    transposed: bool
+
+
+def depthwise_forward(x, w, geometry, changes, bias, relu, out, x2=None, threads=1):
+    """Convolve: out = f(sum over terms conv(x_t, w_t) + bias), f the ReLU or nothing.
+
+    Parameters
+    ----------
+    x, x2 : ndarray [n, height, width, c]
+        The inputs of the terms.
+    w : ndarray [kh, kw, c, m]
+        Of the dtype of x; may be read-only and memory-mapped.
+    geometry : Geometry
+        With ``cin`` = c and ``cout`` = c * m.
+    changes : sequence of (float, float)
+        One (p, n) per term: the term's weights are p * max(w, 0) + n * min(w, 0).
+    bias : ndarray [c * m]
+        Added once, to the finished sum.
+    relu : bool or float
+        A number is where to clamp at the top, too. A NaN passes the ReLU.
+    out : ndarray [n, out_height, out_width, c * m]
+        Overwritten.
+    threads : int
+    """
+    _run(x, x2, w, geometry, False, changes, forward_epilogue(relu, out, bias), threads)
+
+
+def depthwise_transpose(
+    s, w, geometry, changes, out, s2=None, a=None, z=None, eps=0.0, signed=False, out2=None, z2=None, weights=(1.0, 1.0), threads=1
+):
+    """Carry back: c = sum over terms of the transpose of conv applied to s_t, and what the next layer needs of it.
+
+    Parameters
+    ----------
+    s, s2 : ndarray [n, out_height, out_width, c * m]
+        The inputs of the terms.
+    w, geometry, changes
+        As in `depthwise_forward`.
+    out : ndarray [n, height, width, c]
+        Overwritten: c; with `a` R = a * c; with `a` and `z` R / stab(z).
+    a, z, eps, signed, out2, z2, weights
+        As in `nplrp.kernels.conv.conv_transpose`.
+    threads : int
+    """
+    _run(s, s2, w, geometry, True, changes, transpose_epilogue(out, a, z, eps, signed, out2, z2, weights), threads)
+
+
+def _run(x, x2, w, geometry, transposed, changes, e, threads):
+    p, factors = geometry.problem(transposed), np.array(changes, x.dtype)
+    x = frozen(x)
+    w = frozen(np.require(w, requirements="A"))
+    convolve(p, cut_of(p, len(changes), transposed), x, x if x2 is None else frozen(x2), w, factors, e, threads)
+
+
+def cut_of(p, terms, transposed):
+    """Return the `Cut` of a problem."""
+    channels, wide = (p.cout, p.cin) if transposed else (p.cin, p.cout)
+    m = wide // channels
+    return Cut(channels, 1 if transposed else m, m if transposed else 1, terms, transposed)
+
+
+def convolve(p, cut, x, x2, w, changes, e, threads):
+    """Convolve flat arrays.
+
+    Parameters
+    ----------
+    p : Problem
+    cut : Cut
+    x, x2 : ndarray, flat
+        The inputs of the first and second term, [n, height, width, channels]; `x2` counts only if there are two terms.
+    w : ndarray, flat
+        [kh, kw, c, m].
+    changes : ndarray [terms, 2]
+        One change (p, n) per term.
+    e : Epilogue
+    threads : int
+        The work is split over rows of pixels.
+    """
+    threads = threads if e.out.size > 16384 else 1
+    images = e.out.size // max(1, p.out_height * p.out_width * p.cout)
+    if cut.parts > 1:
+        x, x2 = _planes(x, cut, threads), _planes(x2, cut, threads) if cut.terms > 1 else x
+    _depthwise(threads, p, cut, images, x, x2, w, frozen(changes), e)
+
+
+def _planes(s, cut, threads):
+    """Return s [..., c, m] as [..., m, c], so that numbers that are added lie side by side."""
+    out = np.empty(s.size, s.dtype)
+    _swap(threads, s, cut.channels, cut.parts, out)
+    return frozen(out)
+
+
+@shared_kernel
+def _swap(t, nt, s, channels, m, out):
+    size = channels * m
+    pixels = s.size // size
+    for pixel in range(pixels * t // nt, pixels * (t + 1) // nt):
+        for j in range(m):
+            for c in range(channels):
+                out[pixel * size + j * channels + c] = s[pixel * size + c * m + j]
+
+
+@kernel
+def _changed_weights(p, cut, w, changes, weights):
+    """Write the weights of all terms to [term][kernel row][kernel column][m][c], turned round if transposed."""
+    m = max(cut.sums, cut.parts)
+    size, taps, zero = m * cut.channels, p.kernel_h * p.kernel_w, w.dtype.type(0)
+    for term in range(cut.terms):
+        positive, negative = changes[2 * term], changes[2 * term + 1]
+        for tap in range(taps):
+            source, to = (taps - 1 - tap if cut.transposed else tap) * size, (term * taps + tap) * size
+            for c in range(cut.channels):
+                for j in range(m):
+                    v = w[source + c * m + j]
+                    weights[to + j * cut.channels + c] = v * (positive if v > zero else negative)
+
+
+def _make_accumulate(pixels):
+    """Return an intrinsic that adds the products of the taps to the sums of `pixels` neighbours."""
+
+    @intrinsic
+    def accumulate(typing, x, x_from, step, places, w, w_from, w_places, taps, add, sums, s_from, s_step, channels):
+        whole, dtype = types.int64, sums.dtype
+        signature = types.void(x, whole, whole, places, w, whole, w_places, whole, types.boolean, sums, whole, whole, whole)
+
+        def emit(context, builder, signature, args):
+            _, x_from, step, _, _, w_from, _, taps, add, _, s_from, s_step, channels = args
+
+            def moved(start, step, k):
+                return builder.add(start, builder.mul(step, ir.Constant(I64, k)))
+
+            def work(asm, at):
+                totals = [cgutils.alloca_once_value(builder, asm.constant(0.0)) for _ in range(pixels)]
+                to = [asm.array(9, builder.add(moved(s_from, s_step, k), at)) for k in range(pixels)]
+                for total in totals:
+                    builder.store(asm.constant(0.0), total)
+                with builder.if_then(add):
+                    for total, place in zip(totals, to, strict=True):
+                        builder.store(asm.load(place), total)
+                with cgutils.for_range(builder, taps) as counter:
+                    place = builder.add(asm.number(asm.array(3, counter.index, I64), I64), at)
+                    w_place = builder.add(asm.number(asm.array(6, counter.index, I64), I64), at)
+                    weight = asm.load(asm.array(4, builder.add(w_from, w_place)))
+                    for k, total in enumerate(totals):
+                        value = asm.load(asm.array(0, builder.add(moved(x_from, step, k), place)))
+                        builder.store(asm.fma(value, weight, builder.load(total, typ=asm.vector)), total)
+                for total, place in zip(totals, to, strict=True):
+                    asm.store(builder.load(total, typ=asm.vector), place)
+
+            for_vectors(context, builder, signature, args, dtype, channels, 1, work)
+            return context.get_dummy_value()
+
+        return signature, emit
+
+    return accumulate
+
+
+def _make_loops(pixels):
+    """Return the same in plain loops, for runs with the JIT off."""
+
+    def accumulate(x, x_from, step, places, w, w_from, w_places, taps, add, sums, s_from, s_step, channels):
+        for k in range(pixels):
+            for c in range(channels):
+                to = s_from + k * s_step + c
+                total = sums[to] if add else sums.dtype.type(0)
+                for t in range(taps):
+                    total = fma(x[x_from + k * step + places[t] + c], w[w_from + w_places[t] + c], total)
+                sums[to] = total
+
+    return accumulate
+
+
+_accumulate, _accumulate_one = ((_make_loops if DISABLED else _make_accumulate)(n) for n in (PIXELS, 1))
+
+
+@kernel
+def _interleave(cut, sums, s_from, ordered, o_from):
+    """Copy sums [m, c] to [c, m]."""
+    for j in range(cut.sums):
+        for c in range(cut.channels):
+            ordered[o_from + c * cut.sums + j] = sums[s_from + j * cut.channels + c]
+
+
+@shared_kernel
+def _depthwise(thread, threads, p, cut, images, x, x2, w, changes, e):
+    """Compute one thread's share of the output rows."""
+    channels, out_size = cut.channels, p.cout
+    taps = p.kernel_h * p.kernel_w
+    size = max(cut.sums, cut.parts) * channels
+    weights = np.empty(cut.terms * taps * size, x.dtype)
+    _changed_weights(p, cut, w, changes, weights)
+    sums = np.empty(PIXELS * out_size, x.dtype)
+    ordered = np.empty(PIXELS * out_size, x.dtype) if cut.sums > 1 else sums
+    places, w_places = np.empty(taps * cut.parts, np.int64), np.empty(taps * cut.parts, np.int64)
+    rows, row_taps = np.empty(p.kernel_h, np.int64), np.empty(p.kernel_h, np.int64)
+    for row in range(images * p.out_height * thread // threads, images * p.out_height * (thread + 1) // threads):
+        image, y = row // p.out_height, row % p.out_height
+        count_h = 0
+        for i in range(p.kernel_h):
+            v = y * p.stride_h + i * p.dilation_h - p.top
+            if v >= 0 and v % p.up_h == 0 and v // p.up_h < p.height:
+                rows[count_h], row_taps[count_h] = (image * p.height + v // p.up_h) * p.width, i
+                count_h += 1
+        for phase in range(min(p.up_w, p.out_width)):
+            q = phase
+            while q < p.out_width:
+                # the taps of this pixel, and for how many runs of pixels they lie inside the image
+                count, least, most = 0, p.width, 0
+                for h in range(count_h):
+                    for j in range(p.kernel_w):
+                        v = q * p.stride_w + j * p.dilation_w - p.left
+                        if v % p.up_w != 0:
+                            continue
+                        u = v // p.up_w
+                        least, most = min(least, u), max(most, u)
+                        if 0 <= u < p.width:
+                            for part in range(cut.parts):
+                                places[count] = (rows[h] + u) * p.cin + part * channels
+                                w_places[count] = (row_taps[h] * p.kernel_w + j) * size + part * channels
+                                count += 1
+                runs = 0
+                if least >= 0:
+                    pixels = min((p.width - 1 - most) // p.stride_w, (p.out_width - 1 - q) // p.up_w) + 1
+                    runs = pixels // PIXELS
+                number = PIXELS if runs > 0 else 1
+                step = p.stride_w * p.cin
+                for run in range(max(runs, 1)):
+                    x_from = run * PIXELS * step
+                    for term in range(cut.terms):
+                        source, add = x if term == 0 else x2, term > 0
+                        for n in range(cut.sums):
+                            w_from, s_from = term * taps * size + n * channels, n * channels
+                            if number == PIXELS:
+                                _accumulate(
+                                    source, x_from, step, places, weights, w_from, w_places, count, add, sums, s_from, out_size, channels
+                                )
+                            else:
+                                _accumulate_one(
+                                    source, x_from, step, places, weights, w_from, w_places, count, add, sums, s_from, out_size, channels
+                                )
+                    for k in range(number if cut.sums > 1 else 0):
+                        _interleave(cut, sums, k * out_size, ordered, k * out_size)
+                    finish_pixels(e, ordered, 0, out_size, number, out_size, 0, (row * p.out_width + q) * out_size, p.up_w * out_size)
+                    q += number * p.up_w
