@@ -227,7 +227,8 @@ def _fusible_parts(plan: Plan, i: int, dead: Sequence[bool]) -> tuple[Part, ...]
     that a ReLU has set to 0 are left out where such units get no relevance.
     """
     step, parts = plan.steps[i], plan.parts[i]
-    if not operation(step).fused or not _divides(plan.rules[i]):
+    fused = operation(step).fused
+    if not fused or not fused.fits(step) or not _divides(plan.rules[i]):
         return ()
     if layers.activation(step.activation).opens:
         if not dead[i]:
@@ -259,7 +260,7 @@ def _forward(fusion: Fusion, inputs: Sequence[np.ndarray], workspace: Workspace)
     """Do line 1 of a linear step, clamped where its activation is a ReLU, and beside it for parts of its rule."""
     step, op = fusion.step, operation(fusion.step)
     relu = layers.activation(step.activation).opens
-    if op.fused:
+    if op.fused and op.fused.fits(step):
         return op.fused.forward(step, inputs, relu, fusion.beside, workspace)
     return layers.forward(step, [op.gather(step, inputs)], [AS_IS], AS_IS, relu), []
 

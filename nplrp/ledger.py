@@ -269,6 +269,12 @@ def account(plan: Plan, trace: Trace, i: int, R_above: np.ndarray, shares: Seque
         dropped += layers.sums(R_above) - sum(layers.sums(R) for _, R, _ in carried)
     linear = layers.linear_step(step, rule)
     for part, R, (z, s, _, _) in carried:
+        if rule.undivided:  # z is the sum of the weights that R went along: what it is more than 1 is created, what it is less is lost
+            more = s * (z - 1)
+            created += layers.sums(np.maximum(more, 0))
+            dropped -= layers.sums(np.minimum(more, 0))
+            magnitude += layers.sums(np.abs(more))
+            continue
         d = layers.denominator(z, rule)
         added = s * (d - z)
         by_bias = s * layers.changed_bias(linear, part.bias) if linear.bias is not None else np.zeros_like(s)

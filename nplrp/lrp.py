@@ -170,9 +170,9 @@ def four_lines(plan: Plan, trace: Trace, i: int, R: np.ndarray) -> Iterator[tupl
     """
     step, rule = plan.steps[i], plan.rules[i]
     a, y, held = layers.gather(step, trace.activations), trace.activations[i + 1], trace.held.get(i)
-    shares = layers.operation(step).shares
-    if rule.row.decision == "shared" and shares:
-        held = shares(step, a, layers.tie_labels(plan.steps, trace.activations[0]).get(i))
+    redecide = layers.operation(step).redecide
+    if redecide and rule.row.decision not in ("held", "average"):
+        held = redecide(step, a, layers.tie_labels(plan.steps, trace.activations[0]).get(i), rule.row.decision)
     step = layers.linear_step(step, rule)
     for part in plan.parts[i]:
         of_units = layers.relevance_of_units(R, step, a, part.units, y, held)

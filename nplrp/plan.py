@@ -215,7 +215,7 @@ def dead_get_nothing(steps: Sequence[Step], rules: Sequence[Rule], top: int) -> 
     for i in range(len(steps) - 1, -1, -1):  # a rule that only hands relevance on keeps the factors that it came with
         above = [j for j in readers[i] if j <= top] if i != top else []
         if above:
-            found[i] = all(found[j] if rules[j].transparent else rules[j].has_factor for j in above)
+            found[i] = all(found[j] and operation(steps[j]).keeps_zero if rules[j].transparent else rules[j].has_factor for j in above)
     return found
 
 

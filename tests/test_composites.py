@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import nplrp
-from nplrp import explanation, lrp
+from nplrp import explanation
 from nplrp.errors import ModelError, NumericsError, RuleError
 from nplrp.ledger import LedgerWarning
 from nplrp.plan import make_plan, pixel_bounds
@@ -247,8 +247,8 @@ def test_wrong_targets(target, message):
 
 
 def test_several_targets_run_one_forward_pass(monkeypatch):
-    count, run = [], lrp.fused.run_forward
-    monkeypatch.setattr(lrp.fused, "run_forward", lambda plan, x, *rest: count.append(len(x)) or run(plan, x, *rest))
+    count, run = [], explanation.fused.run_forward
+    monkeypatch.setattr(explanation.fused, "run_forward", lambda plan, x, *rest: count.append(len(x)) or run(plan, x, *rest))
     nplrp.explain(small_vgg(), images(8, 2, (8, 8, 3)), "gamma", target="top-4")
     assert count == [2]
 

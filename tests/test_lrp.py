@@ -325,8 +325,8 @@ def test_a_pass_that_fails_leaves_weights_that_are_right(monkeypatch):
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(fused.layers, "softmax", no_memory)
-        patch.setattr(fused.layers, "transpose_times", no_memory)
+        patch.setattr(fused.layers, "activate", no_memory)
+        patch.setattr(fused, "_division", no_memory)
         for _ in range(2):
             with pytest.raises(MemoryError):
                 nplrp.explain(model, x, "epsilon")

@@ -79,6 +79,16 @@ def add(a, b, out, nt=1):
     _run(_add, nt, [a, b], out)
 
 
+def add_scaled(a, weight, out, accumulate, nt=1):
+    """Write weight * a to `out`, or add it to what is there: two roundings."""
+    _run(_add_scaled, nt, [a], out, a.dtype.type(weight), bool(accumulate))
+
+
+def multiply_scaled(a, s, weight, out, accumulate, nt=1):
+    """Write a * (weight * s) to `out`, or add it to what is there: a rounding for each operation."""
+    _run(_multiply_scaled, nt, [a, s], out, a.dtype.type(weight), bool(accumulate))
+
+
 def multiply_add(a, c, out, nt=1):
     """Add a * c to `out`: two roundings, as in the formula."""
     _run(_multiply, nt, [a, c], out, True)
@@ -151,6 +161,28 @@ def _add(t, nt, a, b, out):
     a, b, out = _part(a, t, nt), _part(b, t, nt), _part(out, t, nt)
     for i in range(a.size):
         out[i] = a[i] + b[i]
+
+
+@shared_kernel
+def _add_scaled(t, nt, a, out, weight, accumulate):
+    a, out = _part(a, t, nt), _part(out, t, nt)
+    if accumulate:
+        for i in range(a.size):
+            out[i] = out[i] + weight * a[i]
+    else:
+        for i in range(a.size):
+            out[i] = weight * a[i]
+
+
+@shared_kernel
+def _multiply_scaled(t, nt, a, s, out, weight, accumulate):
+    a, s, out = _part(a, t, nt), _part(s, t, nt), _part(out, t, nt)
+    if accumulate:
+        for i in range(a.size):
+            out[i] = out[i] + a[i] * (weight * s[i])
+    else:
+        for i in range(a.size):
+            out[i] = a[i] * (weight * s[i])
 
 
 @shared_kernel

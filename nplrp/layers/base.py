@@ -29,8 +29,8 @@ INPUT = "input"
 #: The most numbers that one layer may give for one image, 8 GB in float32; more is taken for a mistake.
 MAX_VALUES = 1 << 31
 
-#: How many inputs a kind has that joins any number of them.
-SEVERAL = (2, 1 << 20)
+#: How many inputs a kind has that joins several: Keras has no limit, but nobody means more.
+SEVERAL = (2, 1024)
 
 #: What an operation does to relevance: it is linear; linear once its forward pass has decided something (which place of a window won);
 #: or it only moves numbers.
@@ -254,10 +254,13 @@ class Fused:
     carry : callable
         (step, s part by part, changes, inputs, division, workspace) -> Carried: lines 3 and 4, and with a division line 2 of the step
         below.
+    fits : callable
+        Whether a step can run so.
     """
 
     forward: Callable[[Step, Sequence[np.ndarray], bool, Sequence[Part], Workspace], tuple[np.ndarray, list[np.ndarray]]]
     carry: Callable[[Step, Sequence[np.ndarray], Sequence[Clamp], Sequence[np.ndarray], Division | None, Workspace], Carried]
+    fits: Callable[[Step], bool] = lambda step: True
 
 
 @dataclass(frozen=True)
@@ -304,8 +307,8 @@ class Operation:
         Of a linear operation; None: the page carries relevance back.
     routes : Routes or None
         Of one that decides.
-    shares : callable or None
-        Of one that decides: (step, a, ties) -> each place's share of what was decided, where equal places share it.
+    redecide : callable or None
+        Of one that decides: (step, a, ties, decision) -> held, for rules that decide otherwise (`nplrp.rules.rule.DECISIONS`).
     average : callable or None
         Of one that decides: step -> the step that weighs all its places alike.
     queueable : bool
@@ -314,10 +317,14 @@ class Operation:
         It only looks at the same numbers in another way.
     tie : callable or None
         step -> its window, as `nplrp.kernels.ties` has it; None: positions that see the same pixels can't be told behind it.
+    windowed : bool
+        It decides between the places of a window, so that structural ties matter.
     rounds : callable
         (step, dtype) -> whether its sums round differently by place, so that equal windows may give unequal numbers.
     keeps_sign : bool
         Inputs that can't be negative give outputs that can't.
+    keeps_zero : bool
+        Relevance that is 0 wherever the output is, handed on, is 0 wherever the input is.
     scale_outputs, scale_inputs : callable or None
         (step, g, h) -> (weight, bias) of the step followed, or preceded, by y = g x + h channel by channel, in float64; None where that
         isn't exact.
@@ -334,13 +341,15 @@ class Operation:
     terms: Callable[[Step], tuple[int, int]] = lambda step: (2, 1)
     fused: Fused | None = None
     routes: Routes | None = None
-    shares: Callable[..., Any] | None = None
+    redecide: Callable[..., Any] | None = None
     average: Callable[[Step], Step] | None = None
     queueable: bool = False
     view: bool = False
     tie: Callable[[Step], tuple[int, ...] | None] | None = None
+    windowed: bool = False
     rounds: Callable[[Step, np.dtype], bool] = lambda step, dtype: False
     keeps_sign: bool = False
+    keeps_zero: bool = False
     scale_outputs: Callable[[Step, np.ndarray, np.ndarray], Weights | None] | None = None
     scale_inputs: Callable[[Step, np.ndarray, np.ndarray], Weights | None] | None = None
 

@@ -155,7 +155,7 @@ def tie_labels(steps: Sequence[Step], x: np.ndarray) -> dict[int, np.ndarray]:
     def rounds(step: Step) -> bool:
         return operation(step).rounds(step, x.dtype)
 
-    return ties.tie_labels(steps, x, rounds, row, [i for i, step in enumerate(steps) if operation(step).shares])
+    return ties.tie_labels(steps, x, rounds, row, [i for i, step in enumerate(steps) if operation(step).windowed])
 
 
 def queue() -> Queue:

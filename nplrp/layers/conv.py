@@ -79,11 +79,12 @@ def transposed_shape(layer: Layer, shapes: tuple[Shape, ...]) -> Shape:
         if window.padding == "same":
             sides.append(n * s if more is None else (n - 1) * s + size % 2 + more)
         else:
-            more = max(s - size, 0) if more is None and window.padding == "valid" else more or 0
-            sides.append((n - 1) * s + size + more - sum(cut))
+            least = max(s - size, 0) if window.padding == "valid" else 0
+            sides.append((n - 1) * s + size + (least if more is None else more) - sum(cut))
     out = fits(layer, image, (sides[0], sides[1], kernel.shape[2]))
     if window.output_size(*sides) != image[:2]:
-        raise ModelError(f"layer {layer.name!r} ({layer.kind}): an output_padding of {tuple(extra)} doesn't fit a stride of {window.stride}")
+        added = "" if extra == (None, None) else f"an output padding of {tuple(extra)} and "
+        raise ModelError(f"layer {layer.name!r} ({layer.kind}): {added}a padding of {window.padding} don't fit a stride of {window.stride}")
     return out
 
 

@@ -203,15 +203,18 @@ def _repeats(step: Step) -> tuple[int, int]:
     return 2, math.prod(step.options["size"])
 
 
-IDENTITY = Operation("identity", MOVES, "identity", _view, _view_back, queueable=True, view=True, tie=point_row, keeps_sign=True)
-RESHAPE = Operation("reshape", MOVES, "reshape", _view, _view_back, queueable=True, view=True, keeps_sign=True)
-PERMUTE = Operation("permute", MOVES, "reshape", permute, permute_back, keeps_sign=True)
-PAD = Operation("pad", MOVES, "pad", grow, shrink, queueable=True, tie=pad_row, keeps_sign=True)
-CROP = Operation("crop", MOVES, "reshape", shrink, grow, queueable=True, tie=crop_row, keeps_sign=True)
-UPSAMPLE = Operation("upsample", MOVES, "reshape", repeat, repeat_back, queueable=True, terms=_repeats, keeps_sign=True)
-CONCATENATE = Operation(
-    "concatenate", MOVES, "reshape", _view, _view_back, gather=join, scatter=cut, queueable=True, tie=_join_row, keeps_sign=True
-)
+def _mover(name: str, family: str, forward: Any, back: Any, **more: Any) -> Operation:
+    facts = {"queueable": True, "keeps_sign": True, "keeps_zero": True} | more
+    return Operation(name, MOVES, family, forward, back, **facts)
+
+
+IDENTITY = _mover("identity", "identity", _view, _view_back, view=True, tie=point_row)
+RESHAPE = _mover("reshape", "reshape", _view, _view_back, view=True)
+PERMUTE = _mover("permute", "reshape", permute, permute_back, queueable=False)
+PAD = _mover("pad", "pad", grow, shrink, tie=pad_row)
+CROP = _mover("crop", "reshape", shrink, grow, tie=crop_row)
+UPSAMPLE = _mover("upsample", "reshape", repeat, repeat_back, terms=_repeats)
+CONCATENATE = _mover("concatenate", "reshape", _view, _view_back, gather=join, scatter=cut, tie=_join_row)
 
 KINDS = (
     Kind("input", _same, lambda layer: {"kind": "identity"}),

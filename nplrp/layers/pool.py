@@ -103,7 +103,7 @@ def max_transpose(step: Step, s: np.ndarray, change: Change, held: np.ndarray, c
         pool.max_transpose(_image(s, step), held, *_window(step), c, threads())
 
 
-def share_ties(step: Step, a: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
+def share_ties(step: Step, a: np.ndarray, labels: np.ndarray | None = None, decision: str = "shared") -> np.ndarray:
     """Return each place's share of every window's maximum: 1 / n at each of its n places, [n, ho, wo, c, height * width].
 
     Parameters
@@ -112,6 +112,8 @@ def share_ties(step: Step, a: np.ndarray, labels: np.ndarray | None = None) -> n
     a : ndarray [n, *input_shape]
     labels : ndarray or None
         Structural ties: such places count as equal.
+    decision : str
+        The only one that there is.
     """
     taps = np.stack([tap for _, _, tap in window_taps(step, a)], axis=-1)
     if labels is not None:
@@ -244,11 +246,13 @@ MAXIMUM = Operation(
     decide=choose,
     terms=_terms,
     routes=Routes(route, route_times),
-    shares=share_ties,
+    redecide=share_ties,
     average=as_average,
     queueable=True,
     tie=window_row,
+    windowed=True,
     keeps_sign=True,
+    keeps_zero=True,
 )
 AVERAGE = Operation("avgpool", LINEAR, "avgpool", avg_forward, avg_transpose, terms=_terms, tie=window_row, keeps_sign=True)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from nplrp.errors import RuleError
 from nplrp.rules import RULES, SWITCHES, Rule, parse_call
+from nplrp.rules.dialects import OWN
 
 #: What the last layer starts with (`nplrp.targets.start_relevance`).
 STARTS = ("one", "logit", "softmax", "all", "relu_logit", "contrastive")
@@ -27,7 +28,9 @@ LINEAR = ("conv", "dense", "scale", "avgpool")
 WEIGHTED = ("conv", "dense", "scale")
 POOL = ("maxpool",)
 POOLS = ("maxpool", "avgpool")
-KINDS = (*LINEAR, *POOL)
+#: Families that a composite may leave to the dialect.
+JOINS = ("add", "mean", "subtract", "maximum", "gate", "norm", "activation")
+KINDS = (*LINEAR, *POOL, *JOINS)
 
 
 @dataclass(frozen=True)
@@ -114,13 +117,13 @@ class Composite:
             if kind in (*PASSED, "input"):
                 rules.append(PASS)
                 continue
-            fitting = [rule for places, rule in chosen if i in places]
+            fitting = [rule for places, rule in chosen if i in places] + [None] * (kind in JOINS)
             if not fitting:
                 raise RuleError(f"composite {self.name!r} has no rule for layer {name!r} of kind {kind!r}; add a row for {kind!r}")
             rule = fitting[0]
-            if kind not in (POOLS if rule is None else rule.fits):
+            if kind not in (OWN if rule is None else rule.fits):
                 what = "the dialect's rule" if rule is None else f"rule {rule}"
-                fits = ", ".join(POOLS if rule is None else rule.fits)
+                fits = ", ".join(OWN if rule is None else rule.fits)
                 raise RuleError(f"composite {self.name!r}: {what} doesn't fit layer {name!r} of kind {kind!r}; it fits {fits}")
             rules.append(rule)
         return tuple(rules)
@@ -400,4 +403,4 @@ def _until_index(until_idx: Any = 1, **parameters: Any) -> Composite:
     base = COMPOSITES["lrp.sequential_preset_b_flat"]
     below = Select((*KINDS, *PASSED), range=(0, until_idx))
     name = f"lrp.sequential_preset_b_flat_until_idx(until_idx={until_idx})"
-    return dataclasses.replace(base, name=name, rows=((POOLS, None), (below, Rule("flat")), *base.rows)).with_parameters(**parameters)
+    return dataclasses.replace(base, name=name, rows=((OWN, None), (below, Rule("flat")), *base.rows)).with_parameters(**parameters)

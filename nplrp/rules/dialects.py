@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from nplrp.errors import RuleError
 from nplrp.rules import AS_IS, NOTHING, RULES, STABILISERS, Change, Clamp, Part, Rule
 
-WINNER, NORM = Rule("winner"), Rule("norm")
+WINNER, NORM, SIGNAL, EPSILON, PASS = Rule("winner"), Rule("norm"), Rule("signal"), Rule("epsilon"), Rule("pass")
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,10 @@ class Dialect:
     rules : tuple of Rule
         The rules that the system has, with its switches.
     maxpool, avgpool : Rule
+        Of pools.
+    add, mean, subtract, maximum, gate, norm, activation : Rule
+        Of sums, means, differences and maxima of several inputs, of products, of normalisations by their own deviation, and of activations
+        that are layers of their own and no ReLUs.
     notes : tuple of str
         What else differs; what isn't reproduced.
     """
@@ -48,24 +52,32 @@ class Dialect:
     rules: tuple[Rule, ...]
     maxpool: Rule = WINNER
     avgpool: Rule = NORM
+    add: Rule = NORM
+    mean: Rule = NORM
+    subtract: Rule = NORM
+    maximum: Rule = WINNER
+    gate: Rule = SIGNAL
+    norm: Rule = EPSILON
+    activation: Rule = PASS
     notes: tuple[str, ...] = ()
 
     def knows(self, rule: Rule) -> bool:
         """Tell whether the system has a rule of that name."""
-        own = {each.name for each in (*self.rules, self.maxpool, self.avgpool)}
+        own = {each.name for each in (*self.rules, *(getattr(self, family) for family in OWN))}
         return rule.name in own or (rule.transparent and not rule.row.parameters)
 
     def resolve(self, rule: Rule | None, kind: str) -> Rule:
-        """Return a rule with every open switch set; None is the dialect's own rule for a pool.
+        """Return a rule with every open switch set; None is the dialect's own rule for one of `OWN`.
 
         Parameters
         ----------
         rule : Rule or None
         kind : str
-            The layer's kind.
+            The operation's family.
         """
         if rule is None:
-            rule = self.maxpool if kind == "maxpool" else self.avgpool
+            own: Rule = getattr(self, kind)
+            rule = own
         template = next((each for each in self.rules if each.name == rule.name), Rule(rule.name))
         takes = RULES[rule.name].parameters
         if rule.name != "zero" and "epsilon" in takes:
@@ -82,6 +94,10 @@ class Dialect:
 
 
 _POOL_RULES = ("winner_epsilon", "average", "norm")
+
+#: Families for which a dialect has a rule of its own.
+OWN = ("maxpool", "avgpool", "add", "mean", "subtract", "maximum", "gate", "norm", "activation")
+_BARE = {"mean": Rule("gradient"), "subtract": Rule("gradient"), "gate": Rule("gradient")}
 
 DIALECTS: dict[str, Dialect] = {
     dialect.name: dialect
@@ -103,6 +119,9 @@ DIALECTS: dict[str, Dialect] = {
             rules=(Rule("epsilon"), Rule("zplus")),
             maxpool=Rule("winner_epsilon"),
             avgpool=Rule("epsilon"),
+            add=Rule("epsilon"),
+            mean=Rule("epsilon"),
+            subtract=Rule("epsilon"),
         ),
         Dialect(
             "zennit-0.5",
@@ -119,6 +138,7 @@ DIALECTS: dict[str, Dialect] = {
                 Rule("flat"),
                 Rule("zbox"),
             ),
+            **_BARE,
             notes=(
                 "zero_params='bias' is bias=none; gamma still chooses its half by z with the bias",
                 "Epsilon(epsilon=0) gives 0/0 at units with z = 0; here they are dropped",
@@ -140,6 +160,8 @@ DIALECTS: dict[str, Dialect] = {
                 Rule("flat"),
                 Rule("zbox", low=-1.0, high=1.0),
             ),
+            **_BARE,
+            activation=Rule("slope"),
             notes=(
                 "alpha-beta divides by all of the bias in both halves, so a denominator can vanish or change its sign",
                 "batch norms run AlphaBetaX2m100 there; here they are merged into their neighbours",
@@ -159,6 +181,7 @@ DIALECTS: dict[str, Dialect] = {
             ),
             maxpool=Rule("winner_epsilon"),
             avgpool=Rule("epsilon"),
+            **_BARE,
             notes=(
                 "set_bias_to_zero is bias=none; the pass runs from 1 and is multiplied by the logit at its end",
                 "Alpha1_Beta0 clamps weights, not contributions, and keeps negative biases: denominators can vanish",

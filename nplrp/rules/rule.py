@@ -48,9 +48,9 @@ Change = Clamp | str
 #: What a term may take as a layer's input: the activation, its positive or negative part, ones, or the ends of the box it can lie in.
 INPUTS = ("a", "a+", "a-", "1", "low", "high")
 
-#: What a rule makes of a step that is linear only once something is decided (a max-pool): it goes by what was decided; or places that are
-#: equal share it; or all places count alike.
-DECISIONS = ("held", "shared", "average")
+#: What a rule makes of a step that is linear only once something is decided (a max-pool, a product, an activation): it goes by what was
+#: decided; or places that are equal share it; or all places count alike; or the signal of a product takes all; or by the derivative.
+DECISIONS = ("held", "shared", "average", "signal", "slope")
 
 #: Which outputs a part carries relevance of, by the sign of z (with the unchanged weights and bias) or of y, what follows the activation.
 UNITS = ("", "z>0", "z<0", "y>0", "y<0")
@@ -262,8 +262,8 @@ class Rule:
 
     @property
     def transparent(self) -> bool:
-        """Whether relevance keeps its factors on the way through: it is moved, whole or in shares, and neither multiplied nor divided."""
-        return all(term == Term("1") for part in self.parts for term in part.terms) and "epsilon" not in self.row.parameters
+        """Whether relevance keeps its factors on the way through: it is handed on, whole or in shares."""
+        return self.row.transparent
 
     @property
     def has_factor(self) -> bool:
@@ -285,7 +285,8 @@ SWITCHES = ("gamma", "alpha", "beta", "low", "high", "epsilon", "stabiliser", "b
 
 
 _WEIGHTED = ("conv", "dense", "scale")
-_LINEAR = (*_WEIGHTED, "avgpool")
+_JOINS = ("add", "mean", "subtract")
+_LINEAR = (*_WEIGHTED, "avgpool", *_JOINS)
 _POOLS = ("maxpool", "avgpool")
 _SHAPE = ("reshape", "pad", "identity")
 _DIVIDES = {"epsilon": 1e-7, "stabiliser": "sign"}
@@ -354,6 +355,8 @@ class Row:
         Inputs lie in a box, whose ends come from the model's pixels if they aren't given.
     undivided : bool
         Line 2 doesn't divide: s = R.
+    transparent : bool
+        Relevance is handed on, whole or in shares: it keeps its factors.
     formula : tuple of str
         What it computes, where its parts don't tell.
     denominator : str
@@ -367,25 +370,32 @@ class Row:
     biases: tuple[str, ...] = BIASES
     boxed: bool = False
     undivided: bool = False
+    transparent: bool = False
     formula: tuple[str, ...] = ()
     denominator: str = ""
 
 
 RULES: dict[str, Row] = {
-    "zero": Row(_LINEAR, {"epsilon": 0.0, "stabiliser": "drop", "bias": "changed"}, _plain),
-    "epsilon": Row(_LINEAR, {**_DIVIDES, "bias": "changed"}, _plain),
+    "zero": Row((*_LINEAR, "norm"), {"epsilon": 0.0, "stabiliser": "drop", "bias": "changed"}, _plain),
+    "epsilon": Row((*_LINEAR, "norm"), {**_DIVIDES, "bias": "changed"}, _plain),
     "gamma": Row(_WEIGHTED, {"gamma": 0.25, **_DIVIDES, "bias": "changed", "split": True, "branch": "z"}, _gamma),
     "zplus": Row(_LINEAR, {"epsilon": 1e-7, "stabiliser": "plus", "bias": "changed", "split": True}, _alpha_beta),
     "alpha_beta": Row(_LINEAR, {"alpha": 2.0, "beta": 1.0, **_DIVIDES, "bias": "changed", "split": True}, _alpha_beta),
     "wsquare": Row(_LINEAR, {**_DIVIDES, "bias": "none"}, _wsquare, biases=("changed", "none")),
-    "flat": Row((*_LINEAR, "maxpool"), {**_DIVIDES}, _flat, decision="average"),
+    "flat": Row((*_LINEAR, "maxpool", "maximum"), {**_DIVIDES}, _flat, decision="average"),
     "zbox": Row(_WEIGHTED, {"low": None, "high": None, **_DIVIDES}, _zbox, boxed=True),
-    "norm": Row(("avgpool",), {**_DIVIDES}, _without_bias),
-    "winner": Row(("maxpool",), {}, _ones, formula=("R_j = R_k at the first maximum of each window",)),
-    "winner_ties": Row(("maxpool",), {}, _ones, "shared", formula=("R_j = R_k / n at each of the n maxima of each window",)),
+    "norm": Row(("avgpool", *_JOINS, "norm", "activation"), {**_DIVIDES}, _without_bias),
+    "winner": Row(("maxpool", "maximum"), {}, _ones, transparent=True, formula=("R_j = R_k at the first maximum of each window",)),
+    "winner_ties": Row(
+        ("maxpool", "maximum"), {}, _ones, "shared", transparent=True, formula=("R_j = R_k / n at each of the n maxima of each window",)
+    ),
     "winner_epsilon": Row(("maxpool",), {**_DIVIDES}, _without_bias, denominator="z = the maximum; j its first place in the window"),
-    "average": Row(_POOLS, {**_DIVIDES}, _without_bias, decision="average"),
-    "pass": Row((*_SHAPE, "scale"), {}, lambda rule: (), formula=("R_j = R_k",)),
+    "average": Row((*_POOLS, "maximum"), {**_DIVIDES}, _without_bias, decision="average"),
+    "signal": Row(("gate",), {}, _ones, "signal", undivided=True, transparent=True, formula=("R_j = R_k for the signal, 0 for the gate",)),
+    "half": Row(("gate",), {}, _ones, "shared", undivided=True, transparent=True, formula=("R_j = R_k / m for each of the m inputs",)),
+    "gradient": Row((*_LINEAR, "gate", "norm"), {}, _ones, undivided=True, formula=("R_j = sum_k w_jk R_k",)),
+    "slope": Row(("activation",), {}, _ones, "slope", undivided=True, formula=("R_j = f'(z_j) R_j",)),
+    "pass": Row((*_SHAPE, "scale", "norm", "activation"), {}, lambda rule: (), transparent=True, formula=("R_j = R_k",)),
 }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from nplrp import layers
 from nplrp.golden.faults import Place
-from nplrp.lrp import run_forward
+from nplrp.lrp import run_step
 from nplrp.lrp import step_back as page
 
 #: One after the other, in the opposite order, pairwise: slow, term by term. By BLAS: the whole window at once, or one place of it after the
@@ -91,7 +91,7 @@ def step_back(at, order):
 
 def end_to_end(plan, trace, R, order):
     """Activations and relevances of all of a network, by the places of its steps: the input (or the output's relevance) first."""
-    activations, winners = [trace.activations[0]], {}
+    activations, held = [trace.activations[0]], {}
     for i, step in enumerate(plan.steps):
         a = activations[-1]
         if step.kind in ("conv", "dense"):
@@ -99,9 +99,9 @@ def end_to_end(plan, trace, R, order):
             activations.append(layers.activate(step, z, in_place=True))
         else:
             if step.kind == "maxpool":
-                winners[i] = layers.choose(step, a)[1]
-            activations.append(run_forward([step], a).activations[-1])
-    own = dataclasses.replace(trace, activations=tuple(activations), winners=winners)
+                held[i] = layers.choose(step, a)[1]
+            activations.append(run_step(step, a))
+    own = dataclasses.replace(trace, activations=tuple(activations), held=held)
     relevances = [R]
     for i in range(len(plan.steps) - 1, -1, -1):
         found = step_back(Place(plan, own, i, relevances[-1].reshape(-1, *plan.steps[i].output_shape)), order)

@@ -11,7 +11,7 @@ from nplrp.golden.candidate import Candidate, read_candidate
 from nplrp.golden.decisions import keeps_ties
 from nplrp.golden.forward_faults import coarse, forward_deviations
 from nplrp.golden.isolated import places_of
-from nplrp.lrp import run_forward
+from nplrp.lrp import run_forward, run_step
 from nplrp.model import chain
 from nplrp.plan import make_steps
 from tests import networks
@@ -55,7 +55,9 @@ def faulty_runs(model, x):
     for i, layer in enumerate(model.layers):
         flattened = model.layers[i - 1].input_shape if i and model.layers[i - 1].kind == "flatten" else None
         for name, wrong in forward_deviations(exact[i], layer, np.asarray(right[i], np.float64), flattened):
-            own = [*right[: i + 1], *run_forward(steps[i + 1 :], wrong.astype("f4")).activations]
+            own = [*right[: i + 1], wrong.astype("f4")]
+            for step in steps[i + 1 :]:
+                own.append(run_step(step, own[-1]))
             yield layer.name, name, dict(zip(names, own, strict=True))
 
 
@@ -96,7 +98,7 @@ def without_bias(layer):
 
 def test_isolated_activations_are_judged_and_named_too(recorded, model):
     step = make_steps(model, np.dtype("f8"), "direct", False)[0]
-    wrong = run_forward([dataclasses.replace(step, bias=np.zeros(6), prepared={})], recorded.input).activations[-1].astype("f4")
+    wrong = run_step(dataclasses.replace(step, bias=np.zeros(6), prepared={}), recorded.input).astype("f4")
     report = golden.check(recorded, Candidate({}, {"conv1": wrong}), mode="isolated", model=model)
     assert report.first.layer == "conv1" and "bias left out" in report.diagnosis[1]
 
