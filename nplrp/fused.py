@@ -81,7 +81,7 @@ def run_forward(plan: Plan, x: np.ndarray, workspace: Workspace | None = None) -
             queue.run()
         with queue if fusion.queued else nullcontext():
             if layers.moves(step):
-                z = layers.move(step, operation(step).gather(step, inputs))
+                z = layers.move(step, operation(step).gather(step, inputs, workspace), workspace)
                 a = layers.activate(step, z, in_place=False)
             elif layers.decides(step):
                 z, held[i] = operation(step).decide(step, operation(step).gather(step, inputs), ties.get(i), workspace)  # type: ignore[misc]
@@ -165,9 +165,13 @@ def run_backward(
                 s = layers.divide_parts(R, Division((trace.activations[i + 1],), rule, (1.0,)), workspace)
                 carried = op.routes.times(step, s[0], trace.held[i], inputs[0], division, workspace)
             workspace.give(*s)
+        elif layers.moves(step) and op.queueable:
+            with queue:
+                moved = layers.move_back(step, R, workspace)
+                carried = layers.Carried(layers.scatter(step, moved, workspace), False)
+            workspace.give(*(each for each in (R, moved) if not any(np.may_share_memory(each, other) for other in carried.arrays)))
         else:
-            if not op.view:
-                queue.run()
+            queue.run()
             carried = layers.Carried(layers.scatter(step, step_back(i, R)), False)
         if carried.divided:
             divided[fusion.source] = carried.arrays

@@ -1,6 +1,122 @@
-"""Laws that several tests hold explanations to."""
+"""Laws that every kind of layer keeps, as functions that tests of the kinds call."""
 
+import hashlib
+from functools import partial
+
+import numba
 import numpy as np
+
+import nplrp
+from nplrp import fused, layers, lrp
+from nplrp.layers import operation
+from nplrp.plan import make_steps
+from nplrp.rules import AS_IS, NOTHING, Clamp
+from nplrp.workspace import Workspace
+
+#: Changes of weights: as they are, each sign alone, both by factors, and those of the w^2 and flat rules.
+CHANGES = (AS_IS, Clamp(1.0, 0.0), Clamp(0.0, 1.0), Clamp(1.25, -0.5), "square", "ones")
+
+
+def steps_of(model, dtype="float64"):
+    """A model's steps, nothing merged."""
+    return make_steps(model, np.dtype(dtype), "auto", merge=False)
+
+
+def adjoint(step, change, seed=0, held=None, n=2, tolerance=1e-13):
+    """<forward(a), s> = <a, transpose(s)> for a changed weight, without the bias: to rounding of the terms."""
+    rng = np.random.default_rng(seed)
+    dtype = np.float64 if step.weight is None else step.weight.dtype
+    a, s = rng.normal(size=(n, *step.input_shape)).astype(dtype), rng.normal(size=(n, *step.output_shape)).astype(dtype)
+    z = layers.forward(step, [a], [change], NOTHING, held=held)
+    (c,) = layers.transpose(step, s, [change], held)
+    assert z.shape == s.shape and c.shape == a.shape
+    left, right = np.sum(z * s, dtype=np.float64), np.sum(a * c, dtype=np.float64)
+    size = max(np.sum(np.abs(z * s)), np.sum(np.abs(a * c)))
+    assert size > 0
+    assert abs(left - right) <= tolerance * size
+    return z
+
+
+def adjoint_of_moves(step, seed=0, n=2):
+    """The same for what only moves: with whole numbers exactly."""
+    rng = np.random.default_rng(seed)
+    shapes = step.input_shapes or (step.input_shape,)
+    inputs = [rng.integers(-9, 10, (n, *shape)).astype(float) for shape in shapes]
+    s = rng.integers(-9, 10, (n, *step.output_shape)).astype(float)
+    moved = layers.move(step, operation(step).gather(step, inputs))
+    back = layers.scatter(step, layers.move_back(step, s))
+    assert moved.shape == s.shape and [b.shape for b in back] == [a.shape for a in inputs]
+    assert np.sum(moved * s) == sum(np.sum(a * b) for a, b in zip(inputs, back, strict=True))
+    return moved
+
+
+def fused_is_the_page(model, x, composite, dtype="float64", tolerance=None, **options):
+    """The fused pass gives what the page does: the same bits, or numbers within `tolerance` of the largest."""
+    plan = nplrp.make_plan(model, composite, dtype, **options)
+    x = x.astype(dtype)
+    page, fast = lrp.run_forward(plan.steps, x), fused.run_forward(plan, x)
+    close(fast.logits, page.logits, tolerance)
+    for step, one, other in zip(plan.steps, fast.activations[1:], page.activations[1:], strict=True):
+        close(one, other, tolerance, step.name)
+    R = np.random.default_rng(3).normal(size=page.logits.shape).astype(dtype)
+    kept = {}
+    by_page = lrp.run_backward(plan, page, R, kept.__setitem__)
+    seen = {}
+    back, space = partial(lrp.step_back, plan, fast), Workspace()
+    with_keep = fused.run_backward(plan, fast, R, back, keep=lambda i, R: seen.update({i: R.copy()}))
+    alone = fused.run_backward(plan, fused.run_forward(plan, x, space), R, back, space)
+    assert np.array_equal(with_keep, alone)
+    assert seen.keys() == kept.keys()
+    assert np.abs(by_page).max() > 0
+    for i, expected in kept.items():
+        close(seen[i], expected, tolerance, i)
+    return by_page
+
+
+def close(found, expected, tolerance, what=""):
+    if tolerance is None:
+        assert np.array_equal(found, expected), what
+    else:
+        assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max(), what
+
+
+def batch_is_singles(model, x, composite, dtype="float32", **options):
+    """Bit for bit, relevance and output."""
+    whole = nplrp.explain(model, x, composite, dtype=dtype, **options)
+    for i in range(len(x)):
+        one = nplrp.explain(model, x[i : i + 1], composite, dtype=dtype, **options)
+        assert one.relevance[0].tobytes() == whole.relevance[i].tobytes()
+        assert one.logits[0].tobytes() == whole.logits[i].tobytes()
+    return whole
+
+
+def digest(explanation):
+    content = hashlib.sha256()
+    for arrays in ({"": explanation.relevance}, explanation.relevances, explanation.activations):
+        for name, array in arrays.items():
+            content.update(name.encode() + array.tobytes())
+    return content.hexdigest()
+
+
+def any_threads(model, x, composite, dtype="float32", **options):
+    """The same bits on one, two and three threads."""
+    before, found = numba.get_num_threads(), set()
+    try:
+        for count in {1, min(2, numba.config.NUMBA_NUM_THREADS), numba.config.NUMBA_NUM_THREADS}:
+            numba.set_num_threads(count)
+            found.add(digest(nplrp.explain(model, x, composite, dtype=dtype, **options)))
+    finally:
+        numba.set_num_threads(before)
+    assert len(found) == 1
+
+
+def ledger_balances(model, x, composite, **options):
+    """Every layer's residual is rounding: 1e-12 of its terms."""
+    ledger = nplrp.explain(model, x, composite, dtype="float64", **options).ledger
+    assert len(ledger) == len(model.layers)
+    for entry in ledger.entries:
+        assert np.all(np.abs(entry.residual) <= 1e-12 * entry.magnitude), entry.layer
+    return ledger
 
 
 def assert_balanced(explanation, units=1e-12):

@@ -215,14 +215,18 @@ def _only_with_partner(e, h, w, dy, dx):
 
 @kernel
 def _pad(e, h, w, dy, dx, top, bottom, left, right, padded):
-    """Copy e [h * w] into its place between the paddings, where a tap equals its partner if that is outside too."""
+    """Copy e [h * w] into its place between the paddings, where a tap equals its partner if that is outside too.
+
+    Negative paddings cut off what is there.
+    """
     width = left + w + right
     for y in range(-top, h + bottom):
         line = padded[(y + top) * width : (y + top + 1) * width]
         inside, partner_inside = 0 <= y < h, 0 <= y + dy < h
         if inside:
-            source, middle = e[y * w : (y + 1) * w], line[left : left + w]
-            for x in range(w):
+            first, last = max(0, -left), w + min(0, right)
+            source, middle = e[y * w + first : y * w + last], line[left + first : left + last]
+            for x in range(middle.size):
                 middle[x] = source[x]
         for x in range(-left, 0 if inside else w):
             line[x + left] = not (partner_inside and 0 <= x + dx < w)

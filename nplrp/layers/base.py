@@ -29,6 +29,9 @@ INPUT = "input"
 #: The most numbers that one layer may give for one image, 8 GB in float32; more is taken for a mistake.
 MAX_VALUES = 1 << 31
 
+#: How many inputs a kind has that joins several: Keras has no limit, but nobody means more.
+SEVERAL = (2, 1024)
+
 #: What an operation does to relevance: it is linear; linear once its forward pass has decided something (which place of a window won);
 #: or it only moves numbers.
 LINEAR, DECIDES, MOVES = "linear", "decides", "moves"
@@ -289,13 +292,15 @@ class Operation:
         What composites and rules call it: convolutions of every kind are ``"conv"``.
     forward : callable or None
         (step, inputs, changes, bias, relu, held) -> z: the sum over terms of (input times changed weight), plus the bias, clamped at 0 if
-        `relu`. Of a `MOVES` operation: (step, a) -> moved.
+        `relu`. Of a `MOVES` operation: (step, a, workspace=None) -> moved.
     transpose : callable or None
-        (step, s, change, held, c): write s times changed weight, transposed, to c. Of a `MOVES` operation: (step, R) -> moved back.
+        (step, s, change, held, c): write s times changed weight, transposed, to c. Of a `MOVES` operation: (step, R,
+        workspace=None) -> moved back.
     decide : callable or None
         (step, a, ties, workspace) -> (z, held): run forward and hold what makes the step linear.
     gather, scatter : callable
-        From a step's inputs to the one array that it works on, and from relevance of that array to that of each input.
+        (step, inputs, workspace=None) -> the one array that it works on, and (step, relevance of that array, workspace=None) -> that of
+        each input. Arrays that are made are the workspace's, if there is one.
     terms : callable
         step -> (terms in a sum over its inputs, the bias counted; terms in a sum over its outputs): what error bounds grow with.
     fused : Fused or None
@@ -331,8 +336,8 @@ class Operation:
     forward: Callable[..., np.ndarray]
     transpose: Callable[..., Any]
     decide: Callable[..., tuple[np.ndarray, Any]] | None = None
-    gather: Callable[[Step, Sequence[np.ndarray]], np.ndarray] = lambda step, inputs: inputs[0]
-    scatter: Callable[[Step, np.ndarray], list[np.ndarray]] = lambda step, R: [R]
+    gather: Callable[..., np.ndarray] = lambda step, inputs, workspace=None: inputs[0]
+    scatter: Callable[..., list[np.ndarray]] = lambda step, R, workspace=None: [R]
     terms: Callable[[Step], tuple[int, int]] = lambda step: (2, 1)
     fused: Fused | None = None
     routes: Routes | None = None

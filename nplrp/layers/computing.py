@@ -13,6 +13,7 @@ from nplrp.layers.base import DECIDES, LINEAR, MOVES, Step
 from nplrp.layers.lines import changed_bias
 from nplrp.layers.table import operation
 from nplrp.rules.rule import AS_IS, Change, Rule
+from nplrp.workspace import Workspace
 
 if TYPE_CHECKING:
     from nplrp.kernels.together import Queue
@@ -65,14 +66,14 @@ def transpose(step: Step, s: np.ndarray, weights: Sequence[Change], held: Any = 
     return carried
 
 
-def move(step: Step, a: np.ndarray) -> np.ndarray:
+def move(step: Step, a: np.ndarray, workspace: Workspace | None = None) -> np.ndarray:
     """Apply a step that only moves numbers: [n, *input_shape] -> [n, *output_shape]."""
-    return operation(step).forward(step, a)
+    return operation(step).forward(step, a, workspace)
 
 
-def move_back(step: Step, R: np.ndarray) -> np.ndarray:
+def move_back(step: Step, R: np.ndarray, workspace: Workspace | None = None) -> np.ndarray:
     """Carry relevance back through a step that only moves numbers, or that hands it on: [n, *output_shape] -> [n, *input_shape]."""
-    moved: np.ndarray = operation(step).transpose(step, R) if moves(step) else R.reshape(len(R), *step.input_shape)
+    moved: np.ndarray = operation(step).transpose(step, R, workspace) if moves(step) else R.reshape(len(R), *step.input_shape)
     return moved
 
 
@@ -81,9 +82,9 @@ def gather(step: Step, activations: Sequence[np.ndarray]) -> np.ndarray:
     return operation(step).gather(step, [activations[j + 1] for j in step.inputs])
 
 
-def scatter(step: Step, R: np.ndarray) -> list[np.ndarray]:
+def scatter(step: Step, R: np.ndarray, workspace: Workspace | None = None) -> list[np.ndarray]:
     """Cut relevance of what a step works on, [n, *input_shape], into that of each input."""
-    return operation(step).scatter(step, R)
+    return operation(step).scatter(step, R, workspace)
 
 
 def is_linear(step: Step) -> bool:

@@ -1,8 +1,14 @@
-"""Convolutions: ordinary ones by `nplrp.kernels.conv`, which chooses direct sums or Winograd's."""
+"""Convolutions: ordinary, grouped, depthwise and transposed, all by `nplrp.kernels.conv`, which chooses the algorithm.
+
+A depthwise convolution is one with as many groups as channels. A transposed convolution is the transpose of the convolution that its own
+output would go through (`geometry`), so its forward pass runs the kernels of line 3 and the other way round.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,22 +42,80 @@ if TYPE_CHECKING:
 
 
 def shape(layer: Layer, shapes: tuple[Shape, ...]) -> Shape:
-    """[h, w, cin], kernel [kh, kw, cin, cout] -> [ho, wo, cout]."""
-    image, kernel, window = image_shape(layer, shapes), layer.arrays["kernel"], window_of(layer)
-    if kernel.ndim != 4 or kernel.shape[:2] != window.size or kernel.shape[2] != image[2]:
-        raise ModelError(
-            f"layer {layer.name!r}: its kernel has shape {kernel.shape}, expected ({window.size[0]}, {window.size[1]}, "
-            f"{image[2]}, filters): the layer before it gives {image}"
-        )
+    """[h, w, cin], kernel [kh, kw, cin / groups, cout] -> [ho, wo, cout]."""
+    image, kernel, window, groups = image_shape(layer, shapes), layer.arrays["kernel"], window_of(layer), layer.options.get("groups", 1)
+    if groups < 1 or image[2] % groups:
+        raise ModelError(f"layer {layer.name!r}: the {image[2]} channels that the layer before it gives don't fall into {groups} groups")
+    _check_kernel(layer, image, (image[2] // groups, "filters"))
+    if kernel.shape[3] % groups:
+        raise ModelError(f"layer {layer.name!r}: its {kernel.shape[3]} filters don't fall into {groups} groups")
     check_vector(layer, "bias", kernel.shape[3])
     return fits(layer, image, (*window.output_size(*image[:2]), kernel.shape[3]))
+
+
+def depthwise_shape(layer: Layer, shapes: tuple[Shape, ...]) -> Shape:
+    """[h, w, c], kernel [kh, kw, c, m] -> [ho, wo, c m]; output channel c m + j is the j-th of input channel c."""
+    image, kernel = image_shape(layer, shapes), layer.arrays["kernel"]
+    _check_kernel(layer, image, (image[2], "multiplier"))
+    filters = image[2] * kernel.shape[3]
+    check_vector(layer, "bias", filters)
+    return fits(layer, image, (*window_of(layer).output_size(*image[:2]), filters))
+
+
+def transposed_shape(layer: Layer, shapes: tuple[Shape, ...]) -> Shape:
+    """[h, w, cin], kernel [kh, kw, cout, cin] -> [ho, wo, cout], as large as Keras has it; the option `output_padding` adds to it.
+
+    With 'same' padding ho = h stride, or (h - 1) stride + (size % 2) + output_padding; with 'valid' (h - 1) stride + size + output_padding,
+    which is by default what makes it h stride if that is more. With rows and columns of padding these are taken off at the borders.
+    """
+    image, kernel, window = image_shape(layer, shapes), layer.arrays["kernel"], window_of(layer)
+    _check_kernel(layer, image, ("filters", image[2]))
+    check_vector(layer, "bias", kernel.shape[2])
+    extra = layer.options.get("output_padding") or (None, None)
+    pads = window.padding if not isinstance(window.padding, str) else (0, 0, 0, 0)
+    sides = []
+    for n, k, s, d, more, cut in zip(image, window.size, window.stride, window.dilation, extra, (pads[:2], pads[2:]), strict=False):
+        size = (k - 1) * d + 1
+        if window.padding == "same":
+            sides.append(n * s if more is None else (n - 1) * s + size % 2 + more)
+        else:
+            least = max(s - size, 0) if window.padding == "valid" else 0
+            sides.append((n - 1) * s + size + (least if more is None else more) - sum(cut))
+    out = fits(layer, image, (sides[0], sides[1], kernel.shape[2]))
+    if window.output_size(*sides) != image[:2]:
+        added = "" if extra == (None, None) else f"an output padding of {tuple(extra)} and "
+        raise ModelError(f"layer {layer.name!r} ({layer.kind}): {added}a padding of {window.padding} don't fit a stride of {window.stride}")
+    return out
+
+
+def _check_kernel(layer: Layer, image: Shape, channels: tuple[int | str, int | str]) -> None:
+    """See that a kernel has the window's size and these channels; texts stand for any number."""
+    kernel, size = layer.arrays["kernel"], window_of(layer).size
+    wanted = (*size, *channels)
+    if kernel.ndim != 4 or any(isinstance(want, int) and have != want for have, want in zip(kernel.shape, wanted, strict=True)):
+        expected = ", ".join(map(str, wanted))
+        raise ModelError(
+            f"layer {layer.name!r}: its kernel has shape {kernel.shape}, expected ({expected}): the layer before it gives {image}"
+        )
 
 
 def weights_of(layer: Layer) -> dict[str, Any]:
     """Return a layer's kernel as a step's weight, and its bias, zeros if it has none."""
     weight = layer.arrays["kernel"]
     bias = layer.arrays.get("bias")
-    return {"weight": weight, "bias": np.zeros(weight.shape[-1]) if bias is None else bias}
+    return {"weight": weight, "bias": np.zeros(layer.output_shape[-1]) if bias is None else bias}
+
+
+def _depthwise(layer: Layer) -> dict[str, Any]:
+    """Return a depthwise convolution as one with as many groups as channels."""
+    kh, kw, channels, multiplier = layer.arrays["kernel"].shape
+    fields = weights_of(layer)
+    weight = fields["weight"].reshape(kh, kw, 1, channels * multiplier)
+    return {"kind": "conv", **fields, "weight": weight, "options": {"groups": channels}}
+
+
+def _transposed(layer: Layer) -> dict[str, Any]:
+    return {"kind": "conv_transpose", **weights_of(layer), "options": {"turned": True}}
 
 
 def forward(step: Step, inputs: Sequence[np.ndarray], changes: Sequence[Change], b: np.ndarray, relu: bool, held: Any = None) -> np.ndarray:
@@ -125,13 +189,22 @@ def carry(
 
 
 def geometry(step: Step) -> Geometry:
-    """Return a convolution's shape as the kernels have it."""
+    """Return a convolution's shape as the kernels have it; of a transposed one that of the convolution that it is the transpose of."""
     from nplrp.kernels import conv
 
-    height, width, cin = step.input_shape
+    image, out = (step.output_shape, step.input_shape) if _turned(step) else (step.input_shape, step.output_shape)
+    height, width, cin = image
     window = window_of(step)
     pads = window.pads(height, width)
-    return conv.Geometry(height, width, cin, step.output_shape[2], window.size, window.stride, window.dilation, pads)
+    return conv.Geometry(height, width, cin, out[2], window.size, window.stride, window.dilation, pads, _groups(step))
+
+
+def _turned(step: Step) -> bool:
+    return bool(step.options.get("turned", False))
+
+
+def _groups(step: Step) -> int:
+    return int(step.options.get("groups", 1))
 
 
 def algorithm(step: Step, dtype: np.dtype) -> str:
@@ -172,7 +245,7 @@ def _pack(step: Step, changes: tuple[Change, ...], transposed: bool, stored: boo
     weight = step.weight if all(isinstance(change, Clamp) for change in changes) else change_weight(step.weight, changes[0])
     chosen = algorithm(step, step.weight.dtype)
     with parallel.at_once():  # other threads may use it right away, and it stays if this pass fails
-        return conv.pack(weight, geometry(step), transposed, factors, algorithm=chosen, threads=threads(), stored=stored)
+        return conv.pack(weight, geometry(step), transposed != _turned(step), factors, algorithm=chosen, threads=threads(), stored=stored)
 
 
 def scratch_of(workspace: Workspace) -> Any:
@@ -185,17 +258,47 @@ def scratch_of(workspace: Workspace) -> Any:
 
 def terms(step: Step) -> tuple[int, int]:
     """Return the number of terms in a sum over inputs, and over outputs."""
-    assert step.weight is not None
-    kh, kw, cin, cout = step.weight.shape
-    return kh * kw * cin + 1, kh * kw * cout
+    window, groups = window_of(step), _groups(step)
+    taps = math.prod(window.size)
+    if _turned(step):  # strides leave taps out
+        met = math.prod(-(-size // stride) for size, stride in zip(window.size, window.stride, strict=True))
+        return met * step.input_shape[2] + 1, taps * step.output_shape[2]
+    return taps * step.input_shape[2] // groups + 1, taps * step.output_shape[2] // groups
 
 
 def scaled_inputs(step: Step, g: np.ndarray, h: np.ndarray) -> Weights | None:
     """Return weight and bias of a convolution preceded by y = g x + h; where it pads with zeros, these would be h instead."""
-    if np.any(h) and any(window_of(step).pads(*step.input_shape[:2])):
+    if g.size != step.input_shape[2] or (np.any(h) and any(window_of(step).pads(*step.input_shape[:2]))):
         return None
     w, b = float64(step)
-    return w * g[:, None], b + np.einsum("ijkl,k->l", w, h)
+    groups, filters = _groups(step), w.shape[3]
+    g, h = (v.reshape(groups, -1).T.repeat(filters // groups, axis=1) for v in (g, h))  # [cin / groups, cout]
+    return w * g, b + np.einsum("ijkl,kl->l", w, h)
+
+
+def transposed_scaled_outputs(step: Step, g: np.ndarray, h: np.ndarray) -> Weights:
+    """Return weight and bias of a transposed convolution followed by y = g x + h."""
+    w, b = float64(step)
+    return w * g[:, None], b * g + h
+
+
+def transposed_scaled_inputs(step: Step, g: np.ndarray, h: np.ndarray) -> Weights | None:
+    """Return weight and bias of a transposed convolution preceded by y = g x; what h would give isn't the same everywhere."""
+    if g.size != step.input_shape[2] or np.any(h):
+        return None
+    w, b = float64(step)
+    return w * g, b
+
+
+def _transposed_row(step: Step) -> tuple[int, ...] | None:
+    """Describe a transposed convolution as a window over its input: the same one turned round; behind strides ties can't be told."""
+    window = window_of(step)
+    if window.stride != (1, 1):
+        return None
+    before = [(k - 1) * d - p for k, d, p in zip(window.size, window.dilation, window.pads(*step.output_shape[:2])[::2], strict=True)]
+    sizes = zip(step.output_shape, step.input_shape, window.size, window.dilation, before, strict=False)
+    after = [out - n + (k - 1) * d - first for out, n, k, d, first in sizes]
+    return (*window.size, 1, 1, *window.dilation, before[0], after[0], before[1], after[1])
 
 
 CONV = Operation(
@@ -213,5 +316,17 @@ CONV = Operation(
     rounds=lambda step, dtype: algorithm(step, dtype) != "direct",
 )
 
-KINDS = (Kind("conv", shape, lambda layer: {"kind": "conv", **weights_of(layer)}),)
-OPERATIONS = (CONV,)
+TRANSPOSED = replace(
+    CONV,
+    name="conv_transpose",
+    tie=_transposed_row,
+    scale_outputs=transposed_scaled_outputs,
+    scale_inputs=transposed_scaled_inputs,
+)
+
+KINDS = (
+    Kind("conv", shape, lambda layer: {"kind": "conv", **weights_of(layer)}),
+    Kind("depthwise", depthwise_shape, _depthwise),
+    Kind("conv_transpose", transposed_shape, _transposed),
+)
+OPERATIONS = (CONV, TRANSPOSED)

@@ -126,10 +126,12 @@ def terms(step: Step) -> tuple[int, int]:
     return step.input_shape[-1] + 1, step.output_shape[-1]
 
 
-def scaled_inputs(step: Step, g: np.ndarray, h: np.ndarray) -> Weights:
+def scaled_inputs(step: Step, g: np.ndarray, h: np.ndarray) -> Weights | None:
     """Return weight and bias of a dense layer preceded by y = g x + h; behind a flatten the channels come again for every pixel."""
     w, b = float64(step)
-    repeat = w.shape[0] // g.size
+    repeat, rest = divmod(w.shape[0], g.size)
+    if rest:  # a reshape between them may part pixels anywhere
+        return None
     return w * np.tile(g, repeat)[:, None], b + np.tile(h, repeat) @ w
 
 

@@ -14,14 +14,11 @@ from typing import Any
 import numpy as np
 
 from nplrp.errors import ModelError
-from nplrp.layers.base import DECIDES, LINEAR, Carried, Division, Fused, Kind, Layer, Operation, Shape, Step, fits
+from nplrp.layers.base import DECIDES, LINEAR, SEVERAL, Carried, Division, Fused, Kind, Layer, Operation, Shape, Step, fits
 from nplrp.layers.lines import change_weight, clamps, threads
 from nplrp.layers.ties import point_row
 from nplrp.rules.rule import AS_IS, Change, Clamp, Part
 from nplrp.workspace import Workspace
-
-#: As Keras merges without a limit, but no more than anybody means.
-MOST = 1024
 
 
 def shape(layer: Layer, shapes: tuple[Shape, ...]) -> Shape:
@@ -35,7 +32,7 @@ def shape(layer: Layer, shapes: tuple[Shape, ...]) -> Shape:
         raise ModelError(f"layer {layer.name!r} ({layer.kind}) joins inputs of different shapes: {found}; expected equal ones") from None
 
 
-def stack(step: Step, inputs: Sequence[np.ndarray]) -> np.ndarray:
+def stack(step: Step, inputs: Sequence[np.ndarray], workspace: Workspace | None = None) -> np.ndarray:
     """Return inputs [n, *shape] as one array [n, m, *shape]."""
     out = np.empty((len(inputs[0]), *step.input_shape), inputs[0].dtype)
     for k, each in enumerate(inputs):
@@ -43,7 +40,7 @@ def stack(step: Step, inputs: Sequence[np.ndarray]) -> np.ndarray:
     return out
 
 
-def unstack(step: Step, R: np.ndarray) -> list[np.ndarray]:
+def unstack(step: Step, R: np.ndarray, workspace: Workspace | None = None) -> list[np.ndarray]:
     """Cut relevance [n, m, *shape] into that of each input; where an input was repeated, its relevances are added."""
     shares = []
     for k, own in enumerate(step.input_shapes):
@@ -267,7 +264,6 @@ PRODUCT = Operation(
     keeps_zero=True,
 )
 
-SEVERAL = (2, MOST)
 KINDS = (
     Kind("add", shape, _weights(lambda m: [1.0] * m, "sum"), SEVERAL),
     Kind("average", shape, _weights(lambda m: [1 / m] * m, "mean"), SEVERAL),

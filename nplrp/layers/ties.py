@@ -31,6 +31,11 @@ def pad_row(step: Step) -> Row:
     return (1, 1, 1, 1, 1, 1, *(step.pads or (0, 0, 0, 0)))
 
 
+def crop_row(step: Step) -> Row:
+    """Describe a step that cuts off what is around an image."""
+    return (1, 1, 1, 1, 1, 1, *(-amount for amount in step.pads or (0, 0, 0, 0)))
+
+
 def _row(window: Window, step: Step) -> Row:
     return (*window.size, *window.stride, *window.dilation, *window.pads(*step.input_shape[:2]))
 
