@@ -15,8 +15,8 @@ import numpy as np
 from nplrp.rules import AS_IS, NOTHING, Change, Clamp, Part, Rule
 
 if TYPE_CHECKING:
+    from nplrp.jit.queue import Queue
     from nplrp.kernels.conv import Geometry, Packed
-    from nplrp.kernels.together import Queue
     from nplrp.step import Step
     from nplrp.workspace import Workspace
 
@@ -577,14 +577,14 @@ def _scratch(workspace: Workspace) -> Any:
 
 def queue() -> Queue:
     """Return a queue for kernels that one team of threads runs one after the other (see `nplrp.kernels.together`)."""
-    from nplrp.kernels.together import Queue
+    from nplrp.jit.queue import Queue
 
     return Queue()
 
 
 def threads() -> int:
     """Return the number of threads that kernels may use."""
-    from nplrp.kernels import parallel
+    from nplrp import jit as parallel
 
     return int(parallel.threads())
 
@@ -630,7 +630,8 @@ def _packed(step: Step, changes: tuple[Change, ...], transposed: bool) -> Packed
 
 
 def _pack(step: Step, changes: tuple[Change, ...], transposed: bool, stored: bool | None) -> Packed:
-    from nplrp.kernels import conv, parallel
+    from nplrp import jit as parallel
+    from nplrp.kernels import conv
 
     assert step.weight is not None
     algorithm = _algorithm(step, step.weight.dtype)

@@ -15,9 +15,9 @@ transpose  lane l of L: fma(s_o, w'_io, lane) for o = l, l + L, l + 2 L, ...; th
 import numpy as np
 from llvmlite import ir
 
+from nplrp.jit import frozen, kernel, shared_kernel
+from nplrp.jit.lazy import cgutils, intrinsic, types
 from nplrp.kernels.fma import fma
-from nplrp.kernels.numba_later import cgutils, intrinsic, types
-from nplrp.kernels.parallel import frozen, kernel, shared_kernel
 from nplrp.kernels.simd import Assembler, lanes_of
 from nplrp.kernels.vector_loop import I64
 

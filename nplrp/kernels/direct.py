@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nplrp.jit import kernel, shared_kernel
 from nplrp.kernels.epilogue import finish_tile
 from nplrp.kernels.microkernel import BLOCK, PANEL_32, PANEL_64, ROW_STEP, SLAB, multiply
-from nplrp.kernels.parallel import kernel, shared_kernel
 from nplrp.kernels.simd import copy_16, keep_apart
 
 _STRIP_NUMBERS = 131072  # half a megabyte of float32, about the second-level cache

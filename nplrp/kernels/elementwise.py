@@ -5,7 +5,7 @@ Arrays are C-contiguous and of any shape, all float32 or all float64; `out` may 
 
 import numpy as np
 
-from nplrp.kernels.parallel import frozen, kernel, shared_kernel
+from nplrp.jit import frozen, kernel, shared_kernel
 
 # What LRP implementations put below R, by what they do to z (sgn(0) = +1). "Dropped": the unit passes nothing on.
 PLUS = 0  #: z + eps

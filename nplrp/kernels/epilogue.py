@@ -18,9 +18,9 @@ from typing import NamedTuple
 import numpy as np
 from llvmlite import ir
 
+from nplrp.jit import kernel
+from nplrp.jit.lazy import intrinsic, types
 from nplrp.kernels.microkernel import SLAB
-from nplrp.kernels.numba_later import intrinsic, types
-from nplrp.kernels.parallel import kernel
 from nplrp.kernels.simd import Assembler, lanes_of
 
 STORE, BIAS, RELU, TIMES, RATIO, RATIOS = range(6)

@@ -4,8 +4,8 @@ A `change` (p, n) stands for the weights p * max(w, 0) + n * min(w, 0): (1, 1) i
 (1 + gamma, 1) the gamma rule's. It is made here, on the way, so that no rule needs another copy of a layer's weights.
 """
 
+from nplrp.jit import shared_kernel
 from nplrp.kernels.microkernel import PANEL_32, PANEL_64, SLAB
-from nplrp.kernels.parallel import shared_kernel
 
 
 @shared_kernel

@@ -10,9 +10,9 @@ that hold it in row-major order, from 0.
 import numpy as np
 from llvmlite import ir
 
+from nplrp.jit import frozen, kernel, shared_kernel
+from nplrp.jit.lazy import cgutils, intrinsic, types
 from nplrp.kernels.elementwise import PLUS, stabiliser
-from nplrp.kernels.numba_later import cgutils, intrinsic, types
-from nplrp.kernels.parallel import frozen, kernel, shared_kernel
 from nplrp.kernels.vector_loop import I32, I64, for_vectors
 
 _PLAIN, _DIVIDE, _TIMES, _RATIO = range(4)
