@@ -39,6 +39,10 @@ class Sources:
         OSError
             If that can't be told: a module has no source in a package, or it was edited.
         """
+        return hashlib.sha256(repr(sorted(self.reach(*modules).items())).encode()).hexdigest()
+
+    def reach(self, *modules):
+        """Return {module: digest of its source} of modules and of all that they depend on; raises as `stamp`."""
         roots = {"nplrp", *(module.partition(".")[0] for module in modules)}
         with self._lock:
             before, reached, todo = len(self._known), {}, list(modules)
@@ -49,7 +53,7 @@ class Sources:
                     todo += [name for name in imported if name.partition(".")[0] in roots]
             if len(self._known) > before:
                 self._keep(self._known)
-        return hashlib.sha256(repr(sorted(reached.items())).encode()).hexdigest()
+        return reached
 
     def _read(self, module):
         """Return a module's digest, and the modules that importing it imports; no digest for a folder without `__init__`."""
