@@ -11,13 +11,27 @@
 `code`          compiled code in memory, and its call by one thread or by a team
 `team`          OpenMP's threads, or Python's
 `queue`         kernels that wait, to be run one after the other by one team
+`sanitizer`     a debug mode that finds who uses arrays of kernels that wait
 `barrier`       the loop in which that team runs them
 `ahead`         a worker process that compiles beside this one
 =============== ============================================================================================
 """
 
-from nplrp.jit.dispatcher import DISABLED, frozen, kernel, shared_kernel
-from nplrp.jit.queue import Queue, at_once
-from nplrp.jit.team import exclusive, in_threads, threads
+from nplrp.jit.dispatcher import DISABLED, frozen, in_threads, kernel, shared_kernel
+from nplrp.jit.queue import Queue, at_once, checked_queues, is_queueable, queueable
+from nplrp.jit.team import exclusive, threads
 
-__all__ = ["DISABLED", "Queue", "at_once", "exclusive", "frozen", "in_threads", "kernel", "shared_kernel", "threads"]
+__all__ = [
+    "DISABLED",
+    "Queue",
+    "at_once",
+    "checked_queues",
+    "exclusive",
+    "frozen",
+    "in_threads",
+    "is_queueable",
+    "kernel",
+    "queueable",
+    "shared_kernel",
+    "threads",
+]

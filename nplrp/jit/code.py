@@ -17,9 +17,12 @@ class Code:
         From `nplrp.jit.compiler`.
     kinds : tuple
         The types, from `nplrp.jit.arguments.describe`.
+    function : function
+        What it was compiled from.
 
     Attributes
     ----------
+    function : function
     part_address : int
         Of the function that does one part of the work.
 
@@ -29,8 +32,8 @@ class Code:
         If `code` can't be linked.
     """
 
-    def __init__(self, code, kinds):
-        self._layout = layout(kinds)
+    def __init__(self, code, kinds, function):
+        self.function, self._layout = function, layout(kinds)
         self._library, (self.part_address, self._team) = link(code, ("part", "team"))
         self._part = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(self.part_address)
 

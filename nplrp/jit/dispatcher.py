@@ -7,6 +7,7 @@ something has to be compiled.
 import functools
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -35,7 +36,7 @@ class Kernel:
         """Call it, once the queue has been run; numbers that come back are ints and floats."""
         waiting = queue.current()
         if waiting is not None:
-            waiting.run()
+            waiting.flush(self._function)
         code, numbers = self.code(*args)
         return code.call(numbers)
 
@@ -62,7 +63,7 @@ class Kernel:
     def _kept(self, kinds):
         code = cache.load(self._function, kinds)
         try:
-            return code and Code(code, kinds)
+            return code and Code(code, kinds, self._function)
         except RuntimeError:  # the entry is no reason to fail
             return None
 
@@ -72,7 +73,7 @@ class Kernel:
         cache.announce()
         code = compiler.object_code(self._function, args, self._split)
         cache.save(self._function, kinds, code)
-        return Code(code, kinds)
+        return Code(code, kinds, self._function)
 
     @functools.cached_property
     def _numba_type_(self):  # what Numba asks an object that it doesn't know for, when it compiles a caller
@@ -123,6 +124,21 @@ def shared_kernel(share):
     call = functools.wraps(share)(run)
     call.in_turn = in_turn
     return call
+
+
+def in_threads(part, nt, *args):
+    """Call part(*args, t, nt) for every t < nt, in nt Python threads, once the queue has been run: kernels don't hold Python's lock."""
+    waiting = queue.current()
+    if waiting is not None:
+        waiting.flush(part)
+    if nt <= 1:
+        part(*args, 0, 1)
+        return
+    with ThreadPoolExecutor(nt - 1) as others:
+        running = [others.submit(part, *args, t, nt) for t in range(1, nt)]
+        part(*args, 0, nt)
+        for each in running:
+            each.result()
 
 
 def frozen(x):

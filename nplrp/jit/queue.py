@@ -6,6 +6,7 @@ OpenMP's, in which every thread waits for the others after each kernel. Without 
 """
 
 import ctypes
+import sys
 import threading
 from contextlib import contextmanager
 
@@ -13,12 +14,37 @@ import numpy as np
 
 from nplrp.jit import team
 
-_current = threading.local()
+_state = threading.local()
+
+
+class DataRaceError(RuntimeError):
+    """Somebody used an array while kernels that use it waited in a queue; only checked queues notice it."""
 
 
 def current():
     """Return the queue that this thread's calls of shared kernels are noted down in, or None."""
-    return getattr(_current, "queue", None)
+    return getattr(_state, "queue", None)
+
+
+def queueable(function):
+    """Declare that a function may be called in a queue: what it does to the numbers in its arrays, it does by shared kernels."""
+    function.queueable = True
+    return function
+
+
+def is_queueable(function):
+    """Return whether a function is declared as `queueable`."""
+    return getattr(function, "queueable", False)
+
+
+@contextmanager
+def checked_queues():
+    """Make queues that check their rule, for tests: all that this thread makes in the block."""
+    outer, _state.checked = getattr(_state, "checked", False), True
+    try:
+        yield
+    finally:
+        _state.checked = outer
 
 
 class Queue:
@@ -26,21 +52,42 @@ class Queue:
 
     Inside `with queue:` calls of shared kernels are noted down; `run` runs them. Until then nobody may look at what they write, nor write
     what they read, but by further such calls.
+
+    Parameters
+    ----------
+    checked : bool, optional
+        Whether to check this rule (`nplrp.jit.sanitizer`), which takes much longer than the kernels do. Default: inside `checked_queues()`.
     """
 
-    def __init__(self):
-        self._calls = []
+    def __init__(self, checked=None):
+        self._calls, self._sanitizer = [], None
+        if getattr(_state, "checked", False) if checked is None else checked:
+            from nplrp.jit.sanitizer import Sanitizer
+
+            self._sanitizer = Sanitizer()
 
     def __enter__(self):
-        _current.queue = self
+        _state.queue = self
+        if self._sanitizer:
+            self._sanitizer.enter(sys._getframe(1))
         return self
 
     def __exit__(self, *exception):
-        _current.queue = None
+        _state.queue = None
+        if self._sanitizer:
+            self._sanitizer.enter(None)
 
     def add(self, nt, code, numbers, arguments):
         """Note down a call in `nt` parts; `arguments` are kept until it is done."""
+        if self._sanitizer:
+            self._sanitizer.note(code.function, arguments)
         self._calls.append((nt, code, numbers, arguments))
+
+    def flush(self, function):
+        """Run what waits, because `function` is called at once and returns something."""
+        if self._sanitizer:
+            self._sanitizer.check_caller(function)
+        self.run()
 
     def run(self):
         """Run what waits.
@@ -49,11 +96,15 @@ class Queue:
         ------
         MemoryError
             If a kernel got no memory for its buffers.
+        DataRaceError
+            If the queue is checked, and somebody used an array that he shouldn't have.
         """
         if not self._calls:
             return
         threads, openmp = max(nt for nt, *_ in self._calls), team.openmp()
         try:
+            if self._sanitizer:
+                self._sanitizer.release()
             if threads > 1 and openmp is None:  # Python's threads may begin late, or never: they don't wait for each other inside kernels
                 for nt, code, numbers, _ in self._calls:
                     code.share(numbers, nt)
@@ -76,8 +127,8 @@ class Queue:
 @contextmanager
 def at_once():
     """Run the block's calls of shared kernels at once, also where calls are being noted down."""
-    outer, _current.queue = current(), None
+    outer, _state.queue = current(), None
     try:
         yield
     finally:
-        _current.queue = outer
+        _state.queue = outer

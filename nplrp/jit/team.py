@@ -53,18 +53,6 @@ def cores():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_threads(part, nt, *args):
-    """Call part(*args, t, nt) for every t < nt, in nt Python threads; kernels don't hold the interpreter's lock."""
-    if nt <= 1:
-        part(*args, 0, 1)
-        return
-    with ThreadPoolExecutor(nt - 1) as others:
-        running = [others.submit(part, *args, t, nt) for t in range(1, nt)]
-        part(*args, 0, nt)
-        for each in running:
-            each.result()
-
-
 def exclusive():
     """Return the lock that a team holds, as a context manager; a thread that holds it may take it again."""
     return lock

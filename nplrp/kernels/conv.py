@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nplrp.jit import queueable
 from nplrp.kernels import direct, packing, winograd_conv
 from nplrp.kernels.epilogue import BIAS, RATIO, RATIOS, RELU, STORE, TIMES, Epilogue
 from nplrp.kernels.geometry import Geometry, Problem
@@ -121,6 +122,7 @@ def unstored(packed) -> int:
     return cut.slabs * cut.parts * cut.u_size * packed.weights.source.itemsize
 
 
+@queueable
 def conv_forward(x, packed, bias, relu, out, x2=None, packed2=None, bias2=None, out2=None, threads=1, workspace=None):
     """Convolve: out = f(sum over terms conv(x_t, w_t) + bias), f the ReLU or nothing.
 
@@ -144,6 +146,7 @@ def conv_forward(x, packed, bias, relu, out, x2=None, packed2=None, bias2=None, 
     _run(x, x2, packed, _epilogue(RELU if relu else BIAS, out, bias=bias), threads, workspace, packed2, second)
 
 
+@queueable
 def conv_transpose(
     s, packed, out, s2=None, a=None, z=None, eps=0.0, signed=False, out2=None, z2=None, weights=(1.0, 1.0), threads=1, workspace=None
 ):
