@@ -1,7 +1,8 @@
 """A second process compiles what comes later, only if something has to be compiled, and ends with the first."""
 
-import logging
+import functools
 import subprocess
+import threading
 
 import pytest
 
@@ -31,19 +32,42 @@ def started(monkeypatch):
     return seen
 
 
-def compile_something():
-    logging.getLogger("nplrp").setLevel(logging.INFO)
-    logging.getLogger(cache.__name__).info("compiling")
+@pytest.fixture
+def compile_something(monkeypatch):
+    """Do what the first kernel does that is compiled in a process."""
+    monkeypatch.setattr(cache, "_announce", functools.cache(cache._announce.__wrapped__))
+    return cache.announce
 
 
-def test_nothing_is_started_without_need(started):
+def test_nothing_is_started_without_need(started, compile_something):
     with compiling_ahead("nplrp.precompile", "notebook", "float32"):
-        logging.getLogger("nplrp").warning("something else")
+        pass
     compile_something()  # outside
+    with compiling_ahead("nplrp.precompile", "notebook", "float32"):
+        compile_something()  # not the first
     assert started == []
 
 
-def test_it_is_started_once_and_ends_with_the_block(started):
+def test_callbacks_are_called_once_by_any_thread(compile_something):
+    called = []
+    with cache.on_first_compile(lambda: called.append(1)), cache.on_first_compile(lambda: called.append(2)):
+        threads = [threading.Thread(target=compile_something) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert called == [1, 2]
+    assert cache._callbacks() == []
+
+
+def test_it_ends_with_a_block_that_fails(started, compile_something):
+    with pytest.raises(ValueError), compiling_ahead("nplrp.precompile", "zplus", "float32"):
+        compile_something()
+        raise ValueError
+    assert started[1:] == ["terminated", "waited for"]
+
+
+def test_it_is_started_once_and_ends_with_the_block(started, compile_something):
     with compiling_ahead("nplrp.precompile", "zplus", "float64"):
         compile_something()
         assert started[0][1:] == ["-m", "nplrp.precompile", "zplus", "float64"]
@@ -51,7 +75,7 @@ def test_it_is_started_once_and_ends_with_the_block(started):
 
 
 @pytest.mark.parametrize("why", ["one core", "no cache", "no program"])
-def test_where_it_would_be_of_no_use(started, why, monkeypatch):
+def test_where_it_would_be_of_no_use(started, compile_something, why, monkeypatch):
     if why == "one core":
         monkeypatch.setattr(team, "cores", lambda: 1)
     elif why == "no cache":

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
+
+from nplrp.jit import cache, team
 
 if TYPE_CHECKING:
     import subprocess
@@ -22,36 +23,20 @@ def compiling_ahead(module: str, *arguments: str) -> Iterator[None]:
         What the worker runs as a program.
     *arguments : str
     """
-    helper, logger = _Helper([sys.executable, "-m", module, *arguments]), logging.getLogger("nplrp")
-    logger.addHandler(helper)
-    try:
-        yield
-    finally:
-        logger.removeHandler(helper)
-        helper.close()
+    workers: list[subprocess.Popen[bytes]] = []
 
-
-class _Helper(logging.Handler):
-    def __init__(self, command: list[str]) -> None:
-        super().__init__()
-        self._command = command
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def emit(self, record: logging.LogRecord) -> None:  # the cache says once that kernels are being compiled
-        from nplrp.jit import cache, team
-
-        if record.name != cache.__name__ or cache.cache_directory() is None or team.cores() < 2 or not sys.executable:
-            return
+    def start() -> None:
         import subprocess
 
-        nowhere = subprocess.DEVNULL
-        try:
-            self._process = subprocess.Popen(self._command, stdin=nowhere, stdout=nowhere, stderr=nowhere)
-        except OSError:  # alone it works as well
-            return
+        if cache.cache_directory() is not None and team.cores() > 1 and sys.executable:
+            command, nowhere = [sys.executable, "-m", module, *arguments], subprocess.DEVNULL
+            with suppress(OSError):  # without it everything works as well
+                workers.append(subprocess.Popen(command, stdin=nowhere, stdout=nowhere, stderr=nowhere))
 
-    def close(self) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait()
-        super().close()
+    with cache.on_first_compile(start):
+        try:
+            yield
+        finally:
+            for worker in workers:
+                worker.terminate()
+                worker.wait()

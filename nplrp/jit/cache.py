@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -31,6 +32,7 @@ _KEPT_SOURCES = 500
 _DIGEST_BYTES = 32
 #: Settings that don't change the compiled code.
 _IRRELEVANT = ("NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER", "NUMBA_CACHE", "NUMBA_DEBUG_CACHE", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES")
+_announcing = threading.Lock()
 #: When this process began to import kernels.
 _BEGUN = time.time()
 #: With what it imports it shapes every kernel's code.
@@ -72,11 +74,39 @@ def _writable(directory):
     return os.access(directory, os.W_OK | os.X_OK)
 
 
-@functools.cache
 def announce():
     """Tell whoever listens, once in a process, that time goes into compiling."""
+    with _announcing:
+        _announce()
+
+
+@contextlib.contextmanager
+def on_first_compile(callback):
+    """Call back if the process compiles its first kernel inside the `with` block.
+
+    Parameters
+    ----------
+    callback : callable
+        Takes no arguments; it is called before the kernel is compiled, by the thread that does so.
+    """
+    _callbacks().append(callback)
+    try:
+        yield
+    finally:
+        _callbacks().remove(callback)
+
+
+@functools.cache
+def _callbacks():
+    return []
+
+
+@functools.cache
+def _announce():
     kept = "kept for the next time" if cache_directory() else "no folder can be written to keep them: set NPLRP_CACHE to one"
     logging.getLogger(__name__).info("compiling kernels for this CPU, which takes some seconds (%s)", kept)
+    for callback in tuple(_callbacks()):
+        callback()
 
 
 def load(function, kinds):
