@@ -10,15 +10,16 @@ the other, from 0.
 
 import numpy as np
 
+from nplrp.jit import frozen, kernel, queueable, shared_kernel
 from nplrp.kernels.elementwise import PLUS, SMALL, denominator, stabiliser
 from nplrp.kernels.fma import fma
-from nplrp.kernels.parallel import frozen, kernel, shared_kernel
 
 #: Pixels whose products make a chain.
 RUN = 128
 _BLOCK = 1024  # numbers that stay in the first-level cache
 
 
+@queueable
 def sum_forward(arrays, weights, out, relu=False, nt=1):
     """Write f(sum of w_i a_i) to `out`, f the ReLU or nothing; NaN stays NaN, and an infinity that is cut off becomes one.
 
@@ -46,6 +47,7 @@ def sum_forward(arrays, weights, out, relu=False, nt=1):
         total = out
 
 
+@queueable
 def sum_transpose(s, weight, out, add=False, nt=1):
     """Write weight * s to `out`, or add it to what is there: the transpose for the input with this weight."""
     unused = s.reshape(-1)[:0]
@@ -60,6 +62,7 @@ def sum_transpose(s, weight, out, add=False, nt=1):
     )
 
 
+@queueable
 def sum_transpose_times(s, arrays, weights, outs, add=None, nt=1):
     """Write a_i * (w_i * s) to each of `outs`, or add it to what is there where `add` says so: the relevance of each array.
 
@@ -77,6 +80,7 @@ def sum_transpose_times(s, arrays, weights, outs, add=None, nt=1):
     _shares(_division(s, None, PLUS, 0), arrays, weights, outs, add, nt)
 
 
+@queueable
 def sum_relevance(R, z, kind, eps, arrays, weights, outs, add=None, nt=1):
     """Do the same with s = R / stabilise(z), 0 where a unit is dropped, without writing s: bit for bit as in two steps.
 
@@ -91,11 +95,13 @@ def sum_relevance(R, z, kind, eps, arrays, weights, outs, add=None, nt=1):
     _shares(_division(R, z, kind, eps), arrays, weights, outs, add, nt)
 
 
+@queueable
 def accumulate(r, R, nt=1):
     """Add r to R."""
     _add(_few(nt, R), frozen(R), frozen(r), *map(R.dtype.type, (1, 1, -np.inf, np.inf)), R.reshape(-1), True)
 
 
+@queueable
 def extreme_forward(arrays, z, winner, lowest=False, nt=1):
     """Write the maximum (the minimum, if `lowest`) of 2 to 256 arrays to z and the index of its array to `winner`, uint8.
 
@@ -106,16 +112,19 @@ def extreme_forward(arrays, z, winner, lowest=False, nt=1):
         _choose(_few(nt, z), frozen(arrays[0] if i == 1 else z), frozen(a), number, i, z.reshape(-1), winner.reshape(-1))
 
 
+@queueable
 def extreme_transpose(s, winner, index, out, add=False, nt=1):
     """Write s to `out`, or add it to what is there, where the array with this index has won, else 0."""
     _route(_few(nt, s), frozen(s), frozen(winner), index, bool(add), out.reshape(-1))
 
 
+@queueable
 def gate_forward(x, g, out, nt=1):
     """Write x [n, ..., c] * g [n, c] or [n, 1, ..., 1, c] to `out`; also the transpose, for x."""
     _multiply_rows(_few(nt, x), frozen(x), frozen(g), len(x), out.reshape(-1))
 
 
+@queueable
 def gate_transpose(s, x, out, nt=1):
     """Write the transpose of `gate_forward` for g to `out` [n, c] or [n, 1, ..., 1, c]: the sum of s * x over the pixels."""
     images, channels = len(x), x.shape[-1]
