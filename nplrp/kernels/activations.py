@@ -1,4 +1,4 @@
-"""The activation functions of Keras and ONNX that act on every number alone, and their derivatives; PReLU, log-softmax and sparsemax.
+"""The activation functions of Keras and ONNX that act on every number alone, and their derivatives; PReLU and log-softmax.
 
 `ACTIVATIONS` is the table, by name and in the order of the numbers. Arrays are C-contiguous and of any shape, all float32 or all float64;
 `out` may be the input. `nt` is a number of threads. All calls may be queued (`nplrp.kernels.together`).
@@ -20,6 +20,7 @@ PyTorch has 0 for hard_tanh, scale alpha for selu and alpha for PReLU. Two oddit
 where Keras says 2; and relu at a max_value other than 6 has 0, where Keras says 1.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -450,31 +451,35 @@ def _threshold_slope(x, p):
 
 
 @kernel
-def _root(x, p):
-    """Return |x| and sqrt(x^2 + b); where x^2 is too large for its type or b is 0, the same."""
+def _root(a, p):
+    """Return sqrt(a^2 + b), for a >= 0; where a^2 is too large for its type, or b is 0, that is a."""
     inline()
     b, large = p
-    a = _finite_size(x)
     root = np.sqrt(a * a + b)
-    return a, a if a > large else root
+    return a if a > large else root
+
+
+@kernel
+def _not_zero(x):
+    inline()
+    return at_least(x, by_type(x, 2.0**-126, 2.0**-1022))
 
 
 @kernel
 def _squareplus(x, p):
     inline()
-    a, root = _root(x, p)
-    half = like(x, 0.5)
-    sum_of_halves = half * a + half * root
-    tail = half * half * p[0] / sum_of_halves  # where x + root would cancel
-    return tail if x < like(x, 0) else (sum_of_halves if x <= a else x)
+    a, half = abs(x), like(x, 0.5)
+    sum_of_halves = half * a + half * _root(a, p)
+    tail = half * half * p[0] / _not_zero(sum_of_halves)  # where x + root would cancel
+    return tail if x < like(x, 0) else sum_of_halves
 
 
 @kernel
 def _squareplus_slope(x, p):
     inline()
-    a, root = _root(x, p)
-    half = like(x, 0.5)
-    quarter = half * half * p[0] / (half * a + half * root)
+    a, half = _finite_size(x), like(x, 0.5)
+    root = _root(a, p)
+    quarter = half * half * p[0] / _not_zero(half * a + half * root)
     return quarter / root if x < like(x, 0) else half + half * (a / root)
 
 
@@ -515,6 +520,7 @@ def _copy(source, to, mark):
         to[i] = like(v, np.nan) if mark and abs(v) == np.inf else v
 
 
+@functools.cache
 def _loop(function):
     """Return the shared kernel that writes function(v, p) of every number v of a flat array."""
 
@@ -802,44 +808,6 @@ def _log_softmax_back(t, nt, y, g, width, out):
             out[i] = g[i] - exp(np.float64(y[i])) * total
 
 
-@shared_kernel
-def _sparsemax(t, nt, z, width, out):
-    rows = z.size // width if width else 0
-    for n in range(rows * t // nt, rows * (t + 1) // nt):
-        row, to = z[n * width : (n + 1) * width], out[n * width : (n + 1) * width]
-        top = -np.inf
-        for i in range(width):
-            if row[i] > top or row[i] != row[i]:
-                top = np.float64(row[i])
-        # Numbers below the threshold that the numbers so far give are dropped, until there are none [HeWoCr74].
-        threshold, before, count = -np.inf, -1, 0
-        while count != before:
-            before, count, total, error = count, 0, 0.0, 0.0
-            for i in range(width):
-                v = np.float64(row[i]) - top
-                if v > threshold:
-                    count += 1
-                    total, error = add_exactly(total, error, v)
-            if count:
-                threshold = (total + error - 1.0) / count
-        for i in range(width):
-            v = np.float64(row[i]) - top - threshold
-            to[i] = v if not v < 0.0 else 0.0
-
-
-@shared_kernel
-def _sparsemax_back(t, nt, y, g, width, out):
-    rows = y.size // width if width else 0
-    for n in range(rows * t // nt, rows * (t + 1) // nt):
-        total, error, count = 0.0, 0.0, 0
-        for i in range(n * width, (n + 1) * width):
-            if y[i] > 0.0:
-                count += 1
-                total, error = add_exactly(total, error, np.float64(g[i]))
-        for i in range(n * width, (n + 1) * width):
-            out[i] = g[i] - (total + error) / count if y[i] > 0.0 else 0.0
-
-
 def log_softmax(z, out, nt=1):
     """Write z - log(sum(exp(z))) over the last axis to `out`; a NaN in a row spreads over it."""
     _log_softmax(nt if z.size > SMALL else 1, frozen(z), z.shape[-1], out.reshape(-1))
@@ -848,16 +816,3 @@ def log_softmax(z, out, nt=1):
 def log_softmax_back(y, g, out, nt=1):
     """Write the gradient of log_softmax's input to `out`, of its output y and that one's gradient g."""
     _log_softmax_back(nt if y.size > SMALL else 1, frozen(y), frozen(g), y.shape[-1], out.reshape(-1))
-
-
-def sparsemax(z, out, nt=1):
-    """Write the point nearest to z, over the last axis, whose numbers aren't negative and have the sum 1, to `out`.
-
-    [MaAs16] Martins, Astudillo, "From softmax to sparsemax", ICML 2016.
-    """
-    _sparsemax(nt if z.size > SMALL else 1, frozen(z), z.shape[-1], out.reshape(-1))
-
-
-def sparsemax_back(y, g, out, nt=1):
-    """Write the gradient of sparsemax's input to `out`, of its output y and that one's gradient g."""
-    _sparsemax_back(nt if y.size > SMALL else 1, frozen(y), frozen(g), y.shape[-1], out.reshape(-1))

@@ -50,7 +50,7 @@ EVERY_CASE = pytest.mark.parametrize(
 EVERY_TYPE = pytest.mark.parametrize("dtype", DTYPES)
 #: The zeros of derivatives: near them an error of some roundings of what cancels is many of the result's ulp.
 ZEROS = {"silu": -1.278464542761074, "gelu": -0.751791524693564457, "gelu_tanh": -0.7524614220710162, "mish": -1.192431}
-ULPS, ULPS_OF_DERIVATIVES = 4, 6
+ULPS, ULPS_OF_DERIVATIVES = 4, 8
 
 
 def run(function, name, given, x, nt=1, **options):
@@ -78,6 +78,12 @@ def numbers(dtype, count, seed=0):
     return np.concatenate([x, np.nextafter(edges, dtype(np.inf)), np.nextafter(edges, dtype(-np.inf))])
 
 
+def units(x):
+    """Return the unit in the last place of each number."""
+    limit = np.nextafter(np.finfo(x.dtype).max, x.dtype.type(0))
+    return np.spacing(np.minimum(np.abs(x), limit))
+
+
 def rounded(name, given, dtype):
     """Return the parameters as the kernels take them; selu takes a product of its two, rounded once."""
     parameters = ACTIVATIONS[name].with_defaults(**given)
@@ -93,6 +99,8 @@ def test_within_4_ulp_of_exact(name, given, dtype):
         assert in_ulps(got, exact(name, v, parameters)) <= ULPS, v
         if name == "squareplus" and given.get("b") == 0 and v == 0:
             continue  # a kink at which Keras has NaN
+        if name == "clipped_line" and min(abs(parameters[0] * v + parameters[1] - end) for end in (0, 1)) < 4 * np.finfo(dtype).eps:
+            continue  # on which side of the kink it is may change with a rounding
         wanted = exact(name, v, parameters, slope=True)
         if name in ZEROS and abs(v - ZEROS[name]) < 0.5:
             assert abs(Decimal(float(slope)) - wanted) <= ULPS_OF_DERIVATIVES * Decimal(float(np.finfo(dtype).eps)) / 4, v
@@ -111,7 +119,7 @@ def test_float32_is_near_float64(name):
         got, wanted = run(function, name, parameters, x), run(function, name, parameters, x.astype(np.float64))
         with np.errstate(over="ignore"):
             nearest = wanted.astype(np.float32)
-        unit = np.spacing(np.abs(np.where(np.isinf(nearest), np.finfo(np.float32).max, nearest))).astype(np.float64)
+        unit = units(nearest).astype(np.float64)
         if function is derivative and name in ZEROS:
             unit[np.abs(x - ZEROS[name]) < 0.5] = np.finfo(np.float32).eps / 4
         with np.errstate(invalid="ignore"):
@@ -196,7 +204,7 @@ def test_nan_stays_and_infinities_give_limits(name, given, dtype):
         y, last = run(function, name, given, x), run(function, name, given, ends)
         assert same_bits(y[:2], nan)
         last = np.where(np.abs(last) > limits.max / 100, np.copysign(np.inf, last), last)
-        wanted = np.where(np.abs(last) < limits.tiny * 8, 0, last)  # 1 / max isn't quite 0
+        wanted = np.where(np.abs(last) < 1e-30, 0, last)  # 1 / max isn't quite 0
         np.testing.assert_array_equal(y[2:4], wanted)
         marked = run(function, name, given, x, mark=True)
         assert np.isnan(marked[:4]).all()
@@ -213,14 +221,12 @@ def test_bounds_and_monotony(name, given, dtype):
     low, high = row.bounds(parameters, dtype)
     assert low <= y.min()
     assert y.max() <= high
-    assert y.min() <= max(low + 3e-7, -limits_of(dtype) / 100), "the bound isn't tight"
-    assert y.max() >= min(high - 3e-7, limits_of(dtype) / 100), "the bound isn't tight"
+    limit = float(np.finfo(dtype).max)
+    assert y.min() <= max(low + 3e-7, -limit / 100), "the bound isn't tight"
+    assert y.max() >= min(high - 3e-7, limit / 100), "the bound isn't tight"
+    y = y[np.abs(y) < limit / 4]
     falls = np.maximum.accumulate(y) - y
-    assert (falls <= 4 * np.spacing(np.maximum(np.abs(y), limits_of(dtype, "tiny")))).all() == row.monotone(parameters)
-
-
-def limits_of(dtype, what="max"):
-    return float(getattr(np.finfo(dtype), what))
+    assert (falls <= 4 * units(y)).all() == row.monotone(parameters)
 
 
 def test_table():
@@ -249,39 +255,40 @@ def stored():
 
 KERAS = stored()
 FUNCTIONS = [name for name in KERAS if name.startswith("keras")]
-#: Where our derivative isn't Keras's, and why, see `nplrp.kernels.activations`: numbers, ours, Keras's.
+#: Where our derivative isn't Keras's, and why, see `nplrp.kernels.activations`: {number: (ours, Keras's)}.
 ODD = {
-    "keras3 celu alpha=0.75": (0, 1, 2),
-    "keras3 relu max_value=5.5": (5.5, 0, 1),
-    "keras3 relu negative_slope=0.5 threshold=1 max_value=3": (3, 0, 1),
-    "keras2 relu negative_slope=0.5 threshold=1 max_value=3": (3, 0, 1),
-    "keras3 relu threshold=-1 max_value=2": (2, 0, 1),
-    "keras3 relu negative_slope=0.25 threshold=2": (2, 0, 0),
+    "keras3 celu": {0: (1, 2)},
+    "keras3 celu alpha=0.75": {0: (1, 2)},
+    "keras3 relu max_value=5.5": {5.5: (0, 1)},
+    "keras3 relu negative_slope=0.5 threshold=1 max_value=3": {3: (0, 1)},
+    "keras2 relu negative_slope=0.5 threshold=1 max_value=3": {3: (0, 1)},
+    "keras3 relu threshold=-1 max_value=2": {0: (0, 1), 2: (0, 1)},
 }
 
 
 @pytest.mark.parametrize("key", FUNCTIONS)
 def test_as_keras(key):
     _, name, *given = key.split()
-    given = {p: float(v) for p, v in (pair.split("=") for pair in given)}
+    given = ACTIVATIONS[name].parameters | {p: float(v) for p, v in (pair.split("=") for pair in given)}
+    if name == "leaky_relu":
+        given = {p: float(np.float32(v)) for p, v in given.items()}  # as TensorFlow rounds it, whatever x is
+    about = 3e-9 if name == "gelu" else 5e-10 if name == "gelu_tanh" else 0  # so TensorFlow rounds their constants
     x, (y, slopes) = KERAS["x"], KERAS[key]
-    close = 4e-15 * np.maximum(np.abs(x), 1) + 4e-15 * np.abs(y)  # Keras's formulas cancel where ours don't
+    close = (4e-15 + 2 * about) * (np.maximum(np.abs(x), 1) + np.abs(y))  # Keras's formulas cancel where ours don't
     assert (np.abs(run(activate, name, given, x) - y) <= close).all()
     got = run(derivative, name, given, x)
-    if key in ODD:
-        at, ours, theirs = ODD[key]
+    for at, (ours, theirs) in ODD.get(key, {}).items():
         here = x == at
         assert here.any()
         assert (got[here] == ours).all()
         assert (slopes[here] == theirs).all()
         got[here] = theirs
-    np.testing.assert_allclose(got, slopes, rtol=2e-14, atol=2e-15)
+    np.testing.assert_allclose(got, slopes, rtol=2e-14, atol=2e-15 + 3 * about)
 
 
-def test_every_function_of_keras_is_stored():
-    names = {key.split()[1] for key in FUNCTIONS}
-    assert names == set(ACTIVATIONS) - {"clipped_line", "hard_sigmoid_2"} | {"hard_sigmoid_2"}
-    assert len(FUNCTIONS) == 56
+def test_every_function_is_compared_with_keras():
+    assert {key.split()[1] for key in FUNCTIONS} == set(ACTIVATIONS) - {"clipped_line"}
+    assert len(FUNCTIONS) == 60
 
 
 @pytest.mark.parametrize("case", ["all", "channels", "columns", "pixels"])
@@ -294,14 +301,13 @@ def test_prelu_as_keras(case):
     np.testing.assert_array_equal(out, slope)
 
 
-@pytest.mark.parametrize("name", ["log_softmax", "sparsemax"])
-def test_rows_as_keras(name):
-    z, g, y, back = (KERAS[f"{name}/{part}"] for part in ("z", "g", "y", "back"))
+def test_log_softmax_as_keras():
+    z, g, y, back = (KERAS[f"log_softmax/{part}"] for part in ("z", "g", "y", "back"))
     out = np.empty_like(z)
-    getattr(act, name)(z, out)
-    np.testing.assert_allclose(out, y, rtol=1e-13, atol=1e-13)
-    getattr(act, name + "_back")(y, g, out)
-    np.testing.assert_allclose(out, back, rtol=1e-13, atol=1e-13)
+    act.log_softmax(z, out)
+    np.testing.assert_allclose(out, y, rtol=1e-14, atol=1e-14)
+    act.log_softmax_back(y, g, out)
+    np.testing.assert_allclose(out, back, rtol=1e-14, atol=1e-14)
 
 
 #: ONNX operators: their attributes, our row, its parameters.
@@ -357,10 +363,10 @@ def test_prelu(shape, dtype):
     x, alpha = rng.standard_normal((80, 3, 5, 7)).astype(dtype), rng.standard_normal(shape).astype(dtype)
     x[x < -1.5] = 0
     x[-1, -1, -1, -2:] = np.inf, np.nan
-    for function, wanted in (
-        (act.prelu, np.where(x > 0, x, alpha * x)),
-        (act.prelu_derivative, np.where(x > 0, 1, np.where(x < 0, alpha, x * 0))),
-    ):
+    with np.errstate(invalid="ignore"):
+        value = np.where(x > 0, x, alpha * x)
+    slope = np.where(x > 0, 1, np.where(x < 0, alpha, np.where(x == 0, 0, x)))
+    for function, wanted in ((act.prelu, value), (act.prelu_derivative, slope)):
         for nt in (1, 2, 3):
             out = guarded(x.shape, dtype)
             with untouched([out], [x, alpha]):
@@ -395,61 +401,44 @@ def exact_log_softmax(row):
         return [v - max(row) - log for v in row]
 
 
-def exact_sparsemax(row):
-    """By its definition with a sort [MaAs16]."""
-    with localcontext(prec=400):
-        row = [Decimal(float(v)) for v in row]
-        down = sorted(row, reverse=True)
-        sums = list(itertools.accumulate(down))
-        k = max(k for k in range(1, len(row) + 1) if 1 + k * down[k - 1] > sums[k - 1])
-        return [max(v - (sums[k - 1] - 1) / k, Decimal(0)) for v in row]
-
-
 @EVERY_TYPE
-@pytest.mark.parametrize("name", ["log_softmax", "sparsemax"])
-def test_functions_of_rows(name, dtype):
-    function, z = getattr(act, name), rows(dtype)
+def test_log_softmax(dtype):
+    z = rows(dtype)
     out = guarded(z.shape, dtype)
     with untouched([out], [z]):
-        function(z, out)
+        act.log_softmax(z, out)
     for row, got in zip(z, out, strict=True):
-        for v, wanted in zip(got, {"log_softmax": exact_log_softmax, "sparsemax": exact_sparsemax}[name](row), strict=True):
-            near = abs(Decimal(float(v)) - wanted) <= Decimal(2) ** -52 * max(abs(Decimal(float(t))) for t in row)
-            assert in_ulps(v, wanted) <= (0.51 if dtype == np.float32 else 3) or (name == "sparsemax" and near)
+        assert max(map(in_ulps, got, exact_log_softmax(row))) <= (0.51 if dtype == np.float32 else 3)
     many = np.resize(z, (90, 10, 23))
     for nt in (1, 2):
         there = many.copy()
-        function(there, there, nt)
-        assert same_bits(there.reshape(-1, 23)[:9], out)
-        assert same_bits(there[0], np.resize(out, (10, 23)))
-    one = np.empty((1, 1), dtype)
-    function(np.array([[3]], dtype), one)
-    assert one == (0 if name == "log_softmax" else 1)
+        act.log_softmax(there, there, nt)
+        assert same_bits(there.reshape(-1, 23), np.resize(out, (900, 23)))
+    one = np.array([[3]], dtype)
+    act.log_softmax(one, one)
+    assert same_bits(one, np.zeros((1, 1), dtype))
     bad = np.array([[1, np.nan, 2], [1, 2, 3], [np.inf, 1, 2]], dtype)
-    function(bad, bad)
+    act.log_softmax(bad, bad)
     assert np.isnan(bad[0]).all()
     assert np.isfinite(bad[1]).all()
     assert np.isnan(bad[2]).any()
     for shape in ((0, 5), (2, 0)):
-        function(np.empty(shape, dtype), np.empty(shape, dtype))
+        act.log_softmax(np.empty(shape, dtype), np.empty(shape, dtype))
 
 
 @EVERY_TYPE
-def test_gradients_of_rows(dtype):
-    """The transposed Jacobian: of log_softmax I - 1 p^T, of sparsemax I - 1 1^T / k within the support."""
+def test_log_softmax_back(dtype):
+    """The transposed Jacobian is I - p 1^T."""
     z, g = rows(dtype), np.random.default_rng(5).standard_normal((9, 23)).astype(dtype)
     y, out = np.empty_like(z), np.empty_like(z)
     act.log_softmax(z, y)
     act.log_softmax_back(y, g, out, 2)
     np.testing.assert_allclose(
-        out, g - np.exp(y.astype(float)) * g.sum(1, keepdims=True, dtype=float), rtol=0, atol=50 * np.finfo(dtype).eps
+        out, g - np.exp(y.astype(float)) * g.sum(1, keepdims=True, dtype=float), rtol=0, atol=4 * np.finfo(dtype).eps
     )
-    act.sparsemax(z, y)
-    act.sparsemax_back(y, g, out, 2)
-    support = y > 0
-    mean = (g * support).sum(1, keepdims=True, dtype=float) / support.sum(1, keepdims=True)
-    np.testing.assert_allclose(out, np.where(support, g - mean, 0), rtol=0, atol=5 * np.finfo(dtype).eps)
-    np.testing.assert_allclose(out.sum(1), 0, atol=20 * np.finfo(dtype).eps)
+    there = g.copy()
+    act.log_softmax_back(y, there, there)
+    assert same_bits(there, out)
 
 
 # How they are called.
@@ -491,7 +480,6 @@ def some_bits():
         z, out = x[1:13].reshape(3, 4), np.empty((3, 4), dtype)
         act.prelu(z, x[10:14], out)
         found[f"prelu {out.dtype}"] = out.tobytes().hex()
-        for name in ("log_softmax", "sparsemax"):
-            getattr(act, name)(z, out)
-            found[f"{name} {out.dtype}"] = out.tobytes().hex()
+        act.log_softmax(z, out)
+        found[f"log_softmax {out.dtype}"] = out.tobytes().hex()
     return found
