@@ -3,20 +3,19 @@
 `ACTIVATIONS` is the table, by name and in the order of the numbers. Arrays are C-contiguous and of any shape, all float32 or all float64;
 `out` may be the input. `nt` is a number of threads. All calls may be queued (`nplrp.kernels.together`).
 
-Every result is within 4 ulp of the exact value, subnormal numbers included; parameters count as rounded to the arrays' type. A NaN stays as
-it is. An infinity gives the limit, also where Keras's formula says inf * 0 or inf - inf; with `mark` it gives NaN, so that a function with
-bounds doesn't hide an overflow.
+Every result is within 4 ulp of the exact value, subnormal numbers included; parameters count as rounded to the arrays' type. Derivatives
+are within 8 ulp, but near the zeros that those of silu, gelu and mish have, where the error is less than two roundings of a 1. A NaN stays
+as it is. An infinity gives the limit, also where Keras's formula says inf * 0 or inf - inf; with `mark` it gives NaN, so that a function
+with bounds doesn't hide an overflow.
 
 Derivatives at kinks and jumps are those of Keras on TensorFlow:
 
-======================================================================== ==================================================================
-0                                                                        relu (at the threshold and at max_value), PReLU, threshold,
-                                                                         hard_sigmoid, sparse_sigmoid, the shrinking functions
-as on the sloping side                                                   hard_tanh, hard_sigmoid_2, clipped_line
-`negative_slope` of leaky_relu, `alpha` of elu, `scale` of selu; 0 and 1 at 0; hard_silu at -3 and 3
-======================================================================== ==================================================================
+    0                                        relu at the threshold and at max_value, PReLU, threshold, hard_sigmoid, sparse_sigmoid,
+                                             hard_shrink, soft_shrink; hard_silu at -3, and 1 at 3
+    as between the ends                      hard_tanh, hard_sigmoid_2, clipped_line
+    as below 0, as above 0                   leaky_relu and elu, selu
 
-PyTorch has 0 for hard_tanh, scale alpha for selu and alpha for PReLU. Two oddities of Keras are left out: celu at 0 has its derivative, 1,
+PyTorch has 0 for hard_tanh, and what is below 0 for selu and PReLU. Two oddities of Keras are left out: celu at 0 has its derivative, 1,
 where Keras says 2; and relu at a max_value other than 6 has 0, where Keras says 1.
 """
 
@@ -603,6 +602,9 @@ def _of_squareplus(T, b):
     return T(b), T(large if b else -1)
 
 
+# The ends of a function's range and whether it rises, from those constants.
+
+
 def _relu_ends(slope, threshold, low, high, dead):
     least = 0.0 if threshold >= 0 or low == 0 else threshold
     if dead > -_INF:
@@ -614,8 +616,36 @@ def _relu_rises(slope, threshold, low, high, dead):
     return slope >= 0 and (threshold >= 0 or low == 0)
 
 
-def _elu_ends(one, alpha, at_zero):
-    return min(-alpha, 0.0), _INF
+def _leaky_ends(slope):
+    return (-_INF if slope > 0 else 0, _INF)
+
+
+def _first_not_negative(first, *others):
+    return first >= 0
+
+
+def _elu_ends(above, below, at_zero):
+    return min(-below, 0.0), _INF
+
+
+def _elu_rises(above, below, at_zero):
+    return below >= 0
+
+
+def _celu_ends(alpha):
+    return -alpha, _INF
+
+
+def _hard_tanh_ends(low, high):
+    return low, high
+
+
+def _threshold_ends(threshold, value):
+    return min(threshold, value), _INF
+
+
+def _threshold_rises(threshold, value):
+    return value <= threshold
 
 
 class Activation(NamedTuple):
@@ -671,39 +701,23 @@ _ANY, _POSITIVE, _SIGNED, _UNIT = (-_INF, _INF), (0, _INF), (-1, 1), (0, 1)
 ACTIVATIONS = _rows(
     ("linear", _linear, _linear_slope, _ANY, True),
     ("relu", _relu, _relu_slope, _relu_ends, _relu_rises, _of_relu, {"max_value": _INF, "negative_slope": 0.0, "threshold": 0.0}),
-    (
-        "leaky_relu",
-        _leaky_relu,
-        _leaky_relu_slope,
-        lambda a: _ANY if a > 0 else _POSITIVE,
-        lambda a: a >= 0,
-        _as_given,
-        {"negative_slope": 0.2},
-    ),
-    ("elu", _elu, _elu_slope, _elu_ends, lambda one, alpha, at_zero: alpha >= 0, _of_elu, {"alpha": 1.0}),
+    ("leaky_relu", _leaky_relu, _leaky_relu_slope, _leaky_ends, _first_not_negative, _as_given, {"negative_slope": 0.2}),
+    ("elu", _elu, _elu_slope, _elu_ends, _elu_rises, _of_elu, {"alpha": 1.0}),
     ("selu", _elu, _elu_slope, _elu_ends, True, _of_selu, {"alpha": 1.6732632423543772, "scale": 1.0507009873554805}),
-    ("celu", _celu, _celu_slope, lambda alpha: (-alpha, _INF), True, _as_given, {"alpha": 1.0}),
+    ("celu", _celu, _celu_slope, _celu_ends, True, _as_given, {"alpha": 1.0}),
     ("softplus", _softplus, _sigmoid, _POSITIVE, True),
     ("softsign", _softsign, _softsign_slope, _SIGNED, True),
     ("tanh", _tanh, _tanh_slope, _SIGNED, True),
     ("sigmoid", _sigmoid, _sigmoid_slope, _UNIT, True),
     ("hard_sigmoid", _hard_sigmoid, _hard_sigmoid_slope, _UNIT, True),
     ("hard_sigmoid_2", _hard_sigmoid_2, _hard_sigmoid_2_slope, _UNIT, True),
-    ("clipped_line", _clipped_line, _clipped_line_slope, _UNIT, lambda a, b: a >= 0, _as_given, {"slope": 0.2, "offset": 0.5}),
+    ("clipped_line", _clipped_line, _clipped_line_slope, _UNIT, _first_not_negative, _as_given, {"slope": 0.2, "offset": 0.5}),
     ("sparse_sigmoid", _sparse_sigmoid, _sparse_sigmoid_slope, _UNIT, True),
-    ("hard_tanh", _hard_tanh, _hard_tanh_slope, lambda low, high: (low, high), True, _as_given, {"low": -1.0, "high": 1.0}),
+    ("hard_tanh", _hard_tanh, _hard_tanh_slope, _hard_tanh_ends, True, _as_given, {"low": -1.0, "high": 1.0}),
     ("hard_shrink", _shrink, _shrink_slope, _ANY, True, _of_hard_shrink, {"threshold": 0.5}),
     ("soft_shrink", _shrink, _shrink_slope, _ANY, True, _of_soft_shrink, {"threshold": 0.5}),
     ("tanh_shrink", _tanh_shrink, _tanh_shrink_slope, _ANY, True),
-    (
-        "threshold",
-        _threshold,
-        _threshold_slope,
-        lambda t, v: (min(t, v), _INF),
-        lambda t, v: v <= t,
-        _as_given,
-        {"threshold": 1.0, "value": 0.0},
-    ),
+    ("threshold", _threshold, _threshold_slope, _threshold_ends, _threshold_rises, _as_given, {"threshold": 1.0, "value": 0.0}),
     ("squareplus", _squareplus, _squareplus_slope, _POSITIVE, True, _of_squareplus, {"b": 4.0}),
     ("sparse_plus", _sparse_plus, _sparse_plus_slope, _POSITIVE, True),
     ("silu", _silu, _silu_slope, (-0.2784646, _INF), False),

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from nplrp.kernels import activations as act
+from nplrp.kernels import elementwise
 from nplrp.kernels.activations import ACTIVATIONS, activate, derivative
 from nplrp.kernels.together import Queue
 from tests.kernels.activation_twins import TWINS, exact, in_ulps
@@ -137,6 +138,15 @@ def test_definition_and_derivative_agree(name, given):
             x = Decimal(v)
             quotient = (value(x + step, *parameters) - value(x - step, *parameters)) / (2 * step)
             assert abs(quotient - slope(x, *parameters)) < Decimal(10) ** -25, v
+
+
+@EVERY_TYPE
+def test_relu_is_the_older_one(dtype):
+    x = numbers(dtype, 4000)
+    out = np.empty_like(x)
+    elementwise.relu(x, out)
+    assert same_bits(run(activate, "relu", {}, x), out)
+    assert same_bits(run(activate, "hard_tanh", {"low": 0, "high": np.inf}, x), out)
 
 
 def at_kinks(name):
