@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -72,7 +72,7 @@ class Fusion:
 def run_forward(plan: Plan, x: np.ndarray, workspace: Workspace | None = None) -> Trace:
     """Run a plan's steps on x [n, *input_shape]; nothing is checked. The arrays are the workspace's, if there is one."""
     workspace = workspace or Workspace(reuse=False)
-    activations, held, denominators = [x], {}, {}
+    activations, held, denominators = [x], dict[int, Any](), dict[int, tuple[np.ndarray, ...]]()
     logits, queue = None, layers.queue()
     ties = layers.tie_labels(plan.steps, x)
     for i, fusion in enumerate(fusions(plan)):
@@ -84,7 +84,8 @@ def run_forward(plan: Plan, x: np.ndarray, workspace: Workspace | None = None) -
                 z = layers.move(step, operation(step).gather(step, inputs, workspace), workspace)
                 a = layers.activate(step, z, in_place=False)
             elif layers.decides(step):
-                z, held[i] = operation(step).decide(step, operation(step).gather(step, inputs), ties.get(i), workspace)  # type: ignore[misc]
+                z, decided = operation(step).decide(step, operation(step).gather(step, inputs), ties.get(i), workspace)  # type: ignore[misc]
+                held |= {} if decided is None else {i: decided}
                 a = layers.activate(step, z, in_place=True)
             else:
                 z, besides = _forward(fusion, inputs, workspace)
@@ -97,7 +98,7 @@ def run_forward(plan: Plan, x: np.ndarray, workspace: Workspace | None = None) -
             denominators[i] = tuple(
                 z if _is_own(part) else next(computed) if _is_plain(part) else _of_part(plan, i, inputs, part) for part in fusion.parts
             )
-        if layers.activation(step.activation).score:
+        if step.score:
             logits = z
         activations.append(a)
     queue.run()
@@ -210,7 +211,7 @@ def _fusion(plan: Plan, i: int, dead: Sequence[bool]) -> Fusion:
     plain = all(map(_is_plain, parts))
     op = operation(step)
     queued = op.queueable and not (step.kind == "dense" and beside) and (not op.view or step.activation == "linear")
-    return Fusion(step, parts, beside, plain, queued and (not parts or plain) and not layers.activation(step.activation).score, -1)
+    return Fusion(step, parts, beside, plain, queued and (not parts or plain) and not step.score, -1)
 
 
 def _source(plan: Plan, found: Sequence[Fusion], i: int) -> int:

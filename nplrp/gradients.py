@@ -39,9 +39,15 @@ def step_back(step: Step, method: str, trace: Trace, i: int, g: np.ndarray) -> n
     """
     if layers.activation(step.activation).opens:
         g = through_relu(method, trace.activations[i + 1], g)
+    elif layers.activation(step.activation).bends and not step.score:
+        z, _ = layers.apply(step, layers.gather(step, trace.activations), None)
+        g = g * layers.slope(step.activation, z)
     if layers.moves(step):
         return layers.move_back(step, g)
-    return layers.transpose(step, g, [AS_IS], trace.held.get(i))[0]
+    held, op = trace.held.get(i), layers.operation(step)
+    if held is None and op.redecide:
+        held = op.redecide(step, layers.gather(step, trace.activations), None, "slope")
+    return layers.transpose(step, g, [AS_IS], held)[0]
 
 
 def through_relu(method: str, y: np.ndarray, g: np.ndarray) -> np.ndarray:

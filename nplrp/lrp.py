@@ -16,7 +16,7 @@ from nplrp import gradients, layers
 from nplrp.errors import NumericsError
 from nplrp.layers import Step
 from nplrp.plan import Plan, parts_below, unit_name
-from nplrp.rules import AS_IS, Part, Rule
+from nplrp.rules import Part, Rule
 from nplrp.span import Span, find_span
 from nplrp.trace import Trace
 
@@ -71,28 +71,19 @@ def run_forward(steps: Sequence[Step], x: np.ndarray) -> Trace:
     activations, held, logits = [x], dict[int, Any](), None
     ties = layers.tie_labels(steps, x)
     for i, step in enumerate(steps):
-        z, decided = step_forward(step, layers.gather(step, activations), ties.get(i))
+        z, decided = layers.apply(step, layers.gather(step, activations), ties.get(i))
         if decided is not None:
             held[i] = decided
         check_finite(z, f"layer {step.name!r}")
-        if layers.activation(step.activation).score:
+        if step.score:
             logits = z
-        activations.append(layers.activate(step, z, in_place=not layers.moves(step)))
+        activations.append(layers.activate(step, z, in_place=not (layers.moves(step) or step.score)))
     return Trace(tuple(activations), held, activations[-1] if logits is None else logits, {})
-
-
-def step_forward(step: Step, a: np.ndarray, ties: np.ndarray | None = None) -> tuple[np.ndarray, Any]:
-    """Run one step up to its activation: its output [n, *output_shape] of a [n, *input_shape], and what it decided, if anything."""
-    if layers.decides(step):
-        return layers.operation(step).decide(step, a, ties)  # type: ignore[misc]
-    if layers.moves(step):
-        return layers.move(step, a), None
-    return layers.forward(step, [a], [AS_IS], AS_IS), None
 
 
 def run_step(step: Step, a: np.ndarray) -> np.ndarray:
     """Run one step on what it works on, a [n, *input_shape] -> [n, *output_shape], checking the result."""
-    z, _ = step_forward(step, a)
+    z, _ = layers.apply(step, a)
     check_finite(z, f"layer {step.name!r}")
     return layers.activate(step, z, in_place=False)
 
@@ -171,7 +162,7 @@ def four_lines(plan: Plan, trace: Trace, i: int, R: np.ndarray) -> Iterator[tupl
     step, rule = plan.steps[i], plan.rules[i]
     a, y, held = layers.gather(step, trace.activations), trace.activations[i + 1], trace.held.get(i)
     redecide = layers.operation(step).redecide
-    if redecide and rule.row.decision not in ("held", "average"):
+    if redecide and (held is None or rule.row.decision not in ("held", "average")):
         held = redecide(step, a, layers.tie_labels(plan.steps, trace.activations[0]).get(i), rule.row.decision)
     step = layers.linear_step(step, rule)
     for part in plan.parts[i]:

@@ -17,6 +17,7 @@ import numpy as np
 from nplrp import layers
 from nplrp.errors import ModelError, NumericsError, RuleError
 from nplrp.layers import KINDS, Layer, Step, activation, operation
+from nplrp.layers.activations import CURVE, OVER_AXIS, function
 from nplrp.layers.moves import IDENTITY
 from nplrp.layers.scale import SCALE
 from nplrp.model import Model, sources
@@ -225,7 +226,8 @@ def _nonnegative_inputs(steps: Sequence[Step]) -> list[bool]:
     inputs = []
     for step in steps:
         inputs.append(all(j >= 0 and outputs[j] for j in step.inputs))
-        outputs.append(activation(step.activation).positive or (inputs[-1] and operation(step).keeps_sign and step.activation == "linear"))
+        kept = step.activation == "linear" and (operation(step).positive(step) or (inputs[-1] and operation(step).keeps_sign))
+        outputs.append(activation(step.activation).positive or kept)
     return inputs
 
 
@@ -262,8 +264,7 @@ def make_steps(model: Model, dtype: np.dtype, algorithm: str, merge: bool) -> tu
     steps = model.kept.steps.get(key)
     if steps is None:
         check_weights(model)
-        own = [_step(layer, reads, algorithm) for layer, reads in zip(model.layers, sources(model.layers), strict=True)]
-        _check_scores(own)
+        own = _with_scores([_step(layer, reads, algorithm) for layer, reads in zip(model.layers, sources(model.layers), strict=True)])
         merged = _merged_scales(own)
         same = all(one is other for one, other in zip(own, merged, strict=True))
         steps = model.kept.steps.get((dtype.name, algorithm, not merge)) if same else None  # they share what is prepared
@@ -306,25 +307,34 @@ def _step(layer: Layer, inputs: tuple[int, ...], algorithm: str) -> Step:
     """Translate one layer."""
     several = layer.input_shapes if len(layer.input_shapes) > 1 else ()
     facts: dict[str, Any] = {"input_shape": layer.input_shape, "input_shapes": several, "window": layer.window, "options": layer.options}
+    facts["activation"] = layer.activation
     facts |= KINDS[layer.kind].step(layer)
-    return Step(name=layer.name, output_shape=layer.output_shape, activation=layer.activation, algorithm=algorithm, inputs=inputs, **facts)
+    return Step(name=layer.name, output_shape=layer.output_shape, algorithm=algorithm, inputs=inputs, **facts)
 
 
-def _check_scores(steps: Sequence[Step]) -> None:
-    """See that what makes scores of the logits is the last thing that the model does."""
-    after = consumers(steps)
+def _with_scores(steps: Sequence[Step]) -> list[Step]:
+    """Return steps of which the last that computes is marked where its activation makes scores of the logits.
+
+    Raises
+    ------
+    ModelError
+        If a softmax stands elsewhere.
+    """
+    done, after = list(steps), consumers(steps)
+    last = len(steps) - 1
+    while last >= 0 and not _computes(steps[last]) and after[steps[last].inputs[0]] == (last,) and steps[last].inputs[0] >= 0:
+        last = steps[last].inputs[0]
     for i, step in enumerate(steps):
-        if not activation(step.activation).score:
-            continue
-        above, silent = i, len(step.output_shape) == 1
-        while after[above]:
-            silent &= len(after[above]) == 1 and not _computes(steps[after[above][0]])
-            above = after[above][0]
-        if not silent:
+        if activation(step.activation).name in OVER_AXIS and (i != last or len(step.output_shape) != 1):
             raise ModelError(
                 f"layer {step.name!r} has a softmax of shape {step.output_shape} inside the network; LRP is defined up to the logits, "
                 "so a softmax may only be the last thing that the model does, on a vector"
             )
+    if last >= 0 and steps[last].kind == CURVE.name and activation(function(steps[last])).score:
+        done[last] = dataclasses.replace(steps[last], kind=IDENTITY.name, activation=function(steps[last]), options={})
+    if last >= 0 and activation(done[last].activation).score:
+        done[last] = dataclasses.replace(done[last], score=True)
+    return done
 
 
 def _computes(step: Step) -> bool:

@@ -65,6 +65,9 @@ HARMLESS = {
     "as_pointer": "a type of LLVM's",
     "vector_bits": "a number",
     "replace": "another frozen value",
+    "_numbers": "a tuple of numbers",
+    "_rows": "a table of functions to compile, which nobody writes to",
+    "_loop_with_array": "a function to compile",
     "_mover": "a frozen value",
     "_Later": "a module that is imported when it is needed",
     "_make_add_rows": "a function to compile",
@@ -83,6 +86,7 @@ _MACHINE = "asks the machine or the environment once: neither changes while a pr
 _TABLE = "a function of its arguments alone, of which there are few"
 _COMPILER = "what a process needs one of, to compile and to link"
 _ENVIRONMENT = "a variable that a library reads when it is first imported, set by a program's main function"
+_SERIES = ("density", "erf", "exp", "exp_rest", "log", "middle", "shrink", "tail_n", "tail_p")
 #: Everything else that outlives a call, and why it may.
 STATE = {
     "team.py: changeable lock": "the one lock of the kernels: a team has all cores",
@@ -113,10 +117,13 @@ STATE = {
     "cache.py: changeable _announcing": "one thread says that it compiles",
     "depthwise.py: changeable _accumulate": "a function to compile",
     "depthwise.py: changeable _accumulate_one": "a function to compile",
+    **{f"elementary.py: changeable _{name}": "a function to compile" for name in _SERIES},
     "target.py: cache _linker": _COMPILER,
     "target.py: cache cpu": _MACHINE,
     "target.py: cache machine": _COMPILER,
     "target.py: cache vector_bits": _MACHINE,
+    "activations.py: cache _loop": "a function to compile",
+    "activations.py: cache activation": _TABLE,
     "heatmaps.py: cache _colours": _TABLE,
     "heatmaps.py: cache _font": _TABLE,
     "answers.py: cache versions": _MACHINE,

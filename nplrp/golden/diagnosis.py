@@ -19,7 +19,7 @@ from nplrp.golden.judging import CHAINED, FLOOR, REACH, UNITS
 from nplrp.golden.recording import check_weights, rebuilt_composite
 from nplrp.golden.values import UNIT, Golden, Tensor
 from nplrp.layers import Step
-from nplrp.lrp import run_forward, run_step, step_forward
+from nplrp.lrp import run_forward, run_step
 from nplrp.model import Model
 from nplrp.plan import Plan, make_plan, make_steps
 from nplrp.trace import Trace
@@ -72,7 +72,7 @@ def trace_of(golden: Golden, plan: Plan, activations: Mapping[str, np.ndarray] |
                 own[i : i + 2] = trace.activations[i : i + 2]
             else:
                 own[i + 1] = own[i]
-    held = {i: step_forward(plan.steps[i], layers.gather(plan.steps[i], own))[1] for i in trace.held}
+    held = {i: layers.apply(plan.steps[i], layers.gather(plan.steps[i], own))[1] for i in trace.held}
     return dataclasses.replace(trace, activations=tuple(own), held=held)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from nplrp import layers
 from nplrp.explanation import carry_back, forward, run
-from nplrp.lrp import step_back, step_forward
+from nplrp.lrp import step_back
 from nplrp.model import Model
 from nplrp.plan import Plan, make_steps
 from nplrp.span import find_span
@@ -136,11 +136,11 @@ def whole_run(
 def _noisy_forward(plan: Plan, x: np.ndarray, noise: Noise) -> Trace:
     activations, held, logits = [x], dict[int, Any](), None
     for i, step in enumerate(plan.steps):
-        z, decided = step_forward(step, layers.gather(step, activations))
+        z, decided = layers.apply(step, layers.gather(step, activations))
         held |= {} if decided is None else {i: decided}
         if step.weight is not None:
             z = noise.of(z, noise.forward[i], i)
-        logits = z if layers.activation(step.activation).score else logits
+        logits = z if step.score else logits
         activations.append(layers.activate(step, z, in_place=False))
     return Trace(tuple(activations), held, activations[-1] if logits is None else logits, {})
 

@@ -4,7 +4,7 @@ The one place between the page (`nplrp.lrp`) and the kernels: it allocates outpu
 To add a kind, write its `Kind` and, if no other computes the same, its `Operation` in a file here (see docs/architecture.md).
 """
 
-from nplrp.layers.activations import ACTIVATIONS, activate, activation, softmax
+from nplrp.layers.activations import activate, activation, slope, softmax
 from nplrp.layers.base import (
     DECIDES,
     INPUT,
@@ -23,6 +23,7 @@ from nplrp.layers.base import (
     Window,
 )
 from nplrp.layers.computing import (
+    apply,
     decides,
     forward,
     gather,
@@ -54,7 +55,6 @@ from nplrp.layers.pool import choose, share_ties, window_taps
 from nplrp.layers.table import KINDS, OPERATIONS, operation
 
 __all__ = [
-    "ACTIVATIONS",
     "DECIDES",
     "INPUT",
     "KINDS",
@@ -74,6 +74,7 @@ __all__ = [
     "Window",
     "activate",
     "activation",
+    "apply",
     "change_weight",
     "changed_bias",
     "changed_inputs",
@@ -97,6 +98,7 @@ __all__ = [
     "relevance_of_units",
     "scatter",
     "share_ties",
+    "slope",
     "softmax",
     "sums",
     "threads",

@@ -1,15 +1,30 @@
-"""Activations: what follows a layer's own operation, number by number, or a softmax over the last axis."""
+"""Activations: what follows a layer's own operation, number by number, or over the last axis; and those that are layers of their own.
+
+An activation is written as a name, perhaps with parameters: ``"relu"``, ``"relu(max_value=6.0)"``, ``"leaky_relu(negative_slope=0.1)"``.
+The functions are those of `nplrp.kernels.activations`, softmax and log_softmax.
+
+A ReLU only opens and shuts units, and its relevance passes. An activation that bends, as a layer of its own, is a step: relevance passes
+(Zennit), or goes by the derivative (iNNvestigate), or by the ratio y / z, as if it were a weight.
+"""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
-from nplrp.errors import ModelError
-from nplrp.layers.base import Step
+from nplrp.errors import ModelError, RuleError
+from nplrp.layers.base import DECIDES, Kind, Layer, Operation, Shape, Step
 from nplrp.layers.lines import threads
+from nplrp.layers.ties import point_row
+from nplrp.rules.rule import Change, parse_call
+from nplrp.workspace import Workspace
+
+#: Over the last axis; only as the last thing that a model does.
+OVER_AXIS = ("softmax", "log_softmax")
 
 
 @dataclass(frozen=True)
@@ -19,6 +34,10 @@ class Activation:
     Attributes
     ----------
     name : str
+    parameters : tuple of float
+        All of the function's, in its order.
+    number : int
+        The kernels' number of it; -1 for those over an axis.
     opens : bool
         y = max(z, 0): a unit is open or shut, so that y > 0 tells as much as z > 0.
     positive : bool
@@ -28,48 +47,87 @@ class Activation:
     """
 
     name: str
+    parameters: tuple[float, ...] = ()
+    number: int = -1
     opens: bool = False
     positive: bool = False
     score: bool = True
 
-
-ACTIVATIONS = MappingProxyType(
-    {
-        each.name: each
-        for each in (
-            Activation("linear", score=False),
-            Activation("relu", opens=True, positive=True, score=False),
-            Activation("softmax", positive=True),
-        )
-    }
-)
+    @property
+    def bends(self) -> bool:
+        """Whether it is more than opening and shutting."""
+        return not self.opens and self.name != "linear"
 
 
-def activation(name: str) -> Activation:
+LINEAR = Activation("linear", score=False)
+RELU = Activation("relu", opens=True, positive=True, score=False)
+
+
+@functools.lru_cache(256)
+def activation(text: str) -> Activation:
     """Return the activation that a layer names.
 
     Raises
     ------
     ModelError
-        If there is none of that name.
+        If there is none of that name, or it doesn't take a parameter.
     """
-    found = ACTIVATIONS.get(name)
-    if found is None:
-        raise ModelError(f"there is no activation {name!r}; there are {', '.join(ACTIVATIONS)}")
-    return found
+    if text in ("linear", "relu"):  # without the kernels
+        return LINEAR if text == "linear" else RELU
+    if text in OVER_AXIS:
+        return Activation(text, positive=text == "softmax")
+    from nplrp.kernels.activations import ACTIVATIONS
+
+    try:
+        name, given = parse_call(text, "an activation")
+        row = ACTIVATIONS[name]
+        parameters = row.with_defaults(**given)
+    except RuleError as error:
+        raise ModelError(str(error)) from None
+    except KeyError:
+        raise ModelError(f"there is no activation {text!r}; there are {', '.join((*ACTIVATIONS, *OVER_AXIS))}") from None
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"activation {text!r}: {error}") from None
+    opens = name == "relu" and parameters == row.with_defaults()
+    if opens:
+        return RELU
+    return Activation(name, parameters, row.number, positive=row.bounds(parameters, np.float32)[0] >= 0, score=name != "relu")
 
 
 def activate(step: Step, z: np.ndarray, in_place: bool) -> np.ndarray:
     """Apply a step's activation to z [n, *output_shape]; z may be overwritten if `in_place`."""
-    from nplrp.kernels import elementwise
+    return bend(step.activation, z, z if in_place else None)
 
-    if step.activation == "linear":
+
+def bend(text: str, z: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """Apply an activation to z [n, ...]; in `out`, which may be z, if it is given."""
+    from nplrp.kernels import activations, elementwise
+
+    found = activation(text)
+    if found.name == "linear":
         return z
-    if step.activation == "softmax":
+    if found.name == "softmax":
         return softmax(z)
-    a = z if in_place else np.empty_like(z)
-    elementwise.relu(z, a, threads())
+    a = np.empty_like(z) if out is None else out
+    if found.opens:
+        elementwise.relu(z, a, threads())
+    elif found.name == "log_softmax":
+        activations.log_softmax(z, a, threads())
+    else:
+        activations.activate(found.number, found.parameters, z, a, threads(), mark=True)
     return a
+
+
+def slope(text: str, z: np.ndarray) -> np.ndarray:
+    """Return the derivative of an activation at z [n, ...]."""
+    from nplrp.kernels import activations
+
+    found, out = activation(text), np.ones_like(z)
+    if found.name != "linear":
+        number = activations.ACTIVATIONS["relu"].number if found.opens else found.number
+        parameters = activations.ACTIVATIONS["relu"].with_defaults() if found.opens else found.parameters
+        activations.derivative(number, parameters, z, out, threads())
+    return out
 
 
 def softmax(z: np.ndarray) -> np.ndarray:
@@ -81,4 +139,60 @@ def softmax(z: np.ndarray) -> np.ndarray:
     return p
 
 
-__all__ = ["ACTIVATIONS", "Activation", "activate", "activation", "softmax"]
+# Activations that bend, as steps
+
+
+def _same(layer: Layer, shapes: tuple[Shape, ...]) -> Shape:
+    return shapes[0]
+
+
+def _step(layer: Layer) -> dict[str, Any]:
+    """Return an identity for what opens or stands over an axis, else a step of its own."""
+    found = activation(layer.activation)
+    if not found.bends or found.name in OVER_AXIS:
+        return {"kind": "identity"}
+    return {"kind": CURVE.name, "activation": "linear", "options": {**layer.options, "function": layer.activation}}
+
+
+def _curve(step: Step, a: np.ndarray, labels: Any = None, workspace: Workspace | None = None) -> tuple[np.ndarray, None]:
+    return bend(function(step), a, workspace.empty(a.shape, a.dtype) if workspace else None), None
+
+
+def function(step: Step) -> str:
+    """Return the activation that a step of its own is."""
+    return str(step.options["function"])
+
+
+def _redecide(step: Step, a: np.ndarray, labels: Any, decision: str) -> np.ndarray:
+    """Return what the step is taken to multiply with: its derivative, or y / z (0 where z is)."""
+    if decision == "slope":
+        return slope(function(step), a)
+    y = bend(function(step), a)
+    return np.divide(y, a, out=np.zeros_like(a), where=a != 0)
+
+
+def _times(step: Step, inputs: Sequence[np.ndarray], changes: Any, b: Any, relu: bool, held: np.ndarray | None = None) -> np.ndarray:
+    assert held is not None
+    z: np.ndarray = inputs[0] * held
+    return z
+
+
+def _times_back(step: Step, s: np.ndarray, change: Change, held: np.ndarray, c: np.ndarray) -> None:
+    np.multiply(s, held, out=c)
+
+
+CURVE = Operation(
+    "curve",
+    DECIDES,
+    "activation",
+    _times,
+    _times_back,
+    decide=_curve,
+    redecide=_redecide,
+    queueable=True,
+    tie=point_row,
+    positive=lambda step: activation(function(step)).positive,
+)
+
+KINDS = (Kind("activation", _same, _step),)
+OPERATIONS = (CURVE,)

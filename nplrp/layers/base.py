@@ -191,6 +191,8 @@ class Step:
         In the plan's dtype. Linear steps always have a bias, zeros if the layer has none.
     merged : bool
         A batch norm that lives in a neighbour's weights.
+    score : bool
+        Its activation is the model's score function: LRP begins before it.
     algorithm : str
         ``"auto"`` or ``"direct"``.
     prepared : dict
@@ -215,6 +217,7 @@ class Step:
     weight: np.ndarray | None = field(default=None, repr=False)
     bias: np.ndarray | None = field(default=None, repr=False)
     merged: bool = False
+    score: bool = False
     algorithm: str = "auto"
     prepared: dict[Any, Any] = field(default_factory=dict, repr=False)
     room: Room | None = field(default=None, repr=False)
@@ -323,6 +326,8 @@ class Operation:
         (step, dtype) -> whether its sums round differently by place, so that equal windows may give unequal numbers.
     keeps_sign : bool
         Inputs that can't be negative give outputs that can't.
+    positive : callable
+        step -> whether its outputs can't be negative, whatever its inputs.
     keeps_zero : bool
         Relevance that is 0 wherever the output is, handed on, is 0 wherever the input is.
     scale_outputs, scale_inputs : callable or None
@@ -349,6 +354,7 @@ class Operation:
     windowed: bool = False
     rounds: Callable[[Step, np.dtype], bool] = lambda step, dtype: False
     keeps_sign: bool = False
+    positive: Callable[[Step], bool] = lambda step: False
     keeps_zero: bool = False
     scale_outputs: Callable[[Step, np.ndarray, np.ndarray], Weights | None] | None = None
     scale_inputs: Callable[[Step, np.ndarray, np.ndarray], Weights | None] | None = None

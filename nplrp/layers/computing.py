@@ -66,6 +66,14 @@ def transpose(step: Step, s: np.ndarray, weights: Sequence[Change], held: Any = 
     return carried
 
 
+def apply(step: Step, a: np.ndarray, ties: np.ndarray | None = None) -> tuple[np.ndarray, Any]:
+    """Run a step up to its activation: its output [n, *output_shape] of a [n, *input_shape], and what it decided, None if nothing."""
+    decide = operation(step).decide
+    if decide:
+        return decide(step, a, ties)
+    return (move(step, a) if moves(step) else forward(step, [a], [AS_IS], AS_IS)), None
+
+
 def move(step: Step, a: np.ndarray, workspace: Workspace | None = None) -> np.ndarray:
     """Apply a step that only moves numbers: [n, *input_shape] -> [n, *output_shape]."""
     return operation(step).forward(step, a, workspace)
@@ -127,7 +135,7 @@ def relevance_of_units(R: np.ndarray, step: Step, a: np.ndarray, units: str, y: 
     if not units:
         return R
     positive, bends = units.endswith(">0"), activation(step.activation)
-    if units == "y<0" and bends.positive and not bends.score:
+    if units == "y<0" and bends.positive and not step.score:
         return np.zeros_like(R)
     known = y is not None and (step.activation == "linear" or (bends.opens and positive))
     signs = y if known and y is not None else forward(step, [a], [AS_IS], AS_IS, held=held)

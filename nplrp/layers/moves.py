@@ -219,7 +219,6 @@ CONCATENATE = _mover("concatenate", "reshape", _view, _view_back, gather=join, s
 KINDS = (
     Kind("input", _same, lambda layer: {"kind": "identity"}),
     Kind("identity", _same, lambda layer: {"kind": "identity"}),
-    Kind("activation", _same, lambda layer: {"kind": "identity"}),
     Kind("flatten", _flat, lambda layer: {"kind": "reshape"}),
     Kind("reshape", reshaped, lambda layer: {"kind": "reshape"}),
     Kind("permute", permuted, lambda layer: {"kind": "permute"}),

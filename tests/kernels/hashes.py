@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 
-from nplrp.kernels import dense, depthwise, elementwise, joins, pool, softmax, sums, ties
+from nplrp.kernels import activations, dense, depthwise, elementwise, joins, pool, softmax, sums, ties
 from nplrp.kernels.geometry import Geometry
 
 
@@ -64,6 +64,20 @@ def plain(rng, dtype):
     out = np.empty_like(z)
     softmax.softmax(z, out)
     yield "softmax", out
+    activations.log_softmax(z, out, 2)
+    yield "log softmax", out
+    z[0, :2] = np.nan, -np.inf
+    z = np.resize(z, (3, 50))  # some vectors, and what is left over
+    out = np.empty_like(z)
+    activations.prelu(z, z[1], out, 2)
+    yield "prelu", out
+    for name in ("relu", "hard_silu", "softsign", "squareplus", "exponential", "elu", "softplus", "tanh", "tanh_shrink", "sigmoid", "erf"):
+        activations.activate(activations.ACTIVATIONS[name].number, activations.ACTIVATIONS[name].with_defaults(), z, out, 2)
+        yield name, out
+    for name in ("celu", "silu", "gelu", "gelu_tanh", "mish"):
+        for function in (activations.activate, activations.derivative):
+            function(activations.ACTIVATIONS[name].number, activations.ACTIVATIONS[name].with_defaults(), z, out, 2)
+            yield name, out
 
 
 def vectors(rng, dtype):
