@@ -46,7 +46,7 @@ class Epilogue(NamedTuple):
 
 
 def by_mode(asm, mode, numbers, emit):
-    """Branch to code for one mode each.
+    """Emit a branch to the code of the mode, for every mode there is.
 
     Parameters
     ----------
@@ -55,8 +55,8 @@ def by_mode(asm, mode, numbers, emit):
     numbers : sequence of LLVM values
         eps, below, alpha and beta.
     emit : callable
-        Emits the code, given a formula (v, operand, store2): from a vector of sums to what goes to `out`. `operand` returns the vector
-        of bias, a, z or z2 at that place by name, `store2` writes one to `out2`.
+        Emits the code of one mode, given its formula (v, operand, store2): it turns the vector of sums v into what goes to `out`.
+        operand(name) loads the vector of bias, a, z or z2 at that place; store2(vector) writes to `out2`.
     """
     eps, below, alpha, beta = (asm.splat(number) for number in numbers)
 

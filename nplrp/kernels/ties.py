@@ -73,7 +73,7 @@ def _geometry(layers, image):
 
 @shared_kernel
 def _label_all(t, nt, planes, geometry, grids, covered, pools, starts, labels, found):
-    """Write the labels of every nt-th image from the t-th on, and by pool whether it has a tie."""
+    """Write the labels of images t, t + nt, ..., and to found [pool, image] whether there is a tie."""
     most = 0
     for i in range(len(geometry)):
         h, w = grids[i]
