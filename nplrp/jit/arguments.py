@@ -20,14 +20,14 @@ _FORMATS = {"q": "q", "?": "q", "d": "d", "f": "f4x"}
 
 
 def describe(arguments):
-    """Return the types of arguments, as a key, and their numbers in order of the slots."""
+    """Return the types of arguments, as a tuple to look them up by, and the numbers for their slots."""
     kinds, numbers = [], []
     _read(arguments, kinds, numbers, {})
     return tuple(kinds), numbers
 
 
 def _read(values, kinds, numbers, known):
-    """Append the types and numbers of values; `known` has those of arrays and tuples that came before, since many come twice."""
+    """Append the types and numbers of values; `known` remembers those of arrays and tuples, many of which come several times."""
     for value in values:
         kind = type(value)
         if kind in _NUMBERS:

@@ -50,7 +50,7 @@ def cache_directory():
 
 @functools.cache
 def _places():
-    """Return every directory that may hold compiled kernels, the first one asked for first."""
+    """Return every directory that may hold compiled kernels, in the order in which they are tried."""
     roots = [Path(__file__).parent / "__pycache__"]
     with contextlib.suppress(RuntimeError):  # no home directory
         roots.insert(0 if os.environ.get("NPLRP_CACHE") else 1, cache.directory())
@@ -181,7 +181,7 @@ def _name(function, kinds):
 
 @functools.cache
 def _settings():
-    """Return all but the sources and types that shapes the code."""
+    """Return whatever shapes the code, apart from its source and the types of its arguments."""
     numba = Path(importlib.util.find_spec("numba").origin).with_name("_version.py")
     versions = sys.version, np.__version__, llvmlite.__version__, hashlib.sha256(numba.read_bytes()).hexdigest()
     settings = sorted(item for item in os.environ.items() if item[0].startswith("NUMBA_") and not item[0].startswith(_IRRELEVANT))

@@ -59,7 +59,7 @@ class Code:
         return self.result(block)
 
     def block(self, numbers, nt=0, number=0, size=0):
-        """Return a block of memory with the arguments; the rest is for a team of OpenMP's."""
+        """Return a block of memory with the arguments, and with `nt`, `number` and `size` for a team of OpenMP's."""
         return ctypes.create_string_buffer(self._layout.pack(0, 0, nt, number, size, *numbers), self._layout.size)
 
     @staticmethod

@@ -56,7 +56,7 @@ def inner(function):
 
 
 class _Library(AOTCodeLibrary):
-    """Code that is linked together, optimised and made machine code of in one go, and for another linker than Numba's own."""
+    """Code that is linked, optimised and turned into machine code in one go, for our own linker instead of Numba's."""
 
     def _optimize_functions(self, module):
         module.data_layout = self._codegen._data_layout

@@ -33,7 +33,7 @@ class Kernel:
         self._function, self._split, self._codes, self._lock = function, split, {}, threading.Lock()
 
     def __call__(self, *args):
-        """Call it, once the queue has been run; numbers that come back are ints and floats."""
+        """Run the queue, then the kernel, and return what it returns: an int, a float, or None."""
         waiting = queue.current()
         if waiting is not None:
             waiting.flush(self._function)
@@ -142,7 +142,7 @@ def in_threads(part, nt, *args):
 
 
 def frozen(x):
-    """Return x as a flat read-only array: an input is of one type for Numba, may it be writable, read-only or mapped from a file."""
+    """Return x as a flat read-only array: of one type for Numba, whether x may be written or is mapped from a file."""
     x = x.view(np.ndarray).reshape(-1)
     x.flags.writeable = False
     return x

@@ -1,11 +1,11 @@
-"""What kernels take from Numba, which is imported when something is compiled: to start it takes most of a second."""
+"""The parts of Numba that kernels name. They are imported once something is compiled: importing Numba takes most of a second."""
 
 import functools
 import importlib
 
 
 class _Later:
-    """A module that is imported when something is first asked of it."""
+    """A module that is imported when one of its names is first looked up."""
 
     def __init__(self, name):
         self._name = name

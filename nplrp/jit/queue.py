@@ -1,8 +1,8 @@
 """A queue of kernels, run one after the other by one team of threads.
 
-Between two kernels that are called one by one, the team goes to sleep and Python, whose data the kernels have driven out of the caches,
-takes its time: with 80 kernels a tenth of an explanation. Kernels that don't wait for Python are noted down instead, and run by one team of
-OpenMP's, in which every thread waits for the others after each kernel. Without OpenMP they are run one by one.
+After a kernel that is called alone the team goes to sleep, and Python is slow to call the next one, since the kernel has driven Python's
+data out of the caches: with 80 kernels this takes a tenth of an explanation. Kernels whose results Python doesn't look at are noted down
+instead. Then one team of OpenMP's runs them all; after each of them every thread waits for the others. Without OpenMP they are run singly.
 """
 
 import ctypes

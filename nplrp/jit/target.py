@@ -39,7 +39,7 @@ def machine():
 
 @functools.cache
 def vector_bits():
-    """Return the width in bits of the widest fused multiply-add of this CPU, as the compiler chooses it."""
+    """Return how many bits wide the vectors are that the compiler chooses for fused multiply-adds on this CPU: 512, 256 or 128."""
     assembly = machine().emit_assembly(llvm.parse_assembly(_PROBE))
     for register, bits in (("zmm", 512), ("ymm", 256)):
         if re.search(rf"vfm.*{register}", assembly):
@@ -48,7 +48,7 @@ def vector_bits():
 
 
 def optimise(module):
-    """Optimise a module in place: level 2, with Numba's own passes' vectorised loops and pruning of counts of users."""
+    """Optimise a module in place as Numba does: level 2, with vectorised loops, and without needless counting of references."""
     options = llvm.create_pipeline_tuning_options(speed_level=2)
     options.loop_vectorization = True
     builder = llvm.create_pass_builder(machine(), options)

@@ -55,9 +55,9 @@ def dense_transpose(s, w, pos, neg, c, accumulate, nt=1):
 
 @queueable
 def dense_transpose_times(parts, w, changes, a, out, nt=1):
-    """Write the sum over parts s of a * dense_transpose(s) to `out` [n, i], without reading rows of w that belong to zeros of a.
+    """Write the sum over parts s of a * dense_transpose(s) to `out` [n, i], without reading rows of w where a is 0.
 
-    There is one (pos, neg) of `changes` for each part. The bits are those of step by step, but that 0 times a negative number is 0, not -0.
+    There is one (pos, neg) of `changes` for each part. The bits are those of single steps, but 0 times a negative number is 0, not -0.
     """
     s = parts[0]
     if len(parts) > 1:

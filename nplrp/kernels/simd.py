@@ -158,7 +158,7 @@ def copy_some(typing, x, x_from, y, y_from, count):
 
 @intrinsic
 def writable(typing, array):
-    """Return the same array as a type that may be written to, so that it can stand in one variable with others; don't write to it."""
+    """Return the array as if it could be written to, so that one variable may hold it or an array that can; don't write to it."""
 
     def emit(context, builder, signature, args):
         from numba.core.imputils import impl_ret_borrowed
@@ -170,7 +170,7 @@ def writable(typing, array):
 
 @intrinsic
 def keep_apart(typing):
-    """Forbid the compiler to inline the function that calls this: kernels nest, and each level would compile it anew."""
+    """Keep the compiler from inlining the kernel that calls this: it would be compiled once more for every kernel that it is part of."""
 
     def emit(context, builder, signature, args):
         builder.function.attributes.add("noinline")
