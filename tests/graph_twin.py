@@ -276,7 +276,7 @@ def through(how, layer, z, R):
     function = layer.get("function", layer.get("activation", "linear"))
     if function == "linear" or how == "pass":
         return R
-    if function == "relu" and how in ("deconvnet", "guided"):
+    if function in ("relu", "relu6") and how in ("deconvnet", "guided"):
         return np.maximum(R, 0) * (slope(layer, z) if how == "guided" else 1)
     return R * slope(layer, z)
 
@@ -499,7 +499,7 @@ def innvestigate(case, variant, below):
     if case in ("gradient", "input_t_gradient", "guided_backprop", "deconvnet"):
         how = {"guided_backprop": "guided", "deconvnet": "deconvnet"}.get(case, "gradient")
         start, times = "one" if "gradient" in case else "logit", case == "input_t_gradient"
-        return Plan(function=how, activation={"relu": how, "": "gradient"}, start=start, times_input=times)
+        return Plan(function=how, activation={"relu": how, "relu6": how, "": "gradient"}, start=start, times_input=times)
     zero = rules("zero", 1e-7, epsilon="changed", zplus="none", alpha1_beta0="raw", alpha2_beta1="raw", alpha3_beta2="raw", wsquare="none")
     if case.startswith("deep_taylor"):
         first = box_of(case, "zero", 1e-7) if "bounded" in case else None
