@@ -37,6 +37,7 @@ class Plan:
     ties : of Maximum and Minimum: "first" or "half"
     start : "one", "logit" or "relu"
     times_input : multiply the result by the input
+    twice : iNNvestigate's way with an output that one layer reads twice: each of the two gets what belongs to both
     hooks : Captum's bookkeeping: a layer without a rule (Concatenate, a bare +) hands on R, and what reads beside a layer
             with a rule is multiplied by the tensor's value
     """
@@ -61,6 +62,7 @@ class Plan:
     ties: str = "first"
     start: str = "one"
     times_input: bool = False
+    twice: bool = False
     hooks: bool = False
 
 
@@ -274,7 +276,7 @@ def through(how, layer, z, R):
     function = layer.get("function", layer.get("activation", "linear"))
     if function == "linear" or how == "pass":
         return R
-    if function == "relu" and how in ("deconvnet", "guided"):
+    if function in ("relu", "relu6") and how in ("deconvnet", "guided"):
         return np.maximum(R, 0) * (slope(layer, z) if how == "guided" else 1)
     return R * slope(layer, z)
 
@@ -414,7 +416,7 @@ def explain_one(network, plan, made, i):
         for source, part in zip(layer["inputs"], parts, strict=True):
             if plan.hooks and not ruled and any(ruled_kind(plan, reader) for reader in network.readers(source)):
                 part = part * values[source]  # noqa: PLW2901
-            total[source] = total.get(source, 0) + part
+            total[source] = total.get(source, 0) + part * (layer["inputs"].count(source) if plan.twice else 1)
     return total["x"] * network.x[i] if plan.times_input else total["x"]
 
 
@@ -431,7 +433,9 @@ def plan(peer, case, variant="", below=()):
 
     `below` has the names of the layers that "until_idx" reaches.
     """
-    return {"zennit": zennit, "innvestigate": innvestigate, "captum": captum, "lxt": lxt}[peer](case, variant, below)
+    if peer == "innvestigate":
+        return replace(innvestigate(case, variant, below), global_winners="shared", twice=True)
+    return {"zennit": zennit, "captum": captum, "lxt": lxt}[peer](case, variant, below)
 
 
 def rules(s, e, **bias):
@@ -495,11 +499,11 @@ def innvestigate(case, variant, below):
     if case in ("gradient", "input_t_gradient", "guided_backprop", "deconvnet"):
         how = {"guided_backprop": "guided", "deconvnet": "deconvnet"}.get(case, "gradient")
         start, times = "one" if "gradient" in case else "logit", case == "input_t_gradient"
-        return Plan(function=how, activation={"relu": how, "": "gradient"}, global_winners="shared", start=start, times_input=times)
+        return Plan(function=how, activation={"relu": how, "relu6": how, "": "gradient"}, start=start, times_input=times)
     zero = rules("zero", 1e-7, epsilon="changed", zplus="none", alpha1_beta0="raw", alpha2_beta1="raw", alpha3_beta2="raw", wsquare="none")
     if case.startswith("deep_taylor"):
         first = box_of(case, "zero", 1e-7) if "bounded" in case else None
-        return Plan(zero["zplus"], zero["zplus"], reads_input=first, function="pass", global_winners="shared", start="relu")
+        return Plan(zero["zplus"], zero["zplus"], reads_input=first, function="pass", start="relu")
     signed = with_settings(zero["epsilon"], s="sign")
     own_layers = dict.fromkeys(("relu6", "leaky_relu", "elu"), "gradient")  # Keras has layers for these, and they aren't Activation
     base = Plan(
@@ -507,7 +511,6 @@ def innvestigate(case, variant, below):
         average=("zero", 1e-7),
         function="pass",
         activation={**own_layers, "": "pass"},
-        global_winners="shared",
         start="logit",
     )
     named = {

@@ -1,5 +1,8 @@
 """Build `graph_file`'s networks in Keras 2.14, for iNNvestigate. Needs TensorFlow, not nplrp."""
 
+import math
+
+import tensorflow as tf
 import tensorflow.keras.layers as kl
 from tensorflow.keras.models import Model
 
@@ -12,8 +15,15 @@ JOINS = {
     "multiply": kl.Multiply,
     "concatenate": kl.Concatenate,
 }
+
+
+def gelu(x):
+    """x Phi(x) in float64; TensorFlow's own divides by the square root of 2 in float32, off by 5e-9."""
+    return x * (1 + tf.math.erf(x / tf.constant(math.sqrt(2), x.dtype))) / 2
+
+
 #: Keras's names where they differ; activations that are layers of their own in networks that people have.
-FUNCTIONS = {"silu": "swish"}
+FUNCTIONS = {"silu": "swish", "gelu": gelu}
 OWN_LAYERS = {"relu6": lambda: kl.ReLU(6.0), "leaky_relu": kl.LeakyReLU, "elu": kl.ELU}
 
 
