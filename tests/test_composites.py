@@ -80,6 +80,21 @@ def test_montavons_recipe():
     assert rules["block4_pool"] == "average(epsilon=0.25, stabiliser=rms)"
 
 
+def test_what_presets_start_with():
+    starts = {name: make_plan(NETWORKS["max"], name).start for name in COMPOSITES}
+    lrp = {name for name in COMPOSITES if name.startswith("lrp.")}
+    assert {name for name, start in starts.items() if start == "softmax"} == {"notebook"}
+    assert {name for name, start in starts.items() if start == "relu_logit"} == {"deep_taylor", "deep_taylor.bounded"}
+    zennits = {name for name, each in COMPOSITES.items() if each.dialect == "zennit-0.5"}
+    assert {name for name, start in starts.items() if start == "one"} == zennits | {"input_t_gradient"}
+    assert len(lrp) == 16
+    assert {starts[name] for name in (*lrp, *RULES_OF_NPLRP, "montavon_vgg16")} == {"logit"}
+    assert make_plan(NETWORKS["max"], "deep_taylor", dialect="zennit").start == "one"  # a dialect that is asked for brings its own
+
+
+RULES_OF_NPLRP = [name for name, each in COMPOSITES.items() if each.dialect == "nplrp"]
+
+
 @pytest.mark.parametrize("mode", ["caffe", "torch", "tf", "unit", "none"])
 def test_pixels_lie_in_their_box(mode):
     from nplrp.images import normalize

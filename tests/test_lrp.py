@@ -222,6 +222,7 @@ MIXED = {
     "another stabiliser": ((("conv",), Rule("zplus", epsilon=0.1, stabiliser="clip")), (("dense",), Rule("epsilon"))),
     "by weights": ((("conv", "dense"), Rule("alpha_beta", split=False, bias="none")),),
     "raw bias": ((("conv", "dense"), Rule("alpha_beta", bias="raw", epsilon=0.1)),),
+    "no bias": ((("conv", "dense"), Rule("epsilon", bias="none", epsilon=0.1)),),
 }
 POOLS_OF_MIXED = {"winner": Rule("winner"), "epsilon": Rule("winner_epsilon", epsilon=0.1, stabiliser="zero"), "average": Rule("average")}
 

@@ -11,7 +11,7 @@ from nplrp.lrp import run_backward, run_forward
 from nplrp.model import Layer, Window, chain
 from nplrp.plan import make_plan, make_steps
 from nplrp.rules import Rule
-from nplrp.rules.composites import LINEAR, POOL, Composite
+from nplrp.rules.composites import POOL, Composite
 from tests.laws import assert_balanced
 from tests.networks import SAME3, batch_norm, conv, dense, images, plain, pool, random_kernel, small_vgg
 
@@ -181,13 +181,18 @@ def test_terms_stay_where_inputs_may_be_negative_again():
         pool("pool", window=same),
         conv("last", random_kernel(rng, 3, 3, 4, 4)),
     ]
-    plan = make_plan(chain((6, 6, 2), layers), Composite("c", ((LINEAR, Rule("zplus")), (POOL, Rule("winner")))), "float64")
-    terms = {step.name: [len(part.terms) for part in parts] for step, parts in zip(plan.steps, plan.parts, strict=True)}
-    assert terms == {"relu": [2], "average": [1], "linear": [1], "behind": [2], "bn": [1], "pool": [1], "last": [2]}
-    whole = dataclasses.replace(plan, parts=tuple(rule.parts for rule in plan.rules))
-    trace = run_forward(plan.steps, images(10, 2, (6, 6, 2)))
-    R = rng.normal(size=trace.output.shape)
-    assert np.array_equal(run_backward(plan, trace, R), run_backward(whole, trace, R))
+    model, x, R = chain((6, 6, 2), layers), images(10, 2, (6, 6, 2)), rng.normal(size=(2, 6, 6, 4))
+    for rule, expected in (
+        ("zplus", {"relu": [2], "linear": [1], "behind": [2], "bn": [1], "last": [2]}),
+        ("gamma", {"relu": [2], "linear": [1, 1], "behind": [2], "bn": [1, 1], "last": [2, 2]}),  # halves for z < 0 as well
+    ):
+        rows = (("avgpool",), Rule("norm")), (("conv", "scale"), Rule(rule)), (POOL, Rule("winner"))
+        plan = make_plan(model, Composite(rule, rows), "float64")
+        terms = {step.name: [len(part.terms) for part in parts] for step, parts in zip(plan.steps, plan.parts, strict=True)}
+        assert terms == expected | {"average": [1], "pool": [1]}
+        whole = dataclasses.replace(plan, parts=tuple(rule.parts for rule in plan.rules))
+        trace = run_forward(plan.steps, x)
+        assert np.array_equal(run_backward(plan, trace, R), run_backward(whole, trace, R))
 
 
 def test_weights_are_converted_not_changed():
