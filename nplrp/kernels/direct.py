@@ -19,9 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from llvmlite import ir
 
-from nplrp.jit import kernel, shared_kernel
-from nplrp.jit.lazy import cgutils, intrinsic, types
-from nplrp.kernels.epilogue import finish_pixels
+from nplrp.kernels.epilogue import bring_pixels, finish_pixels
 from nplrp.kernels.microkernel import BLOCK, MAX_ROWS, PANEL_32, PANEL_64, ROW_STEP, SLAB, multiply
 from nplrp.kernels.simd import Assembler, copy_16, copy_some, keep_apart
 from nplrp.kernels.vector_loop import I64
@@ -245,7 +243,7 @@ def _cut(p, layout, images, threads, rows, columns, kernel_rows, dilation_h, run
     size, pixels = layout.terms * units * blocks * BLOCK, images * rows * columns
     most = max(1, _GATHERED // max(1, size * MAX_ROWS))
     if layout.terms * units * blocks * depth * p.cout // layout.groups < _GATHERED:  # weights that stay near may be read often
-        most = min(most, 4)
+        most = min(most, 2)
     pieces = (pixels + MAX_ROWS - 1) // MAX_ROWS
     chunk = min(pixels, (pieces + _shares(pieces, most, slabs, threads) - 1) // _shares(pieces, most, slabs, threads) * MAX_ROWS)
     block_step = (chunk // ROW_STEP * ROW_STEP + ROW_STEP + 1) * BLOCK
@@ -283,7 +281,8 @@ def _convolve(thread, threads, p, layout, phases, units, images, x, x2, weights,
     cout, slabs, groups = p.cout // p.groups, layout.slabs, p.groups
     panel = PANEL_32 if weights.itemsize == 4 else PANEL_64
     b_panel = layout.slab_size // SLAB * panel
-    zero = thread - thread  # not a literal: Numba would compile the callees anew for it
+    whole = p.up_h == 1 and p.up_w == 1
+    o = thread - thread  # not a literal: Numba would compile the callees anew for it
     for phase in range(len(phases)):
         y, q, rows, columns, kernel_rows = phases[phase, 0], phases[phase, 1], phases[phase, 2], phases[phase, 3], phases[phase, 4]
         dilation_h, runs, blocks, depth, first = phases[phase, 5], phases[phase, 6], phases[phase, 7], phases[phase, 8], phases[phase, 9]
@@ -295,15 +294,15 @@ def _convolve(thread, threads, p, layout, phases, units, images, x, x2, weights,
         piece = columns if folded > 1 else min(_PIECE, cut.segment)
         a = np.empty(layout.terms * cut.term_step, x.dtype)
         sums = np.zeros((piece + ROW_STEP) * SLAB, x.dtype)
-        totals, s_pixel = (np.empty(out_columns * cout + _MOST_FOLDED, x.dtype), cout) if folded > 1 else (sums, zero + SLAB)
+        totals, s_pixel = (np.empty(out_columns * cout + _MOST_FOLDED, x.dtype), cout) if folded > 1 else (sums, o + SLAB)
         offsets = np.empty(k_blocks, np.int64)
         for k in range(k_blocks):
             term, i, j, block = k // (kernel_rows * runs * blocks), k // (runs * blocks) % kernel_rows, k // blocks % runs, k % blocks
             offsets[k] = term * cut.term_step + i * cut.row_step + j * cut.run_step + block * cut.block_step
         chunks = images * cut.per_image if cut.shared else (images * rows * columns + cut.chunk - 1) // cut.chunk
-        tasks, gathered = chunks * groups * slabs, -1
-        for task in range(tasks * thread // threads, tasks * (thread + 1) // threads):
-            chunk, group, slab = task // (groups * slabs), task // slabs % groups, task % slabs
+        shares = groups * slabs
+        from_share, to_share = chunks * shares * thread // threads, chunks * shares * (thread + 1) // threads
+        for chunk in range(from_share // shares, (to_share + shares - 1) // shares):
             begin, end = chunk * cut.chunk, images * rows * columns
             if cut.shared:
                 image = chunk // cut.per_image
@@ -311,34 +310,40 @@ def _convolve(thread, threads, p, layout, phases, units, images, x, x2, weights,
             count = min(cut.chunk, end - begin)
             if count <= 0:
                 continue
-            if task // slabs != gathered and k_blocks > 0:
-                gathered = task // slabs
-                for term in range(layout.terms):
-                    source = x if term == 0 else x2
-                    shape = rows, columns, kernel_rows, dilation_h, runs, blocks, depth
-                    _gather_chunk(p, cut, term, source, group, shape, units, first, begin, count, a)
-            channels = min(SLAB, cout - slab * SLAB)
-            w_from, c_from = (group * slabs + slab) * layout.slab_size + start * panel, group * cout + slab * SLAB
-            segment = min(count, cut.segment)
+            segment, from_slab, to_slab = (
+                min(count, cut.segment),
+                max(0, from_share - chunk * shares),
+                min(shares, to_share - chunk * shares),
+            )
             pieces, pairs = (segment + piece - 1) // piece, (segment + ROW_STEP - 1) // ROW_STEP
-            for n in range(pieces * (count // segment)):
-                low, high = pairs * (n % pieces) // pieces * ROW_STEP, min(segment, pairs * (n % pieces + 1) // pieces * ROW_STEP)
-                if k_blocks > 0:
-                    even, wide = (high - low + ROW_STEP - 1) // ROW_STEP * ROW_STEP, min(SLAB, folded * channels)
-                    a_from = n // pieces * cut.segment_step + low * BLOCK
-                    multiply(even, wide, a, a_from, zero, offsets, zero, k_blocks, depth, weights, w_from, zero, b_panel, sums, zero)
-                done, pixel, left, wide = 0, begin + n // pieces * segment + low, high - low, columns
-                if folded > 1:
-                    _fold(sums, dilation * SLAB, cout, folded, totals, cout, out_columns)
-                    pixel, left, wide = pixel // columns * out_columns, out_columns, out_columns
-                while left > 0:
-                    at, some = pixel, left
-                    if p.up_h != 1 or p.up_w != 1:  # pixels that are neighbours here have others between them
-                        image, row, column = pixel // (rows * wide), pixel // wide % rows, pixel % wide
-                        at = (image * p.out_height + y + row * p.up_h) * p.out_width + q + column * p.up_w
-                        some = min(wide - column, left)
-                    finish_pixels(e, totals, done * s_pixel, s_pixel, some, channels, c_from, at * p.cout + c_from, p.up_w * p.cout)
-                    done, pixel, left = done + some, pixel + some, left - some
+            for group in range(from_slab // slabs, (to_slab + slabs - 1) // slabs):
+                for term in range(layout.terms if k_blocks > 0 else 0):
+                    source, shape = x if term == 0 else x2, (rows, columns, kernel_rows, dilation_h, runs, blocks, depth)
+                    _gather_chunk(p, cut, term, source, group, shape, units, first, begin, count, a)
+                for slab in range(max(0, from_slab - group * slabs), min(slabs, to_slab - group * slabs)):
+                    channels, wide = min(SLAB, cout - slab * SLAB), min(SLAB, folded * cout - slab * SLAB)
+                    w_from, c_from = (group * slabs + slab) * layout.slab_size + start * panel, group * cout + slab * SLAB
+                    for n in range(pieces * (count // segment)):
+                        part, done = (n, 0) if n < pieces else (n % pieces, n // pieces)
+                        low, high = pairs * part // pieces * ROW_STEP, min(segment, pairs * (part + 1) // pieces * ROW_STEP)
+                        pixel, left, width = begin + done * segment + low, high - low, columns
+                        if k_blocks > 0:
+                            if whole and folded == 1:
+                                bring_pixels(e, left, pixel * p.cout + c_from, p.cout)
+                            even, a_from = (left + ROW_STEP - 1) // ROW_STEP * ROW_STEP, done * cut.segment_step + low * BLOCK
+                            multiply(even, wide, a, a_from, o, offsets, o, k_blocks, depth, weights, w_from, o, b_panel, sums, o)
+                        if folded > 1:
+                            _fold(sums, dilation * SLAB, cout, folded, totals, cout, out_columns)
+                            pixel, left, width = pixel // columns * out_columns, out_columns, out_columns
+                        done = 0
+                        while left > 0:
+                            at, some = pixel, left
+                            if not whole:  # pixels that are neighbours here have others between them
+                                image, row, column = pixel // (rows * width), pixel // width % rows, pixel % width
+                                at = (image * p.out_height + y + row * p.up_h) * p.out_width + q + column * p.up_w
+                                some = min(width - column, left)
+                            finish_pixels(e, totals, done * s_pixel, s_pixel, some, channels, c_from, at * p.cout + c_from, p.up_w * p.cout)
+                            done, pixel, left = done + some, pixel + some, left - some
 
 
 def convolve(p, cut, images, x, x2, weights, e, threads):

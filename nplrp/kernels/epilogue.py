@@ -224,3 +224,29 @@ def _finish_loops(e, v, v_from, v_pixel, pixels, channels, b_from, o_from, o_pix
 #: finish_pixels(e, v, v_from, v_pixel, pixels, channels, b_from, o_from, o_pixel): finish `channels` sums of each of `pixels` pixels, which
 #: are `v_pixel` numbers apart in v, from `v_from` on, and `o_pixel` in the output, from `o_from` on. The first bias is at `b_from`.
 finish_pixels = _finish_loops if DISABLED else _finish_vectors
+
+
+@intrinsic
+def bring_pixels(typing, e, pixels, o_from, o_pixel):
+    """Ask for the lines of memory that 32 channels of `pixels` pixels will be written to and, except for a forward pass, read from."""
+
+    def emit(context, builder, signature, args):
+        _, pixels, o_from, o_pixel = args
+        operands = Operands(builder, e, args[0])
+        asm = Assembler(context, builder, signature, args, e.types[1].dtype, 1)
+        line, zero = 64 // asm.bytes, ir.Constant(I64, 0)
+
+        def bring(name):
+            with cgutils.for_range(builder, pixels) as counter:
+                first = builder.add(o_from, builder.mul(counter.index, o_pixel))
+                for n in range(0, SLAB, line):
+                    asm.prefetch(operands.array(asm, name, builder.add(first, ir.Constant(I64, n))), zero)
+
+        bring("out")
+        for name, mode in (("a", TIMES), ("z", RATIO), ("z2", RATIOS), ("out2", RATIOS)):
+            with builder.if_then(builder.icmp_signed(">=", operands.mode, ir.Constant(operands.mode.type, mode))):
+                bring(name)
+        return context.get_dummy_value()
+
+    whole = types.int64
+    return types.void(e, whole, whole, whole), emit
