@@ -19,8 +19,8 @@ from machine_peaks import fma_peak
 from protocol import SEED
 from report import machine, print_table, write_results
 
+from nplrp.jit import Queue
 from nplrp.kernels import conv
-from nplrp.kernels.together import Queue
 
 
 class Ours:

@@ -5,8 +5,8 @@ import time
 import numba
 import numpy as np
 
+from nplrp.jit import in_threads
 from nplrp.kernels.microkernel import BLOCK, MAX_ROWS, SLAB, multiply
-from nplrp.kernels.parallel import in_threads
 
 #: Blocks of channels: A, B and C together take 15 to 20 KB of a first-level cache of 32 KB.
 BLOCKS = 6

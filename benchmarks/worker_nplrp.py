@@ -13,7 +13,7 @@ from protocol import Jobs, images, serve
 
 import nplrp
 from nplrp import explanation, fused, layers, lrp
-from nplrp.kernels import launch
+from nplrp.jit import team
 from nplrp.plan import make_plan
 from nplrp.workspace import Workspace, workspace_of
 
@@ -89,7 +89,7 @@ def main(network):
         return {"steps": steps, "whole": whole, "peaks": peaks, "names": [step.name for step in plan.steps]}
 
     def facts():
-        return {"nplrp": nplrp.__version__, "numba": numba.__version__, "threads": "OpenMP" if launch._openmp() else "Python"}
+        return {"nplrp": nplrp.__version__, "numba": numba.__version__, "threads": "OpenMP" if team.openmp() else "Python"}
 
     jobs = Jobs({"explain": explain, "forward": forward, "predict": predict, "convs": convs}, numba.set_num_threads)
     serve({"facts": facts, "profile": profile, "accuracy": lambda **p: accuracy(model, **p), **jobs.commands()})

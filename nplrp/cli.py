@@ -182,11 +182,11 @@ def run_explain(arguments: argparse.Namespace) -> None:
     model = _model(arguments.weights)
     pixels, x = _images(arguments, model)
 
-    from nplrp.ahead import compiling_ahead
     from nplrp.explanation import explain
+    from nplrp.jit.ahead import compiling_ahead
 
     numerics = (arguments.dtype, arguments.algorithm)
-    with compiling_ahead(composites[0], arguments.dtype):
+    with compiling_ahead("nplrp.precompile", composites[0], arguments.dtype):
         explanations = [
             explain(model, x, name, arguments.target, *numerics, dialect=arguments.dialect, start=arguments.start) for name in composites
         ]

@@ -7,7 +7,7 @@ Four things are saved, and nothing else changes:
   relevance comes from a rule with a factor a: units with z <= 0 then have R = 0, and so s = 0.
 - lines 4 and 2: R = a * c of one layer and s = R / stabilise(z) of the layer below are the last thing that the kernel of line 3 does
   with a number, in this order and so with the page's bits.
-- Python: kernels that don't wait for it are run by one team of threads, one after the other (see `nplrp.kernels.together`). Between them
+- Python: kernels that don't wait for it are run by one team of threads, one after the other (see `nplrp.jit.queue`). Between them
   nothing may read or write an array but by a kernel.
 - checks: a NaN or an infinity can't be lost on its way to the logits or to the input, so only these are looked at. If one is found,
   the pass is run again by the page, which names the layer.
@@ -33,7 +33,7 @@ from nplrp.trace import Trace
 from nplrp.workspace import Workspace
 
 if TYPE_CHECKING:
-    from nplrp.kernels.together import Queue
+    from nplrp.jit import Queue
 
 #: Stabilisers that the convolution kernels can divide by.
 _STABILISERS = ("plus", "sign")

@@ -52,6 +52,14 @@ def depthwise_transpose(s, w, height, width, stride=(1, 1), dilation=(1, 1), pad
     return conv_transpose(s, w.reshape(kh, kw, 1, c * m), height, width, stride, dilation, pads, c)
 
 
+def gate_transpose(s, x):
+    """[n, ..., c] -> [n, c]: the sum of s x over the pixels, for a gate that multiplies the channels of x"""
+    out = np.zeros((len(x), x.shape[-1]), x.dtype)
+    for place in np.ndindex(x.shape[1:-1]):
+        out += s[:, *place] * x[:, *place]
+    return out
+
+
 def max_winners(a, size, stride, pads=(0, 0, 0, 0)):
     """[n, h, w, c] -> (max, winner), both [n, ho, wo, c]; winner = i * kw + j of the first maximum in row-major order
 

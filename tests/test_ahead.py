@@ -1,12 +1,15 @@
 """A second process compiles what comes later, only if something has to be compiled, and ends with the first."""
 
-import logging
+import functools
 import subprocess
+import threading
 
 import pytest
 
-from nplrp import ahead
-from nplrp.kernels import jit_cache, launch, winograd_conv
+from nplrp import precompile
+from nplrp.jit import cache, team
+from nplrp.jit.ahead import compiling_ahead
+from nplrp.kernels import winograd_conv
 
 
 @pytest.fixture
@@ -25,38 +28,61 @@ def started(monkeypatch):
             seen.append("waited for")
 
     monkeypatch.setattr(subprocess, "Popen", Process)
-    monkeypatch.setattr(launch, "cores", lambda: 2)
+    monkeypatch.setattr(team, "cores", lambda: 2)
     return seen
 
 
-def compile_something():
-    logging.getLogger("nplrp").setLevel(logging.INFO)
-    logging.getLogger(jit_cache.__name__).info("compiling")
+@pytest.fixture
+def compile_something(monkeypatch):
+    """Do what the first kernel does that is compiled in a process."""
+    monkeypatch.setattr(cache, "_announce", functools.cache(cache._announce.__wrapped__))
+    return cache.announce
 
 
-def test_nothing_is_started_without_need(started):
-    with ahead.compiling_ahead("notebook", "float32"):
-        logging.getLogger("nplrp").warning("something else")
+def test_nothing_is_started_without_need(started, compile_something):
+    with compiling_ahead("nplrp.precompile", "notebook", "float32"):
+        pass
     compile_something()  # outside
+    with compiling_ahead("nplrp.precompile", "notebook", "float32"):
+        compile_something()  # not the first
     assert started == []
 
 
-def test_it_is_started_once_and_ends_with_the_block(started):
-    with ahead.compiling_ahead("zplus", "float64"):
+def test_callbacks_are_called_once_by_any_thread(compile_something):
+    called = []
+    with cache.on_first_compile(lambda: called.append(1)), cache.on_first_compile(lambda: called.append(2)):
+        threads = [threading.Thread(target=compile_something) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert called == [1, 2]
+    assert cache._callbacks() == []
+
+
+def test_it_ends_with_a_block_that_fails(started, compile_something):
+    with pytest.raises(ValueError), compiling_ahead("nplrp.precompile", "zplus", "float32"):
         compile_something()
-        assert started[0][1:] == ["-m", "nplrp.ahead", "zplus", "float64"]
+        raise ValueError
+    assert started[1:] == ["terminated", "waited for"]
+
+
+def test_it_is_started_once_and_ends_with_the_block(started, compile_something):
+    with compiling_ahead("nplrp.precompile", "zplus", "float64"):
+        compile_something()
+        assert started[0][1:] == ["-m", "nplrp.precompile", "zplus", "float64"]
     assert started[1:] == ["terminated", "waited for"]
 
 
 @pytest.mark.parametrize("why", ["one core", "no cache", "no program"])
-def test_where_it_would_be_of_no_use(started, why, monkeypatch):
+def test_where_it_would_be_of_no_use(started, compile_something, why, monkeypatch):
     if why == "one core":
-        monkeypatch.setattr(launch, "cores", lambda: 1)
+        monkeypatch.setattr(team, "cores", lambda: 1)
     elif why == "no cache":
-        monkeypatch.setattr(jit_cache, "cache_directory", lambda: None)
+        monkeypatch.setattr(cache, "cache_directory", lambda: None)
     else:
         monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: (_ for _ in ()).throw(OSError("no such program")))
-    with ahead.compiling_ahead("notebook", "float32"):
+    with compiling_ahead("nplrp.precompile", "notebook", "float32"):
         compile_something()
     assert started == []
 
@@ -66,5 +92,5 @@ def test_what_it_runs_needs_the_later_kernels(composite, monkeypatch):
     called = set()
     original = winograd_conv.convolve
     monkeypatch.setattr(winograd_conv, "convolve", lambda *args: (called.add("convolve"), original(*args))[1])
-    ahead.main(composite, "float32")
+    precompile.main(composite, "float32")
     assert called == {"convolve"}

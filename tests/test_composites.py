@@ -14,6 +14,7 @@ from nplrp.plan import make_plan, pixel_bounds
 from nplrp.rules import Rule
 from nplrp.rules.composites import COMPOSITES, GRADIENTS, LINEAR, POOL, POOLS, STARTS, Composite, Select, composite_named
 from nplrp.rules.dialects import DIALECTS
+from tests.laws import assert_balanced
 from tests.networks import conv, dense, images, plain, pool, small_vgg
 from tests.test_peers import NETWORKS, pictures
 
@@ -205,6 +206,8 @@ def test_starts(start):
         assert e.targets.tolist() == best.tolist()
         others = R.sum(axis=1) - R[[0, 1], best]
         assert others == pytest.approx(-chosen if start == "contrastive" else [0, 0], rel=1e-14)
+        rest = np.array([np.delete(each, k) for each, k in zip(R, best, strict=True)])
+        assert np.array_equal(rest, np.repeat(rest[:, :1], 4, axis=1))  # spread evenly over the others
     negative = int(logits[0].argmin())
     assert logits[0, negative] < 0
     floor = nplrp.explain(model, x[:1], "epsilon_plus", target=negative, dtype="float64", start="relu_logit")
@@ -212,7 +215,7 @@ def test_starts(start):
 
 
 def test_given_relevance_is_what_a_start_gives():
-    model, x = small_vgg(), images(7, 3, (8, 8, 3))
+    model, x = small_vgg(), images(7, explanation.CHUNK + 3, (8, 8, 3))
     whole = nplrp.explain(model, x, "epsilon_plus", dtype="float64", start="all")
     given = nplrp.explain(model, x, "epsilon_plus", dtype="float64", start=whole.logits)
     assert np.array_equal(given.relevance, whole.relevance)
@@ -273,6 +276,14 @@ def test_two_passes_are_one(composite, layer):
         assert len(lower.ledger) + len(upper.ledger) == len(whole.ledger)
 
 
+def test_a_pass_may_end_where_it_begins():
+    model, x = small_vgg(), images(10, 2, (8, 8, 3))
+    R = np.random.default_rng(1).normal(size=(2, 7))
+    e = nplrp.explain(model, x, "zplus", dtype="float64", at="fc1", until="fc1", start=R)
+    assert np.array_equal(e.relevance, R)
+    assert e.layer == "fc1"
+
+
 @pytest.mark.parametrize("suffix", [".npz", ".h5"])
 def test_a_pass_is_saved_and_resumed(tmp_path, suffix):
     from nplrp.files.save import resume, save
@@ -309,8 +320,7 @@ def test_masks_part_the_relevance():
     weights = np.random.default_rng(0).uniform(size=(4, 4, 1))
     for masks in ({"block1_pool": weights}, {"fc1": np.ones(7, bool), "input": np.zeros(3)}):
         e = nplrp.explain(model, x, "epsilon_plus", dtype="float64", masks=masks)
-        for entry in e.ledger.entries:
-            assert np.all(np.abs(entry.residual) <= 1e-12 * entry.magnitude), entry.layer
+        assert_balanced(e)
         if "input" in masks:
             assert not e.relevance.any()
         else:
@@ -324,6 +334,7 @@ def test_masks_part_the_relevance():
         ({"until": "fc9"}, "no layer 'fc9'; its layers are input, block1_conv1"),
         ({"at": "fc1", "until": "predictions", "start": np.zeros((1, 7))}, "but layer 'predictions' lies above it"),
         ({"masks": {"fc1": [7]}}, "they run from 0 to 6"),
+        ({"masks": {"fc1": [-1]}}, "they run from 0 to 6"),
         ({"masks": {"fc1": np.ones(6)}}, r"has shape \(6,\)"),
         ({"masks": {"fc1": "all"}}, "expected a list of channels"),
         ({"masks": {"block1_pool": [0]}, "until": "fc1"}, "the pass runs from 'predictions' to 'fc1' only"),
@@ -352,18 +363,14 @@ def test_starts_that_do_not_exist():
 @pytest.mark.filterwarnings("ignore::nplrp.ledger.LedgerWarning")
 @pytest.mark.parametrize("name", RULES_OF_LRP)
 def test_every_preset_balances(name):
-    ledger = nplrp.explain(NETWORKS["max"], pictures()[:1], name, 3, "float64").ledger
-    for entry in ledger.entries:
-        assert np.all(np.abs(entry.residual) <= 1e-12 * entry.magnitude), (entry.layer, entry.rule)
+    assert_balanced(nplrp.explain(NETWORKS["max"], pictures()[:1], name, 3, "float64"))
 
 
 @pytest.mark.filterwarnings("ignore::nplrp.ledger.LedgerWarning")
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_every_rule_balances_in_every_dialect(dialect):
     for name in ("zero", "epsilon", "gamma", "zplus", "alpha_beta", "alpha1_beta0", "wsquare", "flat", "zbox"):
-        ledger = nplrp.explain(small_vgg(), images(3, 2, (8, 8, 3)), name, [3, 0], "float64", dialect=dialect).ledger
-        for entry in ledger.entries:
-            assert np.all(np.abs(entry.residual) <= 1e-12 * entry.magnitude), (entry.layer, entry.rule)
+        assert_balanced(nplrp.explain(small_vgg(), images(3, 2, (8, 8, 3)), name, [3, 0], "float64", dialect=dialect))
 
 
 def one_layer(weights, bias, rule, a, R):
@@ -430,8 +437,7 @@ def test_a_network_of_every_kind_of_layer_in_every_rule():
             e = nplrp.explain(model, x, Composite("c", COMPOSITES[name].rows, "logit"), dtype="float64", dialect=dialect)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", LedgerWarning)
-                for entry in e.ledger.entries:
-                    assert np.all(np.abs(entry.residual) <= 1e-12 * entry.magnitude), (name, dialect, entry.layer)
+                assert_balanced(e)
 
 
 def test_pools_of_a_composite():

@@ -32,6 +32,15 @@ def test_input_times_gradient_is_lrp_0_without_biases():
     assert np.abs(gradient - lrp0).max() < 1e-12 * np.abs(lrp0).max()
 
 
+@pytest.mark.parametrize("layer", ["input", "block1_conv2", "block2_pool", "fc1"])
+def test_input_times_gradient_at_any_layer(layer):
+    model, x = small_vgg(), images(5, 2, (8, 8, 3))
+    gradient, times = (nplrp.explain(model, x, name, 1, "float64", until=layer) for name in ("gradient", "input_t_gradient"))
+    a = x if layer == "input" else gradient.activations[layer]
+    assert gradient.relevance.any()
+    assert np.array_equal(times.relevance, gradient.relevance * a)
+
+
 @pytest.mark.parametrize("method", GRADIENTS)
 def test_definitions(method):
     rng = np.random.default_rng(3)

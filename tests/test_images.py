@@ -20,6 +20,7 @@ DATA = Path(__file__).parent / "data" / "images"
 RGB = DATA / "rgb.png"
 KERAS = np.load(DATA / "keras_expected.npz")
 TORCHVISION = np.load(DATA / "torchvision_expected.npz")
+MODES_OF_KERAS = ("none|3", "unit|3", "caffe|3", "tf|3", "torch|3", "none|1")
 
 
 def model(height=9, width=13, channels=3, **preprocessing):
@@ -47,6 +48,16 @@ def refusal(*arguments, **options):
 
 
 # --- as others make them ---------------------------------------------------------------------------------------------------
+
+
+def test_all_that_others_make_is_stored():
+    pictures = {path.name for path in DATA.iterdir() if path.suffix not in (".npz", ".py")}
+    assert len(pictures) == 9
+    wanted = {
+        f"{name}|{how}|{mode}" for name in pictures for how in (RESAMPLE if name == "rgb.png" else RESAMPLE[:2]) for mode in MODES_OF_KERAS
+    }
+    assert set(KERAS.files) == wanted
+    assert set(TORCHVISION.files) == {f"{how}|{size}" for how in RESAMPLE[:3] for size in ("12|11", "16|9", "9|9")}
 
 
 @pytest.mark.parametrize("key", KERAS.files)

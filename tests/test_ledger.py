@@ -1,32 +1,32 @@
 """The ledger: every term from its own sum, balanced to rounding, and right where it can be worked by hand."""
 
 import warnings
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
 import nplrp
-from nplrp.ledger import LedgerWarning
+from nplrp.errors import NumericsError
+from nplrp.ledger import Entry, Ledger, LedgerWarning
 from nplrp.model import chain
 from nplrp.rules import Rule
 from nplrp.rules.composites import LINEAR, POOL, Composite
+from tests.laws import assert_balanced
 from tests.networks import conv, dense, images, plain, small_vgg
 
 
 @pytest.mark.parametrize("composite", ["notebook", "zplus"])
 def test_balance(composite):
     x = images(1, 3, (8, 8, 3))
-    exact = nplrp.explain(small_vgg(), x, composite, dtype="float64").ledger
-    for entry in exact.entries:
-        assert np.all(np.abs(entry.residual) <= 1e-12 * entry.magnitude), entry.layer
-    single = nplrp.explain(small_vgg(), x, composite, dtype="float32").ledger
-    for entry in single.entries:
-        assert np.all(np.abs(entry.residual) <= 1e-5 * entry.magnitude), entry.layer
+    assert_balanced(nplrp.explain(small_vgg(), x, composite, dtype="float64"))
+    assert_balanced(nplrp.explain(small_vgg(), x, composite, dtype="float32"), 1e-6)
 
 
 def test_layers_hand_over_what_they_get():
     ledger = nplrp.explain(small_vgg(), images(2, 2, (8, 8, 3)), "notebook", dtype="float64").ledger
-    for above, below in zip(ledger.entries, ledger.entries[1:], strict=False):
+    assert len(ledger) == 8
+    for above, below in pairwise(ledger.entries):
         assert np.array_equal(above.relevance_out, below.relevance_in)
     assert ledger.start == pytest.approx([1, 1], rel=1e-14)
     absorbed = sum(e.bias + e.epsilon + e.dropped for e in ledger.entries)
@@ -44,19 +44,34 @@ def test_terms_by_hand():
     entry = one_layer((2, -1), 0.5, Rule("epsilon", epsilon=0.5), (1, 1))
     found = [float(getattr(entry, t)[0]) for t in ("relevance_in", "relevance_out", "bias", "epsilon", "dropped", "residual")]
     assert found == pytest.approx([1.5, 0.75, 0.375, 0.375, 0, 0], abs=1e-15)
+    assert (entry.size_in, entry.magnitude) == (1.5, 1.5 + (1.5 + 0.75) + 0.375 + 0.375)  # what arrives and leaves, bias, eps
     # z+: z = 2 + 1/2, eps = 1/2, s = 1/2 -> out 1, bias 1/4, eps 1/4
     entry = one_layer((2, -1), 0.5, Rule("zplus", epsilon=0.5), (1, 1))
     found = [float(getattr(entry, t)[0]) for t in ("relevance_in", "relevance_out", "bias", "epsilon", "dropped")]
     assert found == pytest.approx([1.5, 1.0, 0.25, 0.25, 0], abs=1e-15)
 
 
-def test_units_that_divide_nothing_are_dropped_not_epsilon():
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Rule("zplus", epsilon=1e-7),
+        Rule("zplus", epsilon=0.0, stabiliser="sign"),
+        Rule("zplus", epsilon=0.5, stabiliser="sign_drop"),
+        Rule("zplus", epsilon=0.5, stabiliser="drop"),
+        Rule("zplus", epsilon=0.5, stabiliser="zero"),
+    ],
+    ids=str,
+)
+def test_units_that_divide_nothing_are_dropped_not_epsilon(rule):
     # W = (-1, -1), b = -2, a = (1, 2): z+ is 0, so the unit's relevance -5 goes nowhere
-    for eps in (0.0, 1e-7):
-        entry = one_layer((-1, -1), -2, Rule("zplus", epsilon=eps), (1, 2)) if eps else None
-        if entry is not None:
-            assert (entry.relevance_in, entry.relevance_out, entry.epsilon) == (-5, 0, 0)
-            assert entry.dropped == pytest.approx(-5, rel=1e-15)
+    entry = one_layer((-1, -1), -2, rule, (1, 2))
+    assert (entry.relevance_in, entry.relevance_out, entry.bias, entry.epsilon, entry.created) == (-5, 0, 0, 0, 0)
+    assert entry.dropped == pytest.approx(-5, rel=1e-15)
+
+
+def test_what_divides_by_nothing_has_no_ledger():
+    with pytest.raises(NumericsError, match=r"layer 'out', rule zplus.*: s = R / z is -inf at image 0, unit 0 .*denominator 0"):
+        one_layer((-1, -1), -2, Rule("zplus", epsilon=0.0), (1, 2))
 
 
 def test_relevance_on_padding_is_dropped():
@@ -93,6 +108,55 @@ def test_it_prints_a_line_for_each_layer_and_a_total():
     assert [line.split()[0] for line in lines[1:]] == [layer.name for layer in reversed(small_vgg().layers)] + ["total"]
 
 
+def entry(layer, size_in=1.0, **terms):
+    """A ledger's line for two images of which the first has nothing."""
+    names = ("relevance_in", "relevance_out", "bias", "epsilon", "dropped", "created", "magnitude")
+    sums = {name: np.array([0.0, terms.get(name, 0.0)]) for name in names}
+    return Entry(layer, "a rule", **sums, size_in=np.full(2, size_in))
+
+
+def test_what_is_printed_are_the_sums():
+    terms = {"relevance_in": 100, "relevance_out": 60, "bias": 20, "epsilon": 7, "dropped": 11, "created": 3}
+    ledger = Ledger((entry("top", **terms), entry("bottom", **terms | {"relevance_in": 60, "relevance_out": -500})))
+    residuals = {"top": 100 - 60 - 20 - 7 - 11 + 3, "bottom": 60 + 500 - 20 - 7 - 11 + 3}
+    assert ledger.as_rows() == [
+        {"layer": "top", "rule": "a rule", **terms, "residual": residuals["top"]},
+        {"layer": "bottom", "rule": "a rule", **terms, "relevance_in": 60, "relevance_out": -500, "residual": residuals["bottom"]},
+    ]
+    _, top, bottom, total, note = (line.split() for line in str(ledger).splitlines())
+    assert top == ["top", "100", "60", "20", "7", "11", "3", str(residuals["top"]), "a", "rule"]
+    assert bottom == ["bottom", "60", "-500", "20", "7", "11", "3", str(residuals["bottom"]), "a", "rule"]
+    assert total == ["total", "100", "-500", "40", "14", "22", "6", str(sum(residuals.values()))]
+    assert " ".join(note) == "sums over 2 images"
+    assert (ledger.start.tolist(), ledger.end.tolist()) == ([0, 100], [0, -500])
+
+
+@pytest.mark.parametrize(
+    ("terms", "said"),
+    [
+        ({"bias": -1.5}, "loses 1.5 at image 1, more than the 1 that the pass began with (bias -1.5, stabiliser 0, zero denominators 0)"),
+        ({"epsilon": 1.5}, "loses 1.5 at image 1, more than the 1 that the pass began with (bias 0, stabiliser 1.5, zero denominators 0)"),
+        ({"dropped": 1.5}, "loses 1.5 at image 1, more than the 1 that the pass began with (bias 0, stabiliser 0, zero denominators 1.5)"),
+        ({"bias": 1, "epsilon": 0.5, "dropped": 0.5}, "loses 2 at image 1"),
+        ({"created": -1.5}, "creates 1.5 at image 1, more than the 1 that the pass began with"),
+        ({"bias": 2, "epsilon": -1.5}, ""),
+        ({"bias": 1, "created": 1}, ""),
+        ({"relevance_in": 9, "relevance_out": 9}, ""),
+    ],
+)
+def test_alarms(terms, said):
+    """A layer in the middle, which itself gets much more than the pass began with."""
+    ledger = Ledger((entry("top"), entry("middle", 100.0, **terms), entry("bottom", 100.0)))
+    alarms = ledger.alarms()
+    assert [said in alarm and alarm.startswith("layer 'middle', rule a rule: ") for alarm in alarms] == [True] * bool(said)
+
+
+def test_a_ledger_of_images_of_different_size_whose_denominators_are_relative():
+    rules = Composite("rms", ((LINEAR, Rule("epsilon", epsilon=0.25, stabiliser="rms")), (POOL, Rule("winner"))), "logit", "test")
+    x = images(6, 3, (8, 8, 3)) * np.array([1, 100, 0.01])[:, None, None, None]
+    assert_balanced(nplrp.explain(small_vgg(), x, rules, dtype="float64"))
+
+
 def test_bias_that_takes_part_absorbs_and_one_that_does_not_absorbs_nothing():
     def ledger(bias):
         rules = Composite("b", ((LINEAR, Rule("epsilon", bias=bias)), (POOL, Rule("winner"))), "logit", "test")
@@ -100,8 +164,15 @@ def test_bias_that_takes_part_absorbs_and_one_that_does_not_absorbs_nothing():
             warnings.simplefilter("ignore", LedgerWarning)
             return nplrp.explain(small_vgg(), images(5, 1, (8, 8, 3)), rules, dtype="float64").ledger
 
-    assert all(np.all(e.bias == 0) for e in ledger(False).entries)
-    assert any(np.any(e.bias != 0) for e in ledger(True).entries)
+    without, taking_part = ledger(False), ledger(True)
+    assert [bool(np.any(e.bias)) for e in without.entries] == [False] * 8
+    assert [e.layer for e in taking_part.entries if np.any(e.bias)] == [
+        "predictions",
+        "fc1",
+        "block2_conv1",
+        "block1_conv2",
+        "block1_conv1",
+    ]
 
 
 def test_conv_bias_is_summed_over_all_pixels():

@@ -28,6 +28,8 @@ PEERS = {  # script, dialect, variable with its interpreter
 }
 TARGETS = [3, 0]
 STEP = 3  #: every third row and column is stored
+#: Cases of each peer, on each network.
+COUNTS = {"zennit": 25, "captum": 7, "innvestigate": 25}
 
 
 def vgg16_small(pools="max"):
@@ -77,11 +79,17 @@ def write_networks(path):
 def compare(peer, expected, step=1):
     """Compare every case with what nplrp computes in the peer's dialect; return the worst error over all cases."""
     dialect = PEERS[peer][1]
+    cases = {name: sorted(key.partition("/")[2] for key in expected.files if key.startswith(f"{name}/")) for name in NETWORKS}
+    assert {name: len(each) for name, each in cases.items()} == dict.fromkeys(NETWORKS, COUNTS[peer])
+    assert sum(map(len, cases.values())) == len(expected.files)
+    assert cases["max"] == cases["avg"]
     errors = {}
     for key in expected.files:
         network, case = key.split("/", 1)
         found = nplrp.explain(NETWORKS[network], pictures(), case, TARGETS, "float64", dialect=dialect, **start_of(peer, case)).relevance
         found = found[:, ::step, ::step]
+        side = len(range(0, 32, step))
+        assert found.shape == expected[key].shape == (len(TARGETS), side, side, 3), key
         scale = np.abs(expected[key]).max()
         assert scale > 0, key
         errors[key] = np.abs(found - expected[key]).max() / scale
@@ -102,6 +110,14 @@ def start_of(peer, case):
 @pytest.mark.parametrize("peer", PEERS)
 def test_stored(peer):
     compare(peer, np.load(STORED / f"{peer}.npz"), STEP)
+
+
+@pytest.mark.parametrize("left_out", [1, None])
+def test_a_file_without_all_cases_is_no_comparison(left_out, tmp_path):
+    stored = np.load(STORED / "captum.npz")
+    np.savez(tmp_path / "some.npz", **{key: stored[key] for key in stored.files[left_out or len(stored.files) :]})
+    with pytest.raises(AssertionError):
+        compare("captum", np.load(tmp_path / "some.npz"), STEP)
 
 
 @pytest.mark.peers

@@ -14,8 +14,8 @@ from nplrp import layers, lrp
 from nplrp.errors import RuleError
 from nplrp.model import Window, chain
 from nplrp.plan import make_plan, parts_below, without_vanishing_terms
-from nplrp.rules import RULES, STABILISERS, Rule
-from nplrp.rules.composites import LINEAR, POOL, Composite
+from nplrp.rules import AS_IS, NOTHING, RULES, STABILISERS, Clamp, Rule
+from nplrp.rules.composites import JOINS, LINEAR, POOL, Composite
 from tests import naive, twins
 from tests.networks import batch_norm, conv, dense, images, plain, pool, random_kernel, small_vgg
 
@@ -94,6 +94,38 @@ def test_texts_that_are_no_rules(text):
         Rule.parse(text)
 
 
+def test_how_many_parts_and_terms_a_rule_has():
+    found = {name: [len(part.terms) for part in Rule(name).parts] for name in RULES}
+    split = {"zplus": [2], "gamma": [2, 2], "alpha_beta": [2, 2], "zbox": [3], "pass": []}
+    assert found == {name: split.get(name, [1]) for name in RULES}
+    assert [len(part.terms) for part in Rule("alpha_beta", alpha=1).parts] == [2]  # nothing has a weight of 0
+    assert [part.weight for part in Rule("alpha_beta", alpha=0).parts] == [1]
+    assert [len(part.terms) for part in Rule("gamma", split=False).parts] == [1]
+
+
+def test_defaults():
+    assert [str(Rule(name).resolved()) for name in RULES] == [
+        "zero(epsilon=0.0, stabiliser=drop)",
+        "epsilon(epsilon=1e-07, stabiliser=sign)",
+        "gamma(gamma=0.25, epsilon=1e-07, stabiliser=sign)",
+        "zplus(epsilon=1e-07, stabiliser=plus)",
+        "alpha_beta(alpha=2.0, beta=1.0, epsilon=1e-07, stabiliser=sign)",
+        "wsquare(epsilon=1e-07, stabiliser=sign)",
+        "flat(epsilon=1e-07, stabiliser=sign)",
+        "zbox(epsilon=1e-07, stabiliser=sign)",
+        "norm(epsilon=1e-07, stabiliser=sign)",
+        "winner",
+        "winner_ties",
+        "winner_epsilon(epsilon=1e-07, stabiliser=sign)",
+        "average(epsilon=1e-07, stabiliser=sign)",
+        "signal",
+        "half",
+        "gradient",
+        "slope",
+        "pass",
+    ]
+
+
 def test_both_conventions_of_beta():
     assert Rule("alpha_beta", alpha=2, beta=-1) == Rule("alpha_beta", alpha=2, beta=1) == Rule("alpha_beta", beta=1)
     assert Rule("alpha_beta", alpha=0.5, beta=0.5) == Rule("alpha_beta", alpha=0.5)  # innsight's default: R = (R+ + R-) / 2
@@ -115,84 +147,139 @@ def carry(plan, a, R):
     return lrp.run_backward(plan, trace, R.reshape(1, *plan.steps[0].output_shape))[0]
 
 
-LAYERS = {
-    "conv": lambda rng: (conv("l", random_kernel(rng, 3, 2, 3, 4), rng.normal(size=4), "relu"), (5, 4, 3)),
+OVERLAPPING = Window((3, 2), (2, 1), padding="same")
+LAYERS = {  # (kind of step, layer, shape of its input)
+    "conv": lambda rng: ("conv", conv("l", random_kernel(rng, 3, 2, 3, 4), rng.normal(size=4), "relu"), (5, 4, 3)),
     "strided": lambda rng: (
+        "conv",
         conv("l", random_kernel(rng, 3, 3, 2, 3), rng.normal(size=3), "linear", Window((3, 3), (2, 1), (1, 2), "same")),
         (6, 7, 2),
     ),
-    "dense": lambda rng: (dense("l", random_kernel(rng, 7, 5), rng.normal(size=5), "linear"), (7,)),
-    "scale": lambda rng: (batch_norm("l", rng, 4), (3, 2, 4)),
-    "avgpool": lambda rng: (pool("l", "avgpool", Window((3, 2), (2, 2), padding="same")), (5, 4, 3)),
+    "dense": lambda rng: ("dense", dense("l", random_kernel(rng, 7, 5), rng.normal(size=5), "linear"), (7,)),
+    "scale": lambda rng: ("scale", batch_norm("l", rng, 4), (3, 2, 4)),
+    "avgpool": lambda rng: ("avgpool", pool("l", "avgpool", Window((3, 2), (2, 2), padding="same")), (5, 4, 3)),
+    "global_avgpool": lambda rng: ("avgpool", pool("l", "global_avgpool"), (4, 3, 2)),
+    "maxpool": lambda rng: ("maxpool", pool("l", window=OVERLAPPING), (5, 6, 2)),
+    "global_maxpool": lambda rng: ("maxpool", pool("l", "global_maxpool"), (4, 3, 2)),
+    "pad": lambda rng: ("pad", plain("l", "pad", pads=(1, 0, 2, 3)), (3, 4, 2)),
+    "flatten": lambda rng: ("reshape", plain("l", "flatten"), (3, 4, 2)),
+    "activation": lambda rng: ("identity", plain("l", "activation", "relu"), (3, 4, 2)),
 }
-VARIANTS = [
-    Rule(name, **{key: value for key, value in settings.items() if key in RULES[name].parameters})
-    for name in WEIGHTED
-    for settings in (
-        {},
-        {"epsilon": 0.3, "gamma": 0.7, "alpha": 3, "low": -2, "high": 4.5, "bias": "none"},
-        {"epsilon": 0.1, "gamma": 2, "alpha": 1, "low": -3, "high": 3, "split": False, "bias": "changed", "stabiliser": "plus"},
-        {"epsilon": 0.2, "alpha": 0.5, "split": True, "bias": "changed" if name == "wsquare" else "raw"},
-    )
+SETTINGS = (
+    {},
+    {"epsilon": 0.3, "gamma": 0.7, "alpha": 3, "low": -2, "high": 4.5, "bias": "none"},
+    {"epsilon": 0.1, "gamma": 2, "alpha": 1, "low": -3, "high": 3, "split": False, "bias": "changed", "stabiliser": "plus"},
+    {"epsilon": 0.2, "alpha": 0.5, "split": True, "branch": "y", "bias": "raw", "stabiliser": "clip"},
+    {"epsilon": 0.4, "alpha": 0, "split": True, "bias": "changed", "stabiliser": "zero"},
+)
+
+
+def variants(name):
+    """A rule with every setting that it takes."""
+    for setting in SETTINGS:
+        taken = {key: value for key, value in setting.items() if key in RULES[name].parameters}
+        if name == "wsquare" and taken.get("bias") == "raw":
+            taken["bias"] = "changed"
+        yield Rule(name, **taken)
+
+
+KINDS = {layer: make(np.random.default_rng(0))[0] for layer, make in LAYERS.items()}
+CASES_OF_TWINS = [
+    (layer, rule) for layer, kind in KINDS.items() for name in RULES if kind in RULES[name].fits for rule in dict.fromkeys(variants(name))
 ]
+
+
+def test_every_rule_has_a_twin_on_every_kind_of_layer_that_it_fits():
+    assert {(KINDS[layer], rule.name) for layer, rule in CASES_OF_TWINS} == {
+        (kind, name)
+        for name, row in RULES.items()
+        for kind in row.fits
+        if kind not in JOINS  # those are in test_graphs.py
+    }
+    assert len(CASES_OF_TWINS) == len(set(CASES_OF_TWINS)) == 284
 
 
 def twin(rule, step, a, R):
     """Call the rule's twin."""
     rule = rule.resolved()
-    W, b, s, e = twins.jacobian(step), twins.biases(step), rule.stabiliser, rule.epsilon
     a, R = a.reshape(-1), R.reshape(-1)
+    W, s, e = twins.jacobian(step), rule.stabiliser, rule.epsilon
+    b = np.zeros(len(W)) if step.bias is None else twins.biases(step)
+    pools = step.kind in ("avgpool", "maxpool")
+    if rule.name == "pass":
+        return R if step.kind == "scale" else W.T @ R
+    if rule.name in ("winner", "winner_ties"):
+        return twins.winners(step, a, rule.name == "winner_ties").T @ R
+    if rule.name == "winner_epsilon":
+        return twins.epsilon(twins.winners(step, a, False), b, a, R, s, e, "none")
+    if rule.name in ("norm", "average"):
+        return twins.epsilon(W, b, a, R, s, e, "none")
     if rule.name in ("epsilon", "zero"):
         return twins.epsilon(W, b, a, R, s, e, rule.bias)
     if rule.name == "gamma":
-        return twins.gamma(W, b, a, R, s, e, rule.bias, rule.gamma, rule.split)
+        relu = rule.branch == "y" and step.activation == "relu"
+        return twins.gamma(W, b, a, R, s, e, rule.bias, rule.gamma, rule.split, (lambda z: np.maximum(z, 0)) if relu else (lambda z: z))
     if rule.name == "alpha_beta":
         return twins.alpha_beta(W, b, a, R, s, e, rule.bias, rule.alpha, rule.beta, rule.split)
     if rule.name == "zplus":
         return twins.zplus(W, b, a, R, s, e, rule.bias, rule.split)
+    if rule.name == "flat" or (rule.name == "wsquare" and pools):  # a pool's weights are all alike
+        return twins.flat(twins.jacobian(step, ones=True), R, s, e)
     if rule.name == "wsquare":
         return twins.wsquare(W, b, a, R, s, e, rule.bias)
-    if rule.name == "flat":
-        return twins.flat(twins.jacobian(step, ones=True), R, s, e)
+    if rule.name == "gradient":
+        return W.T @ R
+    assert rule.name == "zbox"
     low, high = (np.resize(v, a.size) for v in (rule.low, rule.high))
     return twins.zbox(W, a, R, s, e, low, high)
 
 
-@pytest.mark.parametrize("rule", VARIANTS, ids=str)
-@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize(("layer", "rule"), CASES_OF_TWINS, ids=str)
 def test_twins(layer, rule):
     rng = np.random.default_rng(len(layer))
-    made, shape = LAYERS[layer](rng)
-    if {"strided": "conv"}.get(layer, layer) not in rule.fits or (layer, rule.name) == ("avgpool", "wsquare"):
-        return  # wsquare shares an average pool's relevance out evenly, with weights 1/k, not 1/k^2: epsilon counts for less
+    kind, made, shape = LAYERS[layer](rng)
     plan = one_step(made, shape, rule)
-    a = rng.normal(size=shape)
-    R = rng.normal(size=plan.steps[0].output_shape)
-    step = plan.steps[0]
-    if step.weight is not None:
-        step = dataclasses.replace(step, weight=step.weight.astype(float))
+    (step,) = plan.steps
+    assert (step.kind, plan.rules[0].name) == (kind, rule.name)
+    a = rng.choice([-1.67, -0.41, 0.89, 2.23], size=shape) if kind == "maxpool" else rng.normal(size=shape)  # maxima that tie
+    R = rng.normal(size=step.output_shape)
     expected = twin(plan.rules[0], step, a, R).reshape(shape)
     assert np.abs(expected).max() > 0
     assert np.abs(carry(plan, a, R) - expected).max() <= 1e-11 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("name", ["norm", "average"])
-def test_twins_of_average_pools(name):
-    rng = np.random.default_rng(3)
-    made, shape = LAYERS["avgpool"](rng)
-    plan = one_step(made, shape, Rule(name, epsilon=0.3))
-    step, rule = plan.steps[0], plan.rules[0].resolved()
-    a, R = rng.normal(size=shape), rng.normal(size=step.output_shape)
-    W = twins.jacobian(step)
-    expected = twins.epsilon(W, np.zeros(len(W)), a.reshape(-1), R.reshape(-1), rule.stabiliser, rule.epsilon, "none")
-    assert np.abs(carry(plan, a, R).reshape(-1) - expected).max() <= 1e-12 * np.abs(expected).max()
+def changed(step, change):
+    """A step with its weights changed."""
+    if step.weight is None:
+        return step
+    w = step.weight
+    if isinstance(change, Clamp):
+        w = change.positive * np.maximum(w, 0) + change.negative * np.minimum(w, 0)
+    else:
+        w = {"square": w**2, "ones": np.ones_like(w)}[change]
+    return dataclasses.replace(step, weight=w)
 
 
-def test_pass_is_the_identity():
-    rng = np.random.default_rng(2)
-    made, shape = LAYERS["scale"](rng)
-    a, R = rng.normal(size=(2, *shape))
-    assert np.array_equal(carry(one_step(made, shape, Rule("pass")), a, R), R)
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("bias", [AS_IS, NOTHING, Clamp(1.5, -0.5)])
+@pytest.mark.parametrize("changes", [(AS_IS,), (Clamp(2, 1), Clamp(-1, 3)), (AS_IS, Clamp(-1, 0), Clamp(0, -1)), ("square",), ("ones",)])
+@pytest.mark.parametrize("layer", ["conv", "strided", "dense", "scale", "avgpool"])
+def test_a_layer_is_the_sum_of_its_terms_and_its_transpose_is_their_adjoint(layer, changes, bias, relu):
+    rng = np.random.default_rng(len(layer))
+    _, made, shape = LAYERS[layer](rng)
+    (step,) = one_step(made, shape, Rule("epsilon")).steps
+    inputs, s = [rng.normal(size=(2, *shape)) for _ in changes], rng.normal(size=(2, *step.output_shape))
+    found = layers.forward(step, inputs, changes, bias, relu)
+    carried = layers.transpose(step, s, changes)
+    b = bias.positive * np.maximum(twins.biases(step), 0) + bias.negative * np.minimum(twins.biases(step), 0)
+    z = np.tile(b, (2, 1))
+    for a, c, change in zip(inputs, carried, changes, strict=True):
+        J = twins.jacobian(changed(step, change))
+        if step.weight is None and isinstance(change, Clamp):
+            J = J * change.positive  # a pool's weights are positive and all alike
+        z += a.reshape(2, -1) @ J.T
+        assert np.abs(c.reshape(2, -1) - s.reshape(2, -1) @ J).max() < 1e-12
+    assert np.abs(found.reshape(2, -1) - (np.maximum(z, 0) if relu else z)).max() < 1e-12
 
 
 @pytest.mark.parametrize("stabiliser", STABILISERS)

@@ -10,7 +10,7 @@ from tests import naive
 
 
 def jacobian(step, ones=False):
-    """[out, in], column by column from loops; with `ones`, of the layer with all weights 1"""
+    """[out, in], column by column from loops; with `ones`, of the layer with all weights 1; a max-pool's is that of the mean"""
     size = int(np.prod(step.input_shape))
     units = np.eye(size).reshape(size, *step.input_shape)
     weight = None if step.weight is None else (np.ones_like(step.weight) if ones else step.weight).astype(float)
@@ -18,13 +18,35 @@ def jacobian(step, ones=False):
         return weight.T
     if step.kind == "scale":
         return np.diag(np.resize(weight, size))
+    if step.kind == "pad":
+        top, bottom, left, right = step.pads
+        return np.pad(units, ((0, 0), (top, bottom), (left, right), (0, 0))).reshape(size, -1).T
+    if step.kind in ("reshape", "identity"):
+        return np.eye(size)
     window = step.window
     pads = window.pads(*step.input_shape[:2])
-    if step.kind == "avgpool":
+    if step.kind in ("avgpool", "maxpool"):
         columns = naive.avg_forward(units, window.size, window.stride, pads)
     else:
         columns = naive.conv_forward(units, weight, np.zeros(weight.shape[-1]), window.stride, window.dilation, pads)
     return columns.reshape(size, -1).T
+
+
+def winners(step, a, shared):
+    """[out, in] of a max-pool: 1 at the first of each window's maxima, or 1 / n at each of its n"""
+    a, window = a.reshape(step.input_shape), step.window
+    height, width, channels = a.shape
+    top, _, left, _ = window.pads(height, width)
+    rows, columns = window.output_size(height, width)
+    W = np.zeros((rows, columns, channels, height, width, channels))
+    for r, c, k in np.ndindex(rows, columns, channels):
+        y, x = r * window.stride[0] - top, c * window.stride[1] - left
+        places = [(y + i, x + j) for i in range(window.size[0]) for j in range(window.size[1])]
+        places = [(i, j) for i, j in places if 0 <= i < height and 0 <= j < width]
+        best = [place for place in places if a[(*place, k)] == max(a[(*each, k)] for each in places)]
+        for i, j in best if shared else best[:1]:
+            W[r, c, k, i, j, k] = 1 / len(best) if shared else 1
+    return W.reshape(rows * columns * channels, -1)
 
 
 def biases(step):
@@ -63,14 +85,15 @@ def epsilon(W, b, a, R, s, e, bias):
     return share(W * a, W @ a + b, R, s, e)
 
 
-def gamma(W, b, a, R, s, e, bias, gamma, split):
-    Z = W * a
+def gamma(W, b, a, R, s, e, bias, gamma, split, activation=lambda z: z):
+    """The halves are told by the sign of what follows the `activation`."""
+    Z, y = W * a, activation(W @ a + b)
     if not split:
         Wg = W + gamma * np.maximum(W, 0)
         b = {"changed": b + gamma * np.maximum(b, 0), "raw": b, "none": 0 * b}[bias]
         return share(Wg * a, Wg @ a + b, R, s, e)
     total = 0
-    for favoured, units in ((np.maximum, W @ a + b > 0), (np.minimum, W @ a + b < 0)):
+    for favoured, units in ((np.maximum, y > 0), (np.minimum, y < 0)):
         Zg = Z + gamma * favoured(Z, 0)
         bg = {"changed": b + gamma * favoured(b, 0), "raw": b, "none": 0 * b}[bias]
         total = total + share(Zg, Zg.sum(axis=1) + bg, R * units, s, e)
@@ -96,6 +119,7 @@ def wsquare(W, b, a, R, s, e, bias):
 
 
 def flat(ones, R, s, e):
+    """A pool's share of the mean is what a flat layer's is of the sum."""
     return share(ones, ones.sum(axis=1), R, s, e)
 
 

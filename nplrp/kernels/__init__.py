@@ -1,1 +1,1 @@
-"""Numba kernels: arrays and scalars in, arrays out."""
+"""The arithmetic, compiled by `nplrp.jit`: arrays and scalars in, arrays out."""

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nplrp.jit import frozen, queueable
 from nplrp.kernels import depthwise, direct, packing, winograd_conv
 from nplrp.kernels.epilogue import STORE, epilogue, forward_epilogue, transpose_epilogue
 from nplrp.kernels.geometry import Geometry, Problem
-from nplrp.kernels.parallel import frozen
 from nplrp.kernels.winograd_conv import Weights
 
 __all__ = ["Geometry", "Packed", "Workspace", "algorithm", "conv_forward", "conv_transpose", "pack", "unstored"]
@@ -123,6 +123,7 @@ def unstored(packed) -> int:
     return cut.slabs * cut.parts * cut.u_size * packed.weights.source.itemsize
 
 
+@queueable
 def conv_forward(x, packed, bias, relu, out, x2=None, packed2=None, bias2=None, out2=None, threads=1, workspace=None):
     """Convolve: out = f(sum over terms conv(x_t, w_t) + bias), f the ReLU or nothing.
 
@@ -146,6 +147,7 @@ def conv_forward(x, packed, bias, relu, out, x2=None, packed2=None, bias2=None, 
     _run(x, x2, packed, forward_epilogue(relu, out, bias), threads, workspace, packed2, second)
 
 
+@queueable
 def conv_transpose(
     s, packed, out, s2=None, a=None, z=None, eps=0.0, signed=False, out2=None, z2=None, weights=(1.0, 1.0), threads=1, workspace=None
 ):

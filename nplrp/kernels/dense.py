@@ -15,9 +15,10 @@ transpose  lane l of L: fma(s_o, w'_io, lane) for o = l, l + L, l + 2 L, ...; th
 import numpy as np
 from llvmlite import ir
 
+from nplrp.jit import frozen, kernel, queueable, shared_kernel
+from nplrp.jit.lazy import cgutils, intrinsic, types
+from nplrp.kernels import elementwise
 from nplrp.kernels.fma import fma
-from nplrp.kernels.numba_later import cgutils, intrinsic, types
-from nplrp.kernels.parallel import frozen, kernel, shared_kernel
 from nplrp.kernels.simd import Assembler, lanes_of
 from nplrp.kernels.vector_loop import I64
 
@@ -31,30 +32,39 @@ _SHORT, _LONG = 384, 1152  # columns: for a batch, so few that w and z stay in t
 _LANE_BYTES = 256
 
 
+@queueable
 def dense_forward(x, w, pos, neg, z, accumulate, nt=1):
     """Write x [n, i] times w' [i, o] to z [n, o], or add it to what is there; inputs that are 0 are skipped."""
     _run_forward(x, w, ((pos, neg),), z, accumulate, nt)
 
 
+@queueable
 def dense_forward_beside(x, w, changes, outs, nt=1):
     """Write x [n, i] times w' to each of `outs` [n, o], one for each (pos, neg) of `changes`; the bits are those of single calls."""
     z = np.empty((len(outs), *outs[0].shape), x.dtype)
     _run_forward(x, w, changes, z, False, nt)
     for out, each in zip(outs, z, strict=True):
-        out[...] = each
+        elementwise.copy(each, out, nt)
 
 
+@queueable
 def dense_transpose(s, w, pos, neg, c, accumulate, nt=1):
     """Write s [n, o] times the transpose of w' [i, o] to c [n, i], or add it to what is there."""
     _run_transpose(s, w, ((pos, neg),), c, accumulate, c, False, nt)
 
 
+@queueable
 def dense_transpose_times(parts, w, changes, a, out, nt=1):
     """Write the sum over parts s of a * dense_transpose(s) to `out` [n, i], without reading rows of w that belong to zeros of a.
 
     There is one (pos, neg) of `changes` for each part. The bits are those of step by step, but that 0 times a negative number is 0, not -0.
     """
-    _run_transpose(parts[0] if len(parts) == 1 else np.stack(parts), w, changes, out, False, a, True, nt)
+    s = parts[0]
+    if len(parts) > 1:
+        s = np.empty((len(parts), *s.shape), s.dtype)
+        for to, part in zip(s, parts, strict=True):
+            elementwise.copy(part, to, nt)
+    _run_transpose(s, w, changes, out, False, a, True, nt)
 
 
 def _run_forward(x, w, changes, z, accumulate, nt):

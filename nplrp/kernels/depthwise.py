@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 from llvmlite import ir
 
+from nplrp.jit import DISABLED, frozen, kernel, queueable, shared_kernel
+from nplrp.jit.lazy import cgutils, intrinsic, types
 from nplrp.kernels.epilogue import finish_pixels, forward_epilogue, transpose_epilogue
 from nplrp.kernels.fma import fma
-from nplrp.kernels.numba_later import cgutils, intrinsic, types
-from nplrp.kernels.parallel import DISABLED, frozen, kernel, shared_kernel
 from nplrp.kernels.vector_loop import I64, for_vectors
 
 #: Output pixels whose sums are held in registers together, so that a weight is read once for them.
@@ -29,6 +29,7 @@ class Cut(NamedTuple):
     transposed: bool
 
 
+@queueable
 def depthwise_forward(x, w, geometry, changes, bias, relu, out, x2=None, threads=1):
     """Convolve: out = f(sum over terms conv(x_t, w_t) + bias), f the ReLU or nothing.
 
@@ -53,6 +54,7 @@ def depthwise_forward(x, w, geometry, changes, bias, relu, out, x2=None, threads
     _run(x, x2, w, geometry, False, changes, forward_epilogue(relu, out, bias), threads)
 
 
+@queueable
 def depthwise_transpose(
     s, w, geometry, changes, out, s2=None, a=None, z=None, eps=0.0, signed=False, out2=None, z2=None, weights=(1.0, 1.0), threads=1
 ):

@@ -5,7 +5,7 @@ Arrays are C-contiguous and of any shape, all float32 or all float64; `out` may 
 
 import numpy as np
 
-from nplrp.kernels.parallel import frozen, kernel, shared_kernel
+from nplrp.jit import frozen, kernel, queueable, shared_kernel
 
 # What LRP implementations put below R, by what they do to z (sgn(0) = +1). "Dropped": the unit passes nothing on.
 PLUS = 0  #: z + eps
@@ -54,61 +54,79 @@ def denominator(z, below, lowest, highest, at_zero, above, least):
     return at_zero if z == 0 else d
 
 
+@queueable
 def relu(x, out, nt=1):
     """Write max(x, 0) to `out`; NaN stays NaN, and an infinity of either sign stays one or becomes NaN."""
     _run(_clamp, nt, [x], out, x.dtype.type(0), x.dtype.type(np.inf))
 
 
+@queueable
 def positive_part(x, out, nt=1):
     """Write max(x, 0) to `out`."""
     relu(x, out, nt)
 
 
+@queueable
 def negative_part(x, out, nt=1):
     """Write min(x, 0) to `out`; NaN and infinities as in `relu`."""
     _run(_clamp, nt, [x], out, x.dtype.type(-np.inf), x.dtype.type(0))
 
 
+@queueable
 def multiply(a, c, out, nt=1):
     """Write a * c to `out`."""
     _run(_multiply, nt, [a, c], out, False)
 
 
+@queueable
 def add(a, b, out, nt=1):
     """Write a + b to `out`."""
     _run(_add, nt, [a, b], out)
 
 
+@queueable
 def add_scaled(a, weight, out, accumulate, nt=1):
     """Write weight * a to `out`, or add it to what is there: two roundings."""
     _run(_add_scaled, nt, [a], out, a.dtype.type(weight), bool(accumulate))
 
 
+@queueable
 def multiply_scaled(a, s, weight, out, accumulate, nt=1):
     """Write a * (weight * s) to `out`, or add it to what is there: a rounding for each operation."""
     _run(_multiply_scaled, nt, [a, s], out, a.dtype.type(weight), bool(accumulate))
 
 
+@queueable
 def multiply_add(a, c, out, nt=1):
     """Add a * c to `out`: two roundings, as in the formula."""
     _run(_multiply, nt, [a, c], out, True)
 
 
+@queueable
+def copy(x, out, nt=1):
+    """Write x to `out`: by the kernel that clamps, lest there be another one to compile."""
+    _run(_clamp, nt, [x], out, x.dtype.type(-np.inf), x.dtype.type(np.inf))
+
+
+@queueable
 def stabilise(z, kind, eps, out, nt=1):
     """Write the stabilised z to `out`; where a unit is dropped, 0."""
     _run(_divide, nt, [z, z], out, stabiliser(kind, eps, z.dtype), z.dtype.type(1), False)
 
 
+@queueable
 def stabilise_divide(R, z, kind, eps, weight, out, nt=1):
     """Write s = (weight * R) / stabilise(z) to `out`, 0 where a unit is dropped."""
     _run(_divide, nt, [R, z], out, stabiliser(kind, eps, z.dtype), z.dtype.type(weight), True)
 
 
+@queueable
 def affine(x, g, h, out, nt=1):
     """Write x [..., c] * g [c] + h [c] to `out`: two roundings."""
     _affine_rows(x, g, h, False, out, nt)
 
 
+@queueable
 def add_bias(z, b, relu_flag, nt=1):
     """Add b [c] to z [..., c] in place, and clamp at 0 if `relu_flag`."""
     _affine_rows(z, np.ones_like(b), b, bool(relu_flag), z, nt)

@@ -19,9 +19,9 @@ from typing import NamedTuple
 import numpy as np
 from llvmlite import ir
 
+from nplrp.jit import DISABLED, frozen
+from nplrp.jit.lazy import cgutils, intrinsic, types
 from nplrp.kernels.microkernel import SLAB
-from nplrp.kernels.numba_later import cgutils, intrinsic, types
-from nplrp.kernels.parallel import DISABLED, frozen
 from nplrp.kernels.simd import Assembler, lanes_of
 from nplrp.kernels.vector_loop import I64, for_vectors
 

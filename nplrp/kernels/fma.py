@@ -4,8 +4,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from nplrp.kernels.numba_later import intrinsic, types
-from nplrp.kernels.parallel import DISABLED
+from nplrp.jit import DISABLED
+from nplrp.jit.lazy import intrinsic, types
 
 
 @intrinsic

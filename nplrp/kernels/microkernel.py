@@ -13,8 +13,8 @@ Which pixels and columns share registers is a matter of speed only: no chain is 
 import numpy as np
 from llvmlite import ir
 
-from nplrp.kernels.numba_later import intrinsic, types
-from nplrp.kernels.parallel import kernel
+from nplrp.jit import kernel
+from nplrp.jit.lazy import intrinsic, types
 from nplrp.kernels.simd import VECTOR_BITS, Assembler, keep_apart, lanes_of
 
 #: Channels in a block of A: the distance from one pixel to the next.
@@ -148,7 +148,7 @@ def multiply(rows, columns, a, a_from, a_next, offsets, first, last, depth, b, b
     a_from, b_from, c_from : int
         Where the block starts in each of them; `b_from` is where the first panel starts.
     a_next, b_next : int
-        How much further on the numbers lie that are wanted next: they are brought nearer meanwhile.
+        How much further on the numbers lie that are wanted next: they are prefetched meanwhile.
     offsets : ndarray of int64
         Where each block of channels starts in `a`, relative to `a_from`.
     first, last : int

@@ -3,10 +3,11 @@
 Arrays are C-contiguous and of one dtype; `nt` is a number of threads.
 """
 
+from nplrp.jit import frozen, kernel, queueable, shared_kernel
 from nplrp.kernels.elementwise import SMALL
-from nplrp.kernels.parallel import frozen, kernel, shared_kernel
 
 
+@queueable
 def copy_box(x, out, down, right, fill, nt=1):
     """Copy x to out, shifted: out[i, y, q] = x[i, y - down, q - right], wherever both are.
 
@@ -23,11 +24,13 @@ def copy_box(x, out, down, right, fill, nt=1):
     _copy_box(nt if out.size > SMALL else 1, frozen(x), *x.shape, down, right, bool(fill), out.reshape(-1), *out.shape[1:])
 
 
+@queueable
 def repeat(x, rows, columns, out, nt=1):
     """Write every pixel of x [n, h, w, c] to a block of rows x columns pixels of `out` [n, h * rows, w * columns, c]."""
     _repeat(nt if out.size > SMALL else 1, frozen(x), *x.shape, rows, columns, out.reshape(-1))
 
 
+@queueable
 def repeat_transpose(s, rows, columns, c, nt=1):
     """Write to c [n, h, w, c] the sum of every block of rows x columns pixels of s, in row-major order, from 0."""
     _repeat_transpose(nt if s.size > SMALL else 1, frozen(s), *c.shape, rows, columns, c.reshape(-1))

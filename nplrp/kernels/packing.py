@@ -4,9 +4,9 @@ A `change` (p, n) stands for the weights p * max(w, 0) + n * min(w, 0): (1, 1) i
 (1 + gamma, 1) the gamma rule's. It is made here, on the way, so that no rule needs another copy of a layer's weights.
 """
 
+from nplrp.jit import kernel, shared_kernel
+from nplrp.jit.lazy import intrinsic, types
 from nplrp.kernels.microkernel import PANEL_32, PANEL_64, SLAB
-from nplrp.kernels.numba_later import intrinsic, types
-from nplrp.kernels.parallel import kernel, shared_kernel
 from nplrp.kernels.simd import keep_apart
 from nplrp.kernels.vector_loop import for_vectors
 from nplrp.kernels.winograd import SIDE, transpose_square

@@ -10,9 +10,9 @@ that hold it in row-major order, from 0.
 import numpy as np
 from llvmlite import ir
 
+from nplrp.jit import frozen, kernel, queueable, shared_kernel
+from nplrp.jit.lazy import cgutils, intrinsic, types
 from nplrp.kernels.elementwise import PLUS, stabiliser
-from nplrp.kernels.numba_later import cgutils, intrinsic, types
-from nplrp.kernels.parallel import frozen, kernel, shared_kernel
 from nplrp.kernels.vector_loop import I32, I64, for_vectors
 
 _PLAIN, _DIVIDE, _TIMES, _RATIO = range(4)
@@ -28,6 +28,7 @@ def no_labels(kh, kw):
     return np.empty((0, 0, 0, 0), np.int32)
 
 
+@queueable
 def max_forward(x, kh, kw, sh, sw, top, left, z, winner, labels, use_labels, nt=1):
     """Write the maximum of every window of x [n, h, w, c] to z and its position to `winner`, both [n, ho, wo, c].
 
@@ -38,31 +39,37 @@ def max_forward(x, kh, kw, sh, sw, top, left, z, winner, labels, use_labels, nt=
     _max_forward(_few(nt, x), frozen(x), geometry, z.reshape(-1), winner.reshape(-1), frozen(labels), bool(use_labels))
 
 
+@queueable
 def max_transpose(s, winner, kh, kw, sh, sw, top, left, c, nt=1):
     """Write to c [n, h, w, c] the sum of the s [n, ho, wo, c] that each position won, 0 where it won nothing."""
     _transpose(s, winner, (kh, kw, sh, sw, top, left), c, c, c, PLUS, 0, _PLAIN, nt)
 
 
+@queueable
 def max_transpose_divide(s, winner, kh, kw, sh, sw, top, left, z, kind, eps, out, nt=1):
     """Write max_transpose(s) / stabilise(z) to `out`: s of the layer below, bit for bit as in two steps."""
     _transpose(s, winner, (kh, kw, sh, sw, top, left), out, z, z, kind, eps, _DIVIDE, nt)
 
 
+@queueable
 def max_transpose_times(s, winner, kh, kw, sh, sw, top, left, a, out, nt=1):
     """Write a * max_transpose(s) to `out`: R of the layer below, bit for bit as in two steps."""
     _transpose(s, winner, (kh, kw, sh, sw, top, left), out, a, a, PLUS, 0, _TIMES, nt)
 
 
+@queueable
 def max_transpose_ratio(s, winner, kh, kw, sh, sw, top, left, a, z, kind, eps, out, nt=1):
     """Write (a * max_transpose(s)) / stabilise(z) to `out`: s of the layer below, bit for bit as in three steps."""
     _transpose(s, winner, (kh, kw, sh, sw, top, left), out, a, z, kind, eps, _RATIO, nt)
 
 
+@queueable
 def avg_forward(x, kh, kw, sh, sw, top, left, z, nt=1):
     """Write the mean over the part of every window that lies inside the image to z [n, ho, wo, c]."""
     _avg_forward(_few(nt, x), frozen(x), _geometry(x, z, kh, kw, sh, sw, top, left), z.reshape(-1))
 
 
+@queueable
 def avg_transpose(s, kh, kw, sh, sw, top, left, c, nt=1):
     """Write the transpose of `avg_forward` to c [n, h, w, c]: sums of s / count."""
     _avg_transpose(_few(nt, c), frozen(s), _geometry(c, s, kh, kw, sh, sw, top, left), c.reshape(-1))

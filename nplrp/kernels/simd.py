@@ -8,8 +8,8 @@ it sits in a vector of 1, 4, 8 or 16 lanes: the width changes the speed and neve
 import numpy as np
 from llvmlite import ir
 
-from nplrp.kernels.numba_later import intrinsic, types
-from nplrp.kernels.target import vector_bits
+from nplrp.jit.lazy import intrinsic, types
+from nplrp.jit.target import vector_bits
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 
@@ -72,7 +72,7 @@ class Assembler:
         self.builder.store(value, self.builder.bitcast(pointer, self.vector.as_pointer()), align=self.bytes)
 
     def prefetch(self, pointer, offset):
-        """Ask for what lies `offset` elements behind `pointer` to be brought into the second-level cache; it may be outside any array."""
+        """Prefetch what lies `offset` elements behind `pointer` into the second-level cache; the address may be outside any array."""
         kind = ir.FunctionType(ir.VoidType(), [ir.PointerType(), _I32, _I32, _I32])
         module = self.builder.module
         function = module.globals.get("llvm.prefetch.p0") or ir.Function(module, kind, "llvm.prefetch.p0")
@@ -113,7 +113,7 @@ class Assembler:
 
 @intrinsic
 def prefetch(typing, x, at):
-    """Ask for the line of memory with x[at] to be brought into the second-level cache."""
+    """Prefetch the cache line of x[at] into the second-level cache."""
 
     def emit(context, builder, signature, args):
         asm = Assembler(context, builder, signature, args, x.dtype, 1)

@@ -8,8 +8,8 @@ import math
 
 import numpy as np
 
+from nplrp.jit import kernel
 from nplrp.kernels.fma import fma
-from nplrp.kernels.parallel import kernel
 from nplrp.kernels.sums import add_exactly
 
 _LN2_HIGH = 6.93147180369123816490e-01  # ln 2 but for its last 21 bits, as fdlibm splits it: k times it is exact

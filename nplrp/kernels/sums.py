@@ -10,8 +10,8 @@ import math
 
 import numpy as np
 
+from nplrp.jit import frozen, in_threads, kernel
 from nplrp.kernels.fma import fma
-from nplrp.kernels.parallel import frozen, in_threads, kernel
 
 LANES = 32
 CHUNK = 16384

@@ -15,7 +15,7 @@ import math
 
 import numpy as np
 
-from nplrp.kernels.parallel import kernel, shared_kernel
+from nplrp.jit import kernel, shared_kernel
 
 # Kinds of layers: what a layer does with its window doesn't matter, only whether winners are chosen there.
 WINDOW = 0  #: convolution, average pool, or padding (a window of 1 x 1)

@@ -2,7 +2,7 @@
 
 from llvmlite import ir
 
-from nplrp.kernels.numba_later import cgutils
+from nplrp.jit.lazy import cgutils
 from nplrp.kernels.simd import Assembler, lanes_of
 
 I32, I64 = ir.IntType(32), ir.IntType(64)

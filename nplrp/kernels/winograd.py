@@ -20,9 +20,9 @@ import math
 import numpy as np
 from llvmlite import ir
 
+from nplrp.jit.lazy import intrinsic, types
 from nplrp.kernels.epilogue import BIAS, RELU, Operands, by_mode
 from nplrp.kernels.microkernel import BLOCK, SLAB
-from nplrp.kernels.numba_later import intrinsic, types
 from nplrp.kernels.simd import Assembler, lanes_of
 
 #: Outputs and inputs along one side of a tile, and products in a tile.

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nplrp.jit import kernel, shared_kernel
 from nplrp.kernels.direct import blocking
 from nplrp.kernels.epilogue import RATIO, RATIOS, TIMES, finish_pixels
 from nplrp.kernels.microkernel import BLOCK, MAX_ROWS, PANEL_32, ROW_STEP, SLAB, multiply
-from nplrp.kernels.parallel import kernel, shared_kernel
 from nplrp.kernels.simd import VECTOR_BITS, copy_16, keep_apart, prefetch, writable
 from nplrp.kernels.winograd import (
     IN,
@@ -92,7 +92,7 @@ def group_size(p, images):
 
 @kernel
 def _read(x, first, last):
-    """Return the sum of every 16th number of x[first:last], which brings all of it nearer."""
+    """Return the sum of every 16th number of x[first:last]: a number of every cache line, so that all of it is in the cache."""
     keep_apart()
     total = x[0]  # `first` may lie behind the end, if tiles begin in the padding
     for n in range(first, last, 16):
@@ -186,8 +186,8 @@ def _gather(p, w, transposed, c0, count, slab, channels, some):
 
 
 @kernel
-def _bring_operands(p, plan, e, slab, tile, first, last):
-    """Bring nearer what `_finish_slab` is going to multiply and divide with, for pixels first ... last - 1 of the tiles from `tile` on."""
+def _prefetch_operands(p, plan, e, slab, tile, first, last):
+    """Prefetch what `_finish_slab` is going to multiply and divide with, for pixels first ... last - 1 of the tiles from `tile` on."""
     keep_apart()
     for pixel in range(first, last):
         t, i = tile + pixel // (OUT * OUT), pixel % (OUT * OUT)
@@ -214,7 +214,7 @@ def _multiply(p, plan, e, slab, tile, count, first, last, channels, rows, v, v_f
     for position in range(POSITIONS):
         if first == 0 and e.mode >= TIMES:
             pixels = count * OUT * OUT
-            _bring_operands(p, plan, e, slab, tile, pixels * position // POSITIONS, pixels * (position + 1) // POSITIONS)
+            _prefetch_operands(p, plan, e, slab, tile, pixels * position // POSITIONS, pixels * (position + 1) // POSITIONS)
         v_at, u_at, m_at = v_from + position * v_step, u_from + position * u_step, m_from + position * m_step
         multiply(rows, channels, v, v_at, v_step, offsets, first, last, plan.depth, u, u_at, u_step, panel_step, m, m_at)
 

@@ -16,7 +16,7 @@ from nplrp.rules.rule import AS_IS, Change, Rule
 from nplrp.workspace import Workspace
 
 if TYPE_CHECKING:
-    from nplrp.kernels.together import Queue
+    from nplrp.jit import Queue
 
 
 def forward(
@@ -159,7 +159,7 @@ def tie_labels(steps: Sequence[Step], x: np.ndarray) -> dict[int, np.ndarray]:
 
 
 def queue() -> Queue:
-    """Return a queue for kernels that one team of threads runs one after the other (see `nplrp.kernels.together`)."""
-    from nplrp.kernels.together import Queue
+    """Return a queue for kernels that one team of threads runs one after the other (see `nplrp.jit.queue`)."""
+    from nplrp.jit import Queue
 
     return Queue()

@@ -238,13 +238,14 @@ def packed_weights(step: Step, changes: tuple[Change, ...], transposed: bool) ->
 
 
 def _pack(step: Step, changes: tuple[Change, ...], transposed: bool, stored: bool | None) -> Packed:
-    from nplrp.kernels import conv, parallel
+    from nplrp import jit
+    from nplrp.kernels import conv
 
     assert step.weight is not None
     factors = [change if isinstance(change, Clamp) else AS_IS for change in changes]
     weight = step.weight if all(isinstance(change, Clamp) for change in changes) else change_weight(step.weight, changes[0])
     chosen = algorithm(step, step.weight.dtype)
-    with parallel.at_once():  # other threads may use it right away, and it stays if this pass fails
+    with jit.at_once():  # other threads may use it right away, and it stays if this pass fails
         return conv.pack(weight, geometry(step), transposed != _turned(step), factors, algorithm=chosen, threads=threads(), stored=stored)
 
 

@@ -142,6 +142,6 @@ def first_nonfinite(x: np.ndarray) -> tuple[int, ...] | None:
 
 def threads() -> int:
     """Return the number of threads that kernels may use."""
-    from nplrp.kernels import parallel
+    from nplrp import jit
 
-    return int(parallel.threads())
+    return int(jit.threads())

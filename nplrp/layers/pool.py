@@ -85,8 +85,11 @@ def choose(
 
 
 def max_forward(step: Step, inputs: Sequence[np.ndarray], changes: Any, b: Any, relu: bool, held: Any = None) -> np.ndarray:
-    """Return the maxima of one term, which has neither weights nor bias."""
-    return choose(step, inputs[0])[0]
+    """Return what one term, which has neither weights nor bias, has where the winners are; without them, its own maxima."""
+    if held is None or held.dtype.kind == "f":
+        return choose(step, inputs[0])[0]
+    taps = np.stack([tap for _, _, tap in window_taps(step, inputs[0])], axis=-1)
+    return np.take_along_axis(taps, held[..., None].astype(np.intp), axis=-1).reshape(len(inputs[0]), *step.output_shape)
 
 
 def max_transpose(step: Step, s: np.ndarray, change: Change, held: np.ndarray, c: np.ndarray) -> None:

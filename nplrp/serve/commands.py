@@ -59,7 +59,7 @@ def run_serve(arguments: argparse.Namespace) -> int:
 def run_warmup(arguments: argparse.Namespace) -> None:
     """Compile ahead."""
     from nplrp.files.weights import load
-    from nplrp.kernels.jit_cache import cache_directory
+    from nplrp.jit.cache import cache_directory
     from nplrp.plan import check_dtype
     from nplrp.serve.warmup import warm_up
 

@@ -51,10 +51,9 @@ def run(recorded, model, folder, edit=lambda text: text):
 @needs_gcc
 def test_port_in_c_is_within(recorded, model, tmp_path):
     candidate = run(recorded, model, tmp_path / "c")
-    for mode in ("local", "chained"):
+    for mode, rows in (("local", 13), ("chained", 15)):
         report = golden.check(recorded, candidate, mode=mode, model=model)
-        assert {row.verdict for row in report.rows} <= {"EXACT", "WITHIN"}, str(report)
-    assert len(report.rows) == 15
+        assert {row.verdict for row in report.rows} <= {"EXACT", "WITHIN"} and len(report.rows) == rows, str(report)
 
 
 @needs_gcc

@@ -78,9 +78,11 @@ def recorded(model, x):
 
 
 def test_winograd_stays_within_its_own_bounds(recorded, model, x):
-    single = isolated_run(recorded, model, algorithm="auto")
+    single, direct = (isolated_run(recorded, model, algorithm=each) for each in ("auto", "direct"))
+    different = {name for name, R in single.relevances.items() if not np.array_equal(R, direct.relevances[name])}
+    assert different == {"pool1", "conv1"}  # below the convolutions that run by Winograd tiles
     report = golden.check(recorded, single, mode="isolated", model=model, convolutions="winograd")
-    assert {row.verdict for row in report.rows} <= {"EXACT", "WITHIN"}, str(report)
+    assert {row.verdict for row in report.rows} <= {"EXACT", "WITHIN"} and len(report.rows) == 7, str(report)
     e = explain(model, x, "epsilon_plus", dtype="float32")
     whole = Candidate(e.relevances, e.activations)
     report = golden.check(recorded, whole, mode="local", model=model, convolutions="winograd")
@@ -97,12 +99,15 @@ def test_bounds_are_wider_than_those_of_sums_but_catch_what_is_wrong(recorded, m
     for a, b in zip(narrow.rows, wide.rows, strict=True):
         assert b.judgement.ratio <= a.judgement.ratio
     assert wide.row("conv3").judgement.ratio < 0.2 * narrow.row("conv3").judgement.ratio
+    caught = []
     for number in (5, 9):
         for below, at in places_of(recorded, model, "float32").items():
             got = fault_named(number).run(at)
             if got is not None and np.abs(recorded[below].relevance.values).max() > 0:
                 report = golden.check(recorded, Candidate({below: got}), **options)
                 assert report.first.layer == at.step.name, f"{number} in {at.step.name}"
+                caught.append((number, at.step.name))
+    assert sorted(caught) == [(number, f"conv{i}") for number in (5, 9) for i in (1, 2, 3)]
 
 
 def fourier(a, w, pads):

@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 
-from nplrp.kernels import dense, depthwise, elementwise, pool, softmax, sums, ties
+from nplrp.kernels import dense, depthwise, elementwise, joins, pool, softmax, sums, ties
 from nplrp.kernels.geometry import Geometry
 
 
@@ -40,6 +40,16 @@ def plain(rng, dtype):
         yield "sums", np.array([sums.sum_of(x, 2), sums.sum_abs(x), sums.sum_of_product(x, y, 2), *sums.image_sums(y, 2)])
         labels = ties.tie_labels(np.round(x * 0.4), [(1, 2, 2, 2, 2, 1, 1, 0, 0, 0, 0, (-1,)), (0, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, (0,))])
         yield "ties", labels[0]
+    a = [rng.standard_normal((2, 17, 9, 13)).astype(dtype) for _ in range(3)]
+    outs, won, gate = [np.empty_like(x) for x in a], np.empty(a[0].shape, np.uint8), np.empty((2, 13), dtype)
+    joins.sum_forward(a, (1, -0.5, 0.3), outs[0], True, 2)
+    yield "sum", outs[0].copy()
+    joins.sum_relevance(a[0], a[1], elementwise.SIGN, 0.1, a, (1, -0.5, 0.3), outs, nt=2)
+    yield "shares", np.stack(outs)
+    joins.extreme_forward(a, outs[0], won, nt=2)
+    yield "winners", won
+    joins.gate_transpose(a[0], a[1], gate, 2)
+    yield "gate", gate
     for g in (Geometry(5, 9, 19, 19, pads=(1, 1, 1, 1)), Geometry(7, 6, 5, 10, (3, 2), (2, 1), (1, 2), (1, 0, 0, 1))):
         shapes = (1, g.height, g.width, g.cin), (1, g.out_height, g.out_width, g.cout), (*g.kernel, g.cin, g.cout // g.cin)
         x, s, w = (rng.standard_normal(shape).astype(dtype) for shape in shapes)

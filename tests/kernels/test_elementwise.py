@@ -52,6 +52,15 @@ def test_relu_parts_and_products(shape, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_copy_has_the_same_bits(shape, dtype):
+    x = numbers(shape, dtype)
+    x.reshape(-1)[2::7] = np.frombuffer(b"\xa5\xa5\xa5\xff" * 2, dtype)[0]  # a NaN of its own
+    x.reshape(-1)[3::7], x.reshape(-1)[4::7] = np.inf, -np.inf
+    assert same_bits(run(lambda out, nt: ew.copy(x, out, nt), [x], shape, dtype), x)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [s for s in SHAPES if len(s) > 1])
 def test_affine_and_bias_over_the_last_axis(shape, dtype):
     x, g, h = numbers(shape, dtype), numbers(shape[-1], dtype, 1), numbers(shape[-1], dtype, 2)

@@ -16,7 +16,9 @@ def test_flags_and_their_defaults():
     parser = argparse.ArgumentParser()
     add_flags(parser)
     flags = {flag for action in parser._actions for flag in action.option_strings}
-    assert set(re.findall(r"`(--[a-z-]+)", PAGE)) <= flags
+    named = set(re.findall(r"`(--[a-z-]+)", PAGE))
+    assert named <= flags
+    assert len(named) >= 16
     limits = PAGE[PAGE.index("## Limits") : PAGE.index("## Safety")]
     units = {"MiB": 1 << 20, "million": 10**6}
     stated = re.findall(r"`--([a-z-]+)` (\d+)(?: (MiB|million))?", limits)
@@ -28,12 +30,16 @@ def test_flags_and_their_defaults():
 def test_metrics():
     text = Metrics().text().decode()
     exported = set(re.findall(r"^# TYPE (\w+)", text, re.MULTILINE))
-    for name in set(re.findall(r"nplrp_[a-z_]+", PAGE)):
+    names = set(re.findall(r"nplrp_[a-z_]+", PAGE))
+    assert len(names) >= 9
+    for name in names:
         assert name in exported or re.sub(r"_(bucket|total)$", "", name) in exported or f"{name}_total" in exported, name
 
 
 def test_links_lead_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)\)", PAGE):
+    targets = re.findall(r"\]\(([^)#]+)\)", PAGE)
+    assert targets
+    for target in targets:
         assert (ROOT / "docs" / target).exists(), target
 
 

@@ -76,6 +76,13 @@ def test_parameters_that_exist(server, parameters):
     assert answer.status_code == 200 or answer.json()["code"] in ("not_finite", "bad_rule")
 
 
+@pytest.mark.parametrize("composite", COMPOSITES)
+def test_every_composite_is_answered(server, composite):
+    answer = server.explain([{"b64": base64.b64encode(PICTURES_SENT[0]).decode()}], {"composite": composite})
+    assert answer.status_code == 200
+    assert len(answer.json()["explanations"]) == 1
+
+
 @fuzz
 @given(st.sampled_from(PICTURES_SENT), st.integers(0, 400), st.binary(max_size=8), st.integers(0, 400))
 def test_damaged_images(server, content, place, inserted, cut):

@@ -42,12 +42,14 @@ def test_every_route_and_code_is_documented(server):
     text = str(document["paths"])
     for code in set(CODES) - {"not_found", "method_not_allowed"}:
         assert f"`{code}`" in text
+    assert sum(len(set(methods) - {"parameters"}) for methods in document["paths"].values()) == 15
     for path, methods in document["paths"].items():
         for method in set(methods) - {"parameters"}:
             answer = server.request(method.upper(), path.replace("{name}", "m"))
             assert answer.status_code == (415 if method == "post" else 200)
             assert str(answer.status_code) in methods[method]["responses"]
     references = re.findall(r"#/components/schemas/(\w+)", str(document))
+    assert len(references) > 20
     assert set(references) <= set(document["components"]["schemas"])
 
 

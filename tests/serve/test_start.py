@@ -114,13 +114,13 @@ def test_after_warmup_nothing_is_compiled(tmp_path):
     code = """
 import logging, warnings
 import numpy as np
-from nplrp.kernels import jit_cache
-jit_cache._writable = lambda directory: False
+from nplrp.jit import cache
+cache._writable = lambda directory: False
 import nplrp
 from nplrp.rules.composites import COMPOSITES
 from tests.bits import network, pictures
 def fail(): raise AssertionError("compiles")
-jit_cache.announce = fail
+cache.announce = fail
 warnings.simplefilter("ignore")
 for composite in COMPOSITES:
     e = nplrp.explain(network(), pictures(), composite)
@@ -132,11 +132,11 @@ print("fine")
 
 
 def test_warmup_says_what_is_wrong(monkeypatch, capsys, tmp_path):
-    from nplrp.kernels import jit_cache
+    from nplrp.jit import cache
 
     assert cli.main(["warmup", "--dtype", "float16"]) == 2
     assert "float16" in capsys.readouterr().err
-    monkeypatch.setattr(jit_cache, "cache_directory", lambda: None)
+    monkeypatch.setattr(cache, "cache_directory", lambda: None)
     assert cli.main(["warmup"]) == 2
     assert "NPLRP_CACHE" in capsys.readouterr().err
 

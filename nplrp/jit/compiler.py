@@ -1,6 +1,6 @@
 """From a kernel and the types of its arguments to object code that needs neither Numba nor Python.
 
-The code has two functions. `part` (block, t, nt) takes the kernel's arguments from a block of memory (`nplrp.kernels.arguments`), calls it
+The code has two functions. `part` (block, t, nt) takes the kernel's arguments from a block of memory (`nplrp.jit.arguments`), calls it
 and stores what it returns. `team` (block) is what OpenMP calls in every thread: it does parts by the thread's number. Arrays that a kernel
 makes for itself come from the C library, by way of the few functions that Numba's code expects of its run time.
 """
@@ -13,8 +13,8 @@ from numba.core.codegen import AOTCodeLibrary
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 
-from nplrp.kernels import target
-from nplrp.kernels.arguments import ARGUMENTS, FAILED, FLOAT, RESULT, STATUS, TEAM_NUMBER, TEAM_SIZE, TEAM_THREADS, WHOLE
+from nplrp.jit import target
+from nplrp.jit.arguments import ARGUMENTS, FAILED, FLOAT, RESULT, STATUS, TEAM_NUMBER, TEAM_SIZE, TEAM_THREADS, WHOLE
 
 #: How every kernel is compiled.
 OPTIONS = {"nopython": True, "nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}

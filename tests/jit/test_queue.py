@@ -9,9 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nplrp.kernels import launch
-from nplrp.kernels.parallel import DISABLED, kernel, shared_kernel
-from nplrp.kernels.together import Queue
+from nplrp.jit import DISABLED, Queue, kernel, shared_kernel, team
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,7 +47,7 @@ def noted(queue, nt, rounds, size=1000):
 @pytest.mark.parametrize("nt", [1, 2, 3, 7])
 def test_each_kernel_sees_what_those_before_wrote(nt, openmp, monkeypatch):
     if not openmp:
-        monkeypatch.setattr(launch, "_openmp", lambda: None)
+        monkeypatch.setattr(team, "openmp", lambda: None)
     queue = Queue()
     for _ in range(20):
         result, expected = noted(queue, nt, 60)
@@ -125,8 +123,8 @@ def test_several_threads_have_a_queue_each():
 def test_a_team_may_be_smaller_than_asked_for(settings):
     """A thread that waited for one that OpenMP doesn't give would wait for ever."""
     code = """
-from nplrp.kernels.together import Queue
-from tests.kernels.test_together import noted
+from nplrp.jit import Queue
+from tests.jit.test_queue import noted
 import numpy as np
 queue = Queue()
 result, expected = noted(queue, 5, 40)

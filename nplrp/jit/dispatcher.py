@@ -1,59 +1,58 @@
-"""How every kernel of this folder is compiled and called.
+"""From a Python function to compiled code for the types of its arguments.
 
-Numba compiles; what comes out is object code that is kept on disk (`nplrp.kernels.jit_cache`) and called without Numba, which is imported
-only when something has to be compiled.
+Numba compiles; what comes out is object code that is kept on disk (`nplrp.jit.cache`) and called without Numba, which is imported only when
+something has to be compiled.
 """
 
 import functools
-import importlib
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import numpy as np
 
-from nplrp.kernels import arguments, jit_cache, launch
-from nplrp.kernels.launch import lock, threads
-
-__all__ = ["DISABLED", "at_once", "exclusive", "frozen", "in_threads", "kernel", "shared_kernel", "threads"]
+from nplrp.jit import arguments, cache, queue
+from nplrp.jit.code import Code
 
 #: Whether kernels run as plain Python.
 DISABLED = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
 
 
-#: `queue`: where this thread's calls of shared kernels are noted down (see `nplrp.kernels.together`), if not None.
-waiting = threading.local()
-
-
 class Kernel:
-    """A compiled function, callable from Python and from other kernels."""
+    """A compiled function, callable from Python and from other kernels.
+
+    Parameters
+    ----------
+    function : function
+    split : bool
+        Whether it takes (t, nt) before its arguments, and does part t of nt of the work.
+    """
 
     def __init__(self, function, split=False):
         functools.update_wrapper(self, function)
         self._function, self._split, self._codes, self._lock = function, split, {}, threading.Lock()
 
     def __call__(self, *args):
-        """Call it, after what is noted down; numbers that come back are ints and floats."""
-        queue = getattr(waiting, "queue", None)
-        if queue is not None:
-            queue.run()
+        """Call it, once the queue has been run; numbers that come back are ints and floats."""
+        waiting = queue.current()
+        if waiting is not None:
+            waiting.flush(self._function)
         code, numbers = self.code(*args)
         return code.call(numbers)
 
     @staticmethod
     def run(nt, code, numbers, args):
         """Run split code in `nt` threads, or note it down."""
-        queue = getattr(waiting, "queue", None)
-        if queue is not None:
-            queue.add(max(nt, 1), code, numbers, args)
+        waiting = queue.current()
+        if waiting is not None:
+            waiting.add(max(nt, 1), code, numbers, args)
         elif nt <= 1:
             code.call(numbers)
         else:
             code.share(numbers, nt)
 
     def code(self, *args):
-        """Return the code for arguments, from the cache if it is there, and the arguments as it takes them."""
+        """Return the code for arguments, from the cache if it is there, and the numbers that describe them to it."""
         kinds, numbers = arguments.describe(args)
         code = self._codes.get(kinds)
         if code is None:
@@ -62,21 +61,25 @@ class Kernel:
         return code, numbers
 
     def _kept(self, kinds):
-        code = jit_cache.load(self._function, kinds)
+        code = cache.load(self._function, kinds)
         try:
-            return code and launch.Code(code, kinds)
+            return code and Code(code, kinds, self._function)
         except RuntimeError:  # the entry is no reason to fail
             return None
 
     def _compiled(self, kinds, args):
-        jit_cache.announce()
-        code = importlib.import_module("nplrp.kernels.compiling").object_code(self._function, args, self._split)
-        jit_cache.save(self._function, kinds, code)
-        return launch.Code(code, kinds)
+        from nplrp.jit import compiler
+
+        cache.announce()
+        code = compiler.object_code(self._function, args, self._split)
+        cache.save(self._function, kinds, code)
+        return Code(code, kinds, self._function)
 
     @functools.cached_property
     def _numba_type_(self):  # what Numba asks an object that it doesn't know for, when it compiles a caller
-        self._inner = importlib.import_module("nplrp.kernels.compiling").inner(self._function)
+        from nplrp.jit import compiler
+
+        self._inner = compiler.inner(self._function)
         return self._inner._numba_type_
 
 
@@ -88,8 +91,17 @@ def kernel(function):
 def shared_kernel(share):
     """Compile a kernel share(t, nt, *args) that does part t of nt of the work.
 
-    The result is a Python function (nt, *args) that runs the parts in parallel; its `in_turn` (nt, firsts, *args) does so for one number
-    as first argument after another. Parts write to places of their own.
+    Parts write to places of their own.
+
+    Parameters
+    ----------
+    share : function
+
+    Returns
+    -------
+    function
+        (nt, *args): runs the parts in parallel. Its attribute `in_turn` (nt, firsts, *args) does so for each of `firsts` as first
+        argument, one after the other.
     """
     compiled = Kernel(share, split=True)
 
@@ -114,26 +126,19 @@ def shared_kernel(share):
     return call
 
 
-@contextmanager
-def at_once():
-    """Run the block's calls of shared kernels at once, also where calls are being noted down."""
-    queue, waiting.queue = getattr(waiting, "queue", None), None
-    try:
-        yield
-    finally:
-        waiting.queue = queue
-
-
 def in_threads(part, nt, *args):
-    """Call part(*args, t, nt) for every t < nt, in nt Python threads; kernels don't hold the interpreter's lock."""
+    """Call part(*args, t, nt) for every t < nt, in nt Python threads, once the queue has been run: kernels don't hold Python's lock."""
+    waiting = queue.current()
+    if waiting is not None:
+        waiting.flush(part)
     if nt <= 1:
         part(*args, 0, 1)
         return
-    with ThreadPoolExecutor(nt - 1) as pool:
-        others = [pool.submit(part, *args, t, nt) for t in range(1, nt)]
+    with ThreadPoolExecutor(nt - 1) as others:
+        running = [others.submit(part, *args, t, nt) for t in range(1, nt)]
         part(*args, 0, nt)
-        for other in others:
-            other.result()
+        for each in running:
+            each.result()
 
 
 def frozen(x):
@@ -141,8 +146,3 @@ def frozen(x):
     x = x.view(np.ndarray).reshape(-1)
     x.flags.writeable = False
     return x
-
-
-def exclusive():
-    """Return the process-wide lock as a context manager; a thread that holds it may take it again."""
-    return lock

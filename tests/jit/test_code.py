@@ -10,8 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from nplrp.kernels import arguments, launch, target
-from nplrp.kernels.parallel import kernel, shared_kernel
+from nplrp.jit import arguments, kernel, shared_kernel, target, team
 
 ROOT = Path(__file__).parents[2]
 
@@ -94,7 +93,7 @@ def test_types_have_the_same_name_in_every_process():
 @pytest.mark.parametrize("openmp", [True, False])
 def test_every_part_is_done_once(nt, openmp, monkeypatch):
     if not openmp:
-        monkeypatch.setattr(launch, "_openmp", lambda: None)
+        monkeypatch.setattr(team, "openmp", lambda: None)
     parts, sizes = np.zeros(nt, np.int64), np.zeros(nt, np.int64)
     for _ in range(3):
         _mark(nt, parts, sizes)
@@ -121,10 +120,10 @@ elementwise.relu(x, x, 2)
 
 @pytest.mark.parametrize(
     ("given", "told", "expected"),
-    [("3", "", 3), ("", "", launch.cores()), ("many", "", launch.cores()), ("5", "import numba; numba.set_num_threads(2)", 2)],
+    [("3", "", 3), ("", "", team.cores()), ("many", "", team.cores()), ("5", "import numba; numba.set_num_threads(2)", 2)],
 )
 def test_number_of_threads(given, told, expected):
-    code = f"{told}\nfrom nplrp.kernels.parallel import threads; print(threads())"
+    code = f"{told}\nfrom nplrp.jit import threads; print(threads())"
     environment = os.environ | {"NUMBA_NUM_THREADS": given}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     assert int(done.stdout) == expected
