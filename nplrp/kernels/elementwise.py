@@ -132,6 +132,7 @@ def add_bias(z, b, relu_flag, nt=1):
     _affine_rows(z, np.ones_like(b), b, bool(relu_flag), z, nt)
 
 
+@queueable
 def leaky(x, alpha, out, slope, nt=1):
     """Write to `slope` 1 where x >= 0, else alpha, which repeats along x; and x times that to `out`. A NaN stays one."""
     _leaky(nt if x.size > SMALL else 1, frozen(x), frozen(alpha), out.reshape(-1), slope.reshape(-1))

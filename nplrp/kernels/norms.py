@@ -11,8 +11,8 @@ import math
 
 import numpy as np
 
+from nplrp.jit import frozen, kernel, queueable, shared_kernel
 from nplrp.kernels.elementwise import SMALL
-from nplrp.kernels.parallel import frozen, kernel, shared_kernel
 
 LANES = 16
 # What a group is divided by.
@@ -23,17 +23,20 @@ LENGTH = 2  #: the square root of the sum of x^2, at least epsilon
 _PLAIN, _SQUARE, _WEIGHTED = range(3)
 
 
+@queueable
 def measure(x, k, kind, epsilon, held, nt=1):
     """Write to held [n, groups], float64, 1 over what each group is divided by; NaN where that isn't finite."""
     _measure(_few(nt, x), frozen(x), *x.shape, k, kind, float(epsilon), held.reshape(-1))
 
 
+@queueable
 def normalise(x, k, weights, bias, held, centred, z, nt=1):
     """Write (x - mean) * held * weights + bias to z, without the mean if not `centred`."""
     arguments = frozen(weights), frozen(bias), len(weights) > 1, frozen(held), bool(centred), z.reshape(-1)
     _normalise(_few(nt, x), frozen(x), *x.shape, k, *arguments)
 
 
+@queueable
 def normalise_transpose(s, k, weights, held, centred, c, nt=1):
     """Write the transpose of `normalise` to c: t = s * weights * held, minus the mean of t if `centred`."""
     _transpose(_few(nt, s), frozen(s), *s.shape, k, frozen(weights), len(weights) > 1, frozen(held), bool(centred), c.reshape(-1))

@@ -7,8 +7,8 @@ and weights of all taps, one after the other. The transpose is the same with the
 
 import numpy as np
 
+from nplrp.jit import frozen, kernel, queueable, shared_kernel
 from nplrp.kernels.elementwise import SMALL
-from nplrp.kernels.parallel import frozen, kernel, shared_kernel
 
 
 def table(taps, dtype):
@@ -19,6 +19,7 @@ def table(taps, dtype):
     return tuple(map(frozen, (starts, places, weights)))
 
 
+@queueable
 def separable(x, rows, columns, out, nt=1):
     """Write the weighted sums of x [n, h, w, c] to `out` [n, ho, wo, c]; `rows` and `columns` are tables."""
     many = nt if max(out.size, x.size) > SMALL else 1
