@@ -1,7 +1,7 @@
 """The activation functions of Keras and ONNX that act on every number alone, and their derivatives; PReLU and log-softmax.
 
 `ACTIVATIONS` is the table, by name and in the order of the numbers. Arrays are C-contiguous and of any shape, all float32 or all float64;
-`out` may be the input. `nt` is a number of threads. All calls may be queued (`nplrp.kernels.together`).
+`out` may be the input. `nt` is a number of threads. All calls may be queued (`nplrp.jit.queue`).
 
 Every result is within 4 ulp of the exact value, subnormal numbers included; parameters count as rounded to the arrays' type. Derivatives
 are within 8 ulp, but near the zeros that those of silu, gelu and mish have, where the error is less than two roundings of a 1. A NaN stays

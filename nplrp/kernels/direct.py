@@ -19,6 +19,8 @@ from typing import NamedTuple
 import numpy as np
 from llvmlite import ir
 
+from nplrp.jit import kernel, shared_kernel
+from nplrp.jit.lazy import cgutils, intrinsic, types
 from nplrp.kernels.epilogue import bring_pixels, finish_pixels
 from nplrp.kernels.microkernel import BLOCK, MAX_ROWS, PANEL_32, PANEL_64, ROW_STEP, SLAB, multiply
 from nplrp.kernels.simd import Assembler, copy_16, copy_some, keep_apart

@@ -132,6 +132,12 @@ def add_bias(z, b, relu_flag, nt=1):
     _affine_rows(z, np.ones_like(b), b, bool(relu_flag), z, nt)
 
 
+@queueable
+def leaky(x, alpha, out, slope, nt=1):
+    """Write to `slope` 1 where x >= 0, else alpha, which repeats along x; and x times that to `out`. A NaN stays one."""
+    _leaky(nt if x.size > SMALL else 1, frozen(x), frozen(alpha), out.reshape(-1), slope.reshape(-1))
+
+
 def first_nonfinite(x, nt=1):
     """Return the flat index of the first NaN or infinity, or -1."""
     found = np.full(max(nt, 1), -1, np.int64)
@@ -233,6 +239,18 @@ def _affine(t, nt, x, g, h, clamp, out):
         else:
             for i in range(width):
                 to[i] = row[i] * g[i] + h[i]
+
+
+@shared_kernel
+def _leaky(t, nt, x, alpha, out, slope):
+    one, width = x.dtype.type(1), alpha.size
+    rows = x.size // width if width else 0
+    for r in range(rows * t // nt, rows * (t + 1) // nt):
+        row, to, slopes = x[r * width : (r + 1) * width], out[r * width : (r + 1) * width], slope[r * width : (r + 1) * width]
+        for i in range(width):
+            factor = one if row[i] >= 0 else alpha[i]
+            slopes[i] = factor
+            to[i] = row[i] * factor
 
 
 @shared_kernel

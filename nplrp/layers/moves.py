@@ -119,12 +119,6 @@ def _shifted(step: Step, a: np.ndarray, sign: int, workspace: Workspace | None) 
 # Copies
 
 
-def upsampled(layer: Layer, shapes: tuple[Shape, ...]) -> Shape:
-    """[h, w, c] -> [h rows, w columns, c]."""
-    image, (rows, columns) = image_shape(layer, shapes), option(layer, "size")
-    return fits(layer, image, (image[0] * rows, image[1] * columns, image[2]))
-
-
 def repeat(step: Step, a: np.ndarray, workspace: Workspace | None = None) -> np.ndarray:
     """Copy every pixel to a block of pixels."""
     from nplrp.kernels import moves
@@ -203,18 +197,19 @@ def _repeats(step: Step) -> tuple[int, int]:
     return 2, math.prod(step.options["size"])
 
 
-def _mover(name: str, family: str, forward: Any, back: Any, **more: Any) -> Operation:
+def mover(name: str, family: str, forward: Any, back: Any, **more: Any) -> Operation:
+    """Return an operation that moves numbers; it is queued unless `more` says otherwise."""
     facts = {"queueable": True, "keeps_sign": True, "keeps_zero": True} | more
     return Operation(name, MOVES, family, forward, back, **facts)
 
 
-IDENTITY = _mover("identity", "identity", _view, _view_back, view=True, tie=point_row)
-RESHAPE = _mover("reshape", "reshape", _view, _view_back, view=True)
-PERMUTE = _mover("permute", "reshape", permute, permute_back, queueable=False)
-PAD = _mover("pad", "pad", grow, shrink, tie=pad_row)
-CROP = _mover("crop", "reshape", shrink, grow, tie=crop_row)
-UPSAMPLE = _mover("upsample", "reshape", repeat, repeat_back, terms=_repeats)
-CONCATENATE = _mover("concatenate", "reshape", _view, _view_back, gather=join, scatter=cut, tie=_join_row)
+IDENTITY = mover("identity", "identity", _view, _view_back, view=True, tie=point_row)
+RESHAPE = mover("reshape", "reshape", _view, _view_back, view=True)
+PERMUTE = mover("permute", "reshape", permute, permute_back, queueable=False)
+PAD = mover("pad", "pad", grow, shrink, tie=pad_row)
+CROP = mover("crop", "reshape", shrink, grow, tie=crop_row)
+UPSAMPLE = mover("upsample", "reshape", repeat, repeat_back, terms=_repeats)
+CONCATENATE = mover("concatenate", "reshape", _view, _view_back, gather=join, scatter=cut, tie=_join_row)
 
 KINDS = (
     Kind("input", _same, lambda layer: {"kind": "identity"}),
@@ -224,7 +219,6 @@ KINDS = (
     Kind("permute", permuted, lambda layer: {"kind": "permute"}),
     Kind("pad", padded, _pads("pad")),
     Kind("crop", cropped, _pads("crop")),
-    Kind("upsample", upsampled, lambda layer: {"kind": "upsample"}),
     Kind("concatenate", joined, lambda layer: {"kind": "concatenate", "input_shape": layer.output_shape}, arity=SEVERAL),
 )
 OPERATIONS = (IDENTITY, RESHAPE, PERMUTE, PAD, CROP, UPSAMPLE, CONCATENATE)

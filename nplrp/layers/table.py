@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from nplrp.layers import activations, conv, dense, joins, moves, pool, scale
+from nplrp.layers import activations, conv, dense, joins, moves, norms, pool, resize, scale, slopes
 from nplrp.layers.base import Kind, Operation, Step
 
-_FAMILIES = (moves, activations, conv, dense, pool, scale, joins)
+_FAMILIES = (moves, activations, conv, dense, pool, scale, joins, norms, resize, slopes)
 
 KINDS: MappingProxyType[str, Kind] = MappingProxyType({kind.name: kind for family in _FAMILIES for kind in family.KINDS})
 OPERATIONS: MappingProxyType[str, Operation] = MappingProxyType({each.name: each for family in _FAMILIES for each in family.OPERATIONS})

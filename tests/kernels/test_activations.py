@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nplrp.kernels.together import Queue
+from nplrp.jit import Queue
 
 from nplrp.kernels import activations as act
 from nplrp.kernels import elementwise
