@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from nplrp.layers import activation_names, shapes
 from nplrp.layers.base import MOVES, Kind, Layer, Operation, Shape, Step, fits, image_shape
 from nplrp.layers.ties import pad_row, point_row
 
@@ -55,9 +56,9 @@ PAD = Operation("pad", MOVES, "pad", pad, _unpad, tie=pad_row, keeps_sign=True)
 
 KINDS = (
     Kind("input", _same, lambda layer: {"kind": "identity"}),
-    Kind("identity", _same, lambda layer: {"kind": "identity"}),
-    Kind("activation", _same, lambda layer: {"kind": "identity"}),
-    Kind("flatten", _flat, lambda layer: {"kind": "reshape"}),
-    Kind("pad", _padded, _pads("pad")),
+    Kind("identity", _same, lambda layer: {"kind": "identity"}, keras=shapes.IDENTITY),
+    Kind("activation", _same, lambda layer: {"kind": "identity"}, keras=activation_names.READERS),
+    Kind("flatten", _flat, lambda layer: {"kind": "reshape"}, keras=shapes.FLATTEN),
+    Kind("pad", _padded, _pads("pad"), keras=shapes.PAD),
 )
 OPERATIONS = (IDENTITY, RESHAPE, PAD)
