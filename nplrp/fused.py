@@ -80,7 +80,7 @@ def run_forward(plan: Plan, x: np.ndarray, workspace: Workspace | None = None) -
         if not fusion.queued:
             queue.run()
         with queue if fusion.queued else nullcontext():
-            if layers.moves(step):
+            if layers.only_moves(step):
                 z = layers.move(step, operation(step).gather(step, inputs, workspace), workspace)
                 a = layers.activate(step, z, in_place=False)
             elif layers.decides(step):
@@ -166,7 +166,7 @@ def run_backward(
                 s = layers.divide_parts(R, Division((trace.activations[i + 1],), rule, (1.0,)), workspace)
                 carried = op.routes.times(step, s[0], trace.held[i], inputs[0], division, workspace)
             workspace.give(*s)
-        elif layers.moves(step) and op.queueable:
+        elif layers.only_moves(step) and op.queueable:
             with queue:
                 moved = layers.move_back(step, R, workspace)
                 carried = layers.Carried(layers.scatter(step, moved, workspace), False)

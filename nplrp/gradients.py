@@ -42,7 +42,7 @@ def step_back(step: Step, method: str, trace: Trace, i: int, g: np.ndarray) -> n
     elif layers.activation(step.activation).bends and not step.score:
         z, _ = layers.apply(step, layers.gather(step, trace.activations), None)
         g = g * layers.slope(step.activation, z)
-    if layers.moves(step):
+    if layers.only_moves(step):
         return layers.move_back(step, g)
     held, op = trace.held.get(i), layers.operation(step)
     if held is None and op.redecide:

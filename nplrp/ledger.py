@@ -261,7 +261,7 @@ def account(plan: Plan, trace: Trace, i: int, R_above: np.ndarray, shares: Seque
     if masked is not None:
         taken = layers.sums(masked)
         arrived, dropped, magnitude = arrived + taken, dropped + taken, magnitude + layers.sums(np.abs(masked))
-    if not parts and layers.moves(step) and not layers.operation(step).view:  # what lies on padding, or is otherwise nobody's
+    if not parts and layers.only_moves(step) and not layers.operation(step).view:  # what lies on padding, or is otherwise nobody's
         theirs = layers.move(step, np.ones((1, *step.input_shape), R_above.dtype)) != 0
         dropped += layers.sums(np.where(theirs, 0, R_above))
     carried = list(four_lines(plan, trace, i, R_above)) if parts else []

@@ -77,7 +77,7 @@ def run_forward(steps: Sequence[Step], x: np.ndarray) -> Trace:
         check_finite(z, f"layer {step.name!r}")
         if step.score:
             logits = z
-        activations.append(layers.activate(step, z, in_place=not (layers.moves(step) or step.score)))
+        activations.append(layers.activate(step, z, in_place=not (layers.only_moves(step) or step.score)))
     return Trace(tuple(activations), held, activations[-1] if logits is None else logits, {})
 
 

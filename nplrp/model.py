@@ -139,7 +139,9 @@ class Kept:
         Whether NaN and infinity were looked for.
     content_hash : str or None
     stamps : sequence of (path, size, modification time in ns), or None
-        The files that the arrays are mapped from.
+        The files that the model was read from.
+    reading : str
+        How they were read, if there is more than one way.
     room : Room
         What may be held for speed alone, by all steps together.
     workspaces : list of Workspace
@@ -151,6 +153,7 @@ class Kept:
     weights_checked: bool = False
     content_hash: str | None = None
     stamps: Sequence[tuple[str, int, int]] | None = None
+    reading: str = ""
     room: Room = field(default_factory=lambda: Room(ROOM))
     workspaces: list[Workspace] = field(default_factory=list)
 
@@ -182,7 +185,7 @@ class Model:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what can be made again: steps, plans, memory."""
-        return {**self.__dict__, "kept": Kept(content_hash=self.kept.content_hash, stamps=self.kept.stamps)}
+        return {**self.__dict__, "kept": Kept(content_hash=self.kept.content_hash, stamps=self.kept.stamps, reading=self.kept.reading)}
 
     def __iter__(self) -> Iterator[Layer]:
         return iter(self.layers)
@@ -204,14 +207,21 @@ class Model:
         if self.kept.content_hash is None:
             stamps = self.kept.stamps
             fresh = stamps and all(_stamp(path) == (size, modified) for path, size, modified in stamps)
-            self.kept.content_hash = (
-                remembered_hash(f"content hash 1 {stamps}", lambda: content_hash(self)) if fresh else content_hash(self)
-            )
+            key = f"content hash 1 {stamps}" + (f" {self.kept.reading}" if self.kept.reading else "")
+            self.kept.content_hash = remembered_hash(key, lambda: content_hash(self)) if fresh else content_hash(self)
         return self.kept.content_hash
 
-    def remember_hash(self, stamps: Sequence[tuple[str, int, int]]) -> None:
-        """Keep the content hash between runs, under (path, size, modification time in ns) of every file that the arrays are mapped from."""
-        self.kept.stamps = stamps
+    def remember_hash(self, stamps: Sequence[tuple[str, int, int]], reading: str = "") -> None:
+        """Keep the content hash between runs.
+
+        Parameters
+        ----------
+        stamps : sequence of (path, size, modification time in ns)
+            Every file that the model was read from.
+        reading : str
+            How, if there is more than one way to read them.
+        """
+        self.kept.stamps, self.kept.reading = stamps, reading
 
     @property
     def is_chain(self) -> bool:
@@ -264,5 +274,5 @@ def content_hash(model: Model) -> str:
         place[i] = count
         digest.update(json.dumps(facts, sort_keys=True).encode())
         for _, array in sorted(layer.arrays.items()):
-            digest.update(np.ascontiguousarray(array, dtype="<f4").data)
+            digest.update(np.ascontiguousarray(array, dtype="<f8" if array.dtype == np.float64 else "<f4").data)
     return digest.hexdigest()

@@ -20,7 +20,7 @@ from h5py import Dataset, Group
 
 from nplrp.errors import WeightsError
 
-__all__ = ["Dataset", "Group", "Source", "array", "child", "members", "open_hdf5", "text"]
+__all__ = ["Dataset", "Group", "Source", "array", "child", "members", "open_hdf5", "other_type", "text"]
 
 #: Limits far above anything that Keras writes.
 MAX_MEMBERS = 100_000
@@ -188,7 +188,7 @@ def _attribute_messages(data: memoryview, base: int, address: int) -> Iterator[b
 
 
 def array(data: memoryview, dataset: Dataset) -> np.ndarray:
-    """Return a dataset as float32: mapped from `data` where it lies there as such, otherwise read and converted.
+    """Return a dataset of floats as float32: mapped from `data` where it lies there as such, otherwise read and converted.
 
     A mapped array is read-only, takes no memory until it is used, and may be unaligned (in a zip).
 
@@ -200,7 +200,7 @@ def array(data: memoryview, dataset: Dataset) -> np.ndarray:
     where, shape, kind = f"dataset {dataset.name!r}", dataset.shape, dataset.id.get_type()
     if not any(kind.equal(known) for known in _FLOATS):
         raise WeightsError(f"{where} has type {_type_name(dataset)}, expected float32; save the model in float32")
-    if not shape or not math.prod(shape):
+    if shape is None or not math.prod(shape):
         raise WeightsError(f"{where} is empty (shape {shape}); save the model again")
     size = math.prod(shape) * kind.get_size()
     creation = dataset.id.get_create_plist()
@@ -226,6 +226,12 @@ def array(data: memoryview, dataset: Dataset) -> np.ndarray:
     dataset.read_direct(result)
     result.flags.writeable = False
     return result
+
+
+def other_type(dataset: Dataset) -> str | None:
+    """Return the name of a dataset's type if it holds no floats: the counters and seeds that Keras keeps beside weights."""
+    kind = dataset.id.get_type()
+    return None if any(kind.equal(known) for known in _FLOATS) else _type_name(dataset)
 
 
 def _type_name(dataset: Dataset) -> str:

@@ -1,457 +1,711 @@
-"""Keras's `model_config` JSON -> the layers of a chain, in the dialects of Keras 2 and Keras 3.
+"""Keras's `model_config` JSON -> layers in forward order, in the dialects of Keras 2 and Keras 3. This file knows models, not layers.
 
-Nothing is built here: a `ConfigLayer` says what a layer is and where a weight file keeps its arrays.
-Sequential, Functional and models inside models are understood as long as every layer has one input and one consumer.
+Sequential, Functional and models inside models are one graph: who reads whom, how often, in which order. What a layer is, says the reader
+of its class (`nplrp.layers.table.READERS`).
 """
 
 from __future__ import annotations
 
+import difflib
+import heapq
+import json
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from nplrp.errors import WeightsError
-from nplrp.model import Layer, Shape, Window
+from nplrp.errors import ModelError, WeightsError
+from nplrp.layers.base import Shape
+from nplrp.layers.config import MAX_LAYERS, Call, ConfigLayer, Options, Sketch, Source, Tensor, is_size, items, leaves
+from nplrp.layers.table import KINDS, READERS
 
-#: Sides, channels and windows above this are taken for damage.
-MAX_SIZE = 1 << 20
 MAX_DEPTH = 16
 #: What a side that the model leaves open (`None`) becomes: ImageNet's.
 OPEN_SIDE = 224
 
 MODELS = ("Sequential", "Functional", "Model")
-INPUT = "InputLayer"
-Options = Mapping[str, Any]
+INPUT_LAYER = "InputLayer"
+#: Keras's classes that are supported.
+SUPPORTED = (INPUT_LAYER, *sorted(name for name in READERS if "." not in name), *MODELS)
 
-
-@dataclass(frozen=True)
-class ConfigLayer:
-    """A layer as its configuration describes it, and where its arrays are.
-
-    Attributes
-    ----------
-    layer : Layer
-        Without arrays; its shapes aren't known yet.
-    variables : tuple of str
-        The arrays it has, by our names, in Keras's order.
-    units : int or None
-        Filters of a convolution or units of a dense layer.
-    path : tuple of str
-        Keras's names from the outermost model's layer down to this one.
-    store : str
-        The layer's group in Keras 3's layout by class and number, like ``layers/conv2d_1``.
-    axis : int
-        Of a batch normalisation, counted with the batch axis; must be the last.
-    """
-
-    layer: Layer
-    variables: tuple[str, ...] = ()
-    units: int | None = None
-    path: tuple[str, ...] = ()
-    store: str = ""
-    axis: int = -1
+__all__ = ["MAX_DEPTH", "OPEN_SIDE", "SUPPORTED", "ConfigLayer", "Network", "parse", "store_names"]
 
 
 @dataclass(frozen=True)
 class Network:
-    """A chain read from a configuration: its name, its input's shape without the batch axis, its layers in forward order."""
+    """What a configuration describes.
+
+    Attributes
+    ----------
+    name : str
+    input_shape : tuple of int
+        Without the batch axis.
+    layers : tuple of ConfigLayer
+        In forward order; the last one gives the output.
+    whole : bool
+        Whether all layers of the configuration are among them: nothing lay beside the way to the output.
+    """
 
     name: str
     input_shape: Shape
     layers: tuple[ConfigLayer, ...]
+    whole: bool = True
 
 
-def parse(config: Any) -> Network:
+def parse(config: Any, output: str | None = None, version: str | None = None) -> Network:
     """Read a whole model's configuration.
 
     Parameters
     ----------
     config : dict
-        The parsed JSON of `model_config` (HDF5) or `config.json` (``.keras``).
+        The parsed JSON of `model_config` (HDF5), `config.json` (``.keras``) or `to_json()`.
+    output : str or None
+        Which of several outputs: the name of its layer, or the model's name for it.
+    version : str or None
+        Of the Keras that wrote it; None: the configuration tells.
 
     Raises
     ------
     WeightsError
-        If the model isn't a chain, or a layer or one of its options isn't supported; names the layer, its class, and what is supported.
+        If a layer or one of its options isn't supported, or the graph is damaged; names the layer, its class, and what to do.
     """
-    name, class_name, options = _entry(config, 0)
-    if class_name not in MODELS:
+    entry = _entry(config, 0, "")
+    if entry.class_name not in MODELS:
         raise WeightsError(
-            f"the model is of class {class_name}, expected one of {', '.join(MODELS)}: other classes keep no list of their layers; "
+            f"the model is of class {entry.class_name}, expected one of {', '.join(MODELS)}: other classes keep no list of their layers; "
             "rebuild it as Sequential or Functional and save that"
         )
-    shape, layers = _model(name, class_name, options, 0)
+    graph = _graph(entry, 0)
+    number = _output(graph, output)
+    order = _order(graph, {number})
+    feeds = [graph.inputs[item.entry] for item in order if item.entry in graph.inputs]
+    if len(feeds) != 1:
+        names = _listed([graph.entries[item.entry].name for item in order if item.entry in graph.inputs])
+        raise WeightsError(
+            f"model {graph.name!r} has {len(feeds)} inputs ({names}), expected 1: build a model in which all others are constants, or that "
+            "begins behind where they are joined, and save that"
+            if feeds
+            else f"model {graph.name!r}: its output doesn't depend on its input; the configuration is damaged"
+        )
+    shape = _input_shape(graph)
     if shape is None:
-        raise WeightsError(f"model {name!r}: its configuration has no input shape; call the model once on data and save it again")
+        raise WeightsError(f"model {graph.name!r}: its configuration has no input shape; call the model once on data and save it again")
+    dialect = _dialect(config, version)
+    sketch = Sketch(KINDS, shape)
+    try:
+        given: list[Tensor | None] = [sketch.input] * len(graph.inputs)
+        found = _walk(graph, given, {number}, sketch, _Place(dialect, (), "", None))[number]
+        layers = sketch.finish(found)
+    except ModelError as error:
+        raise WeightsError(str(error)) from error
     if not layers:
-        raise WeightsError(f"model {name!r} has no layers but its input, expected a chain of layers; save the whole model")
-    _check_ranks(layers, len(shape))
-    return Network(name, shape, tuple(layers))
+        raise WeightsError(f"model {graph.name!r} has no layers but its input, expected some; save the whole model")
+    return Network(graph.name, shape, tuple(layers), {item.entry for item in order} == set(range(len(graph.entries))))
 
 
-# Models: from a graph to a list
+# From JSON to entries and nodes
 
 
-def _model(name: str, class_name: str, options: Any, depth: int) -> tuple[Shape | None, list[ConfigLayer]]:
-    """Return a model's input shape, None if unknown, and its layers in forward order."""
+@dataclass(frozen=True)
+class Ref:
+    """An output of a use of a layer: the layer's name, which of its uses, which of the use's outputs."""
+
+    name: str
+    node: int
+    output: int
+
+
+@dataclass(frozen=True)
+class Node:
+    """A use of a layer: what it is called with, `Ref` in place of tensors."""
+
+    arguments: list[Any]
+    keywords: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def refs(self) -> list[Ref]:
+        """What it reads, in order."""
+        return [each for each in leaves([self.arguments, self.keywords]) if isinstance(each, Ref)]
+
+
+@dataclass
+class Entry:
+    """A layer in a model's list.
+
+    Attributes
+    ----------
+    name, class_name : str
+    options : object
+        Its `config`.
+    raw : dict
+        The whole entry.
+    nodes : list of Node
+    first : int
+        What its first node is called in references: 1 where Keras counts a model's own making as 0.
+    store : str
+        Its name by class and number.
+    graph : Graph or None
+        Of a model, once it was looked at.
+    """
+
+    name: str
+    class_name: str
+    options: Any
+    raw: Mapping[str, Any]
+    nodes: list[Node] = field(default_factory=list)
+    first: int = 0
+    store: str = ""
+    graph: Graph | None = None
+
+
+@dataclass(frozen=True)
+class Item:
+    """A use of a layer: the layer's place in its model's list, and the use's number."""
+
+    entry: int
+    node: int
+
+
+@dataclass
+class Graph:
+    """A model: its layers, which of them are inputs (place in the list -> number), its outputs by name."""
+
+    name: str
+    entries: list[Entry]
+    inputs: dict[int, int]
+    outputs: dict[str, Ref]
+    numbers: dict[str, int]
+    shape: Any = None
+    depth: int = 0
+
+    def find(self, ref: Ref, reader: str) -> Item:
+        """Return the use that a reference means.
+
+        Raises
+        ------
+        WeightsError
+            If there is none.
+        """
+        number = self.numbers.get(ref.name)
+        if number is None:
+            near = difflib.get_close_matches(ref.name, self.numbers, 1)
+            raise WeightsError(
+                f"model {self.name!r}: {reader} reads layer {ref.name!r}, which isn't in the configuration"
+                + (f" (there is {near[0]!r})" if near else "")
+                + "; it is damaged: save the model again"
+            )
+        entry = self.entries[number]
+        node = ref.node - entry.first
+        if not 0 <= node < max(len(entry.nodes), number in self.inputs):
+            raise WeightsError(
+                f"model {self.name!r}: {reader} reads use {ref.node} of layer {ref.name!r}, which has {len(entry.nodes)} "
+                f"(from {entry.first} on); the configuration is damaged: save the model again"
+            )
+        return Item(number, node)
+
+
+def _entry(raw: Any, number: int, model: str) -> Entry:
+    if not isinstance(raw, dict) or not isinstance(raw.get("class_name"), str) or not isinstance(raw.get("config"), dict | list):
+        raise WeightsError(
+            f"entry {number} of the configuration{f' of model {model!r}' if model else ''} is no layer (no class_name or config); the "
+            "configuration is damaged"
+        )
+    options, class_name = raw["config"], raw["class_name"]
+    name = options.get("name", raw.get("name")) if isinstance(options, dict) else raw.get("name")
+    name = f"{class_name.lower()}_{number}" if name is None else name
+    if not isinstance(name, str) or not name:
+        raise WeightsError(
+            f"entry {number} of the model's configuration ({class_name}) has {name!r} for a name; the configuration is damaged"
+        )
+    return Entry(name, class_name, options, raw)
+
+
+def _graph(entry: Entry, depth: int) -> Graph:
+    """Read a model's list of layers, not yet those of models inside."""
+    name, options = entry.name, entry.options
     if depth > MAX_DEPTH:
         raise WeightsError(f"model {name!r}: more than {MAX_DEPTH} models lie inside each other; the configuration is damaged")
     options = {"layers": options} if isinstance(options, list) else options  # Keras before 2.2.3
-    entries = _list(options.get("layers"))
-    if not entries:
-        raise WeightsError(f"model {name!r} ({class_name}) lists no layers in its configuration; save the whole model again")
-    named = [(*_entry(entry, number), entry) for number, entry in enumerate(entries)]
-    stores = _store_names([kind for _, kind, _, _ in named])
-    order = list(range(len(named))) if class_name == "Sequential" else _follow(name, options, [(n, entry) for n, _, _, entry in named])
-    shape = _shape(options.get("build_input_shape"), name) if class_name == "Sequential" else None
-    layers: list[ConfigLayer] = []
-    nested: list[bool] = []
-    for place, number in enumerate(order):
-        layer_name, kind, inner, _ = named[number]
-        declared = inner.get("batch_shape", inner.get("batch_input_shape")) if isinstance(inner, dict) else None
-        if kind == INPUT and place:
+    listed = items(options.get("layers"))
+    if not listed:
+        raise WeightsError(f"model {name!r} ({entry.class_name}) lists no layers in its configuration; save the whole model again")
+    if len(listed) > MAX_LAYERS:
+        raise WeightsError(f"model {name!r} lists {len(listed)} layers; at most {MAX_LAYERS} are supported")
+    entries = [_entry(raw, number, name) for number, raw in enumerate(listed)]
+    for each, store in zip(entries, store_names([each.class_name for each in entries]), strict=True):
+        each.store = store
+    if entry.class_name == "Sequential":
+        return _sequential(name, options, entries, depth)
+    numbers = {each.name: number for number, each in enumerate(entries)}
+    if len(numbers) < len(entries):
+        raise WeightsError(f"model {name!r} has two layers of one name in its configuration; rename one and save it again")
+    for each in entries:
+        each.nodes = [_node(each, raw) for raw in items(each.raw.get("inbound_nodes"))]
+    sources, ends = (_ends(options.get(key), key, name) for key in ("input_layers", "output_layers"))
+    unknown = [ref.name for ref in sources.values() if ref.name not in numbers]
+    if unknown:
+        raise WeightsError(f"model {name!r}: its input {unknown[0]!r} isn't among its layers; the configuration is damaged")
+    _count_from(entries, [ref for each in entries for node in each.nodes for ref in node.refs] + list(ends.values()))
+    inputs = {numbers[ref.name]: i for i, ref in enumerate(sources.values())}
+    # What a model takes as its input may be any layer: what that one reads isn't part of the model.
+    for number in inputs:
+        entries[number].nodes = [Node([])]
+    return Graph(name, entries, inputs, ends, numbers, depth=depth)
+
+
+def _sequential(name: str, options: Options, entries: list[Entry], depth: int) -> Graph:
+    """Make a graph of a list."""
+    shape = options.get("build_input_shape")
+    if entries[0].class_name != INPUT_LAYER:
+        entries = [Entry("", INPUT_LAYER, _declared(entries[0].options), {}), *entries]
+    for number, each in enumerate(entries):
+        if number and each.class_name == INPUT_LAYER:
             raise WeightsError(
-                f"layer {layer_name!r} ({kind}) stands behind other layers of model {name!r}; only chains with one input are supported"
+                f"layer {each.name!r} ({INPUT_LAYER}) stands behind other layers of model {name!r}, which is Sequential; leave it out"
             )
-        if kind in MODELS:
-            inner_shape, found = _model(layer_name, kind, inner, depth + 1)
-        else:
-            inner_shape = _shape(declared, layer_name) if place == 0 else None
-            found = [] if kind == INPUT else [_layer(layer_name, kind, inner)]
-        shape = inner_shape if place == 0 and inner_shape else shape
-        store = f"layers/{stores[number]}"
-        layers += [
-            replace(item, path=(layer_name, *item.path), store=f"{store}/{item.store}" if item.store else store)
-            if kind in MODELS
-            else replace(item, path=(layer_name,), store=store)
-            for item in found
-        ]
-        nested += [kind in MODELS] * len(found)
-    return shape, _rename_twins(layers, nested)
+        each.nodes = [Node([Ref(str(number - 1), 0, 0)] if number else [])]
+    numbers = {str(number): number for number in range(len(entries))}
+    last = len(entries) - 1
+    return Graph(name, entries, {0: 0}, {entries[last].name: Ref(str(last), 0, 0)}, numbers, shape, depth)
 
 
-def _rename_twins(layers: list[ConfigLayer], nested: list[bool]) -> list[ConfigLayer]:
-    """Prefix a nested layer's name with its model's where the bare name is used twice."""
-    uses = Counter(item.layer.name for item in layers)
-    return [
-        replace(item, layer=replace(item.layer, name=f"{item.path[0]}/{item.layer.name}")) if inner and uses[item.layer.name] > 1 else item
-        for item, inner in zip(layers, nested, strict=True)
-    ]
+def _declared(options: Any) -> Options:
+    """Return the input's shape as the first layer of a Sequential model may have it."""
+    keys = ("batch_shape", "batch_input_shape")
+    return {key: options[key] for key in keys if key in options} if isinstance(options, dict) else {}
 
 
-def _store_names(classes: list[str]) -> list[str]:
+def _count_from(entries: list[Entry], refs: list[Ref]) -> None:
+    """See how uses of models inside are counted: Keras 2 and some of Keras 3 count a model's own making as use 0."""
+    most: dict[str, int] = {}
+    for ref in refs:
+        most[ref.name] = max(most.get(ref.name, 0), ref.node)
+    for each in entries:
+        each.first = int(each.class_name in MODELS and most.get(each.name, 0) == len(each.nodes) > 0)
+
+
+def _ends(value: Any, key: str, model: str) -> dict[str, Ref]:
+    """Return a model's inputs or outputs by name; of several with one name the second gets "_1" behind it, as Keras does."""
+    if isinstance(value, dict) and "class_name" not in value:
+        pairs = [(str(name), each) for name, each in value.items()]
+    else:
+        listed = items(value)
+        listed = [listed] if listed and isinstance(listed[0], str) else listed
+        pairs = [("", each) for each in listed]
+    found: dict[str, Ref] = {}
+    for name, each in pairs:
+        ref = _ref(items(each))
+        if ref is None:
+            raise WeightsError(f"model {model!r}: {key} has {str(each)[:80]!r}, expected [name, use, output]; the configuration is damaged")
+        name = base = name or ref.name
+        count = 0
+        while name in found:
+            count += 1
+            name = f"{base}_{count}"
+        found[name] = ref
+    if not found:
+        raise WeightsError(
+            f"model {model!r} has no {key.replace('_', ' ')}, expected one; the configuration is damaged: save the model again"
+        )
+    return found
+
+
+def store_names(classes: Sequence[str]) -> list[str]:
     """Return layers' names by class and number, as Keras 3's weight files have them: conv2d, conv2d_1, dense, ..."""
     seen: Counter[str] = Counter()
     names = []
     for class_name in classes:
-        snake = re.sub(r"([a-z])([A-Z])", r"\1_\2", re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", class_name))).lower()
+        bare = re.sub(r"\W+", "", class_name.rpartition(">")[2])
+        snake = re.sub(r"([a-z])([A-Z])", r"\1_\2", re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", bare)).lower()
         names.append(f"{snake}_{seen[snake]}" if seen[snake] else snake)
         seen[snake] += 1
     return names
 
 
-def _follow(model: str, options: Options, named: list[tuple[str, Any]]) -> list[int]:
-    """Walk a Functional model's graph from its output to its input; return the layers' numbers in forward order."""
-    numbers = {name: number for number, (name, _) in enumerate(named)}
-    if len(numbers) < len(named):
-        raise WeightsError(f"model {model!r} has two layers of one name in its configuration; rename one and save it again")
-    sources = {name: _sources(name, entry) for name, entry in named}
-    ends = {key: _references(options.get(key)) for key in ("input_layers", "output_layers")}
-    for key, found in ends.items():
-        if len(found) != 1:
+# Nodes: what a layer is called with
+
+
+def _node(entry: Entry, raw: Any) -> Node:
+    """Read a use of a layer, in either dialect."""
+    if isinstance(raw, dict) and "args" in raw:  # Keras 3
+        tree, keywords = _with_refs(raw["args"], _keras3_ref), _with_refs(raw.get("kwargs") or {}, _keras3_ref)
+        if not isinstance(tree, list) or not isinstance(keywords, dict):
+            raise WeightsError(f"layer {entry.name!r} is called with {str(raw)[:80]!r}; the configuration is damaged: save the model again")
+        return Node(tree, keywords)
+    more: dict[str, Any] = {}
+
+    def first_argument(value: Any) -> Any:
+        """Read [name, use, output, keywords] or ["_CONSTANT_VALUE", -1, value, keywords]."""
+        if not isinstance(value, list) or len(value) < 3 or not isinstance(value[0], str):
+            return None
+        if len(value) > 3 and isinstance(value[3], dict):
+            more.update(value[3])
+        return _Constant(value[2]) if value[0] == "_CONSTANT_VALUE" else _ref(value)
+
+    tree = _with_refs(raw, first_argument)
+    keywords = _with_refs(more, _keras2_ref)
+    if isinstance(tree, list):
+        tree = [each.value if isinstance(each, _Constant) else each for each in tree]
+        tree = tree[0] if len(tree) == 1 else tree
+    found = Node([tree.value if isinstance(tree, _Constant) else tree], keywords)
+    if not found.refs:
+        raise WeightsError(f"layer {entry.name!r} reads {str(raw)[:80]!r}, expected [name, use, output]; the configuration is damaged")
+    return found
+
+
+@dataclass(frozen=True)
+class _Constant:
+    value: Any
+
+
+def _keras3_ref(value: Any) -> Ref | None:
+    if not isinstance(value, dict) or value.get("class_name") != "__keras_tensor__":
+        return None
+    found = _ref(items((value.get("config") or {}).get("keras_history") if isinstance(value.get("config"), dict) else None))
+    if found is None:
+        raise WeightsError(f"the configuration's graph has {str(value)[:80]!r} for a tensor; it is damaged: save the model again")
+    return found
+
+
+def _keras2_ref(value: Any) -> Ref | None:
+    """Read a tensor among keywords: [name, use, output]."""
+    is_ref = isinstance(value, list) and len(value) == 3 and isinstance(value[0], str) and value[0] != "_CONSTANT_VALUE"
+    return _ref(value) if is_ref else None
+
+
+def _ref(value: Sequence[Any]) -> Ref | None:
+    """Read [name, use, output, ...]; old files leave out what is 0."""
+    if not value or not isinstance(value[0], str):
+        return None
+    numbers = [*value[1:3], 0, 0][:2]
+    return Ref(value[0], *numbers) if all(type(each) is int and each >= 0 for each in numbers) else None
+
+
+def _with_refs(tree: Any, read: Any) -> Any:
+    """Return a nest of lists and dicts with all that `read` knows replaced; without recursion, for a file may nest deeply."""
+    done: list[Any] = []
+    waiting: list[tuple[Any, Any, Any]] = [(tree, done, None)]  # what it is, where it goes, by which key
+    while waiting:
+        value, target, key = waiting.pop()
+        found = read(value)
+        if found is None:
+            inner = items(value) if isinstance(value, list | dict) else None
+            if isinstance(value, dict) and not inner and value.get("class_name") != "__tuple__":
+                found = {}
+                waiting += [(each, found, name) for name, each in reversed(value.items())]
+                found.update(dict.fromkeys(value))  # so that the order of keys is kept
+            elif inner is not None:
+                found = [None] * len(inner)
+                waiting += [(each, found, i) for i, each in enumerate(inner)]
+            else:
+                found = value
+        if target is done:
+            done.append(found)
+        else:
+            target[key] = found
+    return done[0]
+
+
+# Order and outputs
+
+
+def _output(graph: Graph, wanted: str | None) -> int:
+    """Return the number of the output that is asked for."""
+    names = list(graph.outputs)
+    if wanted is None:
+        if len(names) > 1:
             raise WeightsError(
-                f"model {model!r} has {len(found)} {key.replace('_', ' ')} ({_names(found)}), expected 1; only chains are supported"
+                f"model {graph.name!r} has {len(names)} outputs ({_listed(names)}); choose one by name: load(path, output={names[0]!r}), on "
+                f"the command line --output-layer {names[0]}"
             )
-    order: list[int] = []
-    at = ends["output_layers"][0]
-    while True:
-        if at not in numbers or numbers[at] in order:
-            raise WeightsError(
-                f"model {model!r}: its graph leads to layer {at!r}, which is missing or comes twice; the configuration is damaged"
-            )
-        order.append(numbers[at])
-        if not sources[at]:
-            break
-        if len(sources[at]) != 1:
-            class_name = named[numbers[at]][1].get("class_name")
-            raise WeightsError(
-                f"layer {at!r} (class {class_name}) has {len(sources[at])} inputs ({_names(sources[at])}), expected 1; only "
-                f"chains are supported, of {', '.join(SUPPORTED)}"
-            )
-        at = sources[at][0]
-    aside = [name for name in numbers if numbers[name] not in order]
-    if aside or at != ends["input_layers"][0]:
+        return 0
+    if wanted not in names:
+        near = difflib.get_close_matches(wanted, names, 1)
         raise WeightsError(
-            f"model {model!r} isn't a chain: {_names(aside or [at])} lies beside the way from its input to its output; only chains are "
-            "supported"
+            f"model {graph.name!r} has no output {wanted!r}; it has {_listed(names)}" + (f": did you mean {near[0]!r}?" if near else "")
         )
-    return order[::-1]
+    return names.index(wanted)
 
 
-def _names(names: list[str]) -> str:
+def _order(graph: Graph, wanted: set[int]) -> list[Item]:
+    """Return the uses on the way to some outputs: each behind those it reads, otherwise in the order in which Keras lists the layers."""
+    reads: dict[Item, list[Item]] = {}
+    refs = list(graph.outputs.values())
+    waiting = [graph.find(refs[number], "its output") for number in sorted(wanted)]
+    while waiting:
+        item = waiting.pop()
+        if item in reads:
+            continue
+        entry = graph.entries[item.entry]
+        reader = f"layer {entry.name!r} ({entry.class_name})"
+        found = [] if item.entry in graph.inputs else list(dict.fromkeys(graph.find(ref, reader) for ref in entry.nodes[item.node].refs))
+        if not found and item.entry not in graph.inputs:
+            what = "is an input that the model doesn't list" if entry.class_name == INPUT_LAYER else "reads nothing"
+            raise WeightsError(f"model {graph.name!r}: {reader} {what}; the configuration is damaged: save the model again")
+        reads[item] = found
+        waiting += found
+    missing = {item: len(found) for item, found in reads.items()}
+    readers: dict[Item, list[Item]] = {item: [] for item in reads}
+    for item, found in reads.items():
+        for each in found:
+            readers[each].append(item)
+    ready = [(item.entry, item.node) for item, count in missing.items() if not count]
+    heapq.heapify(ready)
+    order = []
+    while ready:
+        item = Item(*heapq.heappop(ready))
+        order.append(item)
+        for each in readers[item]:
+            missing[each] -= 1
+            if not missing[each]:
+                heapq.heappush(ready, (each.entry, each.node))
+    if len(order) < len(reads):
+        names = _circle(graph, reads, set(reads) - set(order))
+        raise WeightsError(f"model {graph.name!r}: its layers read each other in a circle ({names}); the configuration is damaged")
+    return order
+
+
+def _circle(graph: Graph, reads: Mapping[Item, list[Item]], left: set[Item]) -> str:
+    """Return the names along a circle among what is left."""
+    at, seen = min(left, key=lambda item: (item.entry, item.node)), list[Item]()
+    places: dict[Item, int] = {}
+    while at not in places:
+        places[at] = len(seen)
+        seen.append(at)
+        at = next(each for each in reads[at] if each in left)
+    names = [graph.entries[item.entry].name for item in [*seen[places[at] :], at]]
+    return " <- ".join(map(repr, names if len(names) < 8 else [*names[:6], "...", names[-1]]))
+
+
+def _listed(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:8])) + (", ..." if len(names) > 8 else "")
 
 
-def _sources(name: str, entry: Any) -> list[str]:
-    """Return the names of the layers that a layer takes its inputs from, in either dialect."""
-    nodes = _list(entry.get("inbound_nodes"))
-    if len(nodes) > 1:
-        raise WeightsError(
-            f"layer {name!r} (class {entry.get('class_name')}) is used {len(nodes)} times, expected once; only chains are supported"
-        )
-    if not nodes:
-        return []
-    node = nodes[0]
-    if isinstance(node, dict) and "args" in node:  # Keras 3
-        found: list[str] = []
-        waiting = [node["args"], node.get("kwargs")]
-        while waiting:
-            value = waiting.pop(0)
-            if isinstance(value, dict) and value.get("class_name") == "__keras_tensor__":
-                found += _references([(value.get("config") or {}).get("keras_history")])
-            elif isinstance(value, dict):
-                waiting += value.values()
-            elif isinstance(value, list):
-                waiting += value
-        return found
-    return _references(node)
+# The input
 
 
-def _references(value: Any) -> list[str]:
-    """Return the layer names in ["name", node, tensor, ...] or in a list of such."""
-    items = _list(value)
-    if items and isinstance(items[0], str):
-        items = [items]
-    names = [item[0] for item in map(_list, items) if item]
-    if not all(isinstance(name, str) for name in names):
-        raise WeightsError("the configuration's graph names a layer by something other than text; it is damaged")
-    return names
+def _input_shape(graph: Graph) -> Shape | None:
+    """Return the shape that a model declares for its input, None if it declares none."""
+    if graph.shape is not None:
+        return _shape(graph.shape, graph.name)
+    for number in graph.inputs:
+        entry = graph.entries[number]
+        declared = _declared(entry.options)
+        if declared:
+            return _shape(next(iter(declared.values())), entry.name or graph.entries[1].name)
+    second = graph.entries[1] if graph.entries[0].name == "" and len(graph.entries) > 1 else None
+    return _input_shape(_inner(second, graph.depth)) if second is not None and second.class_name in MODELS else None
 
 
-def _entry(entry: Any, number: int) -> tuple[str, str, Any]:
-    """Return a layer's name, class and options."""
-    if not isinstance(entry, dict) or not isinstance(entry.get("class_name"), str) or not isinstance(entry.get("config"), dict | list):
-        raise WeightsError(
-            f"entry {number} of the model's configuration is no layer (no class_name or config); the configuration is damaged"
-        )
-    options = entry["config"]
-    name = options.get("name", entry.get("name")) if isinstance(options, dict) else entry.get("name")
-    name = f"{entry['class_name'].lower()}_{number}" if name is None else name
-    if not isinstance(name, str) or not name:
-        raise WeightsError(
-            f"entry {number} of the model's configuration ({entry['class_name']}) has {name!r} for a name; the configuration is damaged"
-        )
-    return name, entry["class_name"], options
-
-
-def _list(value: Any) -> list[Any]:
-    """Return a JSON list, also where it is marked as a tuple."""
-    if isinstance(value, dict) and value.get("class_name") in ("__tuple__", "TensorShape"):
-        value = value.get("items")
-    return value if isinstance(value, list) else []
+def _inner(entry: Entry, depth: int) -> Graph:
+    """Return a model inside, read once."""
+    if entry.graph is None:
+        entry.graph = _graph(entry, depth + 1)
+    return entry.graph
 
 
 def _shape(value: Any, name: str) -> Shape | None:
-    """Return [batch, H, W, C] or [batch, C] without the batch axis; an open side becomes `OPEN_SIDE`."""
-    sizes = _list(value)[1:]
+    """Return [batch, H, W, C], [batch, steps, C] or [batch, C] without the batch axis; open sides of images become `OPEN_SIDE`."""
+    sizes = items(value)[1:]
     if value is None:
         return None
-    sides = [OPEN_SIDE if side is None else side for side in sizes[:-1]]
-    if len(sizes) not in (1, 3) or not all(_is_size(size, 1) for size in (*sides, sizes[-1])):
-        raise WeightsError(f"layer {name!r}: its input shape is {value!r}, expected [None, height, width, channels] or [None, units]")
-    return (*sides, sizes[-1])
+    open_sides = [i for i, side in enumerate(sizes) if side is None]
+    if len(sizes) == 4:
+        raise WeightsError(f"layer {name!r}: its input shape is {value!r}: {_REASONS['3-D']}")
+    if len(sizes) == 3 and open_sides in ([0], [1], [0, 1], [1, 2]):
+        sizes = [OPEN_SIDE if side is None else side for side in sizes]
+    if len(sizes) not in (1, 2, 3) or not all(is_size(size, 1) for size in sizes):
+        raise WeightsError(
+            f"layer {name!r}: its input shape is {value!r}, expected [None, height, width, channels], [None, steps, channels] or "
+            "[None, units]" + ("; give its axes their sizes and save the model again" if open_sides else "")
+        )
+    return tuple(sizes)
 
 
-def _check_ranks(layers: list[ConfigLayer], rank: int) -> None:
-    """See that batch normalisation is over the last axis, and dense layers over vectors: both depend on the layers before."""
-    for item in layers:
-        layer = item.layer
-        if item.axis not in (-1, rank):
+def _dialect(config: Any, version: str | None) -> int:
+    """Return 2 or 3: whose configuration it is; where the same words mean two things, it decides."""
+    version = version or (config.get("keras_version") if isinstance(config, dict) else None)
+    if isinstance(version, str) and version[:1].isdigit():
+        return 2 if version[0] in "12" else 3
+    for key in _keys(config):
+        if key in ("batch_input_shape", "batch_shape"):
+            return 2 if key == "batch_input_shape" else 3
+    return 3
+
+
+def _keys(value: Any) -> Iterator[str]:
+    """Walk nested lists and dicts; yield the dicts' keys, outer ones first."""
+    waiting = [value]
+    while waiting:
+        found: list[Any] = []
+        for each in waiting:
+            if isinstance(each, dict):
+                yield from each
+                found += each.values()
+            elif isinstance(each, list):
+                found += each
+        waiting = found
+
+
+# From uses to layers
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a walk is: names of the models around it, its group by class and number, the outermost model's layer it is in."""
+
+    dialect: int
+    path: tuple[str, ...]
+    store: str
+    top: int | None
+
+
+def _walk(graph: Graph, given: Sequence[Tensor | None], wanted: set[int], sketch: Sketch, place: _Place) -> dict[int, Tensor]:
+    """Put a model's layers down, as far as they lead to the outputs that are wanted; return these."""
+    order = _order(graph, wanted)
+    needed: dict[Item, set[int]] = {}
+    for item in order:
+        if item.entry not in graph.inputs:
+            for ref in graph.entries[item.entry].nodes[item.node].refs:
+                needed.setdefault(graph.find(ref, ""), set()).add(ref.output)
+    refs = list(graph.outputs.values())
+    for number in wanted:
+        needed.setdefault(graph.find(refs[number], ""), set()).add(refs[number].output)
+    values: dict[Item, dict[int, Tensor]] = {}
+
+    def tensor(ref: Ref, reader: str) -> Tensor:
+        found = values[graph.find(ref, reader)]
+        if ref.output not in found:
             raise WeightsError(
-                f"layer {layer.name!r} (class BatchNormalization): axis={item.axis} isn't supported, only the last, -1 or {rank}"
+                f"model {graph.name!r}: {reader} reads output {ref.output} of layer {ref.name!r}, which has one; it is damaged"
             )
-        if layer.kind == "dense" and rank != 1:
-            raise WeightsError(
-                f"layer {layer.name!r} (class Dense) is applied to an image, which isn't supported, only to vectors (behind Flatten or "
-                f"a global pooling); supported layers are {', '.join(SUPPORTED)}"
-            )
-        if layer.kind == "flatten" or (layer.kind in ("global_maxpool", "global_avgpool") and not layer.keepdims):
-            rank = 1
+        return found[ref.output]
+
+    for item in order:
+        entry = graph.entries[item.entry]
+        if item.entry in graph.inputs:
+            value = given[graph.inputs[item.entry]]
+            assert value is not None
+            values[item] = {0: value}
+            continue
+        reader = f"layer {entry.name!r} ({entry.class_name})"
+        node = entry.nodes[item.node]
+        arguments, keywords = (
+            _with_refs(tree, lambda each: _lookup(each, tensor, reader)) for tree in (node.arguments, dict(node.keywords))
+        )
+        below = _Place(
+            place.dialect,
+            (*place.path, entry.name),
+            f"{place.store}/layers/{entry.store}".lstrip("/"),
+            item.entry if place.top is None else place.top,
+        )
+        if entry.class_name in MODELS:
+            values[item] = _use_model(entry, graph, arguments, keywords, needed[item], sketch, below)
+        else:
+            values[item] = {0: _use_layer(entry, arguments, keywords, sketch, below)}
+    return {number: tensor(refs[number], "its output") for number in wanted}
 
 
-# Layers: from options to kind
+def _lookup(value: Any, tensor: Any, reader: str) -> Any:
+    return tensor(value, reader) if isinstance(value, Ref) else None
 
 
-def _layer(name: str, class_name: str, options: Any) -> ConfigLayer:
-    if class_name not in _READERS:
-        raise WeightsError(f"layer {name!r} is of class {class_name}, which isn't supported; supported are {', '.join(SUPPORTED)}")
+def _use_model(
+    entry: Entry, graph: Graph, arguments: list[Any], keywords: Mapping[str, Any], needed: set[int], sketch: Sketch, place: _Place
+) -> dict[int, Tensor]:
+    """Put the layers of a model inside down."""
+    inner = _inner(entry, graph.depth)
+    call = [
+        each for each in leaves([arguments, {key: value for key, value in keywords.items() if key != "mask"}]) if isinstance(each, Tensor)
+    ]
+    by_name = arguments[0] if arguments and isinstance(arguments[0], dict) else {}
+    names = [inner.entries[number].name for number in inner.inputs]
+    if set(by_name) == set(names):
+        call = [by_name[name] for name in names]
+    if len(call) != len(inner.inputs):
+        raise WeightsError(
+            f"model {entry.name!r} has {len(inner.inputs)} inputs, but is called with {len(call)}; the configuration is damaged"
+        )
+    if max(needed) >= len(inner.outputs):
+        raise WeightsError(f"model {entry.name!r} has {len(inner.outputs)} outputs, but output {max(needed)} is read; it is damaged")
+    sketch.enter()
+    return _walk(inner, call, needed, sketch, place)
+
+
+def _use_layer(entry: Entry, arguments: list[Any], keywords: Mapping[str, Any], sketch: Sketch, place: _Place) -> Tensor:
+    """Put a layer down, by the reader of its class."""
+    name, options, class_name = entry.name, entry.options, entry.class_name
     try:
         if not isinstance(options, dict):
             raise ValueError("its config is no JSON object")
-        _only(options, "data_format", "channels_last", None)
-        return _READERS[class_name](name, options)
+        key, options, arguments = _operation(class_name, options, arguments)
+        read = READERS.get(key)
+        if read is None:
+            raise WeightsError(f"layer {name!r} is of class {key}, which isn't supported: {_reason(key, entry.raw)}")
+        source = Source(place.path, place.store, place.top or 0)
+        return read(Call(sketch, source, key, options, arguments, keywords, place.dialect))
     except ValueError as error:
-        raise WeightsError(f"layer {name!r} (class {class_name}): {error}; supported layers are {', '.join(SUPPORTED)}") from error
+        raise WeightsError(f"layer {name!r} (class {class_name}): {error}") from error
 
 
-def _conv(name: str, options: Options) -> ConfigLayer:
-    _only(options, "groups", 1)
-    window = _window(options, "kernel_size", (1, 1))
-    return ConfigLayer(
-        Layer(name, "conv", (), (), _activation(options), window), _with_bias(options), _size(_given(options, "filters"), "filters")
-    )
+def _operation(class_name: str, options: Options, arguments: list[Any]) -> tuple[str, Options, list[Any]]:
+    """Return the name of what reads a layer, also where its class says only that it is a function of TensorFlow."""
+    if class_name in ("TFOpLambda", "SlicingOpLambda"):
+        return f"tf.{options.get('function')}", {}, arguments
+    if class_name == "TensorFlowOpLayer":  # TensorFlow 2.0 to 2.3
+        definition, constants = options.get("node_def"), options.get("constants")
+        definition = _parsed(definition) if isinstance(definition, str) else definition
+        operation = definition.get("op") if isinstance(definition, dict) else None
+        tensors = [each for each in leaves(arguments) if isinstance(each, Tensor)]
+        fixed = {int(place): value for place, value in constants.items()} if isinstance(constants, dict) else {}
+        waiting = iter(tensors)
+        return f"op.{operation}", {}, [fixed[i] if i in fixed else next(waiting, None) for i in range(len(tensors) + len(fixed))]
+    package, _, bare = class_name.rpartition(">")
+    return (bare if package.partition(".")[0] in ("", "keras", "tf_keras") or bare in _APPLICATIONS else class_name), options, arguments
 
 
-def _dense(name: str, options: Options) -> ConfigLayer:
-    return ConfigLayer(Layer(name, "dense", (), (), _activation(options)), _with_bias(options), _size(_given(options, "units"), "units"))
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
-def _batchnorm(name: str, options: Options) -> ConfigLayer:
-    _only(options, "renorm", False)
-    epsilon = _given(options, "epsilon")
-    if isinstance(epsilon, bool) or not isinstance(epsilon, int | float) or not 0 <= epsilon < 1e6:
-        raise ValueError(f"epsilon is {epsilon!r}, expected a number >= 0")
-    axis = _given(options, "axis")
-    axis = axis[0] if isinstance(axis, list) and len(axis) == 1 else axis
-    if isinstance(axis, bool) or not isinstance(axis, int):
-        raise ValueError(f"axis is {axis!r}, expected the last one, -1")
-    given = [key for key, option in (("gamma", "scale"), ("beta", "center")) if _only(options, option, True, False)]
-    return ConfigLayer(Layer(name, "batchnorm", (), (), epsilon=float(epsilon)), (*given, "mean", "variance"), axis=axis)
+#: Layers that keras.applications registers under its own packages.
+_APPLICATIONS = ("CustomScaleLayer", "LayerScale", "StochasticDepth")
 
-
-def _pool(kind: str) -> Callable[[str, Options], ConfigLayer]:
-    def read(name: str, options: Options) -> ConfigLayer:
-        return ConfigLayer(Layer(name, kind, (), (), window=_window(options, "pool_size", None)))
-
-    return read
-
-
-def _global_pool(kind: str) -> Callable[[str, Options], ConfigLayer]:
-    def read(name: str, options: Options) -> ConfigLayer:
-        return ConfigLayer(Layer(name, kind, (), (), keepdims=bool(_only(options, "keepdims", False, True))))
-
-    return read
-
-
-def _plain(kind: str) -> Callable[[str, Options], ConfigLayer]:
-    return lambda name, _: ConfigLayer(Layer(name, kind, (), ()))
-
-
-def _zero_padding(name: str, options: Options) -> ConfigLayer:
-    value = _given(options, "padding")
-    sides = [value, value] if isinstance(value, int) else _list(value)
-    pairs = [[side, side] if isinstance(side, int) else _list(side) for side in sides]
-    if [len(pair) for pair in pairs] != [2, 2] or not all(_is_size(size, 0) for pair in pairs for size in pair):
-        raise ValueError(f"padding is {value!r}, expected a number, [rows, columns] or [[top, bottom], [left, right]]")
-    (top, bottom), (left, right) = pairs
-    return ConfigLayer(Layer(name, "pad", (), (), pads=(top, bottom, left, right)))
-
-
-def _activation_layer(name: str, options: Options) -> ConfigLayer:
-    return ConfigLayer(Layer(name, "activation", (), (), _activation(options)))
-
-
-def _relu(name: str, options: Options) -> ConfigLayer:
-    _only(options, "max_value", None)
-    _only(options, "negative_slope", 0, None)
-    _only(options, "threshold", 0, None)
-    return ConfigLayer(Layer(name, "activation", (), (), "relu"))
-
-
-def _softmax(name: str, options: Options) -> ConfigLayer:
-    axis = _given(options, "axis")
-    _only({"axis": axis[0] if isinstance(axis, list) and len(axis) == 1 else axis}, "axis", -1)
-    return ConfigLayer(Layer(name, "activation", (), (), "softmax"))
-
-
-_READERS: Mapping[str, Callable[[str, Options], ConfigLayer]] = MappingProxyType(
+_REASONS = MappingProxyType(
     {
-        "Conv2D": _conv,
-        "Dense": _dense,
-        "BatchNormalization": _batchnorm,
-        "MaxPooling2D": _pool("maxpool"),
-        "AveragePooling2D": _pool("avgpool"),
-        "GlobalMaxPooling2D": _global_pool("global_maxpool"),
-        "GlobalAveragePooling2D": _global_pool("global_avgpool"),
-        "Flatten": _plain("flatten"),
-        "ZeroPadding2D": _zero_padding,
-        "Activation": _activation_layer,
-        "ReLU": _relu,
-        "Softmax": _softmax,
-        "Dropout": _plain("identity"),
-        "SpatialDropout2D": _plain("identity"),
-        "GaussianNoise": _plain("identity"),
-        "GaussianDropout": _plain("identity"),
-        "AlphaDropout": _plain("identity"),
-        "ActivityRegularization": _plain("identity"),
+        "recurrent": "recurrence isn't explained; build a model of the layers before or behind it, and save that",
+        "attention": "attention isn't explained yet; build a model of the layers before or behind it, and save that",
+        "3-D": "only images (H, W, C), sequences (steps, C) and vectors are supported; 3-D isn't: explain slices by a model of 2-D layers",
+        "Lambda": "it is Python code, which isn't run; replace it by layers that say what they do (Rescaling, Normalization, Add, Multiply, "
+        "Activation, Reshape, ...) or by arithmetic (x / 127.5 - 1), and save the model again",
+        "integers": "it works on text or whole numbers; explain the model behind it, from the first floats on",
+        "wrapper": "it wraps another layer; use that layer itself, and save the model again",
+        "own": "it isn't one of Keras's, and its Python code isn't in the file; build it from Keras's layers, and save the model again",
     }
 )
-SUPPORTED = (INPUT, *_READERS, *MODELS)
+_PATTERNS = (
+    (r"Lambda$", "Lambda"),
+    (r"RNN|LSTM|GRU|Bidirectional|TimeDistributed", "recurrent"),
+    (r"Attention|^Dot$|Einsum|Matmul|Transformer", "attention"),
+    (r"3D", "3-D"),
+    (r"Embedding|Lookup|Vectorization|Hash|CategoryEncoding|Discretization|Masking|IntegerLookup|MelSpectrogram|STFT", "integers"),
+    (r"SpectralNormalization|Wrapper$", "wrapper"),
+)
 
 
-#: What an option is in files that were written before Keras had it. All others are always written: one that is missing was damaged.
-_DEFAULTS: Options = MappingProxyType({"data_format": "channels_last", "dilation_rate": 1, "groups": 1, "keepdims": False, "renorm": False})
-
-
-def _given(options: Options, key: str) -> Any:
-    if key not in options and key not in _DEFAULTS:
-        raise ValueError(f"its configuration has no {key!r}; it is damaged: save the model again")
-    return options.get(key, _DEFAULTS.get(key))
-
-
-def _with_bias(options: Options) -> tuple[str, ...]:
-    return ("kernel", "bias") if _only(options, "use_bias", True, False) else ("kernel",)
-
-
-def _activation(options: Options) -> str:
-    """Return the activation's name, also where it is written as a serialised function or layer."""
-    value = _given(options, "activation")
-    if isinstance(value, dict):
-        inner = value.get("config")
-        if value.get("class_name") in ("ReLU", "Softmax") and isinstance(inner, dict):
-            return _READERS[value["class_name"]]("", inner).layer.activation
-        value = inner if isinstance(inner, str) else value.get("class_name")
-    value = "linear" if value is None else value
-    if value not in ("linear", "relu", "softmax"):
-        raise ValueError(f"activation {value!r} isn't supported, only linear, relu, softmax")
-    return str(value)
-
-
-def _window(options: Options, key: str, stride: tuple[int, int] | None) -> Window:
-    """Read a window; `stride` is the default, None for the window's own size."""
-    size = _pair(_given(options, key), key)
-    strides = _given(options, "strides")
-    return Window(
-        size,
-        (stride or size) if strides is None else _pair(strides, "strides"),
-        _pair(_given(options, "dilation_rate"), "dilation_rate"),
-        str(_only(options, "padding", "valid", "same")),
-    )
-
-
-def _pair(value: Any, key: str) -> tuple[int, int]:
-    pair = [value, value] if isinstance(value, int) else _list(value)
-    if len(pair) != 2 or not all(_is_size(size, 1) for size in pair):
-        raise ValueError(f"{key} is {value!r}, expected one or two whole numbers from 1 to {MAX_SIZE}")
-    return pair[0], pair[1]
-
-
-def _size(value: Any, key: str) -> int:
-    if not _is_size(value, 1):
-        raise ValueError(f"{key} is {value!r}, expected a whole number from 1 to {MAX_SIZE}")
-    return int(value)
-
-
-def _is_size(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= MAX_SIZE
-
-
-def _only(options: Options, key: str, *allowed: Any) -> Any:
-    """Return an option that must have one of the values `allowed`."""
-    value = _given(options, key)
-    if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed):
-        raise ValueError(f"{key}={value!r} isn't supported, only {' or '.join(map(repr, allowed))}")
-    return value
+def _reason(class_name: str, raw: Mapping[str, Any]) -> str:
+    """Return why a class isn't supported, and what to do about it."""
+    for pattern, reason in _PATTERNS:
+        if re.search(pattern, class_name):
+            return _REASONS[reason]
+    near = difflib.get_close_matches(class_name, READERS, 3)
+    package = str(raw.get("registered_name") or class_name).rpartition(">")[0]
+    hint = f"; names that look like it: {', '.join(near)}" if near else ""
+    if package:
+        return _REASONS["own"] + hint
+    return "put layers of Keras in its place that are (docs/networks.md lists them), and save the model again" + hint

@@ -1,13 +1,15 @@
 """Weight files as Keras has written them, of every vintage -> a `Model` whose arrays are mapped from the file.
 
-Layouts: by name (the official VGG files, Keras 1 and 2, and Keras 3's legacy HDF5: root or ``model_weights``, attributes
+Layouts: by name (the official files, Keras 1 and 2, and Keras 3's legacy HDF5: root or ``model_weights``, attributes
 ``layer_names`` and ``weight_names``) and by class and number (Keras 2.13 on and Keras 3: ``layers/conv2d_1/vars/0``), the latter also
-in ``.keras`` archives and in shards. A file with a configuration tells its own network; without one it must be VGG16 or VGG19.
+in ``.keras`` archives and in shards. The network is told by the file's own configuration, by one beside it, by the name of an architecture,
+or, if it is VGG16 or VGG19, by the arrays.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import mmap
 import os
 import re
@@ -19,6 +21,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -26,12 +29,16 @@ import numpy as np
 from nplrp.errors import ModelError, WeightsError
 from nplrp.files import architectures, hdf5, keras_config
 from nplrp.files.keras_config import ConfigLayer, Network
-from nplrp.model import Layer, Model, Preprocessing, chain
+from nplrp.model import Layer, Model, Preprocessing, build
 
-#: Keras's names of variables -> ours.
-VARIABLES = {"kernel": "kernel", "bias": "bias", "gamma": "gamma", "beta": "beta", "moving_mean": "mean", "moving_variance": "variance"}
+#: Keras's names of variables -> ours, where they differ.
+VARIABLES = MappingProxyType(
+    {"depthwise_kernel": "kernel", "pointwise_kernel": "pointwise", "moving_mean": "mean", "moving_variance": "variance"}
+)
 #: Groups that hold a model's layers by class and number; the second name was Keras 2.12's.
 CONTAINERS = ("layers", "_layer_checkpoint_dependencies")
+
+_logger = logging.getLogger(__name__)
 
 _MAGIC = (
     (b"\x89PNG", "a PNG image"),
@@ -46,10 +53,11 @@ _MAGIC = (
 
 @dataclass
 class _Stored:
-    """A layer's arrays in the file, by the names the file has for them, in its order."""
+    """A layer's arrays in the file, by the names the file has for them, in its order; and the types of what isn't floats."""
 
     name: str | None
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    others: dict[str, str] = field(default_factory=dict)
 
     def describe(self) -> str:
         return f"{self.name or '?'} {' '.join(str(a.shape).replace(' ', '') for a in self.arrays.values())}".rstrip()
@@ -62,11 +70,18 @@ class _Contents:
     by_name: bool
     stored: dict[str, _Stored]
     config: Any = None
+    version: str | None = None
     preprocessing: Any = None
     classes: Any = None
 
 
-def load(path: str | os.PathLike[str]) -> Model:
+def load(
+    path: str | os.PathLike[str],
+    *,
+    output: str | None = None,
+    config: str | os.PathLike[str] | None = None,
+    architecture: str | None = None,
+) -> Model:
     """Load a model from a weight file that Keras wrote: ``.h5``, ``.weights.h5``, ``.keras`` or ``.weights.json``.
 
     Nothing is read but the structure: the arrays stay in the file until they are used, so the file must not be changed
@@ -75,6 +90,13 @@ def load(path: str | os.PathLike[str]) -> Model:
     Parameters
     ----------
     path : str or path-like
+    output : str or None
+        Of a model with several outputs, which: the name of its layer. What doesn't lead to it is left out.
+    config : str, path-like or None
+        A file of the model's configuration, as `to_json()` writes it, for weights that carry none. Not needed where it lies beside them
+        as ``model.json``, ``config.json`` or under the weights' own name.
+    architecture : str or None
+        For weights that carry no configuration: a network of keras.applications, like ``"resnet50"``.
 
     Returns
     -------
@@ -83,16 +105,18 @@ def load(path: str | os.PathLike[str]) -> Model:
     Raises
     ------
     WeightsError
-        If the file is missing, damaged, of no known layout, or describes anything but a chain of supported layers. One line.
+        If the file is missing, damaged, of no known layout, or describes what isn't supported. One line.
     """
     path = Path(path)
     try:
+        if config is not None and architecture is not None:
+            raise WeightsError("config and architecture exclude each other: both say what network the weights are for; give one")
         contents, stamps = _read(path)
-        network, lookup = _understand(contents)
+        network, lookup, more = _understand(path, contents, output, None if config is None else Path(config), architecture)
         layers = [_layer(item, lookup) for item in network.layers]
-        model = chain(network.input_shape, layers, network.name)
+        model = build(network.input_shape, layers, network.name)
         model = replace(model, preprocessing=_preprocessing(contents), classes=_classes(contents, model), source=str(path))
-        model.remember_hash(stamps)
+        model.remember_hash([*stamps, *more], f"{output or ''} {architecture or ''}".strip())
         return model
     except (WeightsError, ModelError) as error:
         raise WeightsError(_one_line(f"{path}: {error}")) from error
@@ -127,18 +151,18 @@ def _read(path: Path) -> tuple[_Contents, list[tuple[str, int, int]]]:
     )
 
 
-def _map(path: Path) -> tuple[memoryview, tuple[str, int, int]]:
+def _map(path: Path, expected: str = "Keras weights (.h5, .keras or .weights.json)") -> tuple[memoryview, tuple[str, int, int]]:
     """Map a whole file read-only; the file is closed again, the mapping lives as long as an array uses it."""
     try:
         if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
-            raise WeightsError("this is no plain file, expected Keras weights (.h5, .keras or .weights.json); copy them into one")
+            raise WeightsError(f"this is no plain file, expected {expected}; copy it into one")
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
             if status.st_size == 0:
-                raise WeightsError("the file is empty, expected Keras weights; copy or download it again")
+                raise WeightsError(f"the file is empty, expected {expected}; copy or download it again")
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except FileNotFoundError:
-        raise WeightsError("there is no such file, expected Keras weights (.h5, .keras or .weights.json); check the path") from None
+        raise WeightsError(f"there is no such file, expected {expected}; check the path") from None
     except IsADirectoryError:
         raise WeightsError("this is a directory, expected a file; from a SavedModel, export with model.save('model.h5')") from None
     except (OSError, ValueError) as error:
@@ -169,9 +193,18 @@ def _read_hdf5(data: memoryview) -> _Contents:
                 "export them from Keras with model.save('model.h5')"
             )
         contents.config = _json_attribute(data, file, "model_config")
+        contents.version = _version(data, file) or _version(data, within)
         contents.preprocessing = _json_attribute(data, file, "nplrp_preprocessing")
         contents.classes = _json_attribute(data, file, "nplrp_classes")
     return contents
+
+
+def _version(data: memoryview, group: hdf5.Group) -> str | None:
+    """Return which Keras wrote a file, as far as it says so readably."""
+    try:
+        return next(iter(hdf5.text(data, group, "keras_version") or []), None)
+    except WeightsError:
+        return None
 
 
 def _read_by_name(data: memoryview, within: hdf5.Group, names: list[str]) -> dict[str, _Stored]:
@@ -189,7 +222,7 @@ def _read_by_name(data: memoryview, within: hdf5.Group, names: list[str]) -> dic
                 raise WeightsError(
                     f"layer {name!r}: dataset {variable!r} is listed, but missing from the file; it is damaged: copy or download it again"
                 )
-            found[name].arrays[variable] = hdf5.array(data, dataset)
+            _keep(data, found[name], variable, dataset)
     return found
 
 
@@ -209,8 +242,17 @@ def _read_by_number(data: memoryview, group: hdf5.Group, prefix: str, found: dic
                 for key in sorted(hdf5.members(variables), key=_natural):
                     dataset = hdf5.child(variables, key)
                     if isinstance(dataset, hdf5.Dataset):
-                        stored.arrays[key] = hdf5.array(data, dataset)
+                        _keep(data, stored, key, dataset)
             _read_by_number(data, layer, f"{path}/", found, depth + 1)
+
+
+def _keep(data: memoryview, stored: _Stored, name: str, dataset: hdf5.Dataset) -> None:
+    """Note an array down, or only its type if it holds no floats: Keras's counters and seeds aren't needed."""
+    kind = hdf5.other_type(dataset)
+    if kind is None:
+        stored.arrays[name] = hdf5.array(data, dataset)
+    else:
+        stored.others[name] = kind
 
 
 def _natural(name: str) -> tuple[tuple[str, int], ...]:
@@ -312,6 +354,7 @@ def _read_shards(path: Path, data: memoryview) -> tuple[_Contents, list[tuple[st
             known = merged.stored.setdefault(place, stored)
             known.name = known.name or stored.name
             known.arrays |= stored.arrays
+            known.others |= stored.others
     for stored in merged.stored.values():
         stored.arrays = dict(sorted(stored.arrays.items(), key=lambda item: _natural(item[0])))
     return merged, stamps
@@ -320,22 +363,110 @@ def _read_shards(path: Path, data: memoryview) -> tuple[_Contents, list[tuple[st
 # From the contents to the network
 
 
-def _understand(contents: _Contents) -> tuple[Network, Callable[[ConfigLayer], _Stored]]:
-    """Return the network, and what finds a layer's arrays among those stored."""
-    if contents.config is None:
-        network, found = _recognise(contents)
-        return network, lambda item: found[item.layer.name]
-    network = keras_config.parse(contents.config)
+Lookup = Callable[[ConfigLayer], _Stored]
+Stamps = list[tuple[str, int, int]]
+
+
+def _understand(
+    path: Path, contents: _Contents, output: str | None, config: Path | None, architecture: str | None
+) -> tuple[Network, Lookup, Stamps]:
+    """Return the network, what finds a layer's arrays among those stored, and what other files were read."""
+    stamps: Stamps = []
+    if architecture is not None:
+        if architectures.canonical(architecture) in architectures.BLOCKS and output is None:
+            network, found = _recognise(contents, architectures.canonical(architecture))
+            return network, lambda item: found[item.layer.name], stamps
+        return *_named(contents, architecture, output), stamps
+    if config is not None:
+        given, stamp = _read_config(config)
+        return *_configured(contents, given, output, config), [stamp]
+    if contents.config is not None:
+        network = keras_config.parse(contents.config, output, contents.version)
+        return network, _finder(contents, network, True), stamps
+    named = path.with_name(re.sub(r"(\.weights)?\.[^.]*$", "", path.name) + ".json")
+    for beside in (named, path.with_name("model.json"), path.with_name("config.json")):
+        if beside.is_file() and beside != path:
+            if beside != named and _official(contents):
+                break
+            try:
+                given, stamp = _read_config(beside)
+            except WeightsError:
+                continue  # it may be anything
+            if isinstance(given, dict) and "class_name" in given and "config" in given:
+                _logger.info("%s has no configuration of its own; using %s beside it (another: --config FILE)", path.name, beside.name)
+                return *_configured(contents, given, output, beside), [stamp]
+    network, found = _recognise(contents)
+    if output is not None and output != network.layers[-1].layer.name:
+        raise WeightsError(f"the weights are those of {network.name}, which has one output, {network.layers[-1].layer.name!r}")
+    return network, lambda item: found[item.layer.name], stamps
+
+
+def _named(contents: _Contents, architecture: str, output: str | None) -> tuple[Network, Lookup]:
+    """Read weights as those of a network by name, with its head or without, whichever has as many layers with weights as the file."""
+    weighted = {place: stored for place, stored in contents.stored.items() if stored.arrays}
+    last = next(reversed(weighted.values()), None) if contents.by_name else None
+
+    def outputs(name: str, store: str) -> int | None:
+        stored = weighted.get(name if contents.by_name else store, last)
+        return _first(stored).shape[-1] if stored else None
+
+    for given in architectures.configurations(architecture, outputs):
+        network = keras_config.parse(given, output)
+        top = {item.path[0] if contents.by_name else item.store for item in network.layers if item.variables}
+        if top == set(weighted) or (contents.by_name and len(top) == len(weighted)):
+            return network, _finder(contents, network, False)
+    raise WeightsError(
+        f"the file's layers aren't those of {architecture}, with its head or without (of {len(top)} layers with weights "
+        f"{len(top & set(weighted))} are there); {_found(contents)}; give the model's configuration (config='model.json', --config model.json)"
+    )
+
+
+def _configured(contents: _Contents, given: Any, output: str | None, path: Path) -> tuple[Network, Lookup]:
+    """Read a configuration that lies in a file of its own."""
+    try:
+        network = keras_config.parse(given, output)
+        return network, _finder(contents, network, False)
+    except WeightsError as error:
+        raise WeightsError(f"with the configuration {path.name}: {error}") from error
+
+
+def _read_config(path: Path) -> tuple[Any, tuple[str, int, int]]:
+    try:
+        data, stamp = _map(path, "a configuration (JSON)")
+    except WeightsError as error:
+        raise WeightsError(f"configuration {path}: {error}") from error
+    if len(data) > hdf5.MAX_TEXT:
+        raise WeightsError(f"configuration {path.name} has {len(data)} bytes, at most {hdf5.MAX_TEXT} are expected; give another file")
+    value = _json(bytes(data), f"configuration {path.name}")
+    return (_json(value, f"configuration {path.name}") if isinstance(value, str) else value), stamp  # to_json() dumped once more
+
+
+def _finder(contents: _Contents, network: Network, own: bool) -> Lookup:
+    """Return what finds a layer's arrays: under the place that the configuration tells.
+
+    A file of weights alone may be of a model whose layers have other names; Keras then gives the arrays to the layers in order.
+    """
+    weighted = [stored for stored in contents.stored.values() if stored.arrays]
+    in_order: dict[str, _Stored] = {}
+    if contents.by_name and not own and network.whole:
+        names = list({item.path[0]: item for item in sorted(network.layers, key=lambda item: item.place) if item.variables})
+        if not set(names) <= {stored.name for stored in weighted} and len(names) == len(weighted):
+            in_order = dict(zip(names, weighted, strict=True))
+            _logger.info(
+                "layers are called otherwise in the file than in the configuration; arrays are given to them in order, as Keras does"
+            )
 
     def lookup(item: ConfigLayer) -> _Stored:
         place = item.path[0] if contents.by_name else item.store
+        if place in in_order:
+            return in_order[place]
         if place not in contents.stored:
             raise WeightsError(
                 f"layer {item.layer.name!r} is in the configuration, but the file has no weights at {place!r}; {_found(contents)}"
             )
         return contents.stored[place]
 
-    return network, lookup
+    return lookup
 
 
 def _found(contents: _Contents) -> str:
@@ -347,27 +478,41 @@ def _found(contents: _Contents) -> str:
     return f"found {len(weighted)} layers with weights: {', '.join(weighted[:6])}{', ...' if len(weighted) > 6 else ''}"
 
 
-def _recognise(contents: _Contents) -> tuple[Network, dict[str, _Stored]]:
+def _recognise(contents: _Contents, wanted: str | None = None) -> tuple[Network, dict[str, _Stored]]:
     """Understand weights without configuration as VGG16 or VGG19: by layer names, else by order and shapes."""
     weighted = [contents.stored[place] for place in _in_order(contents) if contents.stored[place].arrays]
     named = {stored.name: stored for stored in weighted if stored.name}
-    heads = [(), *((*architectures.HIDDEN, last) for last in architectures.OUTPUTS)]
-    for name in architectures.BLOCKS:
-        for names in ([*architectures.conv_names(name), *head] for head in heads):
+    possible = [wanted] if wanted else list(architectures.BLOCKS)
+    for name in possible:
+        for names in ([*architectures.conv_names(name), *head] for head in _HEADS):
             if set(named) == set(names) and len(weighted) == len(named):
                 return _lay_out(name, names, [named[layer] for layer in names])
     convs, dense = ([stored for stored in weighted if _first(stored).ndim == ndim] for ndim in (4, 2))
-    for name, blocks in architectures.BLOCKS.items():
+    for name in possible:
+        blocks = architectures.BLOCKS[name]
         regular = len(convs) == sum(blocks) and len(dense) in (0, 3) and len(convs) + len(dense) == len(weighted)
         if regular and _widths_by_block(blocks, [_first(stored).shape[3] for stored in convs]) and convs == weighted[: len(convs)]:
             names = [*architectures.conv_names(name), *((*architectures.HIDDEN, architectures.OUTPUTS[0]) if dense else ())]
             if all(stored.name for stored in weighted) and len(named) == len(weighted):
                 names = [str(stored.name) for stored in weighted]
             return _lay_out(name, names, weighted)
+    others = {f"{place}/{name}": kind for place, stored in contents.stored.items() for name, kind in stored.others.items()}
+    odd = "".join(f"; {name!r} has type {kind}, expected float32" for name, kind in list(others.items())[:1])
+    expected = f"aren't those of {wanted.upper()}" if wanted else "aren't those of VGG16 or VGG19"
     raise WeightsError(
-        f"the file has no model configuration, and its layers aren't those of VGG16 or VGG19; {_found(contents)}; "
-        "save the whole model with model.save('model.h5'), which carries its configuration"
+        f"the file has no model configuration, and its layers {expected}; {_found(contents)}{odd}; give its configuration "
+        "(load(path, config='model.json'), --config model.json) or the name of its network (architecture='resnet50', --architecture "
+        "resnet50), or save the whole model with model.save('model.h5')"
     )
+
+
+_HEADS = ((), *((*architectures.HIDDEN, last) for last in architectures.OUTPUTS))
+
+
+def _official(contents: _Contents) -> bool:
+    """Whether the layers have the names of VGG16 or VGG19."""
+    names = {stored.name for stored in contents.stored.values() if stored.arrays}
+    return any(names == {*architectures.conv_names(name), *head} for name in architectures.BLOCKS for head in _HEADS)
 
 
 def _in_order(contents: _Contents) -> list[str]:
@@ -396,33 +541,42 @@ def _layer(item: ConfigLayer, lookup: Callable[[ConfigLayer], _Stored]) -> Layer
     """Give a layer its arrays."""
     if not item.variables:
         return item.layer
-    arrays = _pick(item, lookup(item))
-    if item.units is not None and (shape := arrays["kernel"].shape)[-1] != item.units:
-        raise WeightsError(
-            f"layer {item.layer.name!r}: its kernel has shape {shape}, expected {item.units} outputs by its configuration; "
-            "the weights belong to another model or are damaged"
-        )
-    return replace(item.layer, arrays=arrays)
+    found = _pick(item, lookup(item))
+    for name, shape in item.variables.items():
+        if found[name].shape != shape:
+            raise WeightsError(
+                f"layer {item.layer.name!r}: its {name} has shape {found[name].shape}, expected {shape} by its configuration; "
+                "the weights belong to another model or are damaged"
+            )
+    return replace(item.layer, arrays=item.arrays(found))
 
 
 def _pick(item: ConfigLayer, stored: _Stored) -> Mapping[str, np.ndarray]:
-    """Choose a layer's arrays from its group: by the variables' names, or by their order where the names say nothing."""
+    """Choose the arrays of a layer of Keras's from its group: by the variables' names, or by their order where the names say nothing."""
     paths = {variable: variable.split(":")[0].split("/") for variable in stored.arrays}
     mine = list(paths)
     nested = len(item.path) > 1 and any(len(parts) > 1 for parts in paths.values())
     if nested:  # the group of a model inside holds the variables of all its layers, as [model/]layer/variable
         mine = [variable for variable, parts in paths.items() if parts[-2:-1] == [item.path[-1]]]
-        if len(mine) > len(item.variables):
-            mine = [variable for variable in mine if tuple(paths[variable][-3:-1]) == item.path[-2:]]
-    by_name = {VARIABLES[paths[variable][-1]]: stored.arrays[variable] for variable in mine if paths[variable][-1] in VARIABLES}
+        depth = 2
+        while len(mine) > len(item.variables) and depth <= len(item.path):
+            closer = [variable for variable in mine if tuple(paths[variable][-1 - depth : -1]) == item.path[-depth:]]
+            mine, depth = closer or mine, depth + 1
+    by_name = {_our_name(paths[variable][-1], item.variables): stored.arrays[variable] for variable in mine}
     if set(by_name) == set(item.variables) and len(mine) == len(by_name):
         return by_name
-    if not by_name and not nested and len(mine) == len(item.variables):
+    if not set(by_name) & set(item.variables) and not nested and len(mine) == len(item.variables):
         return dict(zip(item.variables, stored.arrays.values(), strict=True))
+    odd = "".join(f", and {name!r} of type {kind}, expected float32" for name, kind in stored.others.items())
     raise WeightsError(
-        f"layer {item.layer.name!r}: expected its {', '.join(item.variables)}, found {_names(stored)}; "
+        f"layer {item.layer.name!r}: expected its {', '.join(item.variables)}, found {_names(stored)}{odd}; "
         "the weights belong to another model or are damaged"
     )
+
+
+def _our_name(name: str, variables: Mapping[str, Any]) -> str:
+    ours = VARIABLES.get(name, name)
+    return ours if ours in variables else name
 
 
 def _names(stored: _Stored) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from nplrp.errors import ModelError, RuleError
+from nplrp.layers import activation_names
 from nplrp.layers.base import DECIDES, Kind, Layer, Operation, Shape, Step
 from nplrp.layers.lines import threads
 from nplrp.layers.ties import point_row
@@ -194,5 +195,5 @@ CURVE = Operation(
     positive=lambda step: activation(function(step)).positive,
 )
 
-KINDS = (Kind("activation", _same, _step),)
+KINDS = (Kind("activation", _same, _step, keras=activation_names.READERS),)
 OPERATIONS = (CURVE,)

@@ -103,7 +103,7 @@ class Layer:
     epsilon : float
         Of normalisations: added to the variance.
     arrays : mapping of str to ndarray, float32
-        ``kernel`` and ``bias`` (which may be absent), and what else the kind has (`Kind.arrays`).
+        ``kernel`` and ``bias`` (which may be absent), and what else the kind has; constants of a configuration are float64.
     inputs : tuple of str
         Names of the layers that it reads, ``"input"`` for the model's input; empty for the layer before it.
     options : mapping
@@ -374,7 +374,7 @@ class Kind:
     arity : (int, int)
         The fewest and the most inputs.
     keras : mapping of str to callable
-        Keras's classes -> (name, options) -> `nplrp.files.keras_config.ConfigLayer`.
+        Keras's classes -> what reads a use of such a layer (see `nplrp.layers.config`).
     """
 
     name: str

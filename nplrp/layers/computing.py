@@ -71,7 +71,7 @@ def apply(step: Step, a: np.ndarray, ties: np.ndarray | None = None) -> tuple[np
     decide = operation(step).decide
     if decide:
         return decide(step, a, ties)
-    return (move(step, a) if moves(step) else forward(step, [a], [AS_IS], AS_IS)), None
+    return (move(step, a) if only_moves(step) else forward(step, [a], [AS_IS], AS_IS)), None
 
 
 def move(step: Step, a: np.ndarray, workspace: Workspace | None = None) -> np.ndarray:
@@ -81,7 +81,7 @@ def move(step: Step, a: np.ndarray, workspace: Workspace | None = None) -> np.nd
 
 def move_back(step: Step, R: np.ndarray, workspace: Workspace | None = None) -> np.ndarray:
     """Carry relevance back through a step that only moves numbers, or that hands it on: [n, *output_shape] -> [n, *input_shape]."""
-    moved: np.ndarray = operation(step).transpose(step, R, workspace) if moves(step) else R.reshape(len(R), *step.input_shape)
+    moved: np.ndarray = operation(step).transpose(step, R, workspace) if only_moves(step) else R.reshape(len(R), *step.input_shape)
     return moved
 
 
@@ -105,7 +105,7 @@ def decides(step: Step) -> bool:
     return operation(step).role == DECIDES
 
 
-def moves(step: Step) -> bool:
+def only_moves(step: Step) -> bool:
     """Tell whether a step only moves numbers."""
     return operation(step).role == MOVES
 

@@ -7,13 +7,14 @@ output would go through (`geometry`), so its forward pass runs the kernels of li
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nplrp.errors import ModelError
+from nplrp.layers.activation_names import read_activation
 from nplrp.layers.base import (
     LINEAR,
     Carried,
@@ -25,6 +26,7 @@ from nplrp.layers.base import (
     Shape,
     Step,
     Weights,
+    Window,
     check_vector,
     fits,
     float64,
@@ -32,6 +34,7 @@ from nplrp.layers.base import (
     scaled_outputs,
     window_of,
 )
+from nplrp.layers.config import Arrays, Call, Reader, Tensor, is_size, items
 from nplrp.layers.lines import change_weight, changed_bias, clamps, divide_parts, threads
 from nplrp.layers.ties import window_row
 from nplrp.rules.rule import AS_IS, Change, Clamp, Part
@@ -302,6 +305,116 @@ def _transposed_row(step: Step) -> tuple[int, ...] | None:
     return (*window.size, 1, 1, *window.dilation, before[0], after[0], before[1], after[1])
 
 
+# From Keras
+
+
+def _variables(call: Call, kernel: Shape, outputs: int) -> dict[str, Shape]:
+    return {"kernel": kernel, "bias": (outputs,)} if call.only("use_bias", True, False) else {"kernel": kernel}
+
+
+def _as_image(arrays: Arrays) -> Arrays:
+    """Give the kernel of a sequence a height of 1."""
+    return {**arrays, "kernel": arrays["kernel"][None]}
+
+
+def _reader(dims: int) -> Reader:
+    def read(call: Call) -> Tensor:
+        image, window = call.image(dims), call.window("kernel_size", dims)
+        filters, groups, cin = call.size("filters"), call.size("groups"), image.shape[2]
+        if cin % groups or filters % groups:
+            raise ValueError(f"groups={groups} doesn't divide {cin} channels and {filters} filters")
+        return call.add(
+            "conv",
+            image,
+            variables=_variables(call, (*window.size[2 - dims :], cin // groups, filters), filters),
+            make=_as_image if dims == 1 else None,
+            window=window,
+            activation=read_activation(call),
+            options={"groups": groups} if groups > 1 else {},
+        )
+
+    return read
+
+
+def _depthwise_reader(dims: int) -> Reader:
+    def read(call: Call) -> Tensor:
+        image, window, multiplier = call.image(dims), call.window("kernel_size", dims), call.size("depth_multiplier")
+        cin = image.shape[2]
+        return call.add(
+            "depthwise",
+            image,
+            variables=_variables(call, (*window.size[2 - dims :], cin, multiplier), cin * multiplier),
+            make=_as_image if dims == 1 else None,
+            window=window,
+            activation=read_activation(call),
+        )
+
+    return read
+
+
+def _separable_reader(dims: int) -> Reader:
+    """A depthwise convolution without bias, then a 1x1 convolution."""
+
+    def read(call: Call) -> Tensor:
+        image, window, multiplier = call.image(dims), call.window("kernel_size", dims), call.size("depth_multiplier")
+        cin, filters = image.shape[2], call.size("filters")
+        variables = _variables(call, (*window.size[2 - dims :], cin, multiplier), filters)
+        variables = {"kernel": variables.pop("kernel"), "pointwise": ((1,) * dims + (cin * multiplier, filters)), **variables}
+        height = (slice(None),) if dims == 2 else (None,)
+
+        def depthwise(arrays: Arrays) -> Arrays:
+            return {"kernel": arrays["kernel"][height]}
+
+        def pointwise(arrays: Arrays) -> Arrays:
+            return {"kernel": arrays["pointwise"][height]} | {key: arrays[key] for key in ("bias",) if key in arrays}
+
+        each = call.add("depthwise", image, part="depthwise", variables=variables, make=depthwise, window=window)
+        return call.add("conv", each, variables=variables, make=pointwise, window=Window((1, 1)), activation=read_activation(call))
+
+    return read
+
+
+def _transposed_reader(dims: int) -> Reader:
+    def read(call: Call) -> Tensor:
+        image, window, filters = call.image(dims), call.window("kernel_size", dims), call.size("filters")
+        more, options = call.get("output_padding"), {}
+        if more is not None:
+            sides = [more] * dims if isinstance(more, int) else items(more)
+            if len(sides) != dims or not all(is_size(side, 0) for side in sides):
+                raise ValueError(f"output_padding is {more!r}, expected whole numbers >= 0")
+            options = {"output_padding": [0] * (2 - dims) + sides}
+        return call.add(
+            "conv_transpose",
+            image,
+            variables=_variables(call, (*window.size[2 - dims :], filters, image.shape[2]), filters),
+            make=_as_image if dims == 1 else None,
+            window=window,
+            activation=read_activation(call),
+            options=options,
+        )
+
+    return read
+
+
+_CONV: Mapping[str, Reader] = {
+    "Conv1D": _reader(1),
+    "Conv2D": _reader(2),
+    "Convolution1D": _reader(1),
+    "Convolution2D": _reader(2),
+    "SeparableConv1D": _separable_reader(1),
+    "SeparableConv2D": _separable_reader(2),
+    "SeparableConvolution1D": _separable_reader(1),
+    "SeparableConvolution2D": _separable_reader(2),
+}
+
+_DEPTHWISE: Mapping[str, Reader] = {"DepthwiseConv1D": _depthwise_reader(1), "DepthwiseConv2D": _depthwise_reader(2)}
+_TRANSPOSED: Mapping[str, Reader] = {
+    "Conv1DTranspose": _transposed_reader(1),
+    "Conv2DTranspose": _transposed_reader(2),
+    "Convolution2DTranspose": _transposed_reader(2),
+    "Deconvolution2D": _transposed_reader(2),
+}
+
 CONV = Operation(
     "conv",
     LINEAR,
@@ -326,8 +439,8 @@ TRANSPOSED = replace(
 )
 
 KINDS = (
-    Kind("conv", shape, lambda layer: {"kind": "conv", **weights_of(layer)}),
-    Kind("depthwise", depthwise_shape, _depthwise),
-    Kind("conv_transpose", transposed_shape, _transposed),
+    Kind("conv", shape, lambda layer: {"kind": "conv", **weights_of(layer)}, keras=_CONV),
+    Kind("depthwise", depthwise_shape, _depthwise, keras=_DEPTHWISE),
+    Kind("conv_transpose", transposed_shape, _transposed, keras=_TRANSPOSED),
 )
 OPERATIONS = (CONV, TRANSPOSED)

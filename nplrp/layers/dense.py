@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from nplrp.errors import ModelError
+from nplrp.layers.activation_names import read_activation
 from nplrp.layers.base import (
     LINEAR,
     Carried,
@@ -25,6 +26,7 @@ from nplrp.layers.base import (
     float64,
     scaled_outputs,
 )
+from nplrp.layers.config import Call, Tensor
 from nplrp.layers.conv import weights_of
 from nplrp.layers.lines import change_weight, changed_bias, clamps, divide_parts, threads
 from nplrp.layers.ties import point_row
@@ -135,6 +137,17 @@ def scaled_inputs(step: Step, g: np.ndarray, h: np.ndarray) -> Weights | None:
     return w * np.tile(g, repeat)[:, None], b + np.tile(h, repeat) @ w
 
 
+def read(call: Call) -> Tensor:
+    """Read a dense layer, which works on the last axis."""
+    units = call.size("units")
+    rank = len(call.tensor.axes)
+    if not rank:
+        raise ValueError("its input is a single number, expected a vector")
+    x = call.last(call.tensor, rank - 1)
+    variables = {"kernel": (x.shape[-1], units)} | ({"bias": (units,)} if call.only("use_bias", True, False) else {})
+    return call.add("dense", x, variables=variables, activation=read_activation(call))
+
+
 DENSE = Operation(
     "dense",
     LINEAR,
@@ -149,5 +162,5 @@ DENSE = Operation(
     tie=point_row,
 )
 
-KINDS = (Kind("dense", shape, lambda layer: {"kind": "dense", **weights_of(layer)}),)
+KINDS = (Kind("dense", shape, lambda layer: {"kind": "dense", **weights_of(layer)}, keras={"Dense": read}),)
 OPERATIONS = (DENSE,)

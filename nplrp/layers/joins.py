@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from nplrp.errors import ModelError
+from nplrp.layers import operators
 from nplrp.layers.base import DECIDES, LINEAR, SEVERAL, Carried, Division, Fused, Kind, Layer, Operation, Shape, Step, fits
 from nplrp.layers.lines import change_weight, clamps, threads
 from nplrp.layers.ties import point_row
@@ -265,11 +266,11 @@ PRODUCT = Operation(
 )
 
 KINDS = (
-    Kind("add", shape, _weights(lambda m: [1.0] * m, "sum"), SEVERAL),
-    Kind("average", shape, _weights(lambda m: [1 / m] * m, "mean"), SEVERAL),
-    Kind("subtract", shape, _weights(lambda m: [1.0, -1.0], "difference"), (2, 2)),
-    Kind("maximum", shape, lambda layer: {"kind": "maximum", **_stacked(layer)}, SEVERAL),
-    Kind("minimum", shape, lambda layer: {"kind": "minimum", **_stacked(layer)}, SEVERAL),
-    Kind("multiply", shape, lambda layer: {"kind": "product", **_stacked(layer)}, SEVERAL),
+    Kind("add", shape, _weights(lambda m: [1.0] * m, "sum"), SEVERAL, keras=operators.ADD),
+    Kind("average", shape, _weights(lambda m: [1 / m] * m, "mean"), SEVERAL, keras=operators.AVERAGE),
+    Kind("subtract", shape, _weights(lambda m: [1.0, -1.0], "difference"), (2, 2), keras=operators.SUBTRACT),
+    Kind("maximum", shape, lambda layer: {"kind": "maximum", **_stacked(layer)}, SEVERAL, keras=operators.MAXIMUM),
+    Kind("minimum", shape, lambda layer: {"kind": "minimum", **_stacked(layer)}, SEVERAL, keras=operators.MINIMUM),
+    Kind("multiply", shape, lambda layer: {"kind": "product", **_stacked(layer)}, SEVERAL, keras=operators.MULTIPLY),
 )
 OPERATIONS = (SUM, MEAN, DIFFERENCE, MAXIMUM, MINIMUM, PRODUCT)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from nplrp.errors import ModelError
+from nplrp.layers import shapes as readers
 from nplrp.layers.base import MOVES, SEVERAL, Kind, Layer, Operation, Shape, Step, fits, image_shape
 from nplrp.layers.lines import threads
 from nplrp.layers.ties import crop_row, pad_row, point_row
@@ -213,12 +214,18 @@ CONCATENATE = mover("concatenate", "reshape", _view, _view_back, gather=join, sc
 
 KINDS = (
     Kind("input", _same, lambda layer: {"kind": "identity"}),
-    Kind("identity", _same, lambda layer: {"kind": "identity"}),
-    Kind("flatten", _flat, lambda layer: {"kind": "reshape"}),
-    Kind("reshape", reshaped, lambda layer: {"kind": "reshape"}),
-    Kind("permute", permuted, lambda layer: {"kind": "permute"}),
-    Kind("pad", padded, _pads("pad")),
-    Kind("crop", cropped, _pads("crop")),
-    Kind("concatenate", joined, lambda layer: {"kind": "concatenate", "input_shape": layer.output_shape}, arity=SEVERAL),
+    Kind("identity", _same, lambda layer: {"kind": "identity"}, keras=readers.IDENTITY),
+    Kind("flatten", _flat, lambda layer: {"kind": "reshape"}, keras=readers.FLATTEN),
+    Kind("reshape", reshaped, lambda layer: {"kind": "reshape"}, keras=readers.RESHAPE),
+    Kind("permute", permuted, lambda layer: {"kind": "permute"}, keras=readers.PERMUTE),
+    Kind("pad", padded, _pads("pad"), keras=readers.PAD),
+    Kind("crop", cropped, _pads("crop"), keras=readers.CROP),
+    Kind(
+        "concatenate",
+        joined,
+        lambda layer: {"kind": "concatenate", "input_shape": layer.output_shape},
+        arity=SEVERAL,
+        keras=readers.CONCATENATE,
+    ),
 )
 OPERATIONS = (IDENTITY, RESHAPE, PERMUTE, PAD, CROP, UPSAMPLE, CONCATENATE)

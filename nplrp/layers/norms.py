@@ -15,6 +15,7 @@ import numpy as np
 
 from nplrp.errors import ModelError
 from nplrp.layers.base import DECIDES, Kind, Layer, Operation, Shape, Step, Weights, check_vector, float64
+from nplrp.layers.config import Call, Tensor
 from nplrp.layers.lines import changed_bias, threads
 from nplrp.layers.ties import point_row
 from nplrp.rules.rule import AS_IS, Change
@@ -195,10 +196,64 @@ NORM = Operation(
     "norm", DECIDES, "norm", forward, transpose, decide=decide, terms=terms, queueable=True, tie=_row, scale_outputs=scaled_outputs
 )
 
+# Norms: readers
+
+
+def _norm(call: Call) -> Tensor:
+    x = call.tensor
+    axes = call.axes(call.get("axis"), len(x.axes))
+    return _normed(call, x, axes, {"rms_scaling": True} if call.only("rms_scaling", False, True) else {})
+
+
+def _normed(call: Call, x: Tensor, axes: tuple[int, ...], options: dict[str, Any], kind: str = "layernorm") -> Tensor:
+    places = [x.axes[axis] for axis in axes]
+    shape = tuple(x.shape[place] for place in places)  # as Keras has the arrays
+    kept = tuple(x.keras_shape[axis] for axis in sorted(axes))  # how Keras broadcasts them
+    order = np.argsort([x.axes[axis] for axis in sorted(axes)]).tolist()
+    if "RMS" in call.class_name:
+        variables = {"scale": shape}
+    else:
+        given = [key for key, option in (("gamma", "scale"), ("beta", "center")) if call.only(option, True, False)]
+        given = [key for key in given if key == "gamma" or not options.get("rms_scaling")]
+        variables = dict.fromkeys(given, shape)
+
+    def make(arrays: Any) -> Any:
+        return {"gamma" if key == "scale" else key: array.reshape(kept).transpose(order) for key, array in arrays.items()}
+
+    return call.add(kind, x, variables=variables, make=make, epsilon=call.epsilon(), options={"axes": sorted(places), **options})
+
+
+def _rms(call: Call) -> Tensor:
+    x = call.tensor
+    return _normed(call, x, call.axes(call.get("axis"), len(x.axes)), {}, kind="rmsnorm")
+
+
+def _group(call: Call) -> Tensor:
+    x = call.tensor
+    (axis,) = call.axes(call.get("axis"), len(x.axes))
+    x = call.last(x, axis)
+    channels, groups = x.shape[-1], call.get("groups")
+    groups = channels if groups == -1 else groups
+    if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1 or channels % groups:
+        raise ValueError(f"groups={groups!r} doesn't divide {channels} channels")
+    given = [key for key, option in (("gamma", "scale"), ("beta", "center")) if call.only(option, True, False)]
+    return call.add("groupnorm", x, variables=dict.fromkeys(given, (channels,)), epsilon=call.epsilon(), options={"groups": groups})
+
+
+def _unit(call: Call) -> Tensor:
+    x = call.tensor
+    return call.add("unitnorm", x, options={"axes": sorted(x.axes[axis] for axis in call.axes(call.get("axis"), len(x.axes)))})
+
+
 KINDS = (
-    Kind("layernorm", shape, _over_axes(lambda layer: ("DEVIATION", not layer.options.get("rms_scaling")), lambda layer: layer.epsilon)),
-    Kind("rmsnorm", shape, _over_axes(lambda layer: ("ROOT", False), lambda layer: layer.epsilon)),
-    Kind("unitnorm", shape, _over_axes(lambda layer: ("LENGTH", False), lambda layer: SHORTEST)),
-    Kind("groupnorm", group_shape, _over_groups),
+    Kind(
+        "layernorm",
+        shape,
+        _over_axes(lambda layer: ("DEVIATION", not layer.options.get("rms_scaling")), lambda layer: layer.epsilon),
+        keras={"LayerNormalization": _norm},
+    ),
+    Kind("rmsnorm", shape, _over_axes(lambda layer: ("ROOT", False), lambda layer: layer.epsilon), keras={"RMSNormalization": _rms}),
+    Kind("unitnorm", shape, _over_axes(lambda layer: ("LENGTH", False), lambda layer: SHORTEST), keras={"UnitNormalization": _unit}),
+    Kind("groupnorm", group_shape, _over_groups, keras={"GroupNormalization": _group}),
 )
 OPERATIONS = (NORM,)

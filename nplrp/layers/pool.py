@@ -24,6 +24,7 @@ from nplrp.layers.base import (
     image_shape,
     window_of,
 )
+from nplrp.layers.config import Call, Reader, Tensor
 from nplrp.layers.lines import divide_parts, scale_of_ones, stabilisers, threads
 from nplrp.layers.ties import window_row
 from nplrp.rules.rule import Change
@@ -240,6 +241,84 @@ def _terms(step: Step) -> tuple[int, int]:
     return forward, int(np.prod([-(-size // stride) for size, stride in zip(window.size, window.stride, strict=True)]))
 
 
+# From Keras
+
+
+def _reader(kind: str, dims: int) -> Reader:
+    return lambda call: call.add(kind, call.image(dims), window=call.window("pool_size", dims, None))
+
+
+def _global_reader(kind: str, dims: int) -> Reader:
+    return lambda call: call.add(kind, call.image(dims), keepdims=call.only("keepdims", False, True))
+
+
+#: The most windows of their own size along an axis.
+MAX_WINDOWS = 64
+
+
+def _adaptive_reader(kind: str, dims: int) -> Reader:
+    """A pool by the size of its output: output i sees from floor(i n / outputs) to ceil((i + 1) n / outputs), rows first, then columns."""
+
+    def read(call: Call) -> Tensor:
+        x, wanted = call.image(dims), (1, *call.sizes("output_size", dims))[-2:]
+        size = x.shape[0] // wanted[0], x.shape[1] // wanted[1]
+        if (size[0] * wanted[0], size[1] * wanted[1]) == x.shape[:2]:
+            return call.add(kind, x, window=Window(size, size))
+        if max(wanted) > MAX_WINDOWS or not all(size):
+            raise ValueError(
+                f"it makes {wanted[0]} x {wanted[1]} places of {x.shape[0]} x {x.shape[1]}; at most {MAX_WINDOWS} and no more than "
+                "there are can be made: put a pool of a fixed size in its place"
+            )
+        for axis, name in ((0, "row"), (1, "column")):
+            n, outputs, pieces = x.shape[axis], wanted[axis], []
+            for i in range(outputs):
+                first, end = i * n // outputs, -(-(i + 1) * n // outputs)
+                pads, window = [0, 0, 0, 0], [1, 1]
+                pads[2 * axis : 2 * axis + 2], window[axis] = (first, n - end), end - first
+                piece = call.add("crop", x, part=f"{name}_{i}/crop", pads=tuple(pads))
+                pieces.append(call.add(kind, piece, part=f"{name}_{i}", window=Window((window[0], window[1]), (window[0], window[1]))))
+            last = {} if axis else {"part": "rows"}
+            x = call.add("concatenate", *pieces, options={"axis": axis}, **last) if outputs > 1 else call.add("identity", pieces[0], **last)
+        return x
+
+    return read
+
+
+def _reduction(kind: str) -> Reader:
+    """A mean or maximum over some axes."""
+
+    def read(call: Call) -> Tensor:
+        x, axes, keeps = call.tensor, call.get("axis"), bool(call.get("keepdims"))
+        rank = len(x.axes)
+        over = sorted(call.axes(axes, rank)) if axes is not None else list(range(rank))
+        kept = [i for i in range(rank) if i not in over]
+        if rank not in (2, 3) or not kept:
+            raise ValueError(
+                f"over axis={axes!r} of {x.keras_shape} isn't supported, only over rows, columns or channels, and not over all"
+            )
+        order = [*over, *kept]
+        image = call.arrange(x, tuple(order.index(i) + 3 - rank for i in range(rank)), 3)
+        if len(kept) == 1:
+            return call.add(f"global_{kind}", image, keepdims=keeps)
+        window = (image.shape[0], 1)
+        found = call.add(kind, image, window=Window(window, window))
+        return found if keeps else dataclasses.replace(found, axes=tuple(found.axes[i] for i in kept))
+
+    return read
+
+
+def _readers(kind: str, name: str, whole: bool) -> dict[str, Reader]:
+    """Return the readers of one- and two-dimensional pools."""
+    read = _global_reader if whole else _reader
+    readers = {}
+    for dims in (1, 2):
+        readers[f"{'Global' if whole else ''}{name}Pooling{dims}D"] = read(kind, dims)
+        readers[f"{'Global' if whole else ''}{name[:3]}Pool{dims}D"] = read(kind, dims)
+        if not whole:
+            readers[f"Adaptive{name}Pooling{dims}D"] = _adaptive_reader(kind, dims)
+    return readers
+
+
 MAXIMUM = Operation(
     "maxpool",
     DECIDES,
@@ -259,10 +338,13 @@ MAXIMUM = Operation(
 )
 AVERAGE = Operation("avgpool", LINEAR, "avgpool", avg_forward, avg_transpose, terms=_terms, tie=window_row, keeps_sign=True)
 
+_MAX_OVER = {"Max": _reduction("maxpool"), "tf.math.reduce_max": _reduction("maxpool")}
+_MEAN_OVER = {"Mean": _reduction("avgpool"), "tf.math.reduce_mean": _reduction("avgpool")}
+
 KINDS = (
-    Kind("maxpool", shape, _step("maxpool", False)),
-    Kind("avgpool", shape, _step("avgpool", False)),
-    Kind("global_maxpool", global_shape, _step("maxpool", True)),
-    Kind("global_avgpool", global_shape, _step("avgpool", True)),
+    Kind("maxpool", shape, _step("maxpool", False), keras=_readers("maxpool", "Max", False) | _MAX_OVER),
+    Kind("avgpool", shape, _step("avgpool", False), keras=_readers("avgpool", "Average", False) | _MEAN_OVER),
+    Kind("global_maxpool", global_shape, _step("maxpool", True), keras=_readers("global_maxpool", "Max", True)),
+    Kind("global_avgpool", global_shape, _step("avgpool", True), keras=_readers("global_avgpool", "Average", True)),
 )
 OPERATIONS = (MAXIMUM, AVERAGE)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from nplrp.errors import ModelError
+from nplrp.layers import shapes as readers
 from nplrp.layers.base import LINEAR, Kind, Layer, Operation, Shape, Step, fits, image_shape
 from nplrp.layers.lines import threads
 from nplrp.layers.moves import mover, option
@@ -158,5 +159,8 @@ def terms(step: Step) -> tuple[int, int]:
 RESIZE = Operation("resize", LINEAR, "avgpool", forward, transpose, terms=terms, keeps_sign=True)
 NEAREST = mover("nearest", "reshape", move, move_back, terms=terms)
 
-KINDS = (Kind("upsample", upsampled, _step("upsample")), Kind("resize", resized, _step("nearest")))
+KINDS = (
+    Kind("upsample", upsampled, _step("upsample"), keras=readers.UPSAMPLE),
+    Kind("resize", resized, _step("nearest"), keras=readers.RESIZE),
+)
 OPERATIONS = (RESIZE, NEAREST)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from nplrp.errors import ModelError, NumericsError
 from nplrp.layers.base import LINEAR, Kind, Layer, Operation, Shape, Step, check_vector, scaled_outputs
+from nplrp.layers.config import Arrays, Call, Tensor, constant
 from nplrp.layers.lines import change_weight, threads
 from nplrp.layers.ties import point_row
 from nplrp.rules.rule import Change
@@ -66,7 +68,108 @@ def transpose(step: Step, s: np.ndarray, change: Change, held: Any, c: np.ndarra
     elementwise.affine(s, g, np.zeros_like(g), c, threads())
 
 
+# From Keras
+
+
+def read_batch_norm(call: Call) -> Tensor:
+    """Read a batch norm over any one axis."""
+    call.only("renorm", False)
+    x = call.tensor
+    (axis,) = _one(call.axes(call.get("axis"), len(x.axes)))
+    x = call.last(x, axis)
+    given = [key for key, option in (("gamma", "scale"), ("beta", "center")) if call.only(option, True, False)]
+    variables = dict.fromkeys((*given, "mean", "variance"), (x.shape[-1],))
+    return call.add("batchnorm", x, variables=variables, epsilon=call.epsilon())
+
+
+def _one(axes: tuple[int, ...]) -> tuple[int, ...]:
+    if len(axes) != 1:
+        raise ValueError(f"axis has {len(axes)} axes, expected one")
+    return axes
+
+
+def scaled(call: Call, x: Tensor, scale: np.ndarray | None = None, offset: np.ndarray | None = None, part: str = "") -> Tensor:
+    """Put down y = scale x + offset, whose constants may have one number for each place along one of Keras's axes.
+
+    Raises
+    ------
+    ValueError
+        If they have more.
+    """
+    rank, along = len(x.axes), set()
+    for each in (scale, offset):
+        shape = () if each is None or each.size == 1 else each.shape[-rank:]
+        if each is not None and each.size > 1 and math.prod(shape) != each.size:
+            raise ValueError(f"its constant of shape {each.shape} doesn't fit its input {x.keras_shape}")
+        along |= {rank - len(shape) + i for i, side in enumerate(shape) if side > 1}
+    if len(along) > 1:
+        raise ValueError("its constant differs along several axes, expected one number, or one for each channel")
+    x = call.last(x, *(along or {rank - 1}))
+    channels, arrays = x.shape[-1], {}
+    for key, each in (("scale", scale), ("offset", offset)):
+        if each is not None:
+            if each.size not in (1, channels):
+                raise ValueError(f"its constant has {each.size} numbers, but its input {x.keras_shape}")
+            arrays[key] = np.array(np.broadcast_to(each.reshape(-1), (channels,)))
+    return call.add("affine", x, arrays=arrays, part=part)
+
+
+def read_rescaling(call: Call) -> Tensor:
+    """Read y = scale x + offset; Keras holds both in float32, also where it computes in float64."""
+    scale, offset = (constant(call.get(key)).astype(np.float32) for key in ("scale", "offset"))
+    return scaled(call, call.tensor, scale, offset if offset.any() else None)
+
+
+#: What Keras takes for a deviation that is smaller, its `epsilon()`.
+_LEAST = 1e-7
+
+
+def read_normalization(call: Call) -> Tensor:
+    """Read y = (x - mean) / deviation, or back, with the statistics as options or as variables."""
+    x, inverted = call.tensor, bool(call.only("invert", False, True))
+    rank, given = len(x.axes), call.get("axis")
+    axes = () if given is None or given == [] else call.axes(given, rank)
+    if len(axes) > 1:
+        raise ValueError(f"axis={given!r}: one mean for each place along several axes isn't supported, only for each channel")
+
+    def make(arrays: Arrays) -> Arrays:
+        mean, deviation = arrays["mean"].reshape(-1).astype(np.float64), np.sqrt(arrays["variance"].reshape(-1).astype(np.float64))
+        deviation = np.maximum(deviation, _LEAST)
+        scale, offset = (deviation, mean) if inverted else (1 / deviation, -mean / deviation)
+        return {"scale": np.array(np.broadcast_to(scale, channels)), "offset": np.array(np.broadcast_to(offset, channels))}
+
+    x = call.last(x, axes[0] if axes else rank - 1)
+    channels = x.shape[-1:]
+    statistics = {key: call.get(key) for key in ("mean", "variance")}
+    if (statistics["mean"] is None) != (statistics["variance"] is None):
+        raise ValueError("one of mean and variance is given, expected both or none")
+    if statistics["mean"] is None:
+        shape = channels if axes else ()
+        return call.add("affine", x, variables={"mean": shape, "variance": shape}, make=make)
+    constants = {key: constant(value) for key, value in statistics.items()}
+    if call.dialect == 3:  # which holds them in float32, also where it computes in float64
+        constants = {key: each.astype(np.float32) for key, each in constants.items()}
+    if any(each.size not in (1, *channels) for each in constants.values()):
+        raise ValueError(
+            f"mean and variance have {', '.join(str(each.size) for each in constants.values())} numbers, expected {channels[0]}"
+        )
+    return call.add("affine", x, arrays=make(constants))
+
+
+def read_layer_scale(call: Call) -> Tensor:
+    """Read y = gamma x, of ConvNeXt."""
+    x = call.tensor
+    x = call.last(x, len(x.axes) - 1)
+    return call.add("affine", x, variables={"gamma": x.shape[-1:]}, make=lambda arrays: {"scale": arrays["gamma"]})
+
+
 SCALE = Operation("scale", LINEAR, "scale", forward, transpose, terms=lambda step: (2, 1), tie=point_row, scale_outputs=scaled_outputs)
 
-KINDS = (Kind("batchnorm", shape, batch_norm), Kind("affine", shape, affine))
+_BATCH_NORM = dict.fromkeys(
+    ("BatchNormalization", "BatchNormalizationV1", "BatchNormalizationV2", "SyncBatchNormalization"),
+    read_batch_norm,
+)
+_AFFINE = {"Rescaling": read_rescaling, "Normalization": read_normalization, "LayerScale": read_layer_scale}
+
+KINDS = (Kind("batchnorm", shape, batch_norm, keras=_BATCH_NORM), Kind("affine", shape, affine, keras=_AFFINE))
 OPERATIONS = (SCALE,)

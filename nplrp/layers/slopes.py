@@ -9,6 +9,7 @@ import numpy as np
 
 from nplrp.errors import ModelError
 from nplrp.layers.base import DECIDES, Kind, Layer, Operation, Shape, Step
+from nplrp.layers.config import Call, Tensor
 from nplrp.layers.lines import threads
 from nplrp.layers.ties import point_row
 from nplrp.rules.rule import Change
@@ -88,5 +89,22 @@ PRELU = Operation(
     keeps_zero=True,
 )
 
-KINDS = (Kind("prelu", shape, _step),)
+
+def read(call: Call) -> Tensor:
+    """Read a PReLU, whose slopes may be shared along some axes."""
+    x, shared = call.tensor, call.get("shared_axes")
+    rank = len(x.axes)
+    same = call.axes(shared, rank) if shared else ()
+    shape = tuple(1 if i in same else side for i, side in enumerate(x.keras_shape))
+    order = sorted(range(rank), key=lambda i: x.axes[i])
+    stored = tuple(shape[i] for i in order)
+
+    def make(arrays: Any) -> Any:
+        alpha = arrays["alpha"].transpose(order)
+        return {"alpha": alpha.reshape((1,) * (len(x.shape) - rank) + stored)}
+
+    return call.add("prelu", x, variables={"alpha": shape}, make=make)
+
+
+KINDS = (Kind("prelu", shape, _step, keras={"PReLU": read}),)
 OPERATIONS = (PRELU,)

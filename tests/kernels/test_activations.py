@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nplrp.jit import Queue
 
+from nplrp.jit import Queue
 from nplrp.kernels import activations as act
 from nplrp.kernels import elementwise
 from nplrp.kernels.activations import ACTIVATIONS, activate, derivative

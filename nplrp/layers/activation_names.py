@@ -1,0 +1,277 @@
+"""Keras's activations by every name that they go by, and their parameters -> ours, written as calls: ``relu(max_value=6.0)``.
+
+A parameter that has its usual value isn't written, so that equal functions have equal names.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from nplrp.layers.config import Call, Options, Reader, Tensor, constant
+
+#: Our names -> their parameters' usual values.
+PARAMETERS: Mapping[str, Mapping[str, float]] = MappingProxyType(
+    {
+        **dict.fromkeys(
+            [
+                "linear",
+                "softmax",
+                "log_softmax",
+                "sparsemax",
+                "softplus",
+                "softsign",
+                "tanh",
+                "sigmoid",
+                "hard_sigmoid",
+                "hard_sigmoid_2",
+                "sparse_sigmoid",
+                "tanh_shrink",
+                "sparse_plus",
+                "silu",
+                "hard_silu",
+                "gelu",
+                "gelu_tanh",
+                "mish",
+                "exponential",
+                "log_sigmoid",
+                "erf",
+            ],
+            {},
+        ),
+        "relu": {"max_value": math.inf, "negative_slope": 0.0, "threshold": 0.0},
+        "leaky_relu": {"negative_slope": 0.2},
+        "elu": {"alpha": 1.0},
+        "selu": {},
+        "celu": {"alpha": 1.0},
+        "hard_tanh": {"low": -1.0, "high": 1.0},
+        "hard_shrink": {"threshold": 0.5},
+        "soft_shrink": {"threshold": 0.5},
+        "threshold": {"threshold": 1.0, "value": 0.0},
+        "squareplus": {"b": 4.0},
+    }
+)
+#: Keras's and TensorFlow's other names.
+ALIASES: Mapping[str, str] = MappingProxyType(
+    {
+        "exp": "exponential",
+        "hard_swish": "hard_silu",
+        "log_softmax_v2": "log_softmax",
+        "relu6": "relu(max_value=6.0)",
+        "softmax_v2": "softmax",
+        "swish": "silu",
+        "swish_v2": "silu",
+    }
+)
+#: In front of names that Keras has registered itself.
+_PACKAGES = ("keras", "keras.activations", "keras.src.activations", "tf_keras", "builtins")
+
+
+def written(name: str, **parameters: float) -> str:
+    """Return one of our names with the parameters that aren't the usual ones."""
+    usual = PARAMETERS[name]
+    given = ", ".join(f"{key}={parameters[key]!r}" for key in usual if key in parameters and parameters[key] != usual[key])
+    return f"{name}({given})" if given else name
+
+
+def read_activation(call: Call) -> str:
+    """Return the activation of a layer that has one as an option."""
+    return named(call.get("activation"), call.dialect)
+
+
+def named(value: Any, dialect: int) -> str:
+    """Return our name of an activation that is written as a name, a serialised function or a layer; None is linear.
+
+    Raises
+    ------
+    ValueError
+        If there is no such activation.
+    """
+    given = value
+    if isinstance(value, dict):
+        inner, class_name = value.get("config"), value.get("class_name")
+        if class_name in _OF_LAYERS and isinstance(inner, dict):
+            found, axis = _OF_LAYERS[class_name](inner, dialect)
+            if axis not in (-1, [-1]):
+                raise ValueError(f"activation {class_name} with axis={axis!r} isn't supported as an option; make it a layer of its own")
+            return found
+        package = str(value.get("registered_name") or "").rpartition(">")[0]
+        value = inner if isinstance(inner, str) and package in ("", *_PACKAGES) else package or class_name
+    value = "linear" if value is None else value
+    if isinstance(value, str):
+        package, _, name = value.rpartition(">")
+        name = ALIASES.get(name, name)
+        if name == "hard_sigmoid" and dialect == 2:  # Keras 3 has another one: max(min(x / 6 + 0.5, 1), 0)
+            return "hard_sigmoid_2"
+        if package in ("", *_PACKAGES) and (name in PARAMETERS or name in ALIASES.values()):
+            return name
+    what = str(given)[:80] if isinstance(given, dict) else repr(given)
+    hint = "make it a PReLU layer behind this one" if "PReLU" in what else "replace it by one of Keras's own"
+    raise ValueError(
+        f"activation {value!r} isn't supported ({hint}: {', '.join(sorted({*PARAMETERS, *ALIASES} - {'hard_sigmoid_2', 'erf'}))})"
+    )
+
+
+def _number(options: Options, *keys: str, none: float = math.nan) -> float:
+    key = next((key for key in keys if key in options), None)
+    if key is None:
+        raise ValueError(f"its configuration has no {keys[0]!r}; it is damaged: save the model again")
+    found = none if options[key] is None else constant(options[key])
+    if not isinstance(found, float) and found.size != 1:
+        raise ValueError(f"{key} is {options[key]!r}, expected a number")
+    number = found if isinstance(found, float) else float(found.reshape(-1)[0])
+    if math.isnan(number):
+        raise ValueError(f"{key} is {options[key]!r}, expected a number")
+    return number
+
+
+def _relu(options: Options, dialect: int) -> tuple[str, Any]:
+    least, slope = ({"threshold": 0, "negative_slope": 0, **options}.get(key) for key in ("threshold", "negative_slope"))
+    parameters = {
+        "max_value": _number(options, "max_value", none=math.inf),
+        "negative_slope": _number({"negative_slope": slope}, "negative_slope", none=0.0),
+        "threshold": _number({"threshold": least}, "threshold", none=0.0),
+    }
+    return written("relu", **parameters), -1
+
+
+def _softmax(options: Options, dialect: int) -> tuple[str, Any]:
+    if "axis" not in options:
+        raise ValueError("its configuration has no 'axis'; it is damaged: save the model again")
+    return "softmax", options["axis"]
+
+
+#: Layers that are activations -> (their options, the dialect) -> (our name, the axis).
+_OF_LAYERS: Mapping[str, Any] = MappingProxyType(
+    {
+        "ELU": lambda options, _: (written("elu", alpha=_number(options, "alpha")), -1),
+        "LeakyReLU": lambda options, _: (written("leaky_relu", negative_slope=_number(options, "negative_slope", "alpha")), -1),
+        "ReLU": _relu,
+        "Softmax": _softmax,
+        "ThresholdedReLU": lambda options, _: (written("relu", threshold=_number(options, "theta")), -1),
+    }
+)
+
+
+def _layer(call: Call) -> Tensor:
+    found, axis = _OF_LAYERS[call.class_name](call.options, call.dialect)
+    return call.activate(call.tensor, found, axis) if found == "softmax" else call.add("activation", call.tensor, activation=found)
+
+
+def _activation(call: Call) -> Tensor:
+    return call.add("activation", call.tensor, activation=read_activation(call))
+
+
+def _operation(name: str, **keys: str) -> Reader:
+    """Read an operation; `keys` are our parameters' names -> theirs, where they may be given."""
+
+    def read(call: Call) -> Tensor:
+        given = {**call.keywords, **call.options}
+        parameters = {ours: _number(given, theirs) for ours, theirs in keys.items() if given.get(theirs) is not None}
+        found = ALIASES.get(name, name)
+        return call.add("activation", call.tensor, activation=written(found, **parameters) if parameters else found)
+
+    return read
+
+
+def _along(name: str) -> Reader:
+    def read(call: Call) -> Tensor:
+        axis = {**call.keywords, **call.options}.get("axis")
+        return call.activate(call.tensor, name, -1 if axis is None else axis)
+
+    return read
+
+
+def _gelu(usual: bool) -> Reader:
+    def read(call: Call) -> Tensor:
+        approximate = {"approximate": usual, **call.keywords, **call.options}["approximate"]
+        if not isinstance(approximate, bool):
+            raise ValueError(f"approximate is {approximate!r}, expected true or false")
+        return call.add("activation", call.tensor, activation="gelu_tanh" if approximate else "gelu")
+
+    return read
+
+
+def _clip(low: str, high: str) -> Reader:
+    def read(call: Call) -> Tensor:
+        given = {**call.keywords, **call.options}
+        ends = {low: None, high: None} | dict(zip((low, high), call.arguments[1:], strict=False)) | given
+        lowest, highest = _number(ends, low, none=-math.inf), _number(ends, high, none=math.inf)
+        if lowest > highest:
+            raise ValueError(f"it clips to between {lowest:g} and {highest:g}")
+        return call.add("activation", call.tensor, activation=written("hard_tanh", low=lowest, high=highest))
+
+    return read
+
+
+#: Keras's classes of layers and operations, and TensorFlow's functions, that are activations.
+READERS: Mapping[str, Reader] = MappingProxyType(
+    {
+        "Activation": _activation,
+        **dict.fromkeys(_OF_LAYERS, _layer),
+        # operations of Keras 3
+        "Celu": _operation("celu", alpha="alpha"),
+        "Clip": _clip("x_min", "x_max"),
+        "Elu": _operation("elu", alpha="alpha"),
+        "Erf": _operation("erf"),
+        "Exp": _operation("exponential"),
+        "Gelu": _gelu(True),
+        "HardShrink": _operation("hard_shrink", threshold="threshold"),
+        "HardSigmoid": _operation("hard_sigmoid"),
+        "HardSilu": _operation("hard_silu"),
+        "HardTanh": _operation("hard_tanh"),
+        "LeakyRelu": _operation("leaky_relu", negative_slope="negative_slope"),
+        "LogSigmoid": _operation("log_sigmoid"),
+        "LogSoftmax": _along("log_softmax"),
+        "Mish": _operation("mish"),
+        "Relu": _operation("relu"),
+        "Relu6": _operation("relu6"),
+        "Selu": _operation("selu"),
+        "Sigmoid": _operation("sigmoid"),
+        "Silu": _operation("silu"),
+        "SoftShrink": _operation("soft_shrink", threshold="threshold"),
+        "Softplus": _operation("softplus"),
+        "Softsign": _operation("softsign"),
+        "SparsePlus": _operation("sparse_plus"),
+        "SparseSigmoid": _operation("sparse_sigmoid"),
+        "Sparsemax": _along("sparsemax"),
+        "Squareplus": _operation("squareplus", b="b"),
+        "Tanh": _operation("tanh"),
+        "TanhShrink": _operation("tanh_shrink"),
+        "Threshold": _operation("threshold", threshold="threshold", value="default_value"),
+        # functions of TensorFlow
+        "tf.clip_by_value": _clip("clip_value_min", "clip_value_max"),
+        "tf.math.exp": _operation("exponential"),
+        "tf.math.log_sigmoid": _operation("log_sigmoid"),
+        "tf.math.sigmoid": _operation("sigmoid"),
+        "tf.math.softplus": _operation("softplus"),
+        "tf.math.tanh": _operation("tanh"),
+        "tf.nn.elu": _operation("elu"),
+        "tf.nn.gelu": _gelu(False),
+        "tf.nn.leaky_relu": _operation("leaky_relu", negative_slope="alpha"),
+        "tf.nn.log_softmax": _along("log_softmax"),
+        "tf.nn.relu": _operation("relu"),
+        "tf.nn.relu6": _operation("relu6"),
+        "tf.nn.selu": _operation("selu"),
+        "tf.nn.sigmoid": _operation("sigmoid"),
+        "tf.nn.silu": _operation("silu"),
+        "tf.nn.softmax": _along("softmax"),
+        "tf.nn.softplus": _operation("softplus"),
+        "tf.nn.softsign": _operation("softsign"),
+        "tf.nn.swish": _operation("silu"),
+        "tf.nn.tanh": _operation("tanh"),
+        # nodes of TensorFlow's graphs, as TensorFlow 2.0 to 2.3 wrote them
+        "op.Elu": _operation("elu"),
+        "op.Exp": _operation("exponential"),
+        "op.Relu": _operation("relu"),
+        "op.Relu6": _operation("relu6"),
+        "op.Selu": _operation("selu"),
+        "op.Sigmoid": _operation("sigmoid"),
+        "op.Softmax": _along("softmax"),
+        "op.Softplus": _operation("softplus"),
+        "op.Softsign": _operation("softsign"),
+        "op.Tanh": _operation("tanh"),
+    }
+)
