@@ -82,7 +82,7 @@ def run_forward(plan: Plan, x: np.ndarray, workspace: Workspace | None = None) -
         with queue if fusion.queued else nullcontext():
             if layers.only_moves(step):
                 z = layers.move(step, operation(step).gather(step, inputs, workspace), workspace)
-                a = layers.activate(step, z, in_place=False)
+                a = layers.bend(step.activation, z, workspace.empty(z.shape, z.dtype)) if step.activation != "linear" else z
             elif layers.decides(step):
                 z, decided = operation(step).decide(step, operation(step).gather(step, inputs), ties.get(i), workspace)  # type: ignore[misc]
                 held |= {} if decided is None else {i: decided}
@@ -200,35 +200,59 @@ def fusions(plan: Plan) -> list[Fusion]:
     """Return how every step runs in the fused pass; found once for a plan."""
     if len(plan.fusion) < len(plan.steps):
         dead = dead_get_nothing(plan.steps, plan.rules, len(plan.steps) - 1)
-        found = [_fusion(plan, i, dead) for i in range(len(plan.steps))]
+        steps = list(plan.steps)
+        for i in range(len(steps)):
+            _fold(plan, steps, dead, i)
+        found = [_fusion(plan, step, i, dead) for i, step in enumerate(steps)]
         plan.fusion[:] = [replace(each, source=_source(plan, found, i)) for i, each in enumerate(found)]
     return plan.fusion
 
 
-def _fusion(plan: Plan, i: int, dead: Sequence[bool]) -> Fusion:
-    step, parts = plan.steps[i], _fusible_parts(plan, i, dead)
+def _fold(plan: Plan, steps: list[Step], dead: Sequence[bool], i: int) -> None:
+    """Let a ReLU that is a layer of its own be done by the linear step that it alone reads, if units that it shuts get no relevance."""
+    if not (operation(steps[i]).view and layers.activation(steps[i].activation).opens and dead[i]):
+        return
+    below = _below(plan, steps, i)
+    if below < 0 or steps[below].activation != "linear":
+        return
+    fused, halves = operation(steps[below]).fused, any(part.units for part in plan.parts[below])
+    if fused and fused.fits(steps[below]) and not halves:  # the half for z < 0 adds 0, which makes 0 of -0
+        steps[below] = replace(steps[below], activation=steps[i].activation)
+        steps[i] = replace(steps[i], activation="linear")
+
+
+def _below(plan: Plan, steps: Sequence[Step], i: int) -> int:
+    """Return the step that step i alone reads, past those that do nothing; -1 if there is none."""
+    while len(steps[i].inputs) == 1:
+        i, above = steps[i].inputs[0], i
+        if i < 0 or plan.consumers[i] != (above,):
+            return -1
+        if not (operation(steps[i]).view and steps[i].activation == "linear" and steps[i].input_shape == steps[i].output_shape):
+            return i
+    return -1
+
+
+def _fusion(plan: Plan, step: Step, i: int, dead: Sequence[bool]) -> Fusion:
+    parts = _fusible_parts(plan, step, i, dead)
     beside = tuple(part for part in parts if _is_plain(part) and not _is_own(part))
     plain = all(map(_is_plain, parts))
-    op = operation(step)
-    queued = op.queueable and not (step.kind == "dense" and beside) and (not op.view or step.activation == "linear")
-    return Fusion(step, parts, beside, plain, queued and (not parts or plain) and not step.score, -1)
+    queued = operation(step).queueable and not (step.kind == "dense" and beside) and (not parts or plain) and not step.score
+    return Fusion(step, parts, beside, plain, queued, -1)
 
 
 def _source(plan: Plan, found: Sequence[Fusion], i: int) -> int:
     """Return the step whose line 2 may be done with line 4 of step i: the one that it alone reads, with a denominator; else -1."""
-    if len(plan.steps[i].inputs) != 1 or (j := plan.steps[i].inputs[0]) < 0 or plan.consumers[j] != (i,):
-        return -1
-    return j if found[j].parts else -1
+    below = _below(plan, [each.step for each in found], i)
+    return below if below >= 0 and found[below].parts else -1
 
 
-def _fusible_parts(plan: Plan, i: int, dead: Sequence[bool]) -> tuple[Part, ...]:
+def _fusible_parts(plan: Plan, step: Step, i: int, dead: Sequence[bool]) -> tuple[Part, ...]:
     """Return the parts of step i's rule as the fused pass runs them; none if the page has to.
 
     Each is made of products with the activation or a part of it, over a denominator that the kernels can divide by. Parts for units
     that a ReLU has set to 0 are left out where such units get no relevance.
     """
-    step, parts = plan.steps[i], plan.parts[i]
-    fused = operation(step).fused
+    parts, fused = plan.parts[i], operation(step).fused
     if not fused or not fused.fits(step) or not _divides(plan.rules[i]):
         return ()
     if layers.activation(step.activation).opens:

@@ -83,7 +83,31 @@ def global_max():
     return chain((9, 9, 3), layers, "global max")
 
 
-NETWORKS = {"wide": network, "every kind": every_kind, "vectors": vectors, "global max": global_max}
+def thresholds():
+    """[n, 14, 14, 3] -> [n, 4]: convolutions on either side of where their algorithm changes, by channels and by size."""
+    rng = np.random.default_rng(14)
+    layers = [
+        conv("conv1", random_kernel(rng, 3, 3, 3, 32), 0.2 * rng.normal(size=32)),
+        conv("conv2", random_kernel(rng, 3, 3, 32, 64), 0.2 * rng.normal(size=64)),
+        conv("conv3", random_kernel(rng, 3, 3, 64, 48), 0.2 * rng.normal(size=48)),
+        conv("conv4", random_kernel(rng, 3, 3, 48, 64), 0.2 * rng.normal(size=64)),
+        pool("pool1"),
+        conv("conv5", random_kernel(rng, 3, 3, 64, 64), 0.2 * rng.normal(size=64)),
+        conv("conv6", random_kernel(rng, 1, 1, 64, 96), 0.2 * rng.normal(size=96)),
+        pool("pool2"),
+        conv("conv7", random_kernel(rng, 3, 3, 96, 64), 0.2 * rng.normal(size=64)),
+        plain("flatten", "flatten"),
+        dense("predictions", random_kernel(rng, 64 * 9, 4), 0.2 * rng.normal(size=4), "softmax"),
+    ]
+    return chain((14, 14, 3), layers, "thresholds")
+
+
+def notebook():
+    """VGG16 of few channels, from a file of Keras's."""
+    return nplrp.load(STORED.parent / "keras_files" / "small32_k3.keras")
+
+
+NETWORKS = {"wide": network, "every kind": every_kind, "vectors": vectors, "global max": global_max, "thresholds": thresholds, "notebook": notebook}
 
 
 def stored_hashes():

@@ -57,10 +57,10 @@ class Workspace:
 def algorithm(geometry: Geometry, dtype) -> str:
     """Return the algorithm for a convolution and its transpose: a fixed function of shape and dtype.
 
-    Few channels and small images gain little from Winograd's transforms, and stay as exact as direct sums are.
+    Small ones gain little from Winograd's transforms, and stay as exact as direct sums are.
     """
     simple = geometry.kernel == (3, 3) and geometry.stride == geometry.dilation == (1, 1) and geometry.groups == 1
-    enough = min(geometry.cin, geometry.cout) >= 32 and min(geometry.out_height, geometry.out_width) >= 8
+    enough = min(geometry.cin, geometry.cout) >= 64 and min(geometry.out_height, geometry.out_width) >= 7
     return "winograd" if simple and enough and np.dtype(dtype) == np.float32 else "direct"
 
 

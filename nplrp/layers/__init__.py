@@ -4,7 +4,7 @@ The one place between the page (`nplrp.lrp`) and the kernels: it allocates outpu
 To add a kind, write its `Kind` and, if no other computes the same, its `Operation` in a file here (see docs/architecture.md).
 """
 
-from nplrp.layers.activations import activate, activation, slope, softmax
+from nplrp.layers.activations import activate, activation, bend, slope, softmax
 from nplrp.layers.base import (
     DECIDES,
     INPUT,
@@ -75,6 +75,7 @@ __all__ = [
     "activate",
     "activation",
     "apply",
+    "bend",
     "change_weight",
     "changed_bias",
     "changed_inputs",
