@@ -89,6 +89,7 @@ def explain(
     at: str | None = None,
     until: str | None = None,
     masks: Mapping[str, Any] | None = None,
+    merge: bool = True,
 ) -> Explanation:
     """Explain a model's decision: which parts of its input it was made of.
 
@@ -115,6 +116,8 @@ def explain(
         Begin and end at the output of these layers, ``"input"`` being the model's input; None is the logits, and the input.
     masks : mapping of str to array, or None
         By layer: the channels whose relevance goes on (a list of whole numbers), or what it is multiplied with.
+    merge : bool
+        Merge batch norms into their neighbours where that is exact; False keeps each as a layer of its own, with the dialect's rule for it.
 
     Returns
     -------
@@ -129,7 +132,7 @@ def explain(
     NumericsError
         If a weight, activation or relevance is NaN or infinite.
     """
-    plan = make_plan(model, composite, dtype, algorithm, dialect)
+    plan = make_plan(model, composite, dtype, algorithm, dialect, merge)
     span = find_span(plan.steps, at, until, masks)
     x = _tensor(model, x, plan.dtype)
     begin = _check_start(plan, plan.start if start is None else start, span, target, len(x))

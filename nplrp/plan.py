@@ -17,7 +17,7 @@ import numpy as np
 from nplrp import layers
 from nplrp.errors import ModelError, NumericsError, RuleError
 from nplrp.layers import KINDS, Layer, Step, activation, operation
-from nplrp.layers.activations import CURVE, OVER_AXIS, function
+from nplrp.layers.activations import CURVE, OVER_AXIS, RECTIFIER, function
 from nplrp.layers.moves import IDENTITY
 from nplrp.layers.scale import SCALE
 from nplrp.model import Model, sources
@@ -88,6 +88,7 @@ def make_plan(
     dtype: Any = "float32",
     algorithm: str = "auto",
     dialect: str | Dialect | None = None,
+    merge: bool = True,
 ) -> Plan:
     """Choose a rule for each layer of a model and prepare its weights.
 
@@ -101,6 +102,8 @@ def make_plan(
         ``"direct"``: every convolution by its definition, also where a faster algorithm would run.
     dialect : str, Dialect or None
         Whose switches to set (see `nplrp.rules.dialects`); None is the composite's own.
+    merge : bool
+        Merge batch norms into their neighbours where that is exact; False keeps each as a layer of its own, with the dialect's rule for it.
 
     Raises
     ------
@@ -120,24 +123,27 @@ def make_plan(
         composite = dataclasses.replace(composite, start=None)  # a dialect that is asked for brings its start with it
     else:
         dialect = dialect_named(composite.dialect)
-    key = (composite, dialect, dtype.name, algorithm)
+    key = (composite, dialect, dtype.name, algorithm, merge)
     plan = model.kept.plans.get(key)
     if plan is None:
-        steps = make_steps(model, dtype, algorithm, merge=True)
-        rules, readers = _rules(model, steps, composite, dialect), consumers(steps)
+        steps = make_steps(model, dtype, algorithm, merge)
+        rules, readers = _rules(model, steps, composite, dialect, merge), consumers(steps)
         parts = parts_below(steps, rules, len(steps) - 1)
         plan = model.kept.plans[key] = Plan(model, composite, dtype, algorithm, steps, rules, parts, dialect, readers)
     return plan
 
 
-def _rules(model: Model, steps: Sequence[Step], composite: Composite, dialect: Dialect) -> tuple[Rule, ...]:
+def _rules(model: Model, steps: Sequence[Step], composite: Composite, dialect: Dialect, merge: bool) -> tuple[Rule, ...]:
     """Return every step's rule with all its switches and constants set."""
     if composite.gradient:
         return (Rule("pass"),) * len(steps)
     families = [
         (step.name, "input" if layer.kind == "input" else operation(step).family) for step, layer in zip(steps, model.layers, strict=True)
     ]
-    rules = [dialect.resolve(rule, family) for rule, (_, family) in zip(composite.choose(families), families, strict=True)]
+    chosen = list(composite.choose(families))
+    if not merge and dialect.batch_norm is not None:
+        chosen = [dialect.batch_norm if family == "scale" else rule for rule, (_, family) in zip(chosen, families, strict=True)]
+    rules = [dialect.resolve(rule, family) for rule, (_, family) in zip(chosen, families, strict=True)]
     return tuple(_with_box(rule, step, model) if rule.row.boxed else rule for rule, step in zip(rules, steps, strict=True))
 
 
@@ -330,7 +336,7 @@ def _with_scores(steps: Sequence[Step]) -> list[Step]:
                 f"layer {step.name!r} has a softmax of shape {step.output_shape} inside the network; LRP is defined up to the logits, "
                 "so a softmax may only be the last thing that the model does, on a vector"
             )
-    if last >= 0 and steps[last].kind == CURVE.name and activation(function(steps[last])).score:
+    if last >= 0 and steps[last].kind in (CURVE.name, RECTIFIER.name) and activation(function(steps[last])).score:
         done[last] = dataclasses.replace(steps[last], kind=IDENTITY.name, activation=function(steps[last]), options={})
     if last >= 0 and activation(done[last].activation).score:
         done[last] = dataclasses.replace(done[last], score=True)

@@ -107,7 +107,14 @@ def notebook():
     return nplrp.load(STORED.parent / "keras_files" / "small32_k3.keras")
 
 
-NETWORKS = {"wide": network, "every kind": every_kind, "vectors": vectors, "global max": global_max, "thresholds": thresholds, "notebook": notebook}
+NETWORKS = {
+    "wide": network,
+    "every kind": every_kind,
+    "vectors": vectors,
+    "global max": global_max,
+    "thresholds": thresholds,
+    "notebook": notebook,
+}
 
 
 def stored_hashes():

@@ -9,6 +9,7 @@ A ReLU only opens and shuts units, and its relevance passes. An activation that 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from nplrp.workspace import Workspace
 
 #: Over the last axis; only as the last thing that a model does.
 OVER_AXIS = ("softmax", "log_softmax")
+#: What Keras has layers for beside ReLU: some systems have rules for these layers.
+RECTIFIERS = ("relu", "leaky_relu", "elu")
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,8 @@ def _step(layer: Layer) -> dict[str, Any]:
     found = activation(layer.activation)
     if not found.bends or found.name in OVER_AXIS:
         return {"kind": "identity"}
-    return {"kind": CURVE.name, "activation": "linear", "options": {**layer.options, "function": layer.activation}}
+    kind = RECTIFIER if found.name in RECTIFIERS else CURVE
+    return {"kind": kind.name, "activation": "linear", "options": {**layer.options, "function": layer.activation}}
 
 
 def _curve(step: Step, a: np.ndarray, labels: Any = None, workspace: Workspace | None = None) -> tuple[np.ndarray, None]:
@@ -195,5 +199,7 @@ CURVE = Operation(
     positive=lambda step: activation(function(step)).positive,
 )
 
+RECTIFIER = dataclasses.replace(CURVE, name="rectifier", family="rectifier")
+
 KINDS = (Kind("activation", _same, _step, keras=activation_names.READERS),)
-OPERATIONS = (CURVE,)
+OPERATIONS = (CURVE, RECTIFIER)

@@ -78,7 +78,7 @@ def _row(step: Step) -> tuple[int, ...] | None:
 PRELU = Operation(
     "prelu",
     DECIDES,
-    "activation",
+    "rectifier",
     forward,
     transpose,
     decide=decide,

@@ -29,7 +29,7 @@ WEIGHTED = ("conv", "dense", "scale")
 POOL = ("maxpool",)
 POOLS = ("maxpool", "avgpool")
 #: Families that a composite may leave to the dialect.
-JOINS = ("add", "mean", "subtract", "maximum", "gate", "norm", "activation")
+JOINS = ("add", "mean", "subtract", "maximum", "gate", "norm", "activation", "rectifier")
 KINDS = (*LINEAR, *POOL, *JOINS)
 
 
@@ -269,7 +269,13 @@ def _lrp(name: str, rule: Rule) -> Composite:
 
 _FIRST_CONV, _FIRST_LINEAR = Select(("conv",), range=FIRST), Select(("conv", "dense"), range=FIRST)
 _BACH, _MONTAVON = "Bach et al. 2015", "Montavon et al. 2017 (Pattern Recognition 65)"
-_TAYLOR = ((WEIGHTED, Rule("zplus")), (("avgpool",), Rule("flat")), (POOL, None))
+_TAYLOR = (
+    (WEIGHTED, Rule("zplus")),
+    (("avgpool",), Rule("flat")),
+    (POOL, None),
+    (("add",), Rule("gradient")),
+    (("activation", "rectifier"), Rule("slope")),
+)
 _TAYLOR_SOURCE = "iNNvestigate 2.1.2, deeptaylor.py; Montavon et al. 2017"
 
 COMPOSITES: dict[str, Composite] = {

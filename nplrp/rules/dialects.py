@@ -37,9 +37,11 @@ class Dialect:
         The rules that the system has, with its switches.
     maxpool, avgpool : Rule
         Of pools.
-    add, mean, subtract, maximum, gate, norm, activation : Rule
+    add, mean, subtract, maximum, gate, norm, activation, rectifier : Rule
         Of sums, means, differences and maxima of several inputs, of products, of normalisations by their own deviation, and of activations
-        that are layers of their own and no ReLUs.
+        that are layers of their own and no ReLUs: smooth ones, and ReLU6, leaky ReLU, ELU, PReLU.
+    batch_norm : Rule or None
+        Of batch norms that are kept as they are (`nplrp.plan.make_plan`'s `merge`); None is the composite's.
     notes : tuple of str
         What else differs; what isn't reproduced.
     """
@@ -59,6 +61,8 @@ class Dialect:
     gate: Rule = SIGNAL
     norm: Rule = EPSILON
     activation: Rule = PASS
+    rectifier: Rule = PASS
+    batch_norm: Rule | None = None
     notes: tuple[str, ...] = ()
 
     def knows(self, rule: Rule) -> bool:
@@ -96,8 +100,9 @@ class Dialect:
 _POOL_RULES = ("winner_epsilon", "average", "norm")
 
 #: Families for which a dialect has a rule of its own.
-OWN = ("maxpool", "avgpool", "add", "mean", "subtract", "maximum", "gate", "norm", "activation")
+OWN = ("maxpool", "avgpool", "add", "mean", "subtract", "maximum", "gate", "norm", "activation", "rectifier")
 _BARE = {"mean": Rule("gradient"), "subtract": Rule("gradient"), "gate": Rule("gradient")}
+_TORCH = {**_BARE, "maximum": Rule("winner_ties")}
 
 DIALECTS: dict[str, Dialect] = {
     dialect.name: dialect
@@ -138,7 +143,8 @@ DIALECTS: dict[str, Dialect] = {
                 Rule("flat"),
                 Rule("zbox"),
             ),
-            **_BARE,
+            **_TORCH,
+            batch_norm=PASS,
             notes=(
                 "zero_params='bias' is bias=none; gamma still chooses its half by z with the bias",
                 "Epsilon(epsilon=0) gives 0/0 at units with z = 0; here they are dropped",
@@ -161,7 +167,7 @@ DIALECTS: dict[str, Dialect] = {
                 Rule("zbox", low=-1.0, high=1.0),
             ),
             **_BARE,
-            activation=Rule("slope"),
+            rectifier=Rule("slope"),
             notes=(
                 "alpha-beta divides by all of the bias in both halves, so a denominator can vanish or change its sign",
                 "batch norms run AlphaBetaX2m100 there; here they are merged into their neighbours",
@@ -181,7 +187,7 @@ DIALECTS: dict[str, Dialect] = {
             ),
             maxpool=Rule("winner_epsilon"),
             avgpool=Rule("epsilon"),
-            **_BARE,
+            **_TORCH,
             notes=(
                 "set_bias_to_zero is bias=none; the pass runs from 1 and is multiplied by the logit at its end",
                 "Alpha1_Beta0 clamps weights, not contributions, and keeps negative biases: denominators can vanish",

@@ -288,6 +288,7 @@ _WEIGHTED = ("conv", "dense", "scale")
 _JOINS = ("add", "mean", "subtract")
 _LINEAR = (*_WEIGHTED, "avgpool", *_JOINS)
 _POOLS = ("maxpool", "avgpool")
+_BENT = ("activation", "rectifier")
 _SHAPE = ("reshape", "pad", "identity")
 _DIVIDES = {"epsilon": 1e-7, "stabiliser": "sign"}
 
@@ -384,7 +385,7 @@ RULES: dict[str, Row] = {
     "wsquare": Row(_LINEAR, {**_DIVIDES, "bias": "none"}, _wsquare, biases=("changed", "none")),
     "flat": Row((*_LINEAR, "maxpool", "maximum"), {**_DIVIDES}, _flat, decision="average"),
     "zbox": Row(_WEIGHTED, {"low": None, "high": None, **_DIVIDES}, _zbox, boxed=True),
-    "norm": Row(("avgpool", *_JOINS, "norm", "activation"), {**_DIVIDES}, _without_bias),
+    "norm": Row(("avgpool", *_JOINS, "norm", *_BENT), {**_DIVIDES}, _without_bias),
     "winner": Row(("maxpool", "maximum"), {}, _ones, transparent=True, formula=("R_j = R_k at the first maximum of each window",)),
     "winner_ties": Row(
         ("maxpool", "maximum"), {}, _ones, "shared", transparent=True, formula=("R_j = R_k / n at each of the n maxima of each window",)
@@ -394,8 +395,8 @@ RULES: dict[str, Row] = {
     "signal": Row(("gate",), {}, _ones, "signal", undivided=True, transparent=True, formula=("R_j = R_k for the signal, 0 for the gate",)),
     "half": Row(("gate",), {}, _ones, "shared", undivided=True, transparent=True, formula=("R_j = R_k / m for each of the m inputs",)),
     "gradient": Row((*_LINEAR, "gate", "norm"), {}, _ones, undivided=True, formula=("R_j = sum_k w_jk R_k",)),
-    "slope": Row(("activation",), {}, _ones, "slope", undivided=True, formula=("R_j = f'(z_j) R_j",)),
-    "pass": Row((*_SHAPE, "scale", "norm", "activation"), {}, lambda rule: (), transparent=True, formula=("R_j = R_k",)),
+    "slope": Row(_BENT, {}, _ones, "slope", undivided=True, formula=("R_j = f'(z_j) R_j",)),
+    "pass": Row((*_SHAPE, "scale", "norm", *_BENT), {}, lambda rule: (), transparent=True, formula=("R_j = R_k",)),
 }
 
 
