@@ -2,6 +2,7 @@
 
 import dataclasses
 import pickle
+import re
 from fractions import Fraction as F
 
 import numpy as np
@@ -14,7 +15,7 @@ from nplrp import layers, lrp
 from nplrp.errors import RuleError
 from nplrp.model import Window, chain
 from nplrp.plan import make_plan, parts_below, without_vanishing_terms
-from nplrp.rules import AS_IS, NOTHING, RULES, STABILISERS, Clamp, Rule
+from nplrp.rules import AS_IS, NEGATIVE, NOTHING, POSITIVE, RULES, STABILISERS, Clamp, Part, Rule, Term
 from nplrp.rules.composites import JOINS, LINEAR, POOL, Composite
 from tests import naive, twins
 from tests.networks import batch_norm, conv, dense, images, plain, pool, random_kernel, small_vgg
@@ -470,3 +471,61 @@ def test_pass_leaves_a_scale_alone():
     assert [step.kind for step in plan.steps] == ["identity", "scale", "identity"]
     a, R = rng.normal(size=(1, 2, 2, 3)), rng.normal(size=(1, 2, 2, 3))
     assert np.array_equal(lrp.run_backward(plan, lrp.run_forward(plan.steps, a), R), R)
+
+
+# --- rules of one's own -----------------------------------------------------------------------------------------------
+
+
+def own_zplus():
+    return Rule.from_parts("mine", [Part((Term("a+", POSITIVE), Term("a-", NEGATIVE)), POSITIVE)], ("conv", "dense"), 1e-6, "sign")
+
+
+def test_a_rule_of_ones_own_is_a_value():
+    rule = own_zplus()
+    assert pickle.loads(pickle.dumps(rule)) == rule == own_zplus()
+    assert hash(rule) == hash(own_zplus())
+    assert str(rule) == "mine(epsilon=1e-06, stabiliser=sign)"
+    assert (rule.fits, len(rule.parts), rule.has_factor, rule.transparent) == (("conv", "dense"), 1, True, False)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_parts_of_a_rule_are_the_rule(dtype):
+    model, x = small_vgg(), images(3, 2, (8, 8, 3))
+    found = [
+        nplrp.explain(model, x, Composite("c", ((("conv", "dense"), rule), (POOL, None))), dtype=dtype)
+        for rule in (own_zplus(), Rule("zplus", epsilon=1e-6, stabiliser="sign"))
+    ]
+    assert np.array_equal(found[0].relevance, found[1].relevance)
+    assert found[0].ledger.as_rows()[0]["bias"] == found[1].ledger.as_rows()[0]["bias"]
+
+
+def test_a_rule_of_ones_own_by_hand():
+    # w = (2, -1), a = (3, 4): halves of each contribution, w' = w / 2 -> z = 1, R = (3, -2) for R = 1
+    rule = Rule.from_parts("halved", [Part((Term("a", Clamp(0.5, 0.5)),), NOTHING)], ("dense",), 0.0, "sign")
+    model = chain((2,), [dense("d", [[2.0], [-1.0]], [7.0], "linear")])
+    e = nplrp.explain(model, np.array([[3.0, 4.0]]), Composite("c", ((("dense",), rule),)), dtype="float64", start=np.ones((1, 1)))
+    assert e.relevance.tolist() == [[3.0, -2.0]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("zplus", [Part((Term("a"),), NOTHING)]), "there is a rule 'zplus' already"),
+        (("a b", [Part((Term("a"),), NOTHING)]), "a rule's name is a word"),
+        (("mine", []), "has no parts"),
+        (("mine", [Part((Term("a"),), NOTHING)], ()), "has no families"),
+        (("mine", [Part((), NOTHING)]), "a part is a Part of at least one Term"),
+        (("mine", [Part((Term("b"),), NOTHING)]), "a term's input is one of a, a+, a-, 1, not 'b'"),
+        (("mine", [Part((Term("a", "cube"),), NOTHING)]), "not 'cube'"),
+        (("mine", [Part((Term("a", Clamp(1.0, float("nan"))),), NOTHING)]), "a Clamp of two numbers"),
+        (("mine", [Part((Term("a"),), NOTHING, units="z=0")]), "units"),
+    ],
+)
+def test_parts_that_are_no_rule(arguments, message):
+    with pytest.raises(RuleError, match=re.escape(message)):
+        Rule.from_parts(*arguments)
+
+
+def test_a_rule_of_ones_own_fits_what_it_says():
+    with pytest.raises(RuleError, match="doesn't fit layer 'block1_pool'"):
+        nplrp.make_plan(small_vgg(), Composite("c", (((), own_zplus()), (POOL, own_zplus()))))

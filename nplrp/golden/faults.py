@@ -18,7 +18,7 @@ from nplrp.golden.forward_faults import FORMATS, coarse
 from nplrp.layers import Step
 from nplrp.lrp import step_back
 from nplrp.plan import Plan
-from nplrp.rules import BIASES, RULES, STABILISERS, Change, Clamp, Part, Rule
+from nplrp.rules import BIASES, STABILISERS, Change, Clamp, Part, Rule
 from nplrp.rules.composites import STARTS
 from nplrp.rules.dialects import DIALECTS
 from nplrp.targets import start_relevance
@@ -104,7 +104,7 @@ def _ten_epsilons(at: Place) -> np.ndarray | None:
 
 
 def _no_bias(at: Place) -> np.ndarray | None:
-    takes = "bias" in RULES[at.rule.name].parameters and at.rule.bias != "none"
+    takes = "bias" in at.rule.row.parameters and at.rule.bias != "none"
     return at.run(rule=dataclasses.replace(at.rule, bias="none")) if takes and _has_bias(at) else None
 
 
@@ -229,7 +229,7 @@ def too_slow(fault: Fault, at: Place) -> bool:
 
 def dialect_switches(at: Place) -> Iterator[tuple[str, np.ndarray]]:
     """Run a step under every switch of its rule, and as every known system has it."""
-    rule, takes = at.rule, RULES[at.rule.name].parameters
+    rule, takes = at.rule, at.rule.row.parameters
     tried = [rule]
 
     def attempt(name: str, other: Rule) -> Iterator[tuple[str, np.ndarray]]:

@@ -21,7 +21,7 @@ from nplrp.golden.whole_run import Progress, Run, whole_run
 from nplrp.layers import Step
 from nplrp.model import Model
 from nplrp.plan import make_plan, make_steps
-from nplrp.rules import RULES, SWITCHES, Rule
+from nplrp.rules import SWITCHES, Rule
 from nplrp.rules.composites import Composite
 from nplrp.rules.dialects import Dialect
 
@@ -331,7 +331,9 @@ def _facts(e: Run, profile: str, input_name: str) -> dict[str, Any]:
 
 def rule_facts(rule: Rule) -> dict[str, Any]:
     """Return a rule with every constant, as JSON values."""
-    values = {key: getattr(rule, key) for key in SWITCHES if key in RULES[rule.name].parameters}
+    if rule.made is not None:
+        raise RuleError(f"golden files know rules by name; {rule.name!r} is made of parts of your own, which they can't hold")
+    values = {key: getattr(rule, key) for key in SWITCHES if key in rule.row.parameters}
     return {"name": rule.name, **{key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}}
 
 

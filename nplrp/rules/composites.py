@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nplrp.errors import RuleError
-from nplrp.rules import RULES, SWITCHES, Rule, parse_call
+from nplrp.rules import SWITCHES, Rule, parse_call
 from nplrp.rules.dialects import OWN
 
 #: What the last layer starts with (`nplrp.targets.start_relevance`).
@@ -138,8 +138,8 @@ class Composite:
         RuleError
             If no rule takes a parameter, or its value is out of range.
         """
-        rules = {rule.name for _, rule in self.rows if rule is not None}
-        takers = {key: {name for name in rules if key in RULES[name].parameters} for key in parameters}
+        rules = {rule.name: rule.row.parameters for _, rule in self.rows if rule is not None}
+        takers = {key: {name for name, takes in rules.items() if key in takes} for key in parameters}
         if "epsilon" in takers.get("epsilon", ()):
             takers["epsilon"] = {"epsilon"}
         for key, names in takers.items():

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 from nplrp.errors import RuleError
-from nplrp.rules import AS_IS, NOTHING, RULES, STABILISERS, Change, Clamp, Part, Rule
+from nplrp.rules import AS_IS, NOTHING, RULES, STABILISERS, SWITCHES, Change, Clamp, Part, Rule
 
 WINNER, NORM, SIGNAL, EPSILON, PASS = Rule("winner"), Rule("norm"), Rule("signal"), Rule("epsilon"), Rule("pass")
 
@@ -68,7 +69,7 @@ class Dialect:
     def knows(self, rule: Rule) -> bool:
         """Tell whether the system has a rule of that name."""
         own = {each.name for each in (*self.rules, *(getattr(self, family) for family in OWN))}
-        return rule.name in own or (rule.transparent and not rule.row.parameters)
+        return rule.made is not None or rule.name in own or (rule.transparent and not rule.row.parameters)
 
     def resolve(self, rule: Rule | None, kind: str) -> Rule:
         """Return a rule with every open switch set; None is the dialect's own rule for one of `OWN`.
@@ -82,8 +83,10 @@ class Dialect:
         if rule is None:
             own: Rule = getattr(self, kind)
             rule = own
-        template = next((each for each in self.rules if each.name == rule.name), Rule(rule.name))
-        takes = RULES[rule.name].parameters
+        unset: dict[str, Any] = dict.fromkeys(SWITCHES)
+        bare = dataclasses.replace(rule, **unset)
+        template = next((each for each in self.rules if each.name == rule.name), bare)
+        takes = rule.row.parameters
         if rule.name != "zero" and "epsilon" in takes:
             epsilon = self.epsilon if template.epsilon is None else template.epsilon
             stabiliser = template.stabiliser or self.stabiliser

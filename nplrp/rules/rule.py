@@ -23,7 +23,7 @@ import ast
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -129,6 +129,8 @@ class Rule:
         Treat positive and negative inputs apart, so that it is contributions a w, and not weights, that are told by sign.
     branch : str or None
         Of the split gamma: ``"z"`` or ``"y"``, whether its two halves are chosen before or after the activation.
+    made : (parts, families) or None
+        Of a rule of one's own (`Rule.from_parts`).
 
     Raises
     ------
@@ -147,11 +149,12 @@ class Rule:
     high: float | tuple[float, ...] | None = None
     split: bool | None = None
     branch: str | None = None
+    made: tuple[tuple[Part, ...], tuple[str, ...]] | None = None
 
     def __post_init__(self) -> None:
-        if self.name not in RULES:
+        if self.made is None and self.name not in RULES:
             raise RuleError(f"there is no rule {self.name!r}; the rules are {', '.join(RULES)}")
-        taken = RULES[self.name].parameters
+        taken = self.row.parameters
         for field in SWITCHES:
             if getattr(self, field) is not None and field not in taken:
                 what = f"it takes {', '.join(taken)}" if taken else "it has no parameters"
@@ -166,7 +169,7 @@ class Rule:
             value = getattr(self, field)
             if value is not None and not (_is_number(value) and value >= 0):
                 raise RuleError(f"rule {self.name!r}: {field} must be a finite number >= 0, not {value!r}")
-        if self.bias is not None and self.bias not in RULES[self.name].biases:
+        if self.bias is not None and self.bias not in self.row.biases:
             raise RuleError(f"rule {self.name!r}: a raw bias can't stand beside squared weights; bias is 'changed' (b^2) or 'none'")
         self._set_alpha_beta()
         self._set_box()
@@ -208,6 +211,51 @@ class Rule:
             raise RuleError(f"rule {self.name!r}: low = {self.low!r} must lie below high = {self.high!r}, channel by channel")
 
     @classmethod
+    def from_parts(
+        cls,
+        name: str,
+        parts: Sequence[Part],
+        fits: Sequence[str] = ("conv", "dense"),
+        epsilon: float | None = None,
+        stabiliser: str | None = None,
+    ) -> Rule:
+        """Return a rule of one's own, to stand in a composite's rows like any other.
+
+        Parameters
+        ----------
+        name : str
+            Not one of `RULES`.
+        parts : sequence of Part
+            What it computes (see the top of this file).
+        fits : sequence of str
+            The families of layers that it is defined for.
+        epsilon, stabiliser
+            As of every rule; None leaves them to the dialect.
+
+        Raises
+        ------
+        RuleError
+            If the name is taken, there are no parts, or one of them isn't well formed.
+
+        Examples
+        --------
+        Squared inputs' share: every input counts by its size alone, whatever its sign.
+
+        >>> rule = Rule.from_parts("sizes", [Part((Term("a+", POSITIVE), Term("a-", NEGATIVE)), NOTHING)], fits=("dense",), epsilon=1e-9)
+        >>> rule.parts[0].terms[0]
+        Term(input='a+', weight=Clamp(positive=1.0, negative=0.0))
+        """
+        if name in RULES:
+            raise RuleError(f"there is a rule {name!r} already; give yours another name")
+        if not re.fullmatch(r"[A-Za-z_][\w.\-]*", name):
+            raise RuleError(f"a rule's name is a word, not {name!r}")
+        for part in parts:
+            _check_part(name, part)
+        if not parts or not fits:
+            raise RuleError(f"rule {name!r} has no {'families of layers' if parts else 'parts'}; give at least one")
+        return cls(name, epsilon=epsilon, stabiliser=stabiliser, made=(tuple(parts), tuple(fits)))
+
+    @classmethod
     def parse(cls, text: str) -> Rule:
         """Return the rule that `str` wrote, such as ``"gamma(gamma=0.5, bias=raw)"``.
 
@@ -224,7 +272,7 @@ class Rule:
 
     def resolved(self, template: Rule | None = None) -> Rule:
         """Return the rule with nothing left open: as it is given, else as `template` (a dialect's rule of that name), else by default."""
-        row = RULES[self.name].parameters
+        row = self.row.parameters
         filled = {}
         given = self.alpha is not None  # alpha and beta come together
         for field, default in row.items():
@@ -236,8 +284,11 @@ class Rule:
 
     @property
     def row(self) -> Row:
-        """What the rule is: its row in `RULES`."""
-        return RULES[self.name]
+        """What the rule is: its row in `RULES`, or one made of its own parts."""
+        if self.made is None:
+            return RULES[self.name]
+        parts, fits = self.made
+        return Row(fits, _DIVIDES, lambda rule: parts)
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -271,7 +322,7 @@ class Rule:
         return all(term.input in ("a", "a+", "a-") for part in self.parts for term in part.terms)
 
     def __str__(self) -> str:
-        hidden = {field: RULES[self.name].parameters.get(field) for field in ("bias", "split", "branch")}
+        hidden = {field: self.row.parameters.get(field) for field in ("bias", "split", "branch")}
         settings = [
             f"{field}={getattr(self, field)}"
             for field in SWITCHES
@@ -398,6 +449,25 @@ RULES: dict[str, Row] = {
     "slope": Row(_BENT, {}, _ones, "slope", undivided=True, formula=("R_j = f'(z_j) R_j",)),
     "pass": Row((*_SHAPE, "scale", "norm", *_BENT), {}, lambda rule: (), transparent=True, formula=("R_j = R_k",)),
 }
+
+
+def _check_part(name: str, part: Any) -> None:
+    """See that a part is well formed.
+
+    Raises
+    ------
+    RuleError
+    """
+    if not isinstance(part, Part) or not part.terms:
+        raise RuleError(f"rule {name!r}: a part is a Part of at least one Term, not {part!r}")
+    for term in part.terms:
+        if not isinstance(term, Term) or term.input not in ("a", "a+", "a-", "1"):
+            raise RuleError(f"rule {name!r}: a term's input is one of a, a+, a-, 1, not {getattr(term, 'input', term)!r}")
+    for change in (part.bias, *(term.weight for term in part.terms)):
+        if not (change in ("square", "ones") or (isinstance(change, Clamp) and all(map(_is_number, change)))):
+            raise RuleError(f"rule {name!r}: weights and biases change by a Clamp of two numbers, 'square' or 'ones', not {change!r}")
+    if part.units not in UNITS or not _is_number(part.weight):
+        raise RuleError(f"rule {name!r}: a part has units of {UNITS} and a finite weight, not {part.units!r} and {part.weight!r}")
 
 
 def _bias(rule: Rule, change: Clamp) -> Clamp:
