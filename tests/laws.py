@@ -8,6 +8,7 @@ import numpy as np
 
 import nplrp
 from nplrp import fused, layers, lrp
+from nplrp.jit import checked_queues
 from nplrp.layers import operation
 from nplrp.plan import make_steps
 from nplrp.rules import AS_IS, NOTHING, Clamp
@@ -22,8 +23,8 @@ def steps_of(model, dtype="float64"):
     return make_steps(model, np.dtype(dtype), "auto", merge=False)
 
 
-def adjoint(step, change, seed=0, held=None, n=2, tolerance=1e-13):
-    """<forward(a), s> = <a, transpose(s)> for a changed weight, without the bias: to rounding of the terms."""
+def adjoint(step, change, seed=0, held=None, n=2, tolerance=1e-13, nothing=False):
+    """<forward(a), s> = <a, transpose(s)> for a changed weight, without the bias: to rounding of the terms; 0 and 0 if `nothing`."""
     rng = np.random.default_rng(seed)
     dtype = np.float64 if step.weight is None else step.weight.dtype
     a, s = rng.normal(size=(n, *step.input_shape)).astype(dtype), rng.normal(size=(n, *step.output_shape)).astype(dtype)
@@ -32,7 +33,7 @@ def adjoint(step, change, seed=0, held=None, n=2, tolerance=1e-13):
     assert z.shape == s.shape and c.shape == a.shape
     left, right = np.sum(z * s, dtype=np.float64), np.sum(a * c, dtype=np.float64)
     size = max(np.sum(np.abs(z * s)), np.sum(np.abs(a * c)))
-    assert size > 0
+    assert (size == 0) == nothing
     assert abs(left - right) <= tolerance * size
     return z
 
@@ -131,3 +132,11 @@ def assert_balanced(explanation, units=1e-12):
         assert np.all(entry.size_in >= np.abs(entry.relevance_in) * (1 - 1e-12)), entry.layer
         assert np.all(np.abs(entry.residual) <= units * entry.magnitude), (entry.layer, entry.rule)
     assert max(entry.magnitude.max() for entry in ledger.entries) > 0
+
+
+def keeps_the_rule_of_queues(model, x, composite, dtype="float32"):
+    """Nothing but kernels uses the arrays of kernels that wait: no error, and the same bits."""
+    expected = nplrp.explain(model, x, composite, dtype=dtype).relevance
+    with checked_queues():
+        found = nplrp.explain(model, x, composite, dtype=dtype).relevance
+    assert found.tobytes() == expected.tobytes()

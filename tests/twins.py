@@ -15,7 +15,7 @@ def jacobian(step, ones=False):
     units = np.eye(size).reshape(size, *step.input_shape)
     weight = None if step.weight is None else (np.ones_like(step.weight) if ones else step.weight).astype(float)
     if step.kind == "dense":
-        return weight.T
+        return np.kron(np.eye(size // len(weight)), weight.T)
     if step.kind == "scale":
         return np.diag(np.resize(weight, size))
     if step.kind == "pad":
@@ -23,13 +23,35 @@ def jacobian(step, ones=False):
         return np.pad(units, ((0, 0), (top, bottom), (left, right), (0, 0))).reshape(size, -1).T
     if step.kind in ("reshape", "identity"):
         return np.eye(size)
+    if step.kind == "resize":
+        sides = [bilinear(n, out) for n, out in zip(step.input_shape[:2], step.output_shape[:2], strict=True)]
+        W = np.kron(np.kron(*sides), np.eye(step.input_shape[2]))
+        return (W != 0).astype(float) if ones else W
     window = step.window
+    if step.kind == "conv_transpose":
+        sides = step.output_shape[:2]
+        columns = naive.conv_transpose(units, weight, *sides, window.stride, window.dilation, window.pads(*sides))
+        return columns.reshape(size, -1).T
     pads = window.pads(*step.input_shape[:2])
     if step.kind in ("avgpool", "maxpool"):
         columns = naive.avg_forward(units, window.size, window.stride, pads)
     else:
-        columns = naive.conv_forward(units, weight, np.zeros(weight.shape[-1]), window.stride, window.dilation, pads)
+        groups = step.input_shape[2] // weight.shape[2]
+        columns = naive.conv_forward(units, weight, np.zeros(weight.shape[-1]), window.stride, window.dilation, pads, groups)
     return columns.reshape(size, -1).T
+
+
+def bilinear(size, out):
+    """[out, size]: hats of width 1 about the centres of the pixels, the image's border going on as it is"""
+    at = np.clip((np.arange(out) + 0.5) * size / out - 0.5, 0, size - 1)
+    return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(size)))
+
+
+def normalising(shape, axes, gamma, deviation, centred=True):
+    """[out, in] of gamma (x - mean) / deviation, means over axes, gamma and deviation broadcasting against `shape`"""
+    units = np.eye(int(np.prod(shape))).reshape(-1, *shape)
+    mean = units.mean(axis=tuple(axis + 1 for axis in axes), keepdims=True) if centred else 0
+    return (gamma * (units - mean) / deviation).reshape(len(units), -1).T
 
 
 def winners(step, a, shared):

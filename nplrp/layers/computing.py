@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -163,7 +163,22 @@ def tie_labels(steps: Sequence[Step], x: np.ndarray) -> dict[int, np.ndarray]:
     def rounds(step: Step) -> bool:
         return operation(step).rounds(step, x.dtype)
 
-    return ties.tie_labels(steps, x, rounds, row, [i for i, step in enumerate(steps) if operation(step).windowed])
+    x, base = _image(steps, x, row)
+    return ties.tie_labels(steps, x, rounds, row, [i for i, step in enumerate(steps) if operation(step).windowed], base)
+
+
+def _image(steps: Sequence[Step], x: np.ndarray, row: Callable[[Step], Any]) -> tuple[np.ndarray, int]:
+    """Return what a reshape or a permutation at the very beginning makes of x, and that step's place; x and -1 if there is none."""
+    base = -1
+    for i, step in enumerate(steps):
+        alone = step.inputs == (i - 1,) and not any(i - 1 in other.inputs for other in steps[i + 1 :])
+        if not (alone and moves(step) and step.activation == "linear"):
+            break
+        if row(step) is None:
+            base = i
+    for step in steps[: base + 1]:
+        x = move(step, x)
+    return x, base
 
 
 def queue() -> Queue:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from nplrp.errors import ModelError
 from nplrp.layers.base import (
     DECIDES,
     LINEAR,
@@ -32,9 +33,18 @@ from nplrp.workspace import Workspace
 
 
 def shape(layer: Layer, shapes: tuple[Shape, ...]) -> Shape:
-    """[h, w, c] -> [ho, wo, c]."""
-    image = image_shape(layer, shapes)
-    return fits(layer, image, (*window_of(layer).output_size(*image[:2]), image[2]))
+    """[h, w, c] -> [ho, wo, c]; every window holds at least one pixel."""
+    image, window = image_shape(layer, shapes), window_of(layer)
+    if window.dilation != (1, 1):
+        raise ModelError(f"layer {layer.name!r} ({layer.kind}) has dilation {window.dilation}, which isn't supported for pools")
+    pads, sizes = window.pads(*image[:2]), window.output_size(*image[:2])
+    after = fits(layer, image, (*sizes, image[2]))
+    for n, k, s, first, count in zip(image, window.size, window.stride, pads[::2], sizes, strict=False):
+        if min(pads) < 0 or first >= k or (count - 1) * s - first >= n:
+            raise ModelError(
+                f"layer {layer.name!r} ({layer.kind}): with padding {pads} some windows of {window.size} lie outside the image {image}"
+            )
+    return after
 
 
 def global_shape(layer: Layer, shapes: tuple[Shape, ...]) -> Shape:

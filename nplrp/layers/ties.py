@@ -23,7 +23,7 @@ def window_row(step: Step) -> Row:
 
 def point_row(step: Step) -> Row | None:
     """Describe a step that treats every position alike; vectors have none."""
-    return _POINT if len(step.input_shape) == 3 else None
+    return _POINT if len(step.output_shape) == 3 else None
 
 
 def pad_row(step: Step) -> Row:
@@ -41,7 +41,12 @@ def _row(window: Window, step: Step) -> Row:
 
 
 def tie_labels(
-    steps: Sequence[Step], x: np.ndarray, rounds: Callable[[Step], bool], row_of: Callable[[Step], Row | None], pools: Sequence[int]
+    steps: Sequence[Step],
+    x: np.ndarray,
+    rounds: Callable[[Step], bool],
+    row_of: Callable[[Step], Row | None],
+    pools: Sequence[int],
+    base: int = -1,
 ) -> dict[int, np.ndarray]:
     """Find where max-pools have structural ties, by step; nothing for networks whose convolutions keep ties exact by themselves.
 
@@ -56,6 +61,8 @@ def tie_labels(
         A step's window, None where ties can't be told behind it.
     pools : sequence of int
         The steps that choose winners.
+    base : int
+        The step whose output `x` is, and on which all later ones hang; -1 is the model's input.
 
     Returns
     -------
@@ -65,16 +72,16 @@ def tie_labels(
     from nplrp.kernels import pool, ties
 
     reached, told = list[bool](), list[bool]()  # by step: does anything up to its output round; can ties be told there
-    for step in steps:
+    for i, step in enumerate(steps):
         reads = _joined(step)
-        told.append(row_of(step) is not None and all(told[j] if j >= 0 else x.ndim == 4 for j in reads))
-        reached.append(rounds(step) or any(reached[j] for j in reads if j >= 0))
-    asked = [i for i in pools if told[i] and any(reached[j] for j in steps[i].inputs if j >= 0)]
+        told.append(i > base and row_of(step) is not None and all(told[j] if j > base else x.ndim == 4 for j in reads))
+        reached.append(i > base and (rounds(step) or any(reached[j] for j in reads if j > base)))
+    asked = [i for i in pools if told[i] and any(reached[j] for j in steps[i].inputs if j > base)]
     if not asked:
         return {}
     nodes: list[tuple[Any, ...]] = []
-    place = {-1: -1}  # of each step among the nodes; one that treats all positions of its only input alike is where that is
-    for i in _ancestors(steps, asked):
+    place = {base: -1}  # of each step among the nodes; one that treats all positions of its only input alike is where that is
+    for i in _ancestors(steps, asked, base):
         reads = _joined(steps[i])
         row = row_of(steps[i])
         if row == _POINT and len(reads) == 1:
@@ -98,10 +105,10 @@ def _joined(step: Step) -> list[int]:
     return list(dict.fromkeys(reads if len(shapes) > 1 and reads else step.inputs))
 
 
-def _ancestors(steps: Sequence[Step], ends: Sequence[int]) -> list[int]:
-    """Return the steps that the ends hang on, and these, in order."""
+def _ancestors(steps: Sequence[Step], ends: Sequence[int], base: int) -> list[int]:
+    """Return the steps behind `base` that the ends hang on, and these, in order."""
     wanted = set(ends)
-    for i in range(max(ends), -1, -1):
+    for i in range(max(ends), base, -1):
         if i in wanted:
-            wanted.update(j for j in _joined(steps[i]) if j >= 0)
+            wanted.update(j for j in _joined(steps[i]) if j > base)
     return sorted(wanted)
