@@ -188,7 +188,7 @@ def _finish_vectors(typing, e, v, v_from, v_pixel, pixels, channels, b_from, o_f
             def work(asm, n):
                 by_mode(asm, operands, lambda mode, formula: finish(asm, formula, v, o, n, bias_at(asm, mode, n)))
 
-            for_vectors(context, builder, signature, args, dtype, channels, 1, work, halves=True)
+            for_vectors(context, builder, signature, args, dtype, channels, 1, work, least=1)
 
         with builder.if_else(builder.icmp_signed("==", channels, ir.Constant(I64, SLAB))) as (yes, no):
             with yes:
