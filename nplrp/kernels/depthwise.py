@@ -22,6 +22,8 @@ from nplrp.kernels.vector_loop import I64, for_vectors
 
 #: Channels of a group that are done here.
 GROUPS = (4, 8)
+#: Numbers whose sums wait to be finished.
+_CACHED = 4096
 #: Output pixels whose sums are held in registers together, so that a weight is read once for them.
 PIXELS = 4
 
@@ -178,24 +180,22 @@ def _pack(t, nt, p, cut, size, w, changes, weights):
 
 
 def _make_accumulate(pixels, group):
-    """Return an intrinsic that adds the products of the taps to the sums of `pixels` neighbours."""
+    """Return an intrinsic that adds the products of the taps to the sums of `runs` times `pixels` neighbours."""
 
     @intrinsic
-    def accumulate(typing, x, x_from, step, places, w, w_from, w_places, taps, add, sums, s_step, channels):
+    def accumulate(typing, runs, x, step, places, w, w_from, w_places, taps, add, sums, s_step, channels):
         whole, dtype = types.int64, sums.dtype
-        signature = types.void(x, whole, whole, places, w, whole, w_places, whole, types.boolean, sums, whole, whole)
+        signature = types.void(whole, x, whole, places, w, whole, w_places, whole, types.boolean, sums, whole, whole)
 
         def emit(context, builder, signature, args):
-            _, x_from, step, _, _, w_from, _, taps, add, _, s_step, channels = args
+            runs, _, step, _, _, w_from, _, taps, add, _, s_step, channels = args
             if VECTOR_BITS // dtype.bitwidth < group:
                 return context.get_dummy_value()
 
-            def times(number, k):
-                return builder.mul(number, ir.Constant(I64, k))
-
-            def work(asm, at):
+            def work(asm, at, first):
                 totals = [cgutils.alloca_once_value(builder, asm.constant(0.0)) for _ in range(pixels)]
-                to = [asm.array(9, builder.add(times(s_step, k), at)) for k in range(pixels)]
+                numbers = [builder.add(first, ir.Constant(I64, k)) for k in range(pixels)]
+                to = [asm.array(9, builder.add(builder.mul(s_step, k), at)) for k in numbers]
                 for total in totals:
                     builder.store(asm.constant(0.0), total)
                 with builder.if_then(add):
@@ -204,9 +204,9 @@ def _make_accumulate(pixels, group):
                 with cgutils.for_range(builder, taps) as counter:
                     place = builder.add(asm.number(asm.array(3, counter.index, I64), I64), at)
                     w_place = builder.add(asm.number(asm.array(6, counter.index, I64), I64), builder.add(w_from, at))
-                    values = [asm.load(asm.array(0, builder.add(builder.add(x_from, times(step, k)), place))) for k in range(pixels)]
+                    values = [asm.load(asm.array(1, builder.add(builder.mul(step, k), place))) for k in numbers]
                     for n in range(group):
-                        weight = asm.load(asm.array(4, builder.add(w_place, times(channels, n))))
+                        weight = asm.load(asm.array(4, builder.add(w_place, builder.mul(channels, ir.Constant(I64, n)))))
                         own = [lane // group * group + n for lane in range(asm.lanes)]
                         for value, total in zip(values, totals, strict=True):
                             one = asm.shuffle(value, value, own) if group > 1 else value
@@ -214,7 +214,9 @@ def _make_accumulate(pixels, group):
                 for total, place in zip(totals, to, strict=True):
                     asm.store(builder.load(total, typ=asm.vector), place)
 
-            for_vectors(context, builder, signature, args, dtype, channels, 1, work, least=group)
+            with cgutils.for_range(builder, runs) as counter:
+                first = builder.mul(counter.index, ir.Constant(I64, pixels))
+                for_vectors(context, builder, signature, args, dtype, channels, 1, lambda asm, at: work(asm, at, first), least=group)
             return context.get_dummy_value()
 
         return signature, emit
@@ -225,15 +227,15 @@ def _make_accumulate(pixels, group):
 def _make_loops(pixels, group):
     """Return the same in plain loops, for runs with the JIT off."""
 
-    def accumulate(x, x_from, step, places, w, w_from, w_places, taps, add, sums, s_step, channels):
-        for k in range(pixels):
+    def accumulate(runs, x, step, places, w, w_from, w_places, taps, add, sums, s_step, channels):
+        for k in range(runs * pixels):
             for c in range(channels):
                 to = k * s_step + c
                 total = sums[to] if add else sums.dtype.type(0)
                 for t in range(taps):
                     for n in range(group):
                         own = c // group * group + n if group > 1 else c
-                        total = fma(x[x_from + k * step + places[t] + own], w[w_from + w_places[t] + n * channels + c], total)
+                        total = fma(x[k * step + places[t] + own], w[w_from + w_places[t] + n * channels + c], total)
                 sums[to] = total
 
     return accumulate
@@ -245,21 +247,21 @@ _some_of_4, _one_of_4, _some_of_8, _one_of_8 = _make(PIXELS, 4), _make(1, 4), _m
 
 
 @kernel
-def _accumulate(group, number, x, x_from, step, places, w, w_from, w_places, add, sums, shape):
-    """Add the products of the taps to the sums of `number` neighbours, 1 or `PIXELS`."""
+def _accumulate(group, runs, x, step, places, w, w_from, w_places, add, sums, shape):
+    """Add the products of the taps to the sums of `runs` times `PIXELS` neighbours, or of one pixel if `runs` is 0."""
     taps, s_step, channels = shape
-    if group == 1 and number == PIXELS:
-        _some(x, x_from, step, places, w, w_from, w_places, taps, add, sums, s_step, channels)
+    if group == 1 and runs > 0:
+        _some(runs, x, step, places, w, w_from, w_places, taps, add, sums, s_step, channels)
     elif group == 1:
-        _one(x, x_from, step, places, w, w_from, w_places, taps, add, sums, s_step, channels)
-    elif group == 4 and number == PIXELS:
-        _some_of_4(x, x_from, step, places, w, w_from, w_places, taps, add, sums, s_step, channels)
+        _one(1, x, step, places, w, w_from, w_places, taps, add, sums, s_step, channels)
+    elif group == 4 and runs > 0:
+        _some_of_4(runs, x, step, places, w, w_from, w_places, taps, add, sums, s_step, channels)
     elif group == 4:
-        _one_of_4(x, x_from, step, places, w, w_from, w_places, taps, add, sums, s_step, channels)
-    elif number == PIXELS:
-        _some_of_8(x, x_from, step, places, w, w_from, w_places, taps, add, sums, s_step, channels)
+        _one_of_4(1, x, step, places, w, w_from, w_places, taps, add, sums, s_step, channels)
+    elif runs > 0:
+        _some_of_8(runs, x, step, places, w, w_from, w_places, taps, add, sums, s_step, channels)
     else:
-        _one_of_8(x, x_from, step, places, w, w_from, w_places, taps, add, sums, s_step, channels)
+        _one_of_8(1, x, step, places, w, w_from, w_places, taps, add, sums, s_step, channels)
 
 
 @kernel
@@ -275,8 +277,9 @@ def _depthwise(thread, threads, p, cut, size, images, x, x2, weights, e):
     """Compute one thread's share of the output rows."""
     channels, out_size = cut.channels, p.cout
     taps = p.kernel_h * p.kernel_w
-    sums = np.empty(PIXELS * out_size, x.dtype)
-    ordered = np.empty(PIXELS * out_size, x.dtype) if cut.sums > 1 else sums
+    most = max(1, _CACHED // (PIXELS * out_size))
+    sums = np.empty(most * PIXELS * out_size, x.dtype)
+    ordered = np.empty(sums.size, x.dtype) if cut.sums > 1 else sums
     places, w_places = np.empty(taps * cut.parts, np.int64), np.empty(taps * cut.parts, np.int64)
     rows, row_taps = np.empty(p.kernel_h, np.int64), np.empty(p.kernel_h, np.int64)
     for row in range(images * p.out_height * thread // threads, images * p.out_height * (thread + 1) // threads):
@@ -291,14 +294,14 @@ def _depthwise(thread, threads, p, cut, size, images, x, x2, weights, e):
             q = phase
             while q < p.out_width:
                 # the taps of this pixel, and for how many runs of pixels they lie inside the image
-                count, least, most = 0, p.width, 0
+                count, least, most_right = 0, p.width, 0
                 for h in range(count_h):
                     for j in range(p.kernel_w):
                         v = q * p.stride_w + j * p.dilation_w - p.left
                         if v % p.up_w != 0:
                             continue
                         u = v // p.up_w
-                        least, most = min(least, u), max(most, u)
+                        least, most_right = min(least, u), max(most_right, u)
                         if 0 <= u < p.width:
                             for part in range(cut.parts):
                                 places[count] = (rows[h] + u) * p.cin + part * channels
@@ -306,18 +309,16 @@ def _depthwise(thread, threads, p, cut, size, images, x, x2, weights, e):
                                 count += 1
                 runs = 0
                 if least >= 0:
-                    pixels = min((p.width - 1 - most) // p.stride_w, (p.out_width - 1 - q) // p.up_w) + 1
-                    runs = pixels // PIXELS
-                number = PIXELS if runs > 0 else 1
+                    pixels = min((p.width - 1 - most_right) // p.stride_w, (p.out_width - 1 - q) // p.up_w) + 1
+                    runs = min(pixels // PIXELS, most)
+                number = runs * PIXELS if runs > 0 else 1
                 step, shape = p.stride_w * p.cin, (count, out_size, channels)
-                for run in range(max(runs, 1)):
-                    x_from = run * PIXELS * step
-                    for term in range(cut.terms):
-                        source, add = x if term == 0 else x2, term > 0
-                        for n in range(cut.sums):
-                            w_from, some = term * taps * size + n * channels, sums[n * channels :]
-                            _accumulate(cut.group, number, source, x_from, step, places, weights, w_from, w_places, add, some, shape)
-                    for k in range(number if cut.sums > 1 else 0):
-                        _interleave(cut, sums, k * out_size, ordered, k * out_size)
-                    finish_pixels(e, ordered, 0, out_size, number, out_size, 0, (row * p.out_width + q) * out_size, p.up_w * out_size)
-                    q += number * p.up_w
+                for term in range(cut.terms):
+                    source, add = x if term == 0 else x2, term > 0
+                    for n in range(cut.sums):
+                        w_from, some = term * taps * size + n * channels, sums[n * channels :]
+                        _accumulate(cut.group, runs, source, step, places, weights, w_from, w_places, add, some, shape)
+                for k in range(number if cut.sums > 1 else 0):
+                    _interleave(cut, sums, k * out_size, ordered, k * out_size)
+                finish_pixels(e, ordered, 0, out_size, number, out_size, 0, (row * p.out_width + q) * out_size, p.up_w * out_size)
+                q += number * p.up_w
