@@ -97,9 +97,10 @@ def pack(w, geometry, transposed=False, changes=((1.0, 1.0),), dtype=None, algor
     problem = geometry.problem(transposed)
     factors = _read_only(np.array(changes, dtype))
     nothing = np.empty(0, dtype)
-    if geometry.groups == geometry.cin > 1:
-        weights = Weights(_flat(w.astype(dtype, copy=False)), transposed, factors, _read_only(nothing))
-        return Packed(problem, "depthwise", len(changes), weights, depthwise.cut_of(problem, len(changes), transposed))
+    few = depthwise.cut_of(problem, len(changes), transposed, dtype) if geometry.groups > 1 else None
+    if few is not None:
+        blocks = depthwise.pack(problem, few, _flat(w.astype(dtype, copy=False)), factors)
+        return Packed(problem, "depthwise", len(changes), Weights(_read_only(nothing), transposed, factors, blocks), few)
     if name == "direct":
         cut = direct.plan(problem, len(changes), transposed)
         blocks = _scratch(problem.groups * cut.layout.slabs * cut.layout.slab_size, dtype)
@@ -178,7 +179,7 @@ def _run(x, x2, packed, e, threads, workspace, packed2=None, e2=None):
     problem, images = packed.problem, x.shape[0]
     inputs = [frozen(x), frozen(x if x2 is None else x2)]
     if packed.algorithm == "depthwise":
-        depthwise.convolve(problem, packed.plan, *inputs, packed.weights.source, packed.weights.changes, e, threads)
+        depthwise.convolve(problem, packed.plan, *inputs, packed.weights.blocks, e, threads)
     if packed.algorithm == "direct":
         direct.convolve(problem, packed.plan, images, *inputs, packed.weights.blocks, e, threads)
     if packed2 is not None and (packed.algorithm != "winograd" or packed2.algorithm != "winograd"):

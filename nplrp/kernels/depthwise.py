@@ -1,7 +1,11 @@
-"""Depthwise convolution: every channel by itself, with a kernel [kh, kw, c, m] that makes m outputs of it, c * m + j (Keras's order).
+"""Convolutions in which an output sees few channels: depthwise ones, and groups of 4 or 8 channels.
 
-Order per output element, from 0: term by term, then kernel rows, kernel columns and (transposed) j ascending, each product fused into the
-sum; taps outside the image are left out. The kernel's rows and columns count as the transpose sees them, that is turned round.
+A depthwise kernel [kh, kw, c, m] makes m outputs of every channel, c * m + j (Keras's order). The registers hold output channels that lie
+side by side; of a group's inputs each is copied to the places of all outputs of its group.
+
+Order per output element, from 0: term by term, then kernel rows, kernel columns, and input channels (j, if transposed) ascending, each
+product fused into the sum; taps outside the image are left out. The kernel's rows and columns count as the transpose sees them, that is
+turned round. These are the bits of a direct convolution.
 """
 
 from typing import NamedTuple
@@ -13,20 +17,31 @@ from nplrp.jit import DISABLED, frozen, kernel, queueable, shared_kernel
 from nplrp.jit.lazy import cgutils, intrinsic, types
 from nplrp.kernels.epilogue import finish_pixels, forward_epilogue, transpose_epilogue
 from nplrp.kernels.fma import fma
+from nplrp.kernels.simd import VECTOR_BITS
 from nplrp.kernels.vector_loop import I64, for_vectors
 
+#: Channels of a group that are done here.
+GROUPS = (4, 8)
+#: Numbers whose sums wait to be finished.
+_CACHED = 4096
 #: Output pixels whose sums are held in registers together, so that a weight is read once for them.
 PIXELS = 4
 
 
 class Cut(NamedTuple):
-    """How a depthwise problem falls into sums of the same length."""
+    """How a problem falls into sums of the same length."""
 
     channels: int  # of a sum
-    sums: int  # for every output pixel: m, or 1 if transposed
+    sums: int  # for every output pixel: m, or 1 if transposed or grouped
     parts: int  # of every tap: 1, or m if transposed
+    group: int  # channels of a group
     terms: int
     transposed: bool
+
+    @property
+    def tap_size(self):
+        """Return the number of weights of a tap."""
+        return self.channels * max(self.sums, self.parts, self.group)
 
 
 @queueable
@@ -76,20 +91,41 @@ def depthwise_transpose(
 
 
 def _run(x, x2, w, geometry, transposed, changes, e, threads):
-    p, factors = geometry.problem(transposed), np.array(changes, x.dtype)
+    p, factors = geometry.problem(transposed)._replace(groups=geometry.cin), np.array(changes, x.dtype)
     x = frozen(x)
     w = frozen(np.require(w, requirements="A"))
-    convolve(p, cut_of(p, len(changes), transposed), x, x if x2 is None else frozen(x2), w, factors, e, threads)
+    cut = cut_of(p, len(changes), transposed, x.dtype)
+    convolve(p, cut, x, x if x2 is None else frozen(x2), pack(p, cut, w, factors), e, threads)
 
 
-def cut_of(p, terms, transposed):
-    """Return the `Cut` of a problem."""
+def cut_of(p, terms, transposed, dtype):
+    """Return the `Cut` of a problem, or None if this isn't the kernel for it."""
+    group = p.cin // p.groups
+    if group in GROUPS and p.cin == p.cout and group <= VECTOR_BITS // (8 * np.dtype(dtype).itemsize):
+        return Cut(p.cin, 1, 1, group, terms, transposed)
     channels, wide = (p.cout, p.cin) if transposed else (p.cin, p.cout)
-    m = wide // channels
-    return Cut(channels, 1 if transposed else m, m if transposed else 1, terms, transposed)
+    m = wide // max(1, channels)
+    return Cut(channels, 1 if transposed else m, m if transposed else 1, 1, terms, transposed) if channels == p.groups else None
 
 
-def convolve(p, cut, x, x2, w, changes, e, threads):
+def pack(p, cut, w, changes):
+    """Return the changed weights of all terms, flat: [term][kernel row][kernel column][m or channel of the group][channel].
+
+    Parameters
+    ----------
+    p : Problem
+    cut : Cut
+    w : ndarray, flat
+        [kh, kw, c, m], or [kh, kw, channels of a group, c].
+    changes : ndarray [terms, 2]
+        One change (p, n) per term.
+    """
+    packed = np.empty(cut.terms * p.kernel_h * p.kernel_w * cut.tap_size, w.dtype)
+    _pack(1, p, cut, cut.tap_size, w, frozen(changes), packed)
+    return frozen(packed)
+
+
+def convolve(p, cut, x, x2, weights, e, threads):
     """Convolve flat arrays.
 
     Parameters
@@ -98,10 +134,8 @@ def convolve(p, cut, x, x2, w, changes, e, threads):
     cut : Cut
     x, x2 : ndarray, flat
         The inputs of the first and second term, [n, height, width, channels]; `x2` counts only if there are two terms.
-    w : ndarray, flat
-        [kh, kw, c, m].
-    changes : ndarray [terms, 2]
-        One change (p, n) per term.
+    weights : ndarray, flat
+        From `pack`.
     e : Epilogue
     threads : int
         The work is split over rows of pixels.
@@ -110,7 +144,7 @@ def convolve(p, cut, x, x2, w, changes, e, threads):
     images = e.out.size // max(1, p.out_height * p.out_width * p.cout)
     if cut.parts > 1:
         x, x2 = _planes(x, cut, threads), _planes(x2, cut, threads) if cut.terms > 1 else x
-    _depthwise(threads, p, cut, images, x, x2, w, frozen(changes), e)
+    _depthwise(threads, p, cut, cut.tap_size, images, x, x2, weights, e)
 
 
 def _planes(s, cut, threads):
@@ -130,38 +164,40 @@ def _swap(t, nt, s, channels, m, out):
                 out[pixel * size + j * channels + c] = s[pixel * size + c * m + j]
 
 
-@kernel
-def _changed_weights(p, cut, w, changes, weights):
-    """Write the weights of all terms to [term][kernel row][kernel column][m][c], turned round if transposed."""
-    m = max(cut.sums, cut.parts)
-    size, taps, zero = m * cut.channels, p.kernel_h * p.kernel_w, w.dtype.type(0)
+@shared_kernel
+def _pack(t, nt, p, cut, size, w, changes, weights):
+    taps, channels, group, m, zero = p.kernel_h * p.kernel_w, cut.channels, cut.group, size // cut.channels, w.dtype.type(0)
     for term in range(cut.terms):
         positive, negative = changes[2 * term], changes[2 * term + 1]
         for tap in range(taps):
             source, to = (taps - 1 - tap if cut.transposed else tap) * size, (term * taps + tap) * size
-            for c in range(cut.channels):
-                for j in range(m):
-                    v = w[source + c * m + j]
-                    weights[to + j * cut.channels + c] = v * (positive if v > zero else negative)
+            for j in range(m):
+                for c in range(channels):
+                    at = c * m + j
+                    if group > 1:
+                        first = c // group * group
+                        at = (c - first) * channels + first + j if cut.transposed else j * channels + c
+                    v = w[source + at]
+                    weights[to + j * channels + c] = v * (positive if v > zero else negative)
 
 
-def _make_accumulate(pixels):
-    """Return an intrinsic that adds the products of the taps to the sums of `pixels` neighbours."""
+def _make_accumulate(pixels, group):
+    """Return an intrinsic that adds the products of the taps to the sums of `runs` times `pixels` neighbours."""
 
     @intrinsic
-    def accumulate(typing, x, x_from, step, places, w, w_from, w_places, taps, add, sums, s_from, s_step, channels):
+    def accumulate(typing, runs, x, step, places, w, w_from, w_places, taps, add, sums, s_step, channels):
         whole, dtype = types.int64, sums.dtype
-        signature = types.void(x, whole, whole, places, w, whole, w_places, whole, types.boolean, sums, whole, whole, whole)
+        signature = types.void(whole, x, whole, places, w, whole, w_places, whole, types.boolean, sums, whole, whole)
 
         def emit(context, builder, signature, args):
-            _, x_from, step, _, _, w_from, _, taps, add, _, s_from, s_step, channels = args
+            runs, _, step, _, _, w_from, _, taps, add, _, s_step, channels = args
+            if VECTOR_BITS // dtype.bitwidth < group:
+                return context.get_dummy_value()
 
-            def moved(start, step, k):
-                return builder.add(start, builder.mul(step, ir.Constant(I64, k)))
-
-            def work(asm, at):
+            def work(asm, at, first):
                 totals = [cgutils.alloca_once_value(builder, asm.constant(0.0)) for _ in range(pixels)]
-                to = [asm.array(9, builder.add(moved(s_from, s_step, k), at)) for k in range(pixels)]
+                numbers = [builder.add(first, ir.Constant(I64, k)) for k in range(pixels)]
+                to = [asm.array(9, builder.add(builder.mul(s_step, k), at)) for k in numbers]
                 for total in totals:
                     builder.store(asm.constant(0.0), total)
                 with builder.if_then(add):
@@ -169,15 +205,20 @@ def _make_accumulate(pixels):
                         builder.store(asm.load(place), total)
                 with cgutils.for_range(builder, taps) as counter:
                     place = builder.add(asm.number(asm.array(3, counter.index, I64), I64), at)
-                    w_place = builder.add(asm.number(asm.array(6, counter.index, I64), I64), at)
-                    weight = asm.load(asm.array(4, builder.add(w_from, w_place)))
-                    for k, total in enumerate(totals):
-                        value = asm.load(asm.array(0, builder.add(moved(x_from, step, k), place)))
-                        builder.store(asm.fma(value, weight, builder.load(total, typ=asm.vector)), total)
+                    w_place = builder.add(asm.number(asm.array(6, counter.index, I64), I64), builder.add(w_from, at))
+                    values = [asm.load(asm.array(1, builder.add(builder.mul(step, k), place))) for k in numbers]
+                    for n in range(group):
+                        weight = asm.load(asm.array(4, builder.add(w_place, builder.mul(channels, ir.Constant(I64, n)))))
+                        own = [lane // group * group + n for lane in range(asm.lanes)]
+                        for value, total in zip(values, totals, strict=True):
+                            one = asm.shuffle(value, value, own) if group > 1 else value
+                            builder.store(asm.fma(one, weight, builder.load(total, typ=asm.vector)), total)
                 for total, place in zip(totals, to, strict=True):
                     asm.store(builder.load(total, typ=asm.vector), place)
 
-            for_vectors(context, builder, signature, args, dtype, channels, 1, work)
+            with cgutils.for_range(builder, runs) as counter:
+                first = builder.mul(counter.index, ir.Constant(I64, pixels))
+                for_vectors(context, builder, signature, args, dtype, channels, 1, lambda asm, at: work(asm, at, first), least=group)
             return context.get_dummy_value()
 
         return signature, emit
@@ -185,22 +226,44 @@ def _make_accumulate(pixels):
     return accumulate
 
 
-def _make_loops(pixels):
+def _make_loops(pixels, group):
     """Return the same in plain loops, for runs with the JIT off."""
 
-    def accumulate(x, x_from, step, places, w, w_from, w_places, taps, add, sums, s_from, s_step, channels):
-        for k in range(pixels):
+    def accumulate(runs, x, step, places, w, w_from, w_places, taps, add, sums, s_step, channels):
+        for k in range(runs * pixels):
             for c in range(channels):
-                to = s_from + k * s_step + c
+                to = k * s_step + c
                 total = sums[to] if add else sums.dtype.type(0)
                 for t in range(taps):
-                    total = fma(x[x_from + k * step + places[t] + c], w[w_from + w_places[t] + c], total)
+                    for n in range(group):
+                        own = c // group * group + n if group > 1 else c
+                        total = fma(x[k * step + places[t] + own], w[w_from + w_places[t] + n * channels + c], total)
                 sums[to] = total
 
     return accumulate
 
 
-_accumulate, _accumulate_one = ((_make_loops if DISABLED else _make_accumulate)(n) for n in (PIXELS, 1))
+_make = _make_loops if DISABLED else _make_accumulate
+_some, _one = _make(PIXELS, 1), _make(1, 1)
+_some_of_4, _one_of_4, _some_of_8, _one_of_8 = _make(PIXELS, 4), _make(1, 4), _make(PIXELS, 8), _make(1, 8)
+
+
+@kernel
+def _accumulate(group, runs, x, step, places, w, w_from, w_places, add, sums, shape):
+    """Add the products of the taps to the sums of `runs` times `PIXELS` neighbours, or of one pixel if `runs` is 0."""
+    taps, s_step, channels = shape
+    if group == 1 and runs > 0:
+        _some(runs, x, step, places, w, w_from, w_places, taps, add, sums, s_step, channels)
+    elif group == 1:
+        _one(1, x, step, places, w, w_from, w_places, taps, add, sums, s_step, channels)
+    elif group == 4 and runs > 0:
+        _some_of_4(runs, x, step, places, w, w_from, w_places, taps, add, sums, s_step, channels)
+    elif group == 4:
+        _one_of_4(1, x, step, places, w, w_from, w_places, taps, add, sums, s_step, channels)
+    elif runs > 0:
+        _some_of_8(runs, x, step, places, w, w_from, w_places, taps, add, sums, s_step, channels)
+    else:
+        _one_of_8(1, x, step, places, w, w_from, w_places, taps, add, sums, s_step, channels)
 
 
 @kernel
@@ -212,15 +275,13 @@ def _interleave(cut, sums, s_from, ordered, o_from):
 
 
 @shared_kernel
-def _depthwise(thread, threads, p, cut, images, x, x2, w, changes, e):
+def _depthwise(thread, threads, p, cut, size, images, x, x2, weights, e):
     """Compute one thread's share of the output rows."""
     channels, out_size = cut.channels, p.cout
     taps = p.kernel_h * p.kernel_w
-    size = max(cut.sums, cut.parts) * channels
-    weights = np.empty(cut.terms * taps * size, x.dtype)
-    _changed_weights(p, cut, w, changes, weights)
-    sums = np.empty(PIXELS * out_size, x.dtype)
-    ordered = np.empty(PIXELS * out_size, x.dtype) if cut.sums > 1 else sums
+    most = max(1, _CACHED // (PIXELS * out_size))
+    sums = np.empty(most * PIXELS * out_size, x.dtype)
+    ordered = np.empty(sums.size, x.dtype) if cut.sums > 1 else sums
     places, w_places = np.empty(taps * cut.parts, np.int64), np.empty(taps * cut.parts, np.int64)
     rows, row_taps = np.empty(p.kernel_h, np.int64), np.empty(p.kernel_h, np.int64)
     for row in range(images * p.out_height * thread // threads, images * p.out_height * (thread + 1) // threads):
@@ -235,14 +296,14 @@ def _depthwise(thread, threads, p, cut, images, x, x2, w, changes, e):
             q = phase
             while q < p.out_width:
                 # the taps of this pixel, and for how many runs of pixels they lie inside the image
-                count, least, most = 0, p.width, 0
+                count, least, most_right = 0, p.width, 0
                 for h in range(count_h):
                     for j in range(p.kernel_w):
                         v = q * p.stride_w + j * p.dilation_w - p.left
                         if v % p.up_w != 0:
                             continue
                         u = v // p.up_w
-                        least, most = min(least, u), max(most, u)
+                        least, most_right = min(least, u), max(most_right, u)
                         if 0 <= u < p.width:
                             for part in range(cut.parts):
                                 places[count] = (rows[h] + u) * p.cin + part * channels
@@ -250,25 +311,16 @@ def _depthwise(thread, threads, p, cut, images, x, x2, w, changes, e):
                                 count += 1
                 runs = 0
                 if least >= 0:
-                    pixels = min((p.width - 1 - most) // p.stride_w, (p.out_width - 1 - q) // p.up_w) + 1
-                    runs = pixels // PIXELS
-                number = PIXELS if runs > 0 else 1
-                step = p.stride_w * p.cin
-                for run in range(max(runs, 1)):
-                    x_from = run * PIXELS * step
-                    for term in range(cut.terms):
-                        source, add = x if term == 0 else x2, term > 0
-                        for n in range(cut.sums):
-                            w_from, s_from = term * taps * size + n * channels, n * channels
-                            if number == PIXELS:
-                                _accumulate(
-                                    source, x_from, step, places, weights, w_from, w_places, count, add, sums, s_from, out_size, channels
-                                )
-                            else:
-                                _accumulate_one(
-                                    source, x_from, step, places, weights, w_from, w_places, count, add, sums, s_from, out_size, channels
-                                )
-                    for k in range(number if cut.sums > 1 else 0):
-                        _interleave(cut, sums, k * out_size, ordered, k * out_size)
-                    finish_pixels(e, ordered, 0, out_size, number, out_size, 0, (row * p.out_width + q) * out_size, p.up_w * out_size)
-                    q += number * p.up_w
+                    pixels = min((p.width - 1 - most_right) // p.stride_w, (p.out_width - 1 - q) // p.up_w) + 1
+                    runs = min(pixels // PIXELS, most)
+                number = runs * PIXELS if runs > 0 else 1
+                step, shape = p.stride_w * p.cin, (count, out_size, channels)
+                for term in range(cut.terms):
+                    source, add = x if term == 0 else x2, term > 0
+                    for n in range(cut.sums):
+                        w_from, some = term * taps * size + n * channels, sums[n * channels :]
+                        _accumulate(cut.group, runs, source, step, places, weights, w_from, w_places, add, some, shape)
+                for k in range(number if cut.sums > 1 else 0):
+                    _interleave(cut, sums, k * out_size, ordered, k * out_size)
+                finish_pixels(e, ordered, 0, out_size, number, out_size, 0, (row * p.out_width + q) * out_size, p.up_w * out_size)
+                q += number * p.up_w

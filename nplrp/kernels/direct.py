@@ -141,8 +141,8 @@ def _copy_runs(x, x_from, x_step, run, pixels, blocks, depth, a, to, block_step)
 
 
 @kernel
-def _gather(p, unit, cin, c_from, x, rows, columns, first, count, blocks, depth, a, a_from, block_step):
-    """Copy what a unit's pixels first ... first + count - 1 of a phase read to [block][pixel][16]."""
+def _gather(p, unit, cin, group, many, x, rows, columns, first, count, blocks, depth, a, a_from, group_step, block_step):
+    """Copy what a unit's pixels first ... first + count - 1 of a phase read to [group][block][pixel][16], for `many` groups."""
     keep_apart()
     v, u, width = unit
     run, done = width * cin, 0
@@ -152,30 +152,23 @@ def _gather(p, unit, cin, c_from, x, rows, columns, first, count, blocks, depth,
         pixels, to = min(columns - q, count - done), a_from + done * BLOCK
         done += pixels
         row, column = y * p.stride_h + v, q * p.stride_w + u
-        if row < 0 or row >= p.height:
-            _zero(a, to, blocks, block_step, pixels)
-            continue
-        source = (image * p.height + row) * p.width
+        source = (image * p.height + row) * p.width + column
         # pixels low ... high - 1 read nothing that lies outside
         low = min(pixels, max(0, (p.stride_w - 1 - column) // p.stride_w))
         high = max(low, min(pixels, (p.width - width - column) // p.stride_w + 1))
-        if low < high:
-            x_from = (source + column + low * p.stride_w) * p.cin + c_from
-            _copy_runs(x, x_from, p.stride_w * p.cin, run, high - low, blocks, depth, a, to + low * BLOCK, block_step)
-        if width == 1:
-            _zero(a, to, blocks, block_step, low)
-            _zero(a, to + high * BLOCK, blocks, block_step, pixels - high)
-            continue
-        for n in range(pixels):
-            if low <= n < high:
-                continue
-            _zero(a, to + n * BLOCK, blocks, block_step, 1)
-            for w in range(width):
-                if 0 <= column + n * p.stride_w + w < p.width:
-                    for c in range(cin):
-                        k = w * cin + c
-                        from_ = (source + column + n * p.stride_w + w) * p.cin + c
-                        a[to + n * BLOCK + k // depth * block_step + k % depth] = x[from_]
+        if row < 0 or row >= p.height:
+            low, high = pixels, pixels
+        for g in range(many):
+            c_from, at = (group + g) * cin, to + g * group_step
+            if low < high:
+                x_from = (source + low * p.stride_w) * p.cin + c_from
+                _copy_runs(x, x_from, p.stride_w * p.cin, run, high - low, blocks, depth, a, at + low * BLOCK, block_step)
+            _zero(a, at, blocks, block_step, low)
+            _zero(a, at + high * BLOCK, blocks, block_step, pixels - high)
+        for n in range(pixels if width > 1 and 0 <= row < p.height else 0):
+            for k in range(run if n < low or n >= high else 0):
+                if 0 <= column + n * p.stride_w + k // cin < p.width:
+                    a[to + n * BLOCK + k // depth * block_step + k % depth] = x[(source + n * p.stride_w) * p.cin + k]
 
 
 @intrinsic
@@ -218,6 +211,7 @@ class Cut(NamedTuple):
     """
 
     shared: bool
+    groups: int  # gathered together, at most
     chunk: int  # pixels, at most
     per_image: int  # chunks of an image, if shared
     segment: int  # pixels, at most
@@ -241,7 +235,7 @@ def _cut(p, layout, images, threads, rows, columns, kernel_rows, dilation_h, run
         most = (rows + per_image - 1) // per_image
         term_step = ((most - 1) * p.stride_h + reach) * row_step
         run_step, segment_step, row_step = blocks * block_step, p.stride_h * row_step, dilation_h * row_step
-        return Cut(True, most * columns, per_image, columns, segment_step, block_step, row_step, run_step, term_step)
+        return Cut(True, 1, most * columns, per_image, columns, segment_step, block_step, row_step, run_step, term_step)
     size, pixels = layout.terms * units * blocks * BLOCK, images * rows * columns
     most = max(1, _GATHERED // max(1, size * MAX_ROWS))
     if layout.terms * units * blocks * depth * p.cout // layout.groups < _GATHERED:  # weights that stay near may be read often
@@ -250,31 +244,27 @@ def _cut(p, layout, images, threads, rows, columns, kernel_rows, dilation_h, run
     chunk = min(pixels, (pieces + _shares(pieces, most, slabs, threads) - 1) // _shares(pieces, most, slabs, threads) * MAX_ROWS)
     block_step = (chunk // ROW_STEP * ROW_STEP + ROW_STEP + 1) * BLOCK
     run_step = blocks * block_step
-    return Cut(False, chunk, 0, chunk, 0, block_step, runs * run_step, run_step, units * run_step)
+    many = max(1, min(p.groups, _GATHERED // max(1, size * chunk)))  # a thread that has few channels of many pixels copies no more
+    return Cut(False, many, chunk, 0, chunk, 0, block_step, runs * run_step, run_step, units * run_step)
 
 
 @kernel
-def _gather_chunk(p, cut, term, x, group, shape, units, first, begin, count, a):
+def _gather_chunk(p, cut, terms, term, x, group, many, shape, units, first, begin, count, a):
     """Gather what a chunk of pixels reads of one term's input."""
     keep_apart()
     rows, columns, kernel_rows, dilation_h, runs, blocks, depth = shape
-    cin, term_from = p.cin // p.groups, term * cut.term_step
+    cin, group_step = p.cin // p.groups, terms * cut.term_step
     reach = (count // columns - 1) * p.stride_h + (kernel_rows - 1) * dilation_h + 1
     for each in range(reach if cut.shared else kernel_rows):
         for run in range(runs):
+            unit, row, pixels, step = first + each * runs + run, 0, count, cut.row_step
             if cut.shared:  # source rows one after the other
-                place, pixels, step = (
-                    (units[first + run, 0] + each, units[first + run, 1], units[first + run, 2]),
-                    columns,
-                    runs * cut.run_step,
-                )
-            else:
-                unit = first + each * runs + run
-                place, pixels, step = (units[unit, 0], units[unit, 1], units[unit, 2]), count, cut.row_step
-            at = term_from + each * step + run * cut.run_step
-            _gather(p, place, cin, group * cin, x, rows, columns, begin, pixels, blocks, depth, a, at, cut.block_step)
-            if pixels % ROW_STEP != 0:
-                _zero(a, at + pixels * BLOCK, blocks, cut.block_step, 1)
+                unit, row, pixels, step = first + run, each, columns, runs * cut.run_step
+            place = units[unit, 0] + row, units[unit, 1], units[unit, 2]
+            at = term * cut.term_step + each * step + run * cut.run_step
+            _gather(p, place, cin, group, many, x, rows, columns, begin, pixels, blocks, depth, a, at, group_step, cut.block_step)
+            for g in range(many if pixels % ROW_STEP != 0 else 0):
+                _zero(a, at + g * group_step + pixels * BLOCK, blocks, cut.block_step, 1)
 
 
 @shared_kernel
@@ -294,7 +284,8 @@ def _convolve(thread, threads, p, layout, phases, units, images, x, x2, weights,
         cut = _cut(p, layout, images, threads, rows, columns, kernel_rows, dilation_h, runs, blocks, depth, folded)
         k_blocks, out_columns = layout.terms * kernel_rows * runs * blocks, columns - (folded - 1) * dilation
         piece = columns if folded > 1 else min(_PIECE, cut.segment)
-        a = np.empty(layout.terms * cut.term_step, x.dtype)
+        group_step = layout.terms * cut.term_step
+        a = np.empty(cut.groups * group_step, x.dtype)
         sums = np.zeros((piece + ROW_STEP) * SLAB, x.dtype)
         totals, s_pixel = (np.empty(out_columns * cout + _MOST_FOLDED, x.dtype), cout) if folded > 1 else (sums, o + SLAB)
         offsets = np.empty(k_blocks, np.int64)
@@ -312,16 +303,16 @@ def _convolve(thread, threads, p, layout, phases, units, images, x, x2, weights,
             count = min(cut.chunk, end - begin)
             if count <= 0:
                 continue
-            segment, from_slab, to_slab = (
-                min(count, cut.segment),
-                max(0, from_share - chunk * shares),
-                min(shares, to_share - chunk * shares),
-            )
+            segment, from_slab = min(count, cut.segment), max(0, from_share - chunk * shares)
+            to_slab, begun, gathered = min(shares, to_share - chunk * shares), 0, 0
             pieces, pairs = (segment + piece - 1) // piece, (segment + ROW_STEP - 1) // ROW_STEP
             for group in range(from_slab // slabs, (to_slab + slabs - 1) // slabs):
-                for term in range(layout.terms if k_blocks > 0 else 0):
-                    source, shape = x if term == 0 else x2, (rows, columns, kernel_rows, dilation_h, runs, blocks, depth)
-                    _gather_chunk(p, cut, term, source, group, shape, units, first, begin, count, a)
+                if group >= gathered:
+                    begun, gathered = group, min(group + cut.groups, (to_slab + slabs - 1) // slabs)
+                    for term in range(layout.terms if k_blocks > 0 else 0):
+                        source, shape = x if term == 0 else x2, (rows, columns, kernel_rows, dilation_h, runs, blocks, depth)
+                        many = gathered - group
+                        _gather_chunk(p, cut, layout.terms, term, source, group, many, shape, units, first, begin, count, a)
                 for slab in range(max(0, from_slab - group * slabs), min(slabs, to_slab - group * slabs)):
                     channels, wide = min(SLAB, cout - slab * SLAB), min(SLAB, folded * cout - slab * SLAB)
                     w_from, c_from = (group * slabs + slab) * layout.slab_size + start * panel, group * cout + slab * SLAB
@@ -332,7 +323,8 @@ def _convolve(thread, threads, p, layout, phases, units, images, x, x2, weights,
                         if k_blocks > 0:
                             if whole and folded == 1:
                                 bring_pixels(e, left, pixel * p.cout + c_from, p.cout)
-                            even, a_from = (left + ROW_STEP - 1) // ROW_STEP * ROW_STEP, done * cut.segment_step + low * BLOCK
+                            even = (left + ROW_STEP - 1) // ROW_STEP * ROW_STEP
+                            a_from = (group - begun) * group_step + done * cut.segment_step + low * BLOCK
                             multiply(even, wide, a, a_from, o, offsets, o, k_blocks, depth, weights, w_from, o, b_panel, sums, o)
                         if folded > 1:
                             _fold(sums, dilation * SLAB, cout, folded, totals, cout, out_columns)

@@ -22,7 +22,7 @@ from llvmlite import ir
 from nplrp.jit import DISABLED, frozen
 from nplrp.jit.lazy import cgutils, intrinsic, types
 from nplrp.kernels.microkernel import SLAB
-from nplrp.kernels.simd import Assembler, lanes_of
+from nplrp.kernels.simd import Assembler
 from nplrp.kernels.vector_loop import I64, for_vectors
 
 STORE, BIAS, RELU, TIMES, RATIO, RATIOS = range(6)
@@ -156,45 +156,24 @@ def _finish_vectors(typing, e, v, v_from, v_pixel, pixels, channels, b_from, o_f
         _, _, v_from, v_pixel, pixels, channels, b_from, o_from, o_pixel = args
         operands = Operands(builder, e, args[0])
 
-        def each_pixel(work):
-            with cgutils.for_range(builder, pixels) as counter:
-                work(*(builder.add(first, builder.mul(counter.index, step)) for first, step in ((v_from, v_pixel), (o_from, o_pixel))))
-
-        def finish(asm, formula, v, o, n, bias):
-            """Finish the vector of sums at v + n, with or without its bias at hand."""
-
-            def operand(name):
-                return bias if name == "bias" else asm.load(operands.array(asm, name, builder.add(o, n)))
-
-            result = formula(
-                asm.load(asm.array(1, builder.add(v, n))), operand, lambda w: asm.store(w, operands.array(asm, "out2", builder.add(o, n)))
-            )
-            asm.store(result, operands.array(asm, "out", builder.add(o, n)))
-
-        def bias_at(asm, mode, n):
-            return asm.load(operands.array(asm, "bias", builder.add(b_from, n))) if mode in (BIAS, RELU) else None
-
-        def slab():
-            asm = Assembler(context, builder, signature, args, dtype, lanes_of(dtype))
-            places = [ir.Constant(I64, n) for n in range(0, SLAB, asm.lanes)]
+        def work(asm, n):
+            """Finish the vector of sums n numbers behind the first, of every pixel."""
 
             def each(mode, formula):
-                biases = [bias_at(asm, mode, n) for n in places]  # once: the compiler can't know that `out` is another array
-                each_pixel(lambda v, o: [finish(asm, formula, v, o, n, bias) for n, bias in zip(places, biases, strict=True)])
+                bias = asm.load(operands.array(asm, "bias", builder.add(b_from, n))) if mode in (BIAS, RELU) else None
+                with cgutils.for_range(builder, pixels) as counter:
+                    place = builder.add(builder.add(o_from, n), builder.mul(counter.index, o_pixel))
+                    total = asm.load(asm.array(1, builder.add(builder.add(v_from, n), builder.mul(counter.index, v_pixel))))
+                    result = formula(
+                        total,
+                        lambda name: bias if name == "bias" else asm.load(operands.array(asm, name, place)),
+                        lambda w: asm.store(w, operands.array(asm, "out2", place)),
+                    )
+                    asm.store(result, operands.array(asm, "out", place))
 
             by_mode(asm, operands, each)
 
-        def some(v, o):
-            def work(asm, n):
-                by_mode(asm, operands, lambda mode, formula: finish(asm, formula, v, o, n, bias_at(asm, mode, n)))
-
-            for_vectors(context, builder, signature, args, dtype, channels, 1, work, halves=True)
-
-        with builder.if_else(builder.icmp_signed("==", channels, ir.Constant(I64, SLAB))) as (yes, no):
-            with yes:
-                slab()
-            with no:
-                each_pixel(some)
+        for_vectors(context, builder, signature, args, dtype, channels, 1, work, least=1)
         return context.get_dummy_value()
 
     return signature, emit

@@ -19,7 +19,8 @@ def geometries(draw, winograd=False):
     """Layers with at least one output pixel; `winograd` ones are 3 x 3 without stride and dilation."""
     channels = st.sampled_from((1, 2, 3, 5, 16, 20, 33, 64))
     groups = 1 if winograd else draw(st.sampled_from((1, 1, 1, 2, 3, 5)))
-    cin, cout = (draw(channels if groups == 1 else st.sampled_from((1, 2, 3, 16, 20))) * groups for _ in range(2))
+    cin, cout = (draw(channels if groups == 1 else st.sampled_from((1, 2, 4, 8, 20))) * groups for _ in range(2))
+    cout = cout if groups == 1 or draw(st.booleans()) else cin
     kernel = (3, 3) if winograd else draw(st.tuples(*[st.integers(1, 4)] * 2))
     step = st.just((1, 1)) if winograd else st.tuples(*[st.integers(1, 3)] * 2)
     stride, dilation = draw(step), draw(step)
@@ -151,6 +152,8 @@ def layers():
         ("direct", Geometry(9, 7, 5, 37, (3, 2), (2, 1), (1, 2), (1, 0, 2, 1))),
         ("direct", Geometry(13, 37, 24, 40, (3, 3), pads=(1, 1, 1, 1), groups=4)),  # rows that pixels share
         ("depthwise", Geometry(11, 9, 20, 40, (3, 3), (2, 1), pads=(1, 1, 1, 1), groups=20)),
+        ("depthwise", Geometry(11, 17, 20, 20, (3, 2), (1, 2), pads=(1, 1, 0, 1), groups=5)),
+        ("depthwise", Geometry(9, 14, 24, 24, (3, 3), pads=(1, 1, 1, 1), groups=3)),
         ("winograd", Geometry(13, 10, 20, 36, pads=(1, 1, 1, 1))),
         ("winograd", Geometry(37, 41, 32, 64, pads=(1, 1, 1, 1))),
     ]

@@ -103,7 +103,7 @@ def digest():
         (Geometry(31, 75, 3, 20, (7, 7), (2, 2), pads=(3, 3, 3, 3)), None),
         (Geometry(13, 9, 70, 50, (1, 1)), None),
         (Geometry(14, 15, 24, 36, (3, 3), (2, 2), pads=(1, 1, 1, 1), groups=4), None),
-        (Geometry(14, 15, 24, 24, (3, 3), pads=(1, 1, 1, 1), groups=24), None),
+        *((Geometry(14, 15, 24, 24, (3, 3), pads=(1, 1, 1, 1), groups=groups), None) for groups in (24, 6, 3)),
     ):
         w, x = (r.standard_normal(n).astype(np.float32) for n in ((*g.kernel, g.cin // g.groups, g.cout), (2, g.height, g.width, g.cin)))
         out, back = np.empty((2, g.out_height, g.out_width, g.cout), np.float32), np.empty_like(x)
