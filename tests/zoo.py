@@ -248,7 +248,7 @@ def _write_by_name(path: Path, network: Network, weights: list[np.ndarray]) -> N
         file.attrs["model_config"] = json.dumps(network.config("h5")).encode()
         group.attrs["layer_names"] = [name.encode() for name, _ in network.record["by_name"] if name != "top_level_model_weights"]
         for name, variables in network.record["by_name"]:
-            layer = group.create_group(name)
+            layer = group.require_group(name)  # made already where a name has slashes
             layer.attrs["weight_names"] = [place.encode() for place, _ in variables]
             for place, number in variables:
                 layer.create_dataset(place, data=weights[number])

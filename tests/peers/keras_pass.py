@@ -222,6 +222,8 @@ def calibrate(model, title: str, x: np.ndarray, gain: float) -> list[list]:
                 put(variable, "uniform", x.mean(), 0.5 * x.std())
             elif kind in ("moving_variance", "variance"):
                 put(variable, "uniform", x.var(), 0.5 * x.var())
+            elif kind.startswith("renorm") or kind == "moving_stddev":
+                put(variable, "uniform", 1, 0.5)  # of use in training only
             elif kind == "alpha":
                 put(variable, "both signs", 0.3, 0.2)
             elif kind == "count":

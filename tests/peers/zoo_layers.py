@@ -242,6 +242,13 @@ def batchnorm_synchronized(k, L):
     return k.Model(x, head(L, h))
 
 
+@everyday("BatchNormalization", "renorm", dialects=KERAS3)
+def batchnorm_renorm(k, L):
+    x = k.Input(IMAGE)
+    h = L.ReLU()(L.BatchNormalization(renorm=True)(L.Conv2D(4, 3)(x)))
+    return k.Model(x, head(L, h))
+
+
 @everyday("LayerNormalization")
 def layernorm(k, L):
     x, h = start(k, L)
