@@ -21,10 +21,9 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
-
 import numpy as np
+
+ROOT = Path(__file__).parents[2]
 
 #: Sides of the inputs that the networks were made for; 224 where none is given.
 SIDES = {
@@ -48,7 +47,11 @@ NAMES = [
 ]
 #: Networks that only Keras 2 has.
 OLD = [
-    *(f"RegNet{kind}{size}" for kind in "XY" for size in ("002", "004", "006", "008", "016", "032", "040", "064", "080", "120", "160", "320")),
+    *(
+        f"RegNet{kind}{size}"
+        for kind in "XY"
+        for size in ("002", "004", "006", "008", "016", "032", "040", "064", "080", "120", "160", "320")
+    ),
     *(f"ResNetRS{depth}" for depth in (50, 101, 152, 200, 270, 350, 420)),
 ]
 SUBTRACTED = ("VGG16", "VGG19", "ResNet50", "ResNet101", "ResNet152")
@@ -67,6 +70,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1, help="for Keras")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)  # this process is the one that has Keras
     options = parser.parse_args()
+    sys.path.insert(0, str(ROOT))
     options.folder.mkdir(parents=True, exist_ok=True)
     names = options.names or [*NAMES, *(OLD if options.dialect == "keras2" else [])]
     unknown = set(names) - {*NAMES, *OLD}

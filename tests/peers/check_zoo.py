@@ -2,7 +2,8 @@
 
     python tests/peers/check_zoo.py [NAME ...]
 
-in an environment with keras 3 and jax, from the root. Prints how far JAX is from the recorded outputs, relative to their maximum,; ends with 1 if that is more than the record's tolerance.
+in an environment with keras 3 and jax, from the root. Prints how far JAX is from the recorded outputs, relative to their maximum;
+ends with 1 if that is more than the record's tolerance.
 """
 
 import os

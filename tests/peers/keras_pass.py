@@ -280,11 +280,11 @@ def observe(model, x: np.ndarray, dtype: str = "float64", keep=lambda name, valu
             if len(listed(y)) == 1:
                 observed.layers.append(keep(f"{path}#{use}" if use else path, np.asarray(y)))
             activation = getattr(layer, "activation", None)
-            if path in ends and getattr(activation, "__name__", "") in ("softmax", "sigmoid") and not hasattr(layer, "function"):
-                if type(layer).__name__ != "Activation":
-                    layer.activation = _same
-                    observed.logits.append((path, np.asarray(original(*args, **kwargs))))
-                    layer.activation = activation
+            its_own = path in ends and type(layer).__name__ != "Activation"
+            if its_own and getattr(activation, "__name__", "") in ("softmax", "sigmoid"):
+                layer.activation = _same
+                observed.logits.append((path, np.asarray(original(*args, **kwargs))))
+                layer.activation = activation
             return y
 
         return run

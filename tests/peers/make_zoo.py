@@ -172,7 +172,7 @@ def record_files(k, model, network: zoo.Network, folder: Path) -> None:
     with h5py.File(real["weights.h5"]) as file:
 
         def visit(place: str, item: h5py.HLObject) -> None:
-            if isinstance(item, h5py.Group) and place.split("/")[-1] == "vars":
+            if isinstance(item, h5py.Group) and place.rsplit("/", 1)[-1] == "vars":
                 numbers = [which(item[key]) for key in sorted(item, key=int)]
                 record["by_number"].append([place[:-5], item.attrs.get("name"), numbers])
 

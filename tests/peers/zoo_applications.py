@@ -61,9 +61,7 @@ def _efficientnet_v2(version, k, L):
 def _convnext(k, L):
     make = module(k, "convnext").ConvNeXt
     depths, widths = [1, 1, 2, 1], [6, 8, 12, 16]
-    return make(
-        depths, widths, drop_path_rate=0.1, default_size=32, input_shape=(64, 64, 3), classes=5, **_name(k, "convnext_tiny")
-    )
+    return make(depths, widths, drop_path_rate=0.1, default_size=32, input_shape=(64, 64, 3), classes=5, **_name(k, "convnext_tiny"))
 
 
 def _nasnet(k, L):

@@ -348,9 +348,7 @@ def inverted_residual(k, L):
 
 @everyday("Sequential", "tutorial", shape=(28, 28))
 def mnist_dense(k, L):
-    return k.Sequential(
-        [k.Input((28, 28)), L.Flatten(), L.Dense(16, activation="relu"), L.Dropout(0.2), L.Dense(10, activation="softmax")]
-    )
+    return k.Sequential([k.Input((28, 28)), L.Flatten(), L.Dense(16, activation="relu"), L.Dropout(0.2), L.Dense(10, activation="softmax")])
 
 
 @everyday("Sequential", "tutorial", shape=(28, 28))
