@@ -158,6 +158,7 @@ def build(name: str, dialect: str, folder: Path, side: int, threads: int) -> Non
 
     k.backend.set_floatx("float64")
     twin = make()
+    keras_pass.exact(twin)
     rules = keras_pass.calibrate(twin, name, x, 1.0)
     arrays = {"x": x[:1]}
     observed = keras_pass.observe(twin, x[:1], keep=zoo.record_layer)
