@@ -91,5 +91,5 @@ def test_the_engine_is_right_or_refuses(group, dialect, tmp_path):
             (expected,) = network.outputs().values()
             got = list(y.values())[-1]
             assert got.shape == expected.shape, network.name
-            assert np.abs(got - expected).max() <= network.tolerance * np.abs(expected).max(), (network.name, layout)
+            assert np.abs(got - expected).max() <= zoo.TOLERANCE * np.abs(expected).max(), (network.name, layout)
     assert loaded >= LOADED[group, dialect]

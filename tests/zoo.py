@@ -23,6 +23,8 @@ import numpy as np
 
 DATA = Path(__file__).parent / "data" / "zoo"
 LAYOUTS = ("h5", "weights.h5", "keras")
+#: How far float64 outputs may be from the recorded ones, relative to their maximum.
+TOLERANCE = 1e-11
 #: The inputs' place among the seeds of a network.
 INPUTS = 1_000_000
 
@@ -63,11 +65,6 @@ class Network:
     def chain(self) -> bool:
         """Whether every layer has one input and one reader, is used once, and there is one output."""
         return self.record["chain"]
-
-    @property
-    def tolerance(self) -> float:
-        """How far from the exact value `outputs` may be, relative to their maximum: more than rounding of float64 where noted."""
-        return self.record.get("tolerance", 1e-11)
 
     @property
     def layouts(self) -> tuple[str, ...]:

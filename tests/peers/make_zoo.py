@@ -120,8 +120,6 @@ def make_one(title: str, dialect: str, builder: Builder) -> dict:
         "by_name": [],
         "by_number": [],
     }
-    if builder.tolerance:
-        record["tolerance"] = builder.tolerance
     network = zoo.Network(f"{dialect}/{title}", record)
     keras_pass.fill(twin, network.weights())
     observed = keras_pass.observe(twin, network.inputs(), keep=zoo.record_layer)
