@@ -95,7 +95,7 @@ class Network:
         return {name: np.array(value) for name, value in self.record["outputs"]}
 
     def logits(self) -> dict[str, np.ndarray]:
-        """Return the outputs of layers with a softmax or sigmoid of their own as they were before it."""
+        """Return the outputs as they were before a softmax or sigmoid, a layer's own or an Activation or Softmax layer at the end."""
         return {name: np.array(value) for name, value in self.record["logits"]}
 
     def layers(self) -> dict[str, Observed]:

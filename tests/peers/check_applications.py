@@ -162,7 +162,7 @@ def build(name: str, dialect: str, folder: Path, side: int, threads: int) -> Non
     rules = keras_pass.calibrate(twin, name, x, 1.0)
     arrays = {"x": x[:1]}
     observed = keras_pass.observe(twin, x[:1], keep=zoo.record_layer)
-    arrays["y64"], arrays["logits64"] = observed.outputs[0][1], observed.logits[0][1]
+    arrays["y64"], arrays["logits64"] = observed.outputs[0][1], (observed.logits or observed.outputs)[0][1]
     weights = [value.astype(np.float32) if value.dtype == np.float64 else value for value in keras_pass.values(twin)]
     layers = observed.layers
     del twin, observed
@@ -176,7 +176,8 @@ def build(name: str, dialect: str, folder: Path, side: int, threads: int) -> Non
     model.save(folder / "model.keras")
     model.save_weights(folder / "model.weights.h5")
     (folder / "model.json").write_text(model.to_json())
-    arrays["logits32"] = np.asarray(keras_pass.observe(model, x[:1], "float32").logits[0][1])
+    observed = keras_pass.observe(model, x[:1], "float32", keep=lambda name, value: None)
+    arrays["logits32"] = (observed.logits or observed.outputs)[0][1]
     np.savez(folder / "expected.npz", **arrays)
     scale = np.abs(arrays["logits64"]).max()
     facts = {

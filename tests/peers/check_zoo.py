@@ -21,7 +21,6 @@ import numpy as np
 from tests import zoo
 from tests.peers import keras_pass
 
-
 #: Keras on JAX rounds epsilons, slopes and means to float32 even in float64.
 CLOSE = 1e-5
 

@@ -357,7 +357,7 @@ class Observed:
 
 
 def observe(model, x: np.ndarray, dtype: str = "float64", keep=lambda name, value: (name, value)) -> Observed:
-    """Return a model's outputs, those before a layer's own softmax or sigmoid, and every layer's output in the order of computation.
+    """Return a model's outputs, those before a softmax or sigmoid at the end, and every layer's output in the order of computation.
 
     `keep(name, value)` says what to keep of a layer's output. The model's calls stay patched: it is good for nothing else afterwards.
     """
@@ -372,8 +372,10 @@ def observe(model, x: np.ndarray, dtype: str = "float64", keep=lambda name, valu
             if len(listed(y)) == 1:
                 observed.layers.append(keep(f"{path}#{use}" if use else path, np.asarray(y)))
             activation = getattr(layer, "activation", None)
-            its_own = path in ends and type(layer).__name__ != "Activation"
-            if its_own and getattr(activation, "__name__", "") in ("softmax", "sigmoid"):
+            kind = type(layer).__name__
+            if path in ends and kind in ("Activation", "Softmax"):
+                observed.logits.append((path, np.asarray(args[0])))
+            elif path in ends and getattr(activation, "__name__", "") in ("softmax", "sigmoid"):
                 layer.activation = _same
                 observed.logits.append((path, np.asarray(original(*args, **kwargs))))
                 layer.activation = activation
