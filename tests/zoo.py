@@ -23,6 +23,8 @@ import numpy as np
 
 DATA = Path(__file__).parent / "data" / "zoo"
 LAYOUTS = ("h5", "weights.h5", "keras")
+#: How far float64 outputs may be from the recorded ones, relative to their maximum.
+TOLERANCE = 1e-11
 #: The inputs' place among the seeds of a network.
 INPUTS = 1_000_000
 
@@ -65,11 +67,6 @@ class Network:
         return self.record["chain"]
 
     @property
-    def tolerance(self) -> float:
-        """How far from the exact value `outputs` may be, relative to their maximum: more than rounding of float64 where noted."""
-        return self.record.get("tolerance", 1e-11)
-
-    @property
     def layouts(self) -> tuple[str, ...]:
         """Layouts that `write` can make: without "h5" where Keras 3 fails to write it (two variables of one path, RandomBrightness)."""
         return LAYOUTS if "by_name" in self.record else LAYOUTS[1:]
@@ -98,7 +95,7 @@ class Network:
         return {name: np.array(value) for name, value in self.record["outputs"]}
 
     def logits(self) -> dict[str, np.ndarray]:
-        """Return the outputs of layers with a softmax or sigmoid of their own as they were before it."""
+        """Return the outputs as they were before a softmax or sigmoid, a layer's own or an Activation or Softmax layer at the end."""
         return {name: np.array(value) for name, value in self.record["logits"]}
 
     def layers(self) -> dict[str, Observed]:
@@ -248,7 +245,7 @@ def _write_by_name(path: Path, network: Network, weights: list[np.ndarray]) -> N
         file.attrs["model_config"] = json.dumps(network.config("h5")).encode()
         group.attrs["layer_names"] = [name.encode() for name, _ in network.record["by_name"] if name != "top_level_model_weights"]
         for name, variables in network.record["by_name"]:
-            layer = group.create_group(name)
+            layer = group.require_group(name)  # made already where a name has slashes
             layer.attrs["weight_names"] = [place.encode() for place, _ in variables]
             for place, number in variables:
                 layer.create_dataset(place, data=weights[number])

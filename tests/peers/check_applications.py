@@ -21,10 +21,9 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
-
 import numpy as np
+
+ROOT = Path(__file__).parents[2]
 
 #: Sides of the inputs that the networks were made for; 224 where none is given.
 SIDES = {
@@ -71,6 +70,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1, help="for Keras")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)  # this process is the one that has Keras
     options = parser.parse_args()
+    sys.path.insert(0, str(ROOT))
     options.folder.mkdir(parents=True, exist_ok=True)
     names = options.names or [*NAMES, *(OLD if options.dialect == "keras2" else [])]
     unknown = set(names) - {*NAMES, *OLD}
@@ -158,10 +158,11 @@ def build(name: str, dialect: str, folder: Path, side: int, threads: int) -> Non
 
     k.backend.set_floatx("float64")
     twin = make()
+    keras_pass.exact(twin)
     rules = keras_pass.calibrate(twin, name, x, 1.0)
     arrays = {"x": x[:1]}
     observed = keras_pass.observe(twin, x[:1], keep=zoo.record_layer)
-    arrays["y64"], arrays["logits64"] = observed.outputs[0][1], observed.logits[0][1]
+    arrays["y64"], arrays["logits64"] = observed.outputs[0][1], (observed.logits or observed.outputs)[0][1]
     weights = [value.astype(np.float32) if value.dtype == np.float64 else value for value in keras_pass.values(twin)]
     layers = observed.layers
     del twin, observed
@@ -175,7 +176,8 @@ def build(name: str, dialect: str, folder: Path, side: int, threads: int) -> Non
     model.save(folder / "model.keras")
     model.save_weights(folder / "model.weights.h5")
     (folder / "model.json").write_text(model.to_json())
-    arrays["logits32"] = np.asarray(keras_pass.observe(model, x[:1], "float32").logits[0][1])
+    observed = keras_pass.observe(model, x[:1], "float32", keep=lambda name, value: None)
+    arrays["logits32"] = (observed.logits or observed.outputs)[0][1]
     np.savez(folder / "expected.npz", **arrays)
     scale = np.abs(arrays["logits64"]).max()
     facts = {

@@ -1,5 +1,6 @@
 """Helpers around real Keras 2 and 3: networks in float64, weights scaled in one pass, every layer's output, channels first on a CPU."""
 
+import importlib
 import json
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,6 +11,13 @@ import numpy as np
 from tests import zoo
 
 MODELS = ("Functional", "Sequential", "Model")
+
+
+def customs(k, names: list[str]) -> dict:
+    """Return those classes of keras.applications' own, of those named, that Keras may not find when it loads a file."""
+    places = {"LayerScale": "convnext", "StochasticDepth": "convnext", "CustomScaleLayer": "inception_resnet_v2"}
+    modules = {name: importlib.import_module(f"{k.__name__}.src.applications.{place}") for name, place in places.items() if name in names}
+    return {name: getattr(module, name) for name, module in modules.items() if hasattr(module, name)}
 
 
 def _same(x):
@@ -95,6 +103,90 @@ def still(k):
     finally:
         for kind, call in zip(kinds, calls, strict=True):
             kind.call = call
+
+
+# Exactness: where TensorFlow rounds constants to float32 in float64 networks
+
+
+def exact(model, single=None) -> None:
+    """Let a float64 model compute all it does in float64, with the constants that its configuration says.
+
+    In float64 Keras still rounds to float32: the constants of Rescaling, of a given Normalization (Keras 3), of LeakyReLU, ReLU and
+    GELU (1e-9 to 5e-8 of the result), and all of a bilinear resize (1e-7). Keras 2 rounds slopes before it writes them: they are
+    taken from `single`, the same model in float32.
+    """
+    twins = [layer for _, layer in leaves(single)] if single is not None else []
+    for (_, layer), twin in zip(leaves(model), twins or [None] * len(leaves(model)), strict=True):
+        activation = getattr(layer, "activation", None)
+        if callable(activation) and not hasattr(layer, "function"):
+            name = getattr(activation, "__name__", "")
+            if name in ACTIVATIONS:
+                layer.activation = ACTIVATIONS[name]
+            elif hasattr(activation, "get_config"):
+                _exact_layer(activation, getattr(twin, "activation", None))
+        _exact_layer(layer, twin)
+
+
+def _exact_layer(layer, twin) -> None:
+    import tensorflow as tf
+
+    def number(*names):
+        found = [getattr(twin or layer, name) for name in names if getattr(twin or layer, name, None) is not None]
+        return tf.constant(float(found[0]), tf.float64) if found else None
+
+    name = type(layer).__name__
+    if name in ("LeakyReLU", "ReLU"):
+        slope, threshold, top = number("negative_slope", "alpha"), number("threshold"), number("max_value")
+        threshold = tf.constant(0.0, tf.float64) if threshold is None else threshold
+
+        def rectified(original, x, **_):
+            above = x if top is None else tf.minimum(x, top)
+            return tf.where(x < threshold, slope * (x - threshold), above)
+
+        patch(layer, rectified)
+    elif name in ("ELU", "ThresholdedReLU"):
+        for key in {"alpha", "theta"} & set(vars(layer)):
+            setattr(layer, key, float(getattr(twin or layer, key)))
+    elif name == "Rescaling":
+        scale, offset = (tf.constant(np.array(value, np.float64)) for value in (layer.scale, layer.offset))
+        patch(layer, lambda original, x, **_: x * scale + offset)
+    elif name == "Normalization" and getattr(layer, "input_mean", None) is not None:
+        for key in ("mean", "variance"):
+            given = np.array(getattr(layer, f"input_{key}"), np.float64)
+            setattr(layer, key, tf.constant(np.broadcast_to(given, np.shape(getattr(layer, key)))))
+    elif name in ("UpSampling2D", "Resizing") and layer.interpolation == "bilinear":
+        patch(layer, lambda original, x, **_: bilinear(x, *original(x).shape[1:3]))
+
+
+def bilinear(x, *sides: int):
+    """Resize images [n, h, w, c] with half-pixel centres."""
+    for axis, side in enumerate(sides, 1):
+        size = x.shape[axis]
+        at = np.clip((np.arange(side) + 0.5) * size / side - 0.5, 0, size - 1)
+        below = np.minimum(at.astype(int), size - 1)
+        weights = np.zeros((side, size))
+        np.add.at(weights, (np.arange(side), below), 1 - (at - below))
+        np.add.at(weights, (np.arange(side), np.minimum(below + 1, size - 1)), at - below)
+        x = np.moveaxis(np.tensordot(weights, np.asarray(x, np.float64), (1, axis)), 0, axis)
+    import tensorflow as tf
+
+    return tf.constant(x)
+
+
+def _gelu(x):
+    import tensorflow as tf
+
+    return 0.5 * x * (1 + tf.math.erf(x / tf.constant(2.0, x.dtype) ** 0.5))
+
+
+def _leaky_relu(x):
+    import tensorflow as tf
+
+    return tf.where(x < 0, tf.constant(0.2, x.dtype) * x, x)
+
+
+#: Activations whose constants TensorFlow rounds.
+ACTIVATIONS = {"gelu": _gelu, "leaky_relu": _leaky_relu}
 
 
 # Layers and variables
@@ -222,6 +314,8 @@ def calibrate(model, title: str, x: np.ndarray, gain: float) -> list[list]:
                 put(variable, "uniform", x.mean(), 0.5 * x.std())
             elif kind in ("moving_variance", "variance"):
                 put(variable, "uniform", x.var(), 0.5 * x.var())
+            elif kind.startswith("renorm") or kind == "moving_stddev":
+                put(variable, "uniform", 1, 0.5)  # of use in training only
             elif kind == "alpha":
                 put(variable, "both signs", 0.3, 0.2)
             elif kind == "count":
@@ -263,7 +357,7 @@ class Observed:
 
 
 def observe(model, x: np.ndarray, dtype: str = "float64", keep=lambda name, value: (name, value)) -> Observed:
-    """Return a model's outputs, those before a layer's own softmax or sigmoid, and every layer's output in the order of computation.
+    """Return a model's outputs, those before a softmax or sigmoid at the end, and every layer's output in the order of computation.
 
     `keep(name, value)` says what to keep of a layer's output. The model's calls stay patched: it is good for nothing else afterwards.
     """
@@ -278,11 +372,13 @@ def observe(model, x: np.ndarray, dtype: str = "float64", keep=lambda name, valu
             if len(listed(y)) == 1:
                 observed.layers.append(keep(f"{path}#{use}" if use else path, np.asarray(y)))
             activation = getattr(layer, "activation", None)
-            if path in ends and getattr(activation, "__name__", "") in ("softmax", "sigmoid") and not hasattr(layer, "function"):
-                if type(layer).__name__ != "Activation":
-                    layer.activation = _same
-                    observed.logits.append((path, np.asarray(original(*args, **kwargs))))
-                    layer.activation = activation
+            kind = type(layer).__name__
+            if path in ends and kind in ("Activation", "Softmax"):
+                observed.logits.append((path, np.asarray(args[0])))
+            elif path in ends and getattr(activation, "__name__", "") in ("softmax", "sigmoid"):
+                layer.activation = _same
+                observed.logits.append((path, np.asarray(original(*args, **kwargs))))
+                layer.activation = activation
             return y
 
         return run

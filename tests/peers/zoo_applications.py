@@ -109,6 +109,5 @@ BUILDERS = {
     "convnext": _entry(_convnext, 64, PIXELS, "residual", "nested", "LayerNormalization", "gelu"),
     "regnet_x": _entry(partial(_regnet, "X"), 64, PIXELS, "residual", "groups", dialects=("keras2",)),
     "regnet_y": _entry(partial(_regnet, "Y"), 64, PIXELS, "residual", "groups", "gate", dialects=("keras2",)),
-    "regnet_z": _entry(partial(_regnet, "Z"), 64, PIXELS, "residual", "groups", "gate", dialects=("keras2",)),
     "resnet_rs50": _entry(_resnet_rs, 64, PIXELS, "residual", "gate", dialects=("keras2",)),
 }

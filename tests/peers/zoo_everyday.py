@@ -26,8 +26,6 @@ class Builder:
         Between which values inputs lie.
     layers : str
         The dialect in which every layer's output is recorded, "always", or "".
-    tolerance : float
-        0, or how far Keras's float64 outputs may be from exact ones where it computes in less.
     gain : float
         The deviation that the weights give to convolutions and dense layers, before their activations.
     """
@@ -38,7 +36,6 @@ class Builder:
     dialects: tuple[str, ...] = ()
     pixels: tuple[float, float] = (-1.0, 1.0)
     layers: str = "keras3"
-    tolerance: float = 0.0
     gain: float = 1.0
 
 

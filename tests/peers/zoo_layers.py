@@ -184,7 +184,7 @@ def permute(k, L):
     return k.Model(x, L.Dense(5, activation="softmax")(L.Flatten()(h)))
 
 
-@everyday("Resizing", "bilinear", shape=(10, 14, 3), pixels=(0.0, 255.0), tolerance=1e-6)
+@everyday("Resizing", "bilinear", shape=(10, 14, 3), pixels=(0.0, 255.0))
 def resizing(k, L):
     x = k.Input((10, 14, 3))
     h = L.Rescaling(1 / 255.0)(L.Resizing(12, 12)(x))
@@ -239,6 +239,13 @@ def batchnorm_axis(k, L):
 def batchnorm_synchronized(k, L):
     x = k.Input(IMAGE)
     h = L.ReLU()(L.BatchNormalization(synchronized=True)(L.Conv2D(4, 3)(x)))
+    return k.Model(x, head(L, h))
+
+
+@everyday("BatchNormalization", "renorm", dialects=KERAS3)
+def batchnorm_renorm(k, L):
+    x = k.Input(IMAGE)
+    h = L.ReLU()(L.BatchNormalization(renorm=True)(L.Conv2D(4, 3)(x)))
     return k.Model(x, head(L, h))
 
 
