@@ -92,6 +92,23 @@ def test_what_presets_start_with():
     assert make_plan(NETWORKS["max"], "deep_taylor", dialect="zennit").start == "one"  # a dialect that is asked for brings its own
 
 
+def test_presets_run_in_their_owners_dialects():
+    zennit = {name for name in COMPOSITES if name.startswith("epsilon_")} | {"excitation_backprop", *GRADIENTS} - {"input_t_gradient"}
+    innvestigate = {name for name in COMPOSITES if name.startswith(("lrp.", "deep_taylor"))} | {"input_t_gradient"}
+    owners = {"zennit-0.5": zennit, "innvestigate-2.1": innvestigate, "montavon": {"montavon_vgg16"}, "notebook": {"notebook"}}
+    own = {"zero", "epsilon", "gamma", "zplus", "alpha_beta", "alpha1_beta0", "wsquare", "flat", "zbox"}
+    owners["nplrp"] = own
+    assert [len(owners[dialect]) for dialect in sorted(owners)] == [19, 1, 1, 9, 9]
+    assert {name: composite.dialect for name, composite in COMPOSITES.items()} == {
+        name: dialect for dialect, names in owners.items() for name in names
+    }
+
+
+def test_alpha_and_beta_follow_each_other():
+    for settings, rule in (("alpha=3", "alpha=3, beta=2"), ("beta=0.5", "alpha=1.5, beta=0.5"), ("alpha=2, beta=-1", "alpha=2, beta=1")):
+        assert rules_of(f"epsilon_alpha2_beta1({settings})")["block1_conv1"].startswith(f"alpha_beta({rule}, ")
+
+
 RULES_OF_NPLRP = [name for name, each in COMPOSITES.items() if each.dialect == "nplrp"]
 
 
@@ -149,6 +166,8 @@ rows = [
 
 
 def test_a_composite_from_a_dict_on_a_base():
+    assert make_plan(NETWORKS["max"], {"base": "deep_taylor", "rows": []}).start == "relu_logit"  # the base's
+    assert make_plan(NETWORKS["max"], {"base": "deep_taylor", "start": "one"}).start == "one"
     rules = rules_of({"base": "epsilon_plus", "rows": [{"rule": "wsquare", "last": True, "kind": "dense"}]})
     assert rules["predictions"] == "wsquare(epsilon=1e-06, stabiliser=sign, bias=changed)"
     assert rules["fc2"] == "epsilon(epsilon=1e-06, stabiliser=sign)"

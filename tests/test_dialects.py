@@ -35,6 +35,53 @@ def test_every_rule_resolves_completely(dialect):
     assert f"start {dialect.start}" in str(dialect)
 
 
+#: What the sources of each system say: its max-pools, its average pools, and the rules that it has.
+SOURCES = {
+    "notebook": ("winner_epsilon(1e-07, plus)", "epsilon(1e-07, plus)", "epsilon(1e-07, plus)", "zplus(1e-07, plus)"),
+    "zennit-0.5": (
+        *("winner", "norm(1e-06, sign)", "epsilon(1e-06, sign)", "gamma(gamma=0.25, 1e-06, sign)", "zplus(1e-06, sign)"),
+        *("alpha_beta(alpha=2.0, beta=1.0, 1e-06, sign)", "wsquare(1e-06, sign, bias=changed)", "flat(1e-06, sign)", "zbox(1e-06, sign)"),
+    ),
+    "innvestigate-2.1": (
+        *("winner", "norm(1e-07, zero)", "zero(1e-07, zero)", "epsilon(1e-07, sign)", "zplus(1e-07, zero, bias=none)"),
+        *("alpha_beta(alpha=2.0, beta=1.0, 1e-07, zero, bias=raw)", "wsquare(1e-07, zero)", "flat(1e-07, zero)"),
+        "zbox(low=-1.0, high=1.0, 1e-07, zero)",
+    ),
+    "captum-0.9": (
+        *("winner_epsilon(1e-09, sign)", "epsilon(1e-09, sign)", "epsilon(1e-09, sign)"),
+        *("gamma(gamma=0.25, 1e-09, sign, bias=raw, split=False)", "zplus(1e-09, sign, bias=raw, split=False)"),
+        "alpha_beta(alpha=1.0, beta=0.0, 1e-09, sign, bias=raw, split=False)",
+    ),
+    "lrp_toolbox-1.3": (
+        *("winner_ties", "norm(1e-12, sign)", "zero(1e-16, sign)", "epsilon(1e-16, sign)"),
+        *("alpha_beta(alpha=2.0, beta=1.0, 1e-16, sign)", "wsquare(1e-16, sign)", "flat(1e-16, sign)"),
+    ),
+    "rp.jl-3": (
+        *("winner_epsilon(1e-09, sign)", "epsilon(1e-09, sign)", "zero(1e-09, sign)", "epsilon(1e-06, sign)"),
+        *("gamma(gamma=0.25, 1e-09, sign, split=False, branch=y)", "zplus(1e-09, sign)", "alpha_beta(alpha=2.0, beta=1.0, 1e-09, sign)"),
+        *("wsquare(1e-09, sign)", "flat(1e-09, sign)", "zbox(1e-09, sign)"),
+    ),
+    "montavon": (
+        *("average(1e-09, plus)", "average(1e-09, plus)", "epsilon(1e-09, plus)", "gamma(gamma=0.25, 1e-09, plus, split=False)"),
+        "zbox(1e-09, plus)",
+    ),
+}
+STARTS_OF = {"notebook": "softmax", "zennit-0.5": "one", "rp.jl-3": "one"}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS.values(), ids=list(DIALECTS))
+def test_dialects_are_what_the_sources_say(dialect):
+    def text(rule, kind):
+        return str(dialect.resolve(rule, kind)).replace("epsilon=", "").replace("stabiliser=", "")
+
+    assert dialect.start == STARTS_OF.get(dialect.name, "logit")
+    if dialect.name != "nplrp":
+        pools = (text(None, "maxpool"), text(None, "avgpool"))
+        assert (*pools, *(text(Rule(rule.name), "conv") for rule in dialect.rules)) == SOURCES[dialect.name]
+    if "zero" not in {rule.name for rule in dialect.rules}:
+        assert text(Rule("zero"), "conv") == "zero(0.0, drop)"  # a system without LRP-0 gives it no epsilon
+
+
 def test_what_a_rule_says_itself_stays():
     rule = Rule("gamma", gamma=0.5, bias="none")
     assert str(dialect_named("captum").resolve(rule, "conv")) == "gamma(gamma=0.5, epsilon=1e-09, stabiliser=sign, bias=none, split=False)"

@@ -1,13 +1,16 @@
 """The gradient family: against differences, and against definitions in loops over layers."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 import nplrp
 from nplrp.errors import RuleError
+from nplrp.model import chain
 from nplrp.rules.composites import GRADIENTS
 from tests import twins
-from tests.networks import dense, images, small_vgg
+from tests.networks import conv, dense, images, plain, pool, random_kernel, small_vgg
 
 
 def test_gradient_is_the_derivative():
@@ -39,6 +42,28 @@ def test_input_times_gradient_at_any_layer(layer):
     a = x if layer == "input" else gradient.activations[layer]
     assert gradient.relevance.any()
     assert np.array_equal(times.relevance, gradient.relevance * a)
+
+
+@pytest.mark.parametrize("composite", [*GRADIENTS, "notebook", "gamma", "zplus", "alpha_beta", "flat", "epsilon_gamma_box"])
+def test_a_relu_of_its_own_is_the_layers_before_it(composite):
+    rng = np.random.default_rng(6)
+    layers = [
+        conv("conv1", random_kernel(rng, 3, 3, 3, 5), rng.normal(size=5)),
+        conv("conv2", random_kernel(rng, 3, 3, 5, 5), rng.normal(size=5)),
+        pool("pool"),
+        plain("flatten", "flatten"),
+        dense("fc1", random_kernel(rng, 80, 6), rng.normal(size=6)),
+        dense("out", random_kernel(rng, 6, 4), rng.normal(size=4), "linear"),
+    ]
+    apart = []
+    for layer in layers:
+        apart.append(dataclasses.replace(layer, activation="linear"))
+        if layer.activation == "relu":
+            apart.append(plain(f"{layer.name}_relu", "activation", "relu"))
+    x, start = rng.normal(size=(2, 8, 8, 3)), rng.normal(size=(2, 4))
+    one, other = (nplrp.explain(chain((8, 8, 3), each), x, composite, dtype="float64", start=start) for each in (layers, apart))
+    assert one.relevance.any()
+    assert np.abs(one.relevance - other.relevance).max() <= 1e-13 * np.abs(one.relevance).max()
 
 
 @pytest.mark.parametrize("method", GRADIENTS)

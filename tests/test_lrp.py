@@ -17,7 +17,7 @@ from nplrp.errors import ModelError, NumericsError, RuleError
 from nplrp.kernels.conv import Packed
 from nplrp.model import Window, chain
 from nplrp.rules import Rule
-from nplrp.rules.composites import COMPOSITES, LINEAR, POOL, Composite
+from nplrp.rules.composites import COMPOSITES, LINEAR, POOL, STARTS, Composite
 from nplrp.rules.dialects import DIALECTS
 from nplrp.workspace import Hold, Workspace
 from tests import naive
@@ -438,6 +438,19 @@ def test_starts():
     assert top.ledger.start == pytest.approx(top.logits.max(axis=1), rel=1e-15)
     parts = [nplrp.explain(model, x, "notebook", target=k, dtype="float64").relevance for k in range(5)]
     assert worst(sum(parts), everything.relevance) < 1e-13
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_a_start_overwrites_no_output(start):
+    """Also where a layer below is as large as the logits, and finds their memory free."""
+    rng = np.random.default_rng(29)
+    layers = [dense(name, random_kernel(rng, 5, 5), rng.normal(size=5), "relu") for name in ("a", "b")]
+    model = chain((5,), [*layers, dense("out", random_kernel(rng, 5, 5), rng.normal(size=5), "linear")])
+    x = rng.normal(size=(3, 5))
+    for _ in range(2):
+        e = nplrp.explain(model, x, "epsilon", dtype="float64", start=start)
+        assert np.array_equal(e.logits, nplrp.forward(model, x, "float64")["out"])
+        assert np.array_equal(e.output, e.logits)
 
 
 def test_a_target_for_each_image():
