@@ -172,7 +172,7 @@ def _image(steps: Sequence[Step], x: np.ndarray, row: Callable[[Step], Any]) -> 
     base = -1
     for i, step in enumerate(steps):
         alone = step.inputs == (i - 1,) and not any(i - 1 in other.inputs for other in steps[i + 1 :])
-        if not (alone and moves(step) and step.activation == "linear"):
+        if not (alone and only_moves(step) and step.activation == "linear"):
             break
         if row(step) is None:
             base = i
