@@ -47,3 +47,54 @@ def sequential(*layers, shape=(8, 8, 3), name="model"):
     entries = [{"class_name": "InputLayer", "config": {"batch_input_shape": [None, *shape], "name": "input_1"}}]
     entries += [{"class_name": kind, "config": {"name": f"layer{i}", **options}} for i, (kind, options) in enumerate(layers)]
     return {"class_name": "Sequential", "config": {"name": name, "layers": entries}}
+
+
+class T:
+    """A tensor in `functional`: an output of a use of a layer."""
+
+    def __init__(self, name, node=0, output=0):
+        self.history = [name, node, output]
+
+
+def functional(layers, outputs, dialect=3, inputs=("x",), shape=(8, 8, 3), name="graph"):
+    """A Functional configuration.
+
+    `layers` maps a name to (class, options, uses...); a use is what the layer is called with: a list of positional operands, each a `T`, a
+    name for `T(name)`, a list of such or a constant, and behind it perhaps a dict of keywords. Inputs have the given shape.
+    """
+
+    def tensor(value):
+        return value if isinstance(value, T) else T(value)
+
+    def keras3(value):
+        if isinstance(value, list):
+            return [keras3(each) for each in value]
+        if not isinstance(value, T | str):
+            return value
+        return {
+            "class_name": "__keras_tensor__",
+            "config": {"shape": [None, 1], "dtype": "float32", "keras_history": tensor(value).history},
+        }
+
+    def node(use):
+        operands, keywords = use if isinstance(use, tuple) else (use, {})
+        if dialect == 3:
+            return {"args": keras3(operands), "kwargs": {key: keras3(each) for key, each in keywords.items()}}
+        first, *others = operands
+        names = dict(zip(("y",), others, strict=False)) | keywords
+        more = {key: tensor(each).history if isinstance(each, T | str) else each for key, each in names.items()}
+        if isinstance(first, list):
+            return [[*tensor(each).history, more] for each in first]
+        if not isinstance(first, T | str):
+            return ["_CONSTANT_VALUE", -1, first, more]
+        return [*tensor(first).history, more] if others or keywords else [[*tensor(first).history, more]]
+
+    key = "batch_shape" if dialect == 3 else "batch_input_shape"
+    entries = [
+        {"class_name": "InputLayer", "config": {"name": each, key: [None, *shape]}, "name": each, "inbound_nodes": []} for each in inputs
+    ]
+    for each, (kind, options, *uses) in layers.items():
+        config = {**options, "name": each}
+        entries.append({"class_name": kind, "config": config, "name": each, "inbound_nodes": [node(use) for use in uses]})
+    ends = {"input_layers": [[each, 0, 0] for each in inputs], "output_layers": [tensor(each).history for each in outputs]}
+    return {"class_name": "Functional", "config": {"name": name, "layers": entries, **ends}}

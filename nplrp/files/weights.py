@@ -531,6 +531,9 @@ def _widths_by_block(blocks: tuple[int, ...], widths: list[int]) -> bool:
 
 
 def _lay_out(name: str, names: list[str], stored: list[_Stored]) -> tuple[Network, dict[str, _Stored]]:
+    for layer, one in zip(names, stored, strict=True):
+        for variable, kind in one.others.items():
+            raise WeightsError(f"layer {layer!r}: dataset {variable!r} has type {kind}, expected float32; save the model in float32")
     return architectures.network(name, names, [_first(one) for one in stored]), dict(zip(names, stored, strict=True))
 
 

@@ -128,11 +128,10 @@ def _number(options: Options, *keys: str, none: float = math.nan) -> float:
 
 
 def _relu(options: Options, dialect: int) -> tuple[str, Any]:
-    least, slope = ({"threshold": 0, "negative_slope": 0, **options}.get(key) for key in ("threshold", "negative_slope"))
     parameters = {
         "max_value": _number(options, "max_value", none=math.inf),
-        "negative_slope": _number({"negative_slope": slope}, "negative_slope", none=0.0),
-        "threshold": _number({"threshold": least}, "threshold", none=0.0),
+        "negative_slope": _number(options, "negative_slope", none=0.0),
+        "threshold": _number(options, "threshold", none=0.0),
     }
     return written("relu", **parameters), -1
 

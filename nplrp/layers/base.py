@@ -30,7 +30,7 @@ INPUT = "input"
 MAX_VALUES = 1 << 31
 
 #: How many inputs a kind has that joins several: Keras has no limit, but nobody means more.
-SEVERAL = (2, 1024)
+SEVERAL = (2, 100_000)
 
 #: What an operation does to relevance: it is linear; linear once its forward pass has decided something (which place of a window won);
 #: or it only moves numbers.

@@ -29,7 +29,8 @@ def shape(layer: Layer, shapes: tuple[Shape, ...]) -> Shape:
             raise ValueError
         return fits(layer, shapes[0], tuple(map(int, np.broadcast_shapes(*shapes))))
     except ValueError:
-        found = ", ".join(f"{name!r} {each}" for name, each in zip(layer.inputs or ("the layer before",), shapes, strict=False))
+        named = [f"{name!r} " for name in layer.inputs] if len(layer.inputs) == len(shapes) else [""] * len(shapes)
+        found = ", ".join(f"{name}{each}" for name, each in zip(named[:8], shapes, strict=False)) + (", ..." if len(shapes) > 8 else "")
         raise ModelError(f"layer {layer.name!r} ({layer.kind}) joins inputs of different shapes: {found}; expected equal ones") from None
 
 
