@@ -68,7 +68,7 @@ HARMLESS = {
     "_numbers": "a tuple of numbers",
     "_rows": "a table of functions to compile, which nobody writes to",
     "_loop_with_array": "a function to compile",
-    "_mover": "a frozen value",
+    "mover": "a frozen value",
     "_Later": "a module that is imported when it is needed",
     "_make_add_rows": "a function to compile",
     "_make_finish": "a function to compile",
@@ -115,8 +115,12 @@ STATE = {
     "cache.py: cache _callbacks": "who is called at the first kernel that has to be compiled",
     "cache.py: changeable _BEGUN": "what a process has begun to compile",
     "cache.py: changeable _announcing": "one thread says that it compiles",
-    "depthwise.py: changeable _accumulate": "a function to compile",
-    "depthwise.py: changeable _accumulate_one": "a function to compile",
+    **{
+        f"depthwise.py: changeable _{name}": "a function to compile"
+        for name in ("one", "one_of_4", "one_of_8", "some", "some_of_4", "some_of_8")
+    },
+    **{f"operators.py: changeable _{name}": "a function that reads" for name in ("maximum", "minimum")},
+    "scale.py: changeable _BATCH_NORM": "a table of functions that read, which nobody writes to",
     **{f"elementary.py: changeable _{name}": "a function to compile" for name in _SERIES},
     "target.py: cache _linker": _COMPILER,
     "target.py: cache cpu": _MACHINE,

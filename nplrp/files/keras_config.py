@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import heapq
+import itertools
 import json
 import re
 from collections import Counter
@@ -295,16 +296,13 @@ def _ends(value: Any, key: str, model: str) -> dict[str, Ref]:
         listed = [listed] if listed and isinstance(listed[0], str) else listed
         pairs = [("", each) for each in listed]
     found: dict[str, Ref] = {}
-    for name, each in pairs:
+    for given, each in pairs:
         ref = _ref(items(each))
         if ref is None:
             raise WeightsError(f"model {model!r}: {key} has {str(each)[:80]!r}, expected [name, use, output]; the configuration is damaged")
-        name = base = name or ref.name
-        count = 0
-        while name in found:
-            count += 1
-            name = f"{base}_{count}"
-        found[name] = ref
+        base = given or ref.name
+        names = itertools.chain([base], (f"{base}_{count}" for count in itertools.count(1)))
+        found[next(name for name in names if name not in found)] = ref
     if not found:
         raise WeightsError(
             f"model {model!r} has no {key.replace('_', ' ')}, expected one; the configuration is damaged: save the model again"
@@ -417,8 +415,8 @@ def _output(graph: Graph, wanted: str | None) -> int:
     if wanted is None:
         if len(names) > 1:
             raise WeightsError(
-                f"model {graph.name!r} has {len(names)} outputs ({_listed(names)}); choose one by name: load(path, output={names[0]!r}), on "
-                f"the command line --output-layer {names[0]}"
+                f"model {graph.name!r} has {len(names)} outputs ({_listed(names)}); choose one by name: load(path, output={names[0]!r}), "
+                f"on the command line --output-layer {names[0]}"
             )
         return 0
     if wanted not in names:
@@ -593,7 +591,7 @@ def _walk(graph: Graph, given: Sequence[Tensor | None], wanted: set[int], sketch
         reader = f"layer {entry.name!r} ({entry.class_name})"
         node = entry.nodes[item.node]
         arguments, keywords = (
-            _with_refs(tree, lambda each: _lookup(each, tensor, reader)) for tree in (node.arguments, dict(node.keywords))
+            _with_refs(tree, lambda each, reader=reader: _lookup(each, tensor, reader)) for tree in (node.arguments, dict(node.keywords))
         )
         below = _Place(
             place.dialect,
@@ -681,8 +679,8 @@ _REASONS = MappingProxyType(
         "recurrent": "recurrence isn't explained; build a model of the layers before or behind it, and save that",
         "attention": "attention isn't explained yet; build a model of the layers before or behind it, and save that",
         "3-D": "only images (H, W, C), sequences (steps, C) and vectors are supported; 3-D isn't: explain slices by a model of 2-D layers",
-        "Lambda": "it is Python code, which isn't run; replace it by layers that say what they do (Rescaling, Normalization, Add, Multiply, "
-        "Activation, Reshape, ...) or by arithmetic (x / 127.5 - 1), and save the model again",
+        "Lambda": "it is Python code, which isn't run; replace it by layers that say what they do (Rescaling, Normalization, Add, "
+        "Multiply, Activation, Reshape, ...) or by arithmetic (x / 127.5 - 1), and save the model again",
         "integers": "it works on text or whole numbers; explain the model behind it, from the first floats on",
         "wrapper": "it wraps another layer; use that layer itself, and save the model again",
         "own": "it isn't one of Keras's, and its Python code isn't in the file; build it from Keras's layers, and save the model again",

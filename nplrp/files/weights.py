@@ -417,7 +417,8 @@ def _named(contents: _Contents, architecture: str, output: str | None) -> tuple[
             return network, _finder(contents, network, False)
     raise WeightsError(
         f"the file's layers aren't those of {architecture}, with its head or without (of {len(top)} layers with weights "
-        f"{len(top & set(weighted))} are there); {_found(contents)}; give the model's configuration (config='model.json', --config model.json)"
+        f"{len(top & set(weighted))} are there); {_found(contents)}; give the model's configuration "
+        "(config='model.json', --config model.json)"
     )
 
 

@@ -15,8 +15,9 @@ from nplrp.layers.config import Call, Options, Reader, Tensor, constant
 #: Our names -> their parameters' usual values.
 PARAMETERS: Mapping[str, Mapping[str, float]] = MappingProxyType(
     {
-        **dict.fromkeys(
-            [
+        **{
+            name: {}
+            for name in (
                 "linear",
                 "softmax",
                 "log_softmax",
@@ -38,9 +39,8 @@ PARAMETERS: Mapping[str, Mapping[str, float]] = MappingProxyType(
                 "exponential",
                 "log_sigmoid",
                 "erf",
-            ],
-            {},
-        ),
+            )
+        },
         "relu": {"max_value": math.inf, "negative_slope": 0.0, "threshold": 0.0},
         "leaky_relu": {"negative_slope": 0.2},
         "elu": {"alpha": 1.0},
@@ -92,7 +92,7 @@ def named(value: Any, dialect: int) -> str:
     given = value
     if isinstance(value, dict):
         inner, class_name = value.get("config"), value.get("class_name")
-        if class_name in _OF_LAYERS and isinstance(inner, dict):
+        if isinstance(class_name, str) and class_name in _OF_LAYERS and isinstance(inner, dict):
             found, axis = _OF_LAYERS[class_name](inner, dialect)
             if axis not in (-1, [-1]):
                 raise ValueError(f"activation {class_name} with axis={axis!r} isn't supported as an option; make it a layer of its own")

@@ -247,7 +247,7 @@ class Sketch:
 
 
 def _short_names(paths: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
-    """Return a layer's bare name, and before it as many names of the models around it as tell it from its namesakes, from the inside out."""
+    """Return a layer's bare name, and before it as many names of the models around it as tell it from others, from the inside out."""
     names = {path: path[-1] for path in paths}
     for depth in range(max(map(len, names), default=1) - 2, -1, -1):
         uses = Counter((path[:depth], name) for path, name in names.items() if len(path) > depth)

@@ -353,7 +353,7 @@ def _depthwise_reader(dims: int) -> Reader:
 
 
 def _separable_reader(dims: int) -> Reader:
-    """A depthwise convolution without bias, then a 1x1 convolution."""
+    """Return the reader of a depthwise convolution without bias and a 1x1 convolution behind it."""
 
     def read(call: Call) -> Tensor:
         image, window, multiplier = call.image(dims), call.window("kernel_size", dims), call.size("depth_multiplier")

@@ -1,4 +1,4 @@
-"""Readers of what joins tensors, and of arithmetic with constants: ``h + conv(h)``, ``x / 127.5 - 1``, as layers, operations or functions."""
+"""Readers of what joins tensors, and of arithmetic with constants: ``h + conv(h)``, ``x / 127.5 - 1``, as layers or functions."""
 
 from __future__ import annotations
 

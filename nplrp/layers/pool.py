@@ -267,7 +267,7 @@ MAX_WINDOWS = 64
 
 
 def _adaptive_reader(kind: str, dims: int) -> Reader:
-    """A pool by the size of its output: output i sees from floor(i n / outputs) to ceil((i + 1) n / outputs), rows first, then columns."""
+    """Return the reader of a pool by the size of its output: place i sees floor(i n / outputs) to ceil((i + 1) n / outputs), rows first."""
 
     def read(call: Call) -> Tensor:
         x, wanted = call.image(dims), (1, *call.sizes("output_size", dims))[-2:]
@@ -287,15 +287,19 @@ def _adaptive_reader(kind: str, dims: int) -> Reader:
                 pads[2 * axis : 2 * axis + 2], window[axis] = (first, n - end), end - first
                 piece = call.add("crop", x, part=f"{name}_{i}/crop", pads=tuple(pads))
                 pieces.append(call.add(kind, piece, part=f"{name}_{i}", window=Window((window[0], window[1]), (window[0], window[1]))))
-            last = {} if axis else {"part": "rows"}
-            x = call.add("concatenate", *pieces, options={"axis": axis}, **last) if outputs > 1 else call.add("identity", pieces[0], **last)
+            part = "" if axis else "rows"
+            x = (
+                call.add("concatenate", *pieces, part=part, options={"axis": axis})
+                if outputs > 1
+                else call.add("identity", pieces[0], part=part)
+            )
         return x
 
     return read
 
 
 def _reduction(kind: str) -> Reader:
-    """A mean or maximum over some axes."""
+    """Return the reader of a mean or maximum over some axes."""
 
     def read(call: Call) -> Tensor:
         x, axes, keeps = call.tensor, call.get("axis"), bool(call.get("keepdims"))
