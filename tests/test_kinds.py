@@ -377,7 +377,7 @@ def test_prelu_is_a_slope_for_each_number(alpha):
         (Rule("slope"), R * slope),
         (Rule("norm", epsilon=0.5), x * slope * R / twins.stabilise(x * slope, "sign", 0.5)),
     ):
-        plan = plan_of(one, IMAGE, "activation", rule)
+        plan = plan_of(one, IMAGE, "rectifier", rule)
         trace = lrp.run_forward(plan.steps, x)
         assert np.array_equal(trace.output, x * slope)
         assert np.abs(lrp.run_backward(plan, trace, R) - expected).max() < 1e-14
@@ -388,7 +388,7 @@ def test_prelu_is_a_slope_for_each_number(alpha):
 
 
 def test_prelu_keeps_nan():
-    plan = plan_of(Layer("l", "prelu", arrays={"alpha": np.zeros(4, np.float32)}), IMAGE, "activation", Rule("pass"))
+    plan = plan_of(Layer("l", "prelu", arrays={"alpha": np.zeros(4, np.float32)}), IMAGE, "rectifier", Rule("pass"))
     for bad in (np.nan, -np.inf):
         z, _ = operation(plan.steps[0]).decide(plan.steps[0], np.full((1, *IMAGE), bad))
         assert np.isnan(z).all()
