@@ -115,8 +115,8 @@ def scaled(call: Call, x: Tensor, scale: np.ndarray | None = None, offset: np.nd
 
 
 def read_rescaling(call: Call) -> Tensor:
-    """Read y = scale x + offset; Keras holds both in float32, also where it computes in float64."""
-    scale, offset = (constant(call.get(key)).astype(np.float32) for key in ("scale", "offset"))
+    """Read y = scale x + offset, the constants as the configuration has them (TensorFlow rounds them to float32)."""
+    scale, offset = (constant(call.get(key)) for key in ("scale", "offset"))
     return scaled(call, call.tensor, scale, offset if offset.any() else None)
 
 
@@ -147,8 +147,6 @@ def read_normalization(call: Call) -> Tensor:
         shape = channels if axes else ()
         return call.add("affine", x, variables={"mean": shape, "variance": shape}, make=make)
     constants = {key: constant(value) for key, value in statistics.items()}
-    if call.dialect == 3:  # which holds them in float32, also where it computes in float64
-        constants = {key: each.astype(np.float32) for key, each in constants.items()}
     if any(each.size not in (1, *channels) for each in constants.values()):
         raise ValueError(
             f"mean and variance have {', '.join(str(each.size) for each in constants.values())} numbers, expected {channels[0]}"

@@ -7,7 +7,7 @@ Run from the root, in the engine's environment, with the Python of one that has 
 Two halves hand over by files: that Python builds a network with random weights (see `keras_pass.calibrate`: deviations of about one,
 batch-norm statistics around the activations' own), runs it in float64 and float32 and saves .h5, .keras and .weights.h5; the engine
 loads these and compares. A network's files (up to 5 GB) are deleted before the next is built. A line a network is printed and kept
-in FOLDER/results.jsonl; networks that are there aren't done again, so a run that was stopped goes on. `--half build` leaves the files,
+in FOLDER/results.jsonl; networks that passed there aren't done again, so a run that was stopped goes on. `--half build` leaves the files,
 `--half check` takes them as they are. Ends with 1 if a network failed.
 """
 
@@ -88,7 +88,7 @@ def main() -> int:
     failed = 0
     for name in names:
         line = done.get((name, options.dialect))
-        if line is None or options.half != "both":
+        if line is None or line["failed"] or options.half != "both":
             line = one(name, options)
             if line is not None and options.half != "build":
                 with results.open("a") as file:
@@ -114,7 +114,7 @@ def one(name: str, options: argparse.Namespace) -> dict | None:
             shutil.rmtree(folder, ignore_errors=True)
             return {**line, "failed": ["build"], "error": run.stderr.strip().splitlines()[-1:]}
     facts = json.loads((folder / "facts.json").read_text())
-    line |= {key: facts[key] for key in ("side", "layers", "parameters", "keras_float32", "logits_std", "refused")}
+    line |= {key: facts[key] for key in ("side", "layers", "parameters", "keras_float32", "logits_std")}
     if options.half == "build":
         return line
     try:
@@ -186,7 +186,6 @@ def build(name: str, dialect: str, folder: Path, side: int, threads: int) -> Non
         "parameters": int(model.count_params()),
         "keras_float32": float(np.abs(arrays["logits32"] - arrays["logits64"]).max() / scale),
         "logits_std": float(arrays["logits64"].std()),
-        "refused": [],
         "variables": len(rules),
         "observed": layers,
     }
@@ -256,6 +255,7 @@ COLUMNS = (
     ("logits64", 8, ".1e"),
     ("forward64", 9, ".1e"),
     ("balance", 8, ".1e"),
+    ("build_seconds", 13, ".0f"),
     ("explain_seconds", 15, ".2f"),
 )
 HEAD = " ".join(f"{name:>{width}}" for name, width, _ in COLUMNS) + "  result"
