@@ -448,7 +448,7 @@ def test_a_start_overwrites_no_output(start):
     model = chain((5,), [*layers, dense("out", random_kernel(rng, 5, 5), rng.normal(size=5), "linear")])
     x = rng.normal(size=(3, 5))
     for _ in range(2):
-        e = nplrp.explain(model, x, "epsilon", dtype="float64", start=start)
+        e = nplrp.explain(model, x, "zplus", dtype="float64", start=start)
         assert np.array_equal(e.logits, nplrp.forward(model, x, "float64")["out"])
         assert np.array_equal(e.output, e.logits)
 
