@@ -292,7 +292,11 @@ class Explanation:
     def passes(self) -> Passes:
         """What the passes back leave when everything is kept, computed when it is first asked for."""
         plan, span = self.plan, self.span
-        plan = plan if span.top == len(plan.steps) - 1 else replace(plan, parts=parts_below(plan.steps, plan.rules, span.top))
+        plan = (
+            plan
+            if span.top == len(plan.steps) - 1
+            else replace(plan, parts=parts_below(plan.steps, plan.rules, span.top, plan.composite.slopes))
+        )
         targets = None if self.targets is None else self.targets.reshape(-1, self._maps_per_image)
         kept: list[dict[int, np.ndarray]] = []
         books, order, count = [], [], 0

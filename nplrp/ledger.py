@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from nplrp import layers
+from nplrp.gradients import behind_activation
 from nplrp.lrp import four_lines, step_back
 from nplrp.plan import Plan
 from nplrp.span import INPUT, Span
@@ -264,9 +265,13 @@ def account(plan: Plan, trace: Trace, i: int, R_above: np.ndarray, shares: Seque
     if not parts and layers.only_moves(step) and not layers.operation(step).view:  # what lies on padding, or is otherwise nobody's
         theirs = layers.move(step, np.ones((1, *step.input_shape), R_above.dtype)) != 0
         dropped += layers.sums(np.where(theirs, 0, R_above))
+    behind = behind_activation(plan, trace, i, R_above)
+    if behind is not R_above:
+        bent = R_above - behind
+        dropped, magnitude = dropped + layers.sums(bent), magnitude + layers.sums(np.abs(bent))
     carried = list(four_lines(plan, trace, i, R_above)) if parts else []
     if any(part.units for part in parts):  # units with z = 0 belong to no part
-        dropped += layers.sums(R_above) - sum(layers.sums(R) for _, R, _ in carried)
+        dropped += layers.sums(behind) - sum(layers.sums(R) for _, R, _ in carried)
     linear = layers.linear_step(step, rule)
     for part, R, (z, s, _, _) in carried:
         if rule.undivided:  # z is the sum of the weights that R went along: what it is more than 1 is created, what it is less is lost

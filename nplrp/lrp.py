@@ -116,7 +116,7 @@ def run_backward(plan: Plan, trace: Trace, R: np.ndarray, keep: Keep | None = No
     """
     span = span or find_span(plan.steps, None, None, None)
     if span.top != len(plan.steps) - 1:
-        plan = replace(plan, parts=parts_below(plan.steps, plan.rules, span.top))
+        plan = replace(plan, parts=parts_below(plan.steps, plan.rules, span.top, plan.composite.slopes))
     arrived = {span.top: R}
     for i in range(span.top, span.bottom, -1):
         if i not in arrived:
@@ -141,9 +141,9 @@ def step_back(plan: Plan, trace: Trace, i: int, R: np.ndarray) -> np.ndarray:
     """Carry relevance back through step i, the sum over its rule's parts: [n, *output_shape] -> [n, *input_shape]."""
     step = plan.steps[i]
     if plan.composite.gradient:
-        return gradients.step_back(step, plan.composite.gradient, trace, i, R)
+        return gradients.step_back(plan, trace, i, R)
     if not plan.parts[i]:
-        return layers.move_back(step, R)
+        return layers.move_back(step, gradients.behind_activation(plan, trace, i, R))
     shares = (lines.R for _, _, lines in four_lines(plan, trace, i, R))
     total = next(shares)
     for share in shares:
@@ -159,7 +159,7 @@ def four_lines(plan: Plan, trace: Trace, i: int, R: np.ndarray) -> Iterator[tupl
     (Part, ndarray [n, *output_shape], Lines)
         The part, the relevance of the units that it is for, and what the lines give.
     """
-    step, rule = plan.steps[i], plan.rules[i]
+    step, rule, R = plan.steps[i], plan.rules[i], gradients.behind_activation(plan, trace, i, R)
     a, y, held = layers.gather(step, trace.activations), trace.activations[i + 1], trace.held.get(i)
     redecide = layers.operation(step).redecide
     if redecide and (held is None or rule.row.decision not in ("held", "average")):

@@ -127,8 +127,10 @@ def make_plan(
     plan = model.kept.plans.get(key)
     if plan is None:
         steps = make_steps(model, dtype, algorithm, merge)
+        if dialect.stand_ins and not merge:
+            steps = tuple(_with_stand_in(step, layer) for step, layer in zip(steps, model.layers, strict=True))
         rules, readers = _rules(model, steps, composite, dialect, merge), consumers(steps)
-        parts = parts_below(steps, rules, len(steps) - 1)
+        parts = parts_below(steps, rules, len(steps) - 1, composite.slopes)
         plan = model.kept.plans[key] = Plan(model, composite, dtype, algorithm, steps, rules, parts, dialect, readers)
     return plan
 
@@ -140,11 +142,30 @@ def _rules(model: Model, steps: Sequence[Step], composite: Composite, dialect: D
     families = [
         (step.name, "input" if layer.kind == "input" else operation(step).family) for step, layer in zip(steps, model.layers, strict=True)
     ]
-    chosen = list(composite.choose(families))
-    if not merge and dialect.batch_norm is not None:
-        chosen = [dialect.batch_norm if family == "scale" else rule for rule, (_, family) in zip(chosen, families, strict=True)]
+    chosen = list(composite.choose(families, _readers_of_input(steps)))
+    kept = composite.batch_norm or dialect.batch_norm
+    if not merge and kept is not None:
+        chosen = [kept if family == "scale" else rule for rule, (_, family) in zip(chosen, families, strict=True)]
     rules = [dialect.resolve(rule, family) for rule, (_, family) in zip(chosen, families, strict=True)]
     return tuple(_with_box(rule, step, model) if rule.row.boxed else rule for rule, step in zip(rules, steps, strict=True))
+
+
+def _with_stand_in(step: Step, layer: Layer) -> Step:
+    """Return a step with what rules run on in its place, if its kind has such a function."""
+    stand_in = KINDS[layer.kind].stand_in
+    if stand_in is None or step.weight is None:
+        return step
+    weight, bias = (np.asarray(array, step.weight.dtype) for array in stand_in(layer))
+    return dataclasses.replace(step, stand_in=(weight, bias))
+
+
+def _readers_of_input(steps: Sequence[Step]) -> set[int]:
+    """Return the steps that read the model's input alone, seen through what only moves numbers."""
+    seen, found = {-1}, set[int]()
+    for i, step in enumerate(steps):
+        if all(j in seen for j in step.inputs):
+            (seen if layers.only_moves(step) and step.activation == "linear" else found).add(i)
+    return found
 
 
 def _with_box(rule: Rule, step: Step, model: Model) -> Rule:
@@ -198,7 +219,7 @@ def consumers(steps: Sequence[Step]) -> tuple[tuple[int, ...], ...]:
     return tuple(map(tuple, found))
 
 
-def parts_below(steps: Sequence[Step], rules: Sequence[Rule], top: int) -> tuple[tuple[Part, ...], ...]:
+def parts_below(steps: Sequence[Step], rules: Sequence[Rule], top: int, slopes: str = "") -> tuple[tuple[Part, ...], ...]:
     """Return what each step's rule runs when relevance is given at the output of step `top`.
 
     Dropped are terms with negative inputs where the step's input can't be negative, and parts for units with z < 0 where a ReLU follows
@@ -206,24 +227,38 @@ def parts_below(steps: Sequence[Step], rules: Sequence[Rule], top: int) -> tuple
     """
     signs = _nonnegative_inputs(steps)
     full = [without_vanishing_terms(rule.parts) if sign else rule.parts for rule, sign in zip(rules, signs, strict=True)]
-    dead = dead_get_nothing(steps, rules, top)
+    dead = dead_get_nothing(steps, rules, top, slopes)
     return tuple(
-        tuple(p for p in parts if not (p.units.endswith("<0") and activation(step.activation).opens and nothing))
+        tuple(
+            p
+            for p in parts
+            if not (p.units.endswith("<0") and activation(step.activation).opens and (nothing or hands_slope(step, slopes)))
+        )
         for step, parts, nothing in zip(steps, full, dead, strict=True)
     )
 
 
-def dead_get_nothing(steps: Sequence[Step], rules: Sequence[Rule], top: int) -> list[bool]:
+def dead_get_nothing(steps: Sequence[Step], rules: Sequence[Rule], top: int, slopes: str = "") -> list[bool]:
     """Tell for each step whether the relevance of its output has it as a factor, from every rule above, so that it is 0 where that is.
 
-    Relevance is given at the output of step `top`.
+    Relevance is given at the output of step `top`. With `slopes` (`Composite.slopes`) a ReLU above brings the factor as well.
     """
     found, readers = [False] * len(steps), consumers(steps)
     for i in range(len(steps) - 1, -1, -1):  # a rule that only hands relevance on keeps the factors that it came with
         above = [j for j in readers[i] if j <= top] if i != top else []
         if above:
-            found[i] = all(found[j] and operation(steps[j]).keeps_zero if rules[j].transparent else rules[j].has_factor for j in above)
+            found[i] = all(
+                operation(steps[j]).keeps_zero and (found[j] or (activation(steps[j].activation).opens and hands_slope(steps[j], slopes)))
+                if rules[j].transparent
+                else rules[j].has_factor
+                for j in above
+            )
     return found
+
+
+def hands_slope(step: Step, slopes: str) -> bool:
+    """Tell whether a step's activation hands down its slope times R (`Composite.slopes`)."""
+    return bool(slopes) and step.activation != "linear" and not step.score and (slopes == "all" or operation(step).view)
 
 
 def _nonnegative_inputs(steps: Sequence[Step]) -> list[bool]:

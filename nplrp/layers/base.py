@@ -205,6 +205,8 @@ class Step:
         As of `Layer`.
     input_shapes : tuple of tuple of int
         Of all inputs; empty means one, `input_shape`.
+    stand_in : (ndarray, ndarray) or None
+        Weight and bias that rules run on in place of the step's own (`nplrp.rules.dialects.Dialect.stand_ins`).
     """
 
     name: str
@@ -224,6 +226,7 @@ class Step:
     inputs: tuple[int, ...] = (-1,)
     options: Mapping[str, Any] = field(default_factory=dict)
     input_shapes: tuple[Shape, ...] = ()
+    stand_in: Weights | None = field(default=None, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is prepared: it can be made again."""
@@ -312,6 +315,8 @@ class Operation:
         Of one that decides.
     redecide : callable or None
         Of one that decides: (step, a, ties, decision) -> held, for rules that decide otherwise (`nplrp.rules.rule.DECISIONS`).
+    curved : bool
+        Of one that decides: its derivative is another one than what it holds.
     average : callable or None
         Of one that decides: step -> the step that weighs all its places alike.
     queueable : bool
@@ -347,6 +352,7 @@ class Operation:
     fused: Fused | None = None
     routes: Routes | None = None
     redecide: Callable[..., Any] | None = None
+    curved: bool = False
     average: Callable[[Step], Step] | None = None
     queueable: bool = False
     view: bool = False
@@ -375,6 +381,8 @@ class Kind:
         The fewest and the most inputs.
     keras : mapping of str to callable
         Keras's classes -> what reads a use of such a layer (see `nplrp.layers.config`).
+    stand_in : callable or None
+        layer -> weight and bias, float64, of the function that takes its place in dialects with `Dialect.stand_ins`.
     """
 
     name: str
@@ -382,6 +390,7 @@ class Kind:
     step: Callable[[Layer], dict[str, Any]]
     arity: tuple[int, int] = (1, 1)
     keras: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    stand_in: Callable[[Layer], Weights] | None = None
 
 
 def window_of(layer: Layer | Step) -> Window:
