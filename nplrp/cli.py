@@ -113,7 +113,9 @@ def make_parser(command: str | None = None) -> argparse.ArgumentParser:
     predict.add_argument("--json", action="store_true", help="print the results as JSON")
     predict.set_defaults(run=run_predict)
 
-    info = commands.add_parser("info", parents=[network], help="a model's layers", description="Print a model's layers, input, classes and content hash.")
+    info = commands.add_parser(
+        "info", parents=[network], help="a model's layers", description="Print a model's layers, input, classes and content hash."
+    )
     info.add_argument("weights", nargs="?", metavar="W", help="weights file; default: as for explain")
     info.add_argument("--json", action="store_true", help="print as JSON")
     info.set_defaults(run=run_info)

@@ -161,11 +161,13 @@ class Ledger:
             warnings.warn("; ".join(alarms[:3]) + more, LedgerWarning, stacklevel=3)
 
     def as_rows(self) -> list[dict[str, Any]]:
-        """Return the sums over the images as JSON values, one dict for each layer."""
-        return [
-            {"layer": e.layer, "rule": e.rule, **{term: float(getattr(e, term).sum()) for term in (*TERMS, "residual")}}
-            for e in self.entries
-        ]
+        """Return the sums over the images as JSON values, one dict for each layer; ``edges`` where it has several inputs."""
+        rows: list[dict[str, Any]] = []
+        for e in self.entries:
+            sums = {term: float(getattr(e, term).sum()) for term in (*TERMS, "residual")}
+            edges = {"edges": {name: float(edge.sum()) for name, edge in e.edges.items()}} if e.edges else {}
+            rows.append({"layer": e.layer, "rule": e.rule, **sums, **edges})
+        return rows
 
     def __str__(self) -> str:
         head = ("layer", "relevance in", "out", "bias", "epsilon", "dropped", "created", "residual", "rule")
@@ -173,6 +175,7 @@ class Ledger:
         for e in self.entries:
             sums = [float(getattr(e, term).sum()) for term in TERMS] + [float(e.residual.sum())]
             rows.append((e.layer, *(_number(v) for v in sums), e.rule))
+            rows += [(f"  to {name}", "", _number(float(edge.sum())), *[""] * (len(head) - 3)) for name, edge in e.edges.items()]
         totals = [float(self.start.sum()), float(self.end.sum())]
         totals += [
             float(sum(getattr(e, term).sum() for e in self.entries)) for term in ("bias", "epsilon", "dropped", "created", "residual")

@@ -20,7 +20,7 @@ import numpy as np
 from nplrp.cache import remembered_hash
 from nplrp.errors import ModelError
 from nplrp.layers.activations import activation
-from nplrp.layers.base import INPUT, MAX_VALUES, Layer, Shape, Window
+from nplrp.layers.base import INPUT, MAX_VALUES, Layer, Shape, Window, check_arity
 from nplrp.layers.table import KINDS
 from nplrp.workspace import ROOM, Room, Workspace
 
@@ -101,10 +101,7 @@ def build(input_shape: Shape, layers: Sequence[Layer], name: str = "model", **at
             if source not in shapes:
                 what = "stands behind it or reads it in turn" if source in names else "isn't there"
                 raise ModelError(f"layer {layer.name!r} reads layer {source!r}, which {what}; a layer may read only those before it")
-        fewest, most = kind.arity
-        if not fewest <= len(inputs) <= most:
-            wanted = f"{fewest}" if fewest == most else f"{fewest} or more"
-            raise ModelError(f"layer {layer.name!r} ({layer.kind}) has {len(inputs)} inputs, expected {wanted}")
+        check_arity(kind, layer, len(inputs))
         read = tuple(shapes[source] for source in inputs)
         shown = replace(layer, inputs=() if inputs == (before,) else inputs, input_shape=read[0], input_shapes=read)
         out = kind.shape(shown, read)

@@ -44,7 +44,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say which network the weights are of."""
     parser.add_argument("--output-layer", metavar="LAYER", help="which output, of a model with several: the name of its layer")
     parser.add_argument("--config", metavar="FILE.json", help="configuration of weights that carry none, as to_json() writes it")
-    parser.add_argument("--architecture", metavar="NAME", help="network of keras.applications that weights without one are of: resnet50, ...")
+    parser.add_argument(
+        "--architecture", metavar="NAME", help="network of keras.applications that weights without one are of: resnet50, ..."
+    )
 
 
 def given(arguments: argparse.Namespace) -> Given:

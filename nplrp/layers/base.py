@@ -29,8 +29,8 @@ INPUT = "input"
 #: The most numbers that one layer may give for one image, 8 GB in float32; more is taken for a mistake.
 MAX_VALUES = 1 << 31
 
-#: How many inputs a kind has that joins several: Keras has no limit, but nobody means more.
-SEVERAL = (2, 100_000)
+#: How many inputs a kind has that joins several: Keras has no limit, but nobody means more, and a winner's number takes 16 bits.
+SEVERAL = (2, 1 << 16)
 
 #: What an operation does to relevance: it is linear; linear once its forward pass has decided something (which place of a window won);
 #: or it only moves numbers.
@@ -418,13 +418,26 @@ def fits(layer: Layer, before: Shape, after: Shape) -> Shape:
     ------
     ModelError
     """
+    if min(after, default=1) < 1 or min(before, default=1) < 1:
+        raise ModelError(f"layer {layer.name!r} ({layer.kind}) doesn't fit: its input has shape {before}, its output would have {after}")
     if math.prod(after) > MAX_VALUES:
         raise ModelError(
             f"layer {layer.name!r} ({layer.kind}): its output would have shape {after}; at most {MAX_VALUES} numbers are supported"
         )
-    if min(after, default=1) < 1 or min(before, default=1) < 1:
-        raise ModelError(f"layer {layer.name!r} ({layer.kind}) doesn't fit: its input has shape {before}, its output would have {after}")
     return after
+
+
+def check_arity(kind: Kind, layer: Layer, count: int) -> None:
+    """See that a layer has as many inputs as its kind takes.
+
+    Raises
+    ------
+    ModelError
+    """
+    fewest, most = kind.arity
+    if not fewest <= count <= most:
+        expected = f"{fewest}" if fewest == most else f"{fewest} or more" if count < fewest else f"at most {most}"
+        raise ModelError(f"layer {layer.name!r} ({layer.kind}) has {count} input{'s' * (count != 1)}, expected {expected}")
 
 
 def float64(step: Step) -> Weights:

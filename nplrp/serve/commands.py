@@ -7,8 +7,8 @@ import os
 import sys
 from typing import Any
 
-from nplrp.files.given import add_flags as add_model_flags
 from nplrp.files.given import Given, given
+from nplrp.files.given import add_flags as add_model_flags
 from nplrp.serve.problems import ServeError
 from nplrp.serve.settings import add_flags, settings_of
 
