@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nplrp import layers
-from nplrp.layers import Division, Step, operation
+from nplrp.layers import Division, Operation, Step, operation
 from nplrp.lrp import Keep
 from nplrp.plan import Plan, dead_get_nothing
 from nplrp.rules import AS_IS, Clamp, Part, Rule, Term
@@ -158,10 +158,10 @@ def run_backward(
             else:
                 carried = layers.Carried([_carry_parts(plan, i, s, inputs, fusion.parts)], False)
             workspace.give(*s)
-        elif op.routes and rule.transparent and rule.row.decision == "held":
+        elif op.routes and _hands_on(op, rule):
             with queue:
                 carried = op.routes.route(step, R, trace.held[i], division, workspace)
-        elif op.routes and op.routes.times and _divides(rule) and not rule.averages:
+        elif op.routes and op.routes.times and _divides_and_hands_on(op, rule):
             with queue:
                 s = layers.divide_parts(R, Division((trace.activations[i + 1],), rule, (1.0,)), workspace)
                 carried = op.routes.times(step, s[0], trace.held[i], inputs[0], division, workspace)
@@ -206,6 +206,16 @@ def fusions(plan: Plan) -> list[Fusion]:
         found = [_fusion(plan, step, i, dead) for i, step in enumerate(steps)]
         plan.fusion[:] = [replace(each, source=_source(plan, found, i)) for i, each in enumerate(found)]
     return plan.fusion
+
+
+def by_page(plan: Plan) -> list[bool]:
+    """Tell for each step whether the fused pass leaves the way back through it to the page."""
+    found = []
+    for fusion, rule in zip(fusions(plan), plan.rules, strict=True):
+        op = operation(fusion.step)
+        moves = layers.only_moves(fusion.step) and op.queueable
+        found.append(not (fusion.parts or moves or _hands_on(op, rule) or _divides_and_hands_on(op, rule)))
+    return found
 
 
 def _fold(plan: Plan, steps: list[Step], dead: Sequence[bool], i: int) -> None:
@@ -260,6 +270,16 @@ def _fusible_parts(plan: Plan, step: Step, i: int, dead: Sequence[bool]) -> tupl
             return ()
         parts = tuple(replace(part, units="") for part in parts if part.units not in ("z<0", "y<0"))
     return parts if all(_is_simple(part) for part in parts) and len(parts) <= 2 else ()
+
+
+def _hands_on(op: Operation, rule: Rule) -> bool:
+    """Tell whether a step gives its relevance to those who won, and there are kernels for it."""
+    return op.routes is not None and rule.transparent and rule.row.decision == "held"
+
+
+def _divides_and_hands_on(op: Operation, rule: Rule) -> bool:
+    """Tell whether a step gives its relevance, over its output, to those who won, and there are kernels for it."""
+    return op.routes is not None and op.routes.times is not None and _divides(rule) and not rule.averages
 
 
 def _divides(rule: Rule) -> bool:
