@@ -58,7 +58,8 @@ class Fusion:
     queued : bool
         Forward, it may be noted down in a queue.
     source : int
-        The step whose line 2 may be done together with lines 3 and 4 of this one; -1 if there is none.
+        The step whose line 2 may be done together with lines 3 and 4 of this one: the one that it alone reads, with a denominator; -1 if
+        there is none.
     """
 
     step: Step
@@ -204,7 +205,8 @@ def fusions(plan: Plan) -> list[Fusion]:
         for i in range(len(steps)):
             _fold(plan, steps, dead, i)
         found = [_fusion(plan, step, i, dead) for i, step in enumerate(steps)]
-        plan.fusion[:] = [replace(each, source=_source(plan, found, i)) for i, each in enumerate(found)]
+        below = [_below(plan, steps, i) for i in range(len(steps))]
+        plan.fusion[:] = [replace(each, source=j if j >= 0 and found[j].parts else -1) for each, j in zip(found, below, strict=True)]
     return plan.fusion
 
 
@@ -248,12 +250,6 @@ def _fusion(plan: Plan, step: Step, i: int, dead: Sequence[bool]) -> Fusion:
     plain = all(map(_is_plain, parts))
     queued = operation(step).queueable and not (step.kind == "dense" and beside) and (not parts or plain) and not step.score
     return Fusion(step, parts, beside, plain, queued, -1)
-
-
-def _source(plan: Plan, found: Sequence[Fusion], i: int) -> int:
-    """Return the step whose line 2 may be done with line 4 of step i: the one that it alone reads, with a denominator; else -1."""
-    below = _below(plan, [each.step for each in found], i)
-    return below if below >= 0 and found[below].parts else -1
 
 
 def _fusible_parts(plan: Plan, step: Step, i: int, dead: Sequence[bool]) -> tuple[Part, ...]:

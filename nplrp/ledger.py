@@ -138,7 +138,7 @@ class Ledger:
     def alarms(self) -> list[str]:
         """Return a sentence for every layer that loses or creates more than the pass began with, in absolute values, in some image."""
         sentences = []
-        for e in self.entries:
+        for e in self.entries if len(self.start) else ():
             start = self.entries[0].size_in
             lost = np.abs(e.bias + e.epsilon + e.dropped)
             for what, amount, where in (

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nplrp.cache import remembered_hash
-from nplrp.errors import ModelError
+from nplrp.errors import ModelError, brief
 from nplrp.layers.activations import activation
-from nplrp.layers.base import INPUT, MAX_VALUES, Layer, Shape, Window, check_arity
+from nplrp.layers.base import INPUT, MAX_VALUES, Layer, Shape, Window, output_shape
 from nplrp.layers.table import KINDS
 from nplrp.workspace import ROOM, Room, Workspace
 
@@ -80,11 +80,19 @@ def build(input_shape: Shape, layers: Sequence[Layer], name: str = "model", **at
     ModelError
         If a layer reads what isn't there or doesn't fit it, or nobody reads a layer; the message names the layer and the shapes.
     """
-    if math.prod(input_shape) > MAX_VALUES or min(input_shape, default=0) < 1:
-        raise ModelError(f"the model's input has shape {tuple(input_shape)}, expected (H, W, C) or (C,) with 1 to {MAX_VALUES} numbers")
+    sides = input_shape if isinstance(input_shape, tuple | list) else ()
+    if not sides or not all(isinstance(side, int | np.integer) and side > 0 for side in sides) or math.prod(sides) > MAX_VALUES:
+        raise ModelError(
+            f"the model's input has shape {brief(input_shape)}, expected (H, W, C), (steps, C) or (C,) with 1 to {MAX_VALUES} numbers"
+        )
+    if not layers:
+        raise ModelError("the model has no layers, expected one at least")
     if len(layers) > MAX_LAYERS:
         raise ModelError(f"the model has {len(layers)} layers; at most {MAX_LAYERS} are supported")
-    shapes, done, before = {INPUT: tuple(input_shape)}, list[Layer](), INPUT
+    odd = next((layer for layer in layers if not isinstance(layer, Layer) or not isinstance(layer.name, str)), None)
+    if odd is not None:
+        raise ModelError(f"{brief(odd)} is no layer with a name; expected nplrp.Layer(name, kind, ...)")
+    shapes, done, before = {INPUT: tuple(map(int, input_shape))}, list[Layer](), INPUT
     waiting: set[str] = set()  # layers that nobody has read yet
     names = {layer.name for layer in layers}
     for layer in layers:
@@ -96,15 +104,14 @@ def build(input_shape: Shape, layers: Sequence[Layer], name: str = "model", **at
         if kind is None:
             raise ModelError(f"layer {layer.name!r} is of kind {layer.kind!r}, which there isn't; there are {', '.join(KINDS)}")
         activation(layer.activation)
-        inputs = layer.inputs or (before,)
+        inputs = tuple(layer.inputs) or (before,)
         for source in inputs:
             if source not in shapes:
                 what = "stands behind it or reads it in turn" if source in names else "isn't there"
                 raise ModelError(f"layer {layer.name!r} reads layer {source!r}, which {what}; a layer may read only those before it")
-        check_arity(kind, layer, len(inputs))
         read = tuple(shapes[source] for source in inputs)
         shown = replace(layer, inputs=() if inputs == (before,) else inputs, input_shape=read[0], input_shapes=read)
-        out = kind.shape(shown, read)
+        out = output_shape(kind, shown, read)
         done.append(replace(shown, output_shape=out))
         shapes[layer.name], before = out, layer.name
         waiting.difference_update(inputs)
@@ -112,7 +119,7 @@ def build(input_shape: Shape, layers: Sequence[Layer], name: str = "model", **at
     idle = sorted(waiting - {before})
     if idle:
         raise ModelError(f"layer {idle[0]!r} lies beside the way from the model's input to its output: nobody reads it; leave it out")
-    return Model(name=name, input_shape=tuple(input_shape), layers=tuple(done), **attributes)
+    return Model(name=name, input_shape=shapes[INPUT], layers=tuple(done), **attributes)
 
 
 chain = build

@@ -346,7 +346,7 @@ def _with_scores(steps: Sequence[Step]) -> list[Step]:
         if activation(step.activation).name in OVER_AXIS and (i != last or len(step.output_shape) != 1):
             raise ModelError(
                 f"layer {step.name!r} has a softmax of shape {step.output_shape} inside the network; LRP is defined up to the logits, "
-                "so a softmax may only be the last thing that the model does, on a vector"
+                "so a softmax may only be the last thing that the model does, on a vector; save a model that ends before it"
             )
     if last >= 0 and steps[last].kind in (CURVE.name, RECTIFIER.name) and activation(function(steps[last])).score:
         done[last] = dataclasses.replace(steps[last], kind=IDENTITY.name, activation=function(steps[last]), options={})

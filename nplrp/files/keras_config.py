@@ -333,7 +333,7 @@ def _node(entry: Entry, raw: Any) -> Node:
     if isinstance(raw, dict) and "args" in raw:  # Keras 3
         tree, keywords = _with_refs(raw["args"], _keras3_ref), _with_refs(raw.get("kwargs") or {}, _keras3_ref)
         if not isinstance(tree, list) or not isinstance(keywords, dict):
-            raise WeightsError(f"layer {entry.name!r} is called with {brief(raw)}; the configuration is damaged: save the model again")
+            raise _bad_call(entry, raw)
         return Node(tree, keywords)
     more: dict[str, Any] = {}
 
@@ -347,6 +347,8 @@ def _node(entry: Entry, raw: Any) -> Node:
 
     tree = _with_refs(raw, first_argument)
     keywords = _with_refs(more, _keras2_ref)
+    if not isinstance(keywords, dict):  # one marked as a tuple
+        raise _bad_call(entry, raw)
     if isinstance(tree, list):
         tree = [each.value if isinstance(each, _Constant) else each for each in tree]
         tree = tree[0] if len(tree) == 1 else tree
@@ -354,6 +356,10 @@ def _node(entry: Entry, raw: Any) -> Node:
     if not found.refs:
         raise WeightsError(f"layer {entry.name!r} reads {brief(raw)}, expected [name, use, output]; the configuration is damaged")
     return found
+
+
+def _bad_call(entry: Entry, raw: Any) -> WeightsError:
+    return WeightsError(f"layer {entry.name!r} is called with {brief(raw)}; the configuration is damaged: save the model again")
 
 
 @dataclass(frozen=True)

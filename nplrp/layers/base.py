@@ -427,17 +427,32 @@ def fits(layer: Layer, before: Shape, after: Shape) -> Shape:
     return after
 
 
-def check_arity(kind: Kind, layer: Layer, count: int) -> None:
-    """See that a layer has as many inputs as its kind takes.
+def output_shape(kind: Kind, layer: Layer, shapes: tuple[Shape, ...]) -> Shape:
+    """Return the shape of what a layer gives.
 
     Raises
     ------
     ModelError
+        If it has too few or too many inputs, they don't fit it, or its fields aren't what its kind has.
     """
-    fewest, most = kind.arity
+    (fewest, most), count = kind.arity, len(shapes)
     if not fewest <= count <= most:
         expected = f"{fewest}" if fewest == most else f"{fewest} or more" if count < fewest else f"at most {most}"
         raise ModelError(f"layer {layer.name!r} ({layer.kind}) has {count} input{'s' * (count != 1)}, expected {expected}")
+    try:
+        return kind.shape(layer, shapes)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"layer {layer.name!r} ({layer.kind}): its window, options or arrays aren't what a layer of its kind has "
+            f"({type(error).__name__}: {error})"
+        ) from error
+
+
+def listed(layer: Layer, shapes: Sequence[Shape]) -> str:
+    """Write a layer's inputs with their shapes, the first eight of them, as messages show them."""
+    names = layer.inputs if len(layer.inputs) == len(shapes) else [None] * len(shapes)
+    found = [str(shape) if name is None else f"{name!r} {shape}" for name, shape in zip(names[:8], shapes, strict=False)]
+    return ", ".join(found) + (", ..." if len(shapes) > 8 else "")
 
 
 def float64(step: Step) -> Weights:

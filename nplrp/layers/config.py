@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from nplrp.errors import ModelError, brief
-from nplrp.layers.base import INPUT, Kind, Layer, Shape, Window, check_arity
+from nplrp.layers.base import INPUT, Kind, Layer, Shape, Window, output_shape
 
 #: Sides, channels and windows above this are taken for damage.
 MAX_SIZE = 1 << 20
@@ -164,11 +164,11 @@ class Sketch:
             raise ModelError(f"the model has more than {MAX_LAYERS} layers, with those of models inside counted at every use")
         layer, shapes = item.layer, tuple(tensor.shape for tensor in inputs)
         kind = self._kinds[layer.kind]
-        check_arity(kind, layer, len(inputs))
         zeros = {name: np.broadcast_to(np.float32(0), shape) for name, shape in item.variables.items()}
         arrays = {**layer.arrays, **(item.arrays(zeros) if zeros else {})}
         read = tuple(self._label(tensor) for tensor in inputs)
-        shape = kind.shape(replace(layer, arrays=arrays, inputs=read, input_shape=shapes[0], input_shapes=shapes), shapes)
+        known = replace(layer, arrays=arrays, inputs=read, input_shape=shapes[0] if shapes else (), input_shapes=shapes)
+        shape = output_shape(kind, known, shapes)
         self._layers.append(item)
         self._inputs.append(tuple(tensor.place for tensor in inputs))
         self._names.append(named)

@@ -15,7 +15,22 @@ import numpy as np
 
 from nplrp.errors import ModelError
 from nplrp.layers import operators
-from nplrp.layers.base import DECIDES, LINEAR, MAX_VALUES, SEVERAL, Carried, Division, Fused, Kind, Layer, Operation, Shape, Step, fits
+from nplrp.layers.base import (
+    DECIDES,
+    LINEAR,
+    MAX_VALUES,
+    SEVERAL,
+    Carried,
+    Division,
+    Fused,
+    Kind,
+    Layer,
+    Operation,
+    Shape,
+    Step,
+    fits,
+    listed,
+)
 from nplrp.layers.lines import change_weight, clamps, threads
 from nplrp.layers.ties import point_row
 from nplrp.rules.rule import AS_IS, Change, Clamp, Part
@@ -29,10 +44,9 @@ def shape(layer: Layer, shapes: tuple[Shape, ...]) -> Shape:
             raise ValueError
         found = fits(layer, shapes[0], tuple(map(int, np.broadcast_shapes(*shapes))))
     except ValueError:
-        named = [f"{name!r} " for name in layer.inputs] if len(layer.inputs) == len(shapes) else [""] * len(shapes)
-        read = ", ".join(f"{name}{each}" for name, each in zip(named[:8], shapes, strict=False)) + (", ..." if len(shapes) > 8 else "")
         raise ModelError(
-            f"layer {layer.name!r} ({layer.kind}) joins inputs of different shapes: {read}; expected equal ones, or sides of 1"
+            f"layer {layer.name!r} ({layer.kind}) joins inputs of different shapes: {listed(layer, shapes)}; expected equal ones, or "
+            "sides of 1"
         ) from None
     if len(shapes) * math.prod(found) > MAX_VALUES:
         raise ModelError(
