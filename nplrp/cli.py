@@ -236,10 +236,11 @@ def run_info(arguments: argparse.Namespace) -> None:
     model = given(arguments).load()
     how = model.preprocessing
     if arguments.json:
+        reads = model.reads
         facts = {
             "name": model.name,
             "input_shape": model.input_shape,
-            "layers": [layer.describe() for layer in model],
+            "layers": [layer.describe() | {"inputs": reads[layer.name]} for layer in model],
             "preprocessing": vars(how),
             "classes": model.classes,
             "content_sha256": model.content_hash,

@@ -228,6 +228,12 @@ class Model:
         self.kept.stamps, self.kept.reading = stamps, reading
 
     @property
+    def reads(self) -> dict[str, list[str]]:
+        """Names of what each layer reads, by layer, in forward order."""
+        names = [*(layer.name for layer in self.layers), INPUT]
+        return {layer.name: [names[j] for j in places] for layer, places in zip(self.layers, sources(self.layers), strict=True)}
+
+    @property
     def is_chain(self) -> bool:
         """Whether every layer reads the one before it."""
         return not any(layer.inputs for layer in self.layers)
@@ -236,12 +242,9 @@ class Model:
         graph = not self.is_chain  # a chain needs no column of inputs
         rows = [("layer", "kind", "output shape", "parameters", "inputs" if graph else "")]
         rows += [(INPUT, "input", str(self.input_shape), "0", "")]
-        before = INPUT
-        for layer in self.layers:
+        for layer, reads in zip(self.layers, self.reads.values(), strict=True):
             kind = layer.kind if layer.activation == "linear" else f"{layer.kind} + {layer.activation}"
-            inputs = ", ".join(layer.inputs or (before,)) if graph else ""
-            rows.append((layer.name, kind, str(layer.output_shape), f"{layer.parameters:,}", inputs))
-            before = layer.name
+            rows.append((layer.name, kind, str(layer.output_shape), f"{layer.parameters:,}", ", ".join(reads) if graph else ""))
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
         lines = [
             f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:<{widths[2]}}  {d:>{widths[3]}}  {inputs}".rstrip() for a, b, c, d, inputs in rows
