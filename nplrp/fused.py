@@ -26,7 +26,7 @@ import numpy as np
 
 from nplrp import layers
 from nplrp.gradients import behind_activation
-from nplrp.layers import Division, Step, operation
+from nplrp.layers import Division, Operation, Step, operation
 from nplrp.lrp import Keep
 from nplrp.plan import Plan, dead_get_nothing, hands_slope
 from nplrp.rules import AS_IS, Clamp, Part, Rule, Term
@@ -59,7 +59,8 @@ class Fusion:
     queued : bool
         Forward, it may be noted down in a queue.
     source : int
-        The step whose line 2 may be done together with lines 3 and 4 of this one; -1 if there is none.
+        The step whose line 2 may be done together with lines 3 and 4 of this one: the one that it alone reads, with a denominator; -1 if
+        there is none.
     bends : bool
         Its activation changes relevance (`nplrp.rules.composites.Composite.slopes`).
     """
@@ -165,10 +166,10 @@ def run_backward(
             else:
                 carried = layers.Carried([_carry_parts(plan, i, s, inputs, fusion.parts)], False)
             workspace.give(*s)
-        elif op.routes and rule.transparent and rule.row.decision == "held":
+        elif op.routes and _hands_on(op, rule):
             with queue:
                 carried = op.routes.route(step, R, trace.held[i], division, workspace)
-        elif op.routes and op.routes.times and _divides(rule) and not rule.averages:
+        elif op.routes and op.routes.times and _divides_and_hands_on(op, rule):
             with queue:
                 s = layers.divide_parts(R, Division((trace.activations[i + 1],), rule, (1.0,)), workspace)
                 carried = op.routes.times(step, s[0], trace.held[i], inputs[0], division, workspace)
@@ -216,8 +217,22 @@ def fusions(plan: Plan) -> list[Fusion]:
             opens = layers.activation(step.activation).opens
             bends = hands_slope(step, slopes) and not (opens and dead[i])
             found.append(_fusion(plan, step, i, dead[i] or (bends and opens), bends))
-        plan.fusion[:] = [replace(each, source=_source(plan, found, i)) for i, each in enumerate(found)]
+        below = [_below(plan, steps, i) for i in range(len(steps))]
+        plan.fusion[:] = [
+            replace(each, source=j if j >= 0 and found[j].parts and not found[j].bends else -1)
+            for each, j in zip(found, below, strict=True)
+        ]
     return plan.fusion
+
+
+def by_page(plan: Plan) -> list[bool]:
+    """Tell for each step whether the fused pass leaves the way back through it to the page."""
+    found = []
+    for fusion, rule in zip(fusions(plan), plan.rules, strict=True):
+        op = operation(fusion.step)
+        moves = layers.only_moves(fusion.step) and op.queueable
+        found.append(not (fusion.parts or moves or _hands_on(op, rule) or _divides_and_hands_on(op, rule)))
+    return found
 
 
 def _fold(plan: Plan, steps: list[Step], dead: Sequence[bool], i: int) -> None:
@@ -252,12 +267,6 @@ def _fusion(plan: Plan, step: Step, i: int, dead: bool, bends: bool) -> Fusion:
     return Fusion(step, parts, beside, plain, queued, -1, bends)
 
 
-def _source(plan: Plan, found: Sequence[Fusion], i: int) -> int:
-    """Return the step whose line 2 may be done with line 4 of step i: the one that it alone reads, with a denominator; else -1."""
-    below = _below(plan, [each.step for each in found], i)
-    return below if below >= 0 and found[below].parts and not found[below].bends else -1
-
-
 def _fusible_parts(plan: Plan, step: Step, i: int, dead: bool) -> tuple[Part, ...]:
     """Return the parts of step i's rule as the fused pass runs them; none if the page has to.
 
@@ -272,6 +281,16 @@ def _fusible_parts(plan: Plan, step: Step, i: int, dead: bool) -> tuple[Part, ..
             return ()
         parts = tuple(replace(part, units="") for part in parts if part.units not in ("z<0", "y<0"))
     return parts if all(_is_simple(part) for part in parts) and len(parts) <= 2 else ()
+
+
+def _hands_on(op: Operation, rule: Rule) -> bool:
+    """Tell whether a step gives its relevance to those who won, and there are kernels for it."""
+    return op.routes is not None and rule.transparent and rule.row.decision == "held"
+
+
+def _divides_and_hands_on(op: Operation, rule: Rule) -> bool:
+    """Tell whether a step gives its relevance, over its output, to those who won, and there are kernels for it."""
+    return op.routes is not None and op.routes.times is not None and _divides(rule) and not rule.averages
 
 
 def _divides(rule: Rule) -> bool:

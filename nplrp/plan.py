@@ -16,7 +16,7 @@ import numpy as np
 
 from nplrp import layers
 from nplrp.errors import ModelError, NumericsError, RuleError
-from nplrp.layers import KINDS, Layer, Step, activation, operation
+from nplrp.layers import INPUT, KINDS, Layer, Step, activation, operation
 from nplrp.layers.activations import CURVE, OVER_AXIS, RECTIFIER, function
 from nplrp.layers.moves import IDENTITY
 from nplrp.layers.scale import SCALE
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "float64")
 ALGORITHMS = ("auto", "direct")
+#: Columns that the names of a layer's inputs are given in a printed plan; longer ones push the rule to the right.
+_INPUTS_WIDTH = 50
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,14 +74,24 @@ class Plan:
         return self.composite.start or self.dialect.start
 
     def __str__(self) -> str:
+        from nplrp.fused import by_page
+
         rules = [str(rule) + ("" if self.dialect.knows(rule) else f"  (as in nplrp: {self.dialect.name} has none)") for rule in self.rules]
+        notes = []
         if self.composite.gradient:
             rules = [self.composite.gradient] * len(self.steps)
-        rows = [("layer", "kind", "rule")] + [(step.name, step.kind, rule) for step, rule in zip(self.steps, rules, strict=True)]
-        first, second = (max(len(row[i]) for row in rows) for i in (0, 1))
-        lines = [f"{a:<{first}}  {b:<{second}}  {c}" for a, b, c in rows]
+        elif any(page := by_page(self)):
+            rules = [rule + "  (page)" if slow else rule for rule, slow in zip(rules, page, strict=True)]
+            notes = ["(page): by the four lines as they are written; all else by kernels that do several at once"]
+        graph = not self.model.is_chain  # a chain needs no column of inputs
+        names = [step.name for step in self.steps] + [INPUT]
+        rows = [("layer", "kind", "inputs" if graph else "", "rule")]
+        for step, rule in zip(self.steps, rules, strict=True):
+            rows.append((step.name, step.kind, ", ".join(names[j] for j in step.inputs) if graph else "", rule))
+        widths = [max(len(row[i]) for row in rows) for i in (0, 1)] + [min(max(len(row[2]) for row in rows), _INPUTS_WIDTH)]
+        lines = ["  ".join([*(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=False) if w), row[3]]) for row in rows]
         head = f"{self.composite.name} on {self.model.name}, {self.dtype}, start {self.start}, dialect {self.dialect.name}"
-        return "\n".join([head, *lines])
+        return "\n".join([head, *lines, *notes])
 
 
 def make_plan(
@@ -110,7 +122,7 @@ def make_plan(
     RuleError
         If the composite, dialect, dtype or algorithm is unknown, or a rule doesn't fit a layer.
     ModelError
-        If the layers can't be explained as a chain.
+        If a softmax stands inside.
     NumericsError
         If a weight is NaN or infinite.
     """
@@ -369,7 +381,7 @@ def _with_scores(steps: Sequence[Step]) -> list[Step]:
         if activation(step.activation).name in OVER_AXIS and (i != last or len(step.output_shape) != 1):
             raise ModelError(
                 f"layer {step.name!r} has a softmax of shape {step.output_shape} inside the network; LRP is defined up to the logits, "
-                "so a softmax may only be the last thing that the model does, on a vector"
+                "so a softmax may only be the last thing that the model does, on a vector; save a model that ends before it"
             )
     if last >= 0 and steps[last].kind in (CURVE.name, RECTIFIER.name) and activation(function(steps[last])).score:
         done[last] = dataclasses.replace(steps[last], kind=IDENTITY.name, activation=function(steps[last]), options={})

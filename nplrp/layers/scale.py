@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nplrp.errors import ModelError, NumericsError
+from nplrp.errors import ModelError, NumericsError, brief
 from nplrp.layers.base import LINEAR, Kind, Layer, Operation, Shape, Step, Weights, check_vector, scaled_outputs
 from nplrp.layers.config import Arrays, Call, Tensor, constant
 from nplrp.layers.lines import change_weight, threads
@@ -137,7 +137,7 @@ def read_normalization(call: Call) -> Tensor:
     rank, given = len(x.axes), call.get("axis")
     axes = () if given is None or given == [] else call.axes(given, rank)
     if len(axes) > 1:
-        raise ValueError(f"axis={given!r}: one mean for each place along several axes isn't supported, only for each channel")
+        raise ValueError(f"axis={brief(given)}: one mean for each place along several axes isn't supported, only for each channel")
 
     def make(arrays: Arrays) -> Arrays:
         mean, deviation = arrays["mean"].reshape(-1).astype(np.float64), np.sqrt(arrays["variance"].reshape(-1).astype(np.float64))
