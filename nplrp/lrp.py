@@ -159,15 +159,19 @@ def four_lines(plan: Plan, trace: Trace, i: int, R: np.ndarray) -> Iterator[tupl
     (Part, ndarray [n, *output_shape], Lines)
         The part, the relevance of the units that it is for, and what the lines give.
     """
-    step, rule = plan.steps[i], plan.rules[i]
-    a, y, held = layers.gather(step, trace.activations), trace.activations[i + 1], trace.held.get(i)
-    redecide = layers.operation(step).redecide
+    rule, (step, a, held) = plan.rules[i], as_linear(plan, trace, i)
+    for part in plan.parts[i]:
+        of_units = layers.relevance_of_units(R, step, a, part.units, trace.activations[i + 1], held)
+        yield part, of_units, redistribute(of_units, layers.changed_inputs(a, rule, part), step, rule, part, held)
+
+
+def as_linear(plan: Plan, trace: Trace, i: int) -> tuple[Step, np.ndarray, Any]:
+    """Return step i as its rule has it, which is linear; what it works on, [n, *input_shape]; and the decisions that make it linear."""
+    step, rule, held = plan.steps[i], plan.rules[i], trace.held.get(i)
+    a, redecide = layers.gather(step, trace.activations), layers.operation(step).redecide
     if redecide and (held is None or rule.row.decision not in ("held", "average")):
         held = redecide(step, a, layers.tie_labels(plan.steps, trace.activations[0]).get(i), rule.row.decision)
-    step = layers.linear_step(step, rule)
-    for part in plan.parts[i]:
-        of_units = layers.relevance_of_units(R, step, a, part.units, y, held)
-        yield part, of_units, redistribute(of_units, layers.changed_inputs(a, rule, part), step, rule, part, held)
+    return layers.linear_step(step, rule), a, held
 
 
 def check_finite(values: np.ndarray, where: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -283,6 +283,28 @@ class Routes:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """How every output of an operation is chosen from numbers that it sees.
+
+    Attributes
+    ----------
+    places : callable
+        (step, a) -> numbers [n, *output_shape, places] of which each output is the first largest; -inf for a place that there isn't.
+    held : callable
+        (step, shares [n, *output_shape, places]) -> shares as the operation's transpose takes them.
+    """
+
+    places: Callable[[Step, np.ndarray], np.ndarray]
+    held: Callable[[Step, np.ndarray], np.ndarray]
+
+
+def absolute(step: Step) -> Step:
+    """Return a step with the absolute values of its weights and bias, and no activation: what its sums add up, whatever the signs."""
+    weight, bias = (None if array is None else np.abs(array) for array in (step.weight, step.bias))
+    return replace(step, weight=weight, bias=bias, activation="linear", prepared={})
+
+
+@dataclass(frozen=True)
 class Operation:
     """How a kind of step is computed.
 
@@ -306,6 +328,17 @@ class Operation:
         each input. Arrays that are made are the workspace's, if there is one.
     terms : callable
         step -> (terms in a sum over its inputs, the bias counted; terms in a sum over its outputs): what error bounds grow with.
+    absolute : callable
+        step -> the step that adds up the absolute values of what this one adds up.
+    unsure : callable or None
+        Of one whose decisions are rounded numbers: (step, a, held, decision, unit) -> how far what is held may be off for a unit roundoff,
+        in units of what error bounds grow with; like `held`.
+    function : callable or None
+        Of one that is an activation: step -> its name.
+    choice : Choice or None
+        Of one whose outputs are numbers that it sees.
+    tiled : callable
+        Whether a step is an ordinary convolution with stride 1, which some run by tiles or by Fourier transforms.
     fused : Fused or None
         Of a linear operation; None: the page carries relevance back.
     routes : Routes or None
@@ -344,6 +377,11 @@ class Operation:
     gather: Callable[..., np.ndarray] = lambda step, inputs, workspace=None: inputs[0]
     scatter: Callable[..., list[np.ndarray]] = lambda step, R, workspace=None: [R]
     terms: Callable[[Step], tuple[int, int]] = lambda step: (2, 1)
+    absolute: Callable[[Step], Step] = absolute
+    unsure: Callable[[Step, np.ndarray, np.ndarray, str, float], np.ndarray] | None = None
+    function: Callable[[Step], str] | None = None
+    choice: Choice | None = None
+    tiled: Callable[[Step], bool] = lambda step: False
     fused: Fused | None = None
     routes: Routes | None = None
     redecide: Callable[..., Any] | None = None

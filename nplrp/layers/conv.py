@@ -428,6 +428,7 @@ CONV = Operation(
     scale_outputs=scaled_outputs,
     scale_inputs=scaled_inputs,
     rounds=lambda step, dtype: algorithm(step, dtype) != "direct",
+    tiled=lambda step: _groups(step) == 1 and window_of(step).stride == window_of(step).dilation == (1, 1),
 )
 
 TRANSPOSED = replace(
@@ -436,6 +437,7 @@ TRANSPOSED = replace(
     tie=_transposed_row,
     scale_outputs=transposed_scaled_outputs,
     scale_inputs=transposed_scaled_inputs,
+    tiled=lambda step: False,
 )
 
 KINDS = (

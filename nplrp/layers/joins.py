@@ -15,7 +15,7 @@ import numpy as np
 
 from nplrp.errors import ModelError
 from nplrp.layers import operators
-from nplrp.layers.base import DECIDES, LINEAR, SEVERAL, Carried, Division, Fused, Kind, Layer, Operation, Shape, Step, fits
+from nplrp.layers.base import DECIDES, LINEAR, SEVERAL, Carried, Choice, Division, Fused, Kind, Layer, Operation, Shape, Step, fits
 from nplrp.layers.lines import change_weight, clamps, threads
 from nplrp.layers.ties import point_row
 from nplrp.rules.rule import AS_IS, Change, Clamp, Part
@@ -167,6 +167,14 @@ def _to_winner(step: Step, s: np.ndarray, change: Change, held: np.ndarray, c: n
         c[:, k] = np.where(held == k, s, s.dtype.type(0))
 
 
+def _places(sign: float) -> Callable[[Step, np.ndarray], np.ndarray]:
+    return lambda step, a: np.moveaxis(sign * a, 1, -1)
+
+
+def _held_shares(step: Step, shares: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(np.moveaxis(shares, -1, 1))
+
+
 def as_mean(step: Step) -> Step:
     """Return a maximum as the step that weighs all inputs alike."""
     if "average" not in step.prepared:
@@ -217,6 +225,11 @@ def _weighed_back(step: Step, s: np.ndarray, change: Change, held: np.ndarray, c
     np.multiply(s[:, None], held, out=c)
 
 
+def _product_terms(step: Step) -> tuple[int, int]:
+    """Return how often a product is rounded, its factors among them, forward and back."""
+    return 2 * step.input_shape[0], 2 * step.input_shape[0]
+
+
 SUM = Operation(
     "sum",
     LINEAR,
@@ -242,6 +255,7 @@ MAXIMUM = Operation(
     decide=_choose(np.argmax),
     redecide=_share(np.max),
     average=as_mean,
+    choice=Choice(_places(1.0), _held_shares),
     gather=stack,
     scatter=unstack,
     terms=lambda step: (2, 1),
@@ -249,7 +263,7 @@ MAXIMUM = Operation(
     keeps_sign=True,
     keeps_zero=True,
 )
-MINIMUM = dataclasses.replace(MAXIMUM, name="minimum", decide=_choose(np.argmin), redecide=_share(np.min))
+MINIMUM = dataclasses.replace(MAXIMUM, name="minimum", decide=_choose(np.argmin), redecide=_share(np.min), choice=Choice(_places(-1.0), _held_shares))
 PRODUCT = Operation(
     "product",
     DECIDES,
@@ -260,7 +274,7 @@ PRODUCT = Operation(
     redecide=_hold_shares,
     gather=stack,
     scatter=unstack,
-    terms=sum_terms,
+    terms=_product_terms,
     tie=point_row,
     keeps_sign=True,
     keeps_zero=True,

@@ -7,6 +7,7 @@ The deviation is decided by the forward pass and held; what is left is linear in
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from nplrp.errors import ModelError
-from nplrp.layers.base import DECIDES, Kind, Layer, Operation, Shape, Step, Weights, check_vector, float64
+from nplrp.layers.base import DECIDES, Kind, Layer, Operation, Shape, Step, Weights, absolute, check_vector, float64
 from nplrp.layers.config import Call, Tensor
 from nplrp.layers.lines import changed_bias, threads
 from nplrp.layers.ties import point_row
@@ -176,6 +177,38 @@ def transpose(step: Step, s: np.ndarray, change: Change, held: np.ndarray, c: np
     )
 
 
+def _means(step: Step, x: np.ndarray) -> np.ndarray:
+    """Return for each number of x the mean of its group, like x."""
+    _, rows, groups, numbers = step.options["layout"]
+    each = x.reshape(-1, rows, groups, numbers)
+    return np.broadcast_to(each.mean(axis=(1, 3), keepdims=True), each.shape).reshape(x.shape)
+
+
+def _absolute(step: Step) -> Step:
+    """Return the step that adds the means where this one subtracts them."""
+    plain = absolute(step)
+    if not step.options["centred"]:
+        return plain
+    return dataclasses.replace(plain, kind=ADDED.name, options={**step.options, "centred": False})
+
+
+def _added(step: Step, inputs: Sequence[np.ndarray], changes: Sequence[Change], b: np.ndarray, relu: bool, held: np.ndarray) -> np.ndarray:
+    return forward(step, [a + _means(step, a) for a in inputs], changes, b, relu, held)
+
+
+def _added_back(step: Step, s: np.ndarray, change: Change, held: np.ndarray, c: np.ndarray) -> None:
+    transpose(step, s, change, held, c)
+    c += _means(step, c)
+
+
+def _unsure(step: Step, a: np.ndarray, held: np.ndarray, decision: str, unit: float) -> np.ndarray:
+    """Return the relative error of 1 / deviation: as of a sum of squares, more where the mean is large beside the deviation."""
+    _, rows, groups, numbers = step.options["layout"]
+    squares = np.square(a).reshape(-1, rows, groups, numbers).mean(axis=(1, 3)).reshape(held.shape)
+    length = rows * numbers if step.options["divisor"] == "LENGTH" else 1
+    return held * (1 + squares * length * np.square(held))
+
+
 def terms(step: Step) -> tuple[int, int]:
     """Return the number of terms in a sum over inputs, and over outputs."""
     _, rows, _, numbers = step.options["layout"]
@@ -193,8 +226,21 @@ def scaled_outputs(step: Step, g: np.ndarray, h: np.ndarray) -> Weights | None:
 
 
 NORM = Operation(
-    "norm", DECIDES, "norm", forward, transpose, decide=decide, terms=terms, queueable=True, tie=_row, scale_outputs=scaled_outputs
+    "norm",
+    DECIDES,
+    "norm",
+    forward,
+    transpose,
+    decide=decide,
+    terms=terms,
+    absolute=_absolute,
+    unsure=_unsure,
+    queueable=True,
+    tie=_row,
+    scale_outputs=scaled_outputs,
 )
+#: What error bounds are summed with.
+ADDED = dataclasses.replace(NORM, name="norm_added", forward=_added, transpose=_added_back)
 
 # Norms: readers
 
@@ -256,4 +302,4 @@ KINDS = (
     Kind("unitnorm", shape, _over_axes(lambda layer: ("LENGTH", False), lambda layer: SHORTEST), keras={"UnitNormalization": _unit}),
     Kind("groupnorm", group_shape, _over_groups, keras={"GroupNormalization": _group}),
 )
-OPERATIONS = (NORM,)
+OPERATIONS = (NORM, ADDED)
