@@ -21,6 +21,7 @@ from nplrp.span import Span, find_span
 from nplrp.trace import Trace
 
 Keep = Callable[[int, np.ndarray], None]
+Back = Callable[[int, np.ndarray], np.ndarray]
 
 
 class Lines(NamedTuple):
@@ -88,7 +89,9 @@ def run_step(step: Step, a: np.ndarray) -> np.ndarray:
     return layers.activate(step, z, in_place=False)
 
 
-def run_backward(plan: Plan, trace: Trace, R: np.ndarray, keep: Keep | None = None, span: Span | None = None) -> np.ndarray:
+def run_backward(
+    plan: Plan, trace: Trace, R: np.ndarray, keep: Keep | None = None, span: Span | None = None, back: Back | None = None
+) -> np.ndarray:
     """Carry relevance from the logits to the input, or along a span, by the page alone, checking every layer.
 
     Relevance of an output is the sum over the steps that read it, the last of them first.
@@ -104,6 +107,8 @@ def run_backward(plan: Plan, trace: Trace, R: np.ndarray, keep: Keep | None = No
         Called with (i, relevance of the output of step i, after its mask), and with -1 for the input.
     span : Span or None
         None is all of the network.
+    back : callable or None
+        Instead of `step_back`: (i, relevance of the output of step i) -> that of what it works on.
 
     Returns
     -------
@@ -124,7 +129,7 @@ def run_backward(plan: Plan, trace: Trace, R: np.ndarray, keep: Keep | None = No
         R = span.mask(i, arrived.pop(i))
         if keep:
             keep(i, R)
-        below = step_back(plan, trace, i, R)
+        below = back(i, R) if back else step_back(plan, trace, i, R)
         if layers.first_nonfinite(below) is not None:
             _report_nonfinite(plan, trace, i, R)
         for j, share in zip(plan.steps[i].inputs, layers.scatter(plan.steps[i], below), strict=True):

@@ -169,6 +169,28 @@ class Layer:
             found["input_shapes"] = [list(shape) for shape in self.input_shapes]
         return found
 
+    @classmethod
+    def described(cls, row: Mapping[str, Any]) -> Layer:
+        """Return the layer that `describe` has described, without its arrays."""
+        window, pads, shape = row.get("window"), row.get("pads"), tuple(row["input_shape"])
+        if window is not None:
+            size, stride, dilation, padding = window
+            window = Window(tuple(size), tuple(stride), tuple(dilation), padding if isinstance(padding, str) else tuple(padding))
+        return cls(
+            row["name"],
+            row["kind"],
+            shape,
+            tuple(row["output_shape"]),
+            row["activation"],
+            window,
+            None if pads is None else tuple(pads),
+            row["keepdims"],
+            row["epsilon"],
+            inputs=tuple(row.get("inputs", ())),
+            options=row.get("options", {}),
+            input_shapes=tuple(map(tuple, row.get("input_shapes", [shape]))),
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Step:
@@ -398,6 +420,38 @@ class Operation:
     scale_inputs: Callable[[Step, np.ndarray, np.ndarray], Weights | None] | None = None
 
 
+#: How the numbers of a layer's output channels follow from those of its inputs: they are its own weights' to choose; the same; or made
+#: of them in another way (one input's behind the other's).
+FREE, SAME, MADE = "free", "same", "made"
+
+
+@dataclass(frozen=True)
+class Renumbering:
+    """How a layer's arrays follow if channels get other numbers, which changes nothing but the order of sums.
+
+    Attributes
+    ----------
+    how : str
+        `FREE`, `SAME` or `MADE`.
+    arrays : callable
+        (layer, for each input which of the old channels each place holds, the same as wanted of the output) -> (arrays, the same of the
+        output).
+    """
+
+    how: str
+    arrays: Callable[[Layer, Sequence[np.ndarray], np.ndarray], tuple[dict[str, np.ndarray], np.ndarray]]
+
+
+def _same_channels(layer: Layer, orders: Sequence[np.ndarray], after: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Renumber arrays whose last axis are channels, or a single number for all of them."""
+    order, channels = orders[0], layer.input_shape[-1] if layer.input_shape else 0
+    return {key: array[..., order] if array.shape[-1:] == (channels,) else array for key, array in layer.arrays.items()}, order
+
+
+#: Of what treats every channel alike, or by numbers of its own.
+CHANNEL_BY_CHANNEL = Renumbering(SAME, _same_channels)
+
+
 @dataclass(frozen=True)
 class Kind:
     """What a model's layers may be.
@@ -413,6 +467,10 @@ class Kind:
         The fewest and the most inputs.
     keras : mapping of str to callable
         Keras's classes -> what reads a use of such a layer (see `nplrp.layers.config`).
+    renumbering : callable
+        layer -> its `Renumbering`, None if what it reads must keep its order.
+    chooses : bool
+        Its outputs are numbers that it sees (`Operation.choice`).
     """
 
     name: str
@@ -420,6 +478,8 @@ class Kind:
     step: Callable[[Layer], dict[str, Any]]
     arity: tuple[int, int] = (1, 1)
     keras: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    renumbering: Callable[[Layer], Renumbering | None] = lambda layer: CHANNEL_BY_CHANNEL
+    chooses: bool = False
 
 
 def window_of(layer: Layer | Step) -> Window:

@@ -263,7 +263,9 @@ MAXIMUM = Operation(
     keeps_sign=True,
     keeps_zero=True,
 )
-MINIMUM = dataclasses.replace(MAXIMUM, name="minimum", decide=_choose(np.argmin), redecide=_share(np.min), choice=Choice(_places(-1.0), _held_shares))
+MINIMUM = dataclasses.replace(
+    MAXIMUM, name="minimum", decide=_choose(np.argmin), redecide=_share(np.min), choice=Choice(_places(-1.0), _held_shares)
+)
 PRODUCT = Operation(
     "product",
     DECIDES,
@@ -284,8 +286,8 @@ KINDS = (
     Kind("add", shape, _weights(lambda m: [1.0] * m, "sum"), SEVERAL, keras=operators.ADD),
     Kind("average", shape, _weights(lambda m: [1 / m] * m, "mean"), SEVERAL, keras=operators.AVERAGE),
     Kind("subtract", shape, _weights(lambda m: [1.0, -1.0], "difference"), (2, 2), keras=operators.SUBTRACT),
-    Kind("maximum", shape, lambda layer: {"kind": "maximum", **_stacked(layer)}, SEVERAL, keras=operators.MAXIMUM),
-    Kind("minimum", shape, lambda layer: {"kind": "minimum", **_stacked(layer)}, SEVERAL, keras=operators.MINIMUM),
+    Kind("maximum", shape, lambda layer: {"kind": "maximum", **_stacked(layer)}, SEVERAL, keras=operators.MAXIMUM, chooses=True),
+    Kind("minimum", shape, lambda layer: {"kind": "minimum", **_stacked(layer)}, SEVERAL, keras=operators.MINIMUM, chooses=True),
     Kind("multiply", shape, lambda layer: {"kind": "product", **_stacked(layer)}, SEVERAL, keras=operators.MULTIPLY),
 )
 OPERATIONS = (SUM, MEAN, DIFFERENCE, MAXIMUM, MINIMUM, PRODUCT)

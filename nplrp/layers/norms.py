@@ -300,6 +300,6 @@ KINDS = (
     ),
     Kind("rmsnorm", shape, _over_axes(lambda layer: ("ROOT", False), lambda layer: layer.epsilon), keras={"RMSNormalization": _rms}),
     Kind("unitnorm", shape, _over_axes(lambda layer: ("LENGTH", False), lambda layer: SHORTEST), keras={"UnitNormalization": _unit}),
-    Kind("groupnorm", group_shape, _over_groups, keras={"GroupNormalization": _group}),
+    Kind("groupnorm", group_shape, _over_groups, keras={"GroupNormalization": _group}, renumbering=lambda layer: None),
 )
 OPERATIONS = (NORM, ADDED)

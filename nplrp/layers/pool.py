@@ -369,9 +369,9 @@ _MAX_OVER = {"Max": _reduction("maxpool"), "tf.math.reduce_max": _reduction("max
 _MEAN_OVER = {"Mean": _reduction("avgpool"), "tf.math.reduce_mean": _reduction("avgpool")}
 
 KINDS = (
-    Kind("maxpool", shape, _step("maxpool", False), keras=_readers("maxpool", "Max", False) | _MAX_OVER),
+    Kind("maxpool", shape, _step("maxpool", False), keras=_readers("maxpool", "Max", False) | _MAX_OVER, chooses=True),
     Kind("avgpool", shape, _step("avgpool", False), keras=_readers("avgpool", "Average", False) | _MEAN_OVER),
-    Kind("global_maxpool", global_shape, _step("maxpool", True), keras=_readers("global_maxpool", "Max", True)),
+    Kind("global_maxpool", global_shape, _step("maxpool", True), keras=_readers("global_maxpool", "Max", True), chooses=True),
     Kind("global_avgpool", global_shape, _step("avgpool", True), keras=_readers("global_avgpool", "Average", True)),
 )
 OPERATIONS = (MAXIMUM, AVERAGE)
