@@ -182,15 +182,15 @@ def relevance_bounds(
     step, a, held = as_linear(plan, trace, i)
     unsure = _unsure(step, a, held, rule.row.decision)
     total = [np.zeros(a.shape) for _ in range(3)]
-    terms, back = len(parts[0].terms), operation(step).terms(step)[1]
+    back = operation(step).terms(step)[1]
     back_gains = gains(back + len(parts) + 1)
     fast = fast_convolutions.is_fast(step, convolutions)
     fast_gains = gains(fast_convolutions.terms(step, convolutions, step.output_shape[-1]) + len(parts) + 1) if fast else (0.0, 0.0)
     halves = _unsure_halves(step, a, parts[0].units, convolutions, held)
-    for part, of_units, (z, s, _, _) in four_lines(plan, trace, i, R):
+    for part, of_units, lines in four_lines(plan, trace, i, R):
         inputs, changes = layers.changed_inputs(a, rule, part), [term.weight for term in part.terms]
-        R_part = of_units.reshape(z.shape)
-        d, s = np.abs(layers.denominator(z, rule)), np.abs(s)
+        z, s, R_part = lines.z, np.abs(lines.s), of_units.reshape(lines.z.shape)
+        d = np.abs(layers.denominator(z, rule))
         A, *errors = _errors_of_sums(step, inputs, changes, part.bias, convolutions, held, unsure)
         if rule.undivided:
             A, errors = np.zeros_like(d), [np.zeros_like(d)] * 2

@@ -1,4 +1,4 @@
-"""Relevance along the edges of a graph: what each layer's rule gives to each of its inputs, and the sums where an input has several readers."""
+"""Relevance along the edges of a graph: what each layer gives to each of its inputs, and sums where an input has several readers."""
 
 from __future__ import annotations
 

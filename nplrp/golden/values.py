@@ -147,6 +147,15 @@ class Golden:
             waiting += new
         return found
 
+    def below(self, name: str) -> set[str]:
+        """Return the layers that a layer hangs on, of whose activations its own is made."""
+        found, waiting = set[str](), [name]
+        while waiting:
+            new = [each for each in dict.fromkeys(self.inputs[waiting.pop()]) if each not in found]
+            found.update(new)
+            waiting += new
+        return found
+
     def owners(self, name: str) -> tuple[GoldenLayer, ...]:
         """Return the layers whose rules made the relevance of `name`: those that read it; none for the layer where the pass began."""
         return tuple(self[reader] for reader in self.readers[name] if self[reader].relevance is not None)

@@ -212,7 +212,7 @@ class Step:
     weight, bias : ndarray or None
         In the plan's dtype. Linear steps always have a bias, zeros if the layer has none.
     merged : bool
-        A batch norm that lives in a neighbour's weights.
+        A batch norm that lives in the weights of a neighbour, the step at the place of its option ``into``.
     score : bool
         Its activation is the model's score function: LRP begins before it.
     algorithm : str

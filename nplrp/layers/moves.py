@@ -199,6 +199,10 @@ def _joined(layer: Layer, orders: Sequence[np.ndarray], after: np.ndarray) -> tu
     return {}, np.concatenate([order + begin for order, begin in zip(orders, begins, strict=True)])
 
 
+def _along_axis(layer: Layer) -> Renumbering:
+    return Renumbering(MADE, _joined) if layer.options["axis"] == len(layer.output_shape) - 1 else CHANNEL_BY_CHANNEL
+
+
 def _pads(kind: str) -> Any:
     return lambda layer: {"kind": kind, "pads": layer.pads}
 
@@ -224,7 +228,13 @@ CONCATENATE = mover("concatenate", "reshape", _view, _view_back, gather=join, sc
 KINDS = (
     Kind("input", _same, lambda layer: {"kind": "identity"}),
     Kind("identity", _same, lambda layer: {"kind": "identity"}, keras=readers.IDENTITY),
-    Kind("flatten", _flat, lambda layer: {"kind": "reshape"}, keras=readers.FLATTEN, renumbering=lambda layer: Renumbering(MADE, _flattened)),
+    Kind(
+        "flatten",
+        _flat,
+        lambda layer: {"kind": "reshape"},
+        keras=readers.FLATTEN,
+        renumbering=lambda layer: Renumbering(MADE, _flattened),
+    ),
     Kind("reshape", reshaped, lambda layer: {"kind": "reshape"}, keras=readers.RESHAPE, renumbering=lambda layer: None),
     Kind("permute", permuted, lambda layer: {"kind": "permute"}, keras=readers.PERMUTE, renumbering=lambda layer: None),
     Kind("pad", padded, _pads("pad"), keras=readers.PAD),
@@ -235,7 +245,7 @@ KINDS = (
         lambda layer: {"kind": "concatenate", "input_shape": layer.output_shape},
         arity=SEVERAL,
         keras=readers.CONCATENATE,
-        renumbering=lambda layer: Renumbering(MADE, _joined) if layer.options["axis"] == len(layer.output_shape) - 1 else CHANNEL_BY_CHANNEL,
+        renumbering=_along_axis,
     ),
 )
 OPERATIONS = (IDENTITY, RESHAPE, PERMUTE, PAD, CROP, UPSAMPLE, CONCATENATE)
