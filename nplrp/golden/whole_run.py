@@ -10,6 +10,7 @@ import numpy as np
 
 from nplrp import layers
 from nplrp.explanation import carry_back, forward, run
+from nplrp.fused import fusions
 from nplrp.lrp import run_backward, step_back
 from nplrp.model import Model
 from nplrp.plan import Plan, make_steps
@@ -153,9 +154,15 @@ def _shapes(plan: Plan) -> list[tuple[int, ...]]:
 
 
 def _activations(plan: Plan, trace: Trace) -> Sequence[np.ndarray]:
-    """Return every layer's activation, the input first; batch norms that the plan has merged are run again as what they are."""
+    """Return every layer's activation, the input first.
+
+    Batch norms that the plan has merged, and ReLUs that a step below has done in passing, are run again as what they are.
+    """
     steps = make_steps(plan.model, plan.dtype, plan.algorithm, merge=False)
-    if not any(_differ(own.weight, merged.weight) for own, merged in zip(steps, plan.steps, strict=True)):
+    if not any(
+        _differ(own.weight, merged.weight) or own.activation != fusion.step.activation
+        for own, merged, fusion in zip(steps, plan.steps, fusions(plan), strict=True)
+    ):
         return trace.activations
     return list(forward(plan.model, trace.activations[0], plan.dtype, plan.algorithm).values())
 
