@@ -29,6 +29,8 @@ _ROLES = (
     (r"layers/(.+)/activation", "activation"),
 )
 _EDGE = r"(?:edges/([^/]+)/([^/]+)|layers/([^/]+)/edges/([^/]+)/relevance)"
+#: What golden files and their exports hold beside these.
+_BESIDE = r"layers/.+/(?!activation$|relevance$)[^/]+|layers/[^/]+/edges/.+"
 _INPUT, _ATTRIBUTION = ("x", "input"), ("relevance", "attribution")
 #: safetensors' names of the numbers that NumPy has.
 _SAFE = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4"}
@@ -92,7 +94,8 @@ def read_candidate(path: str | os.PathLike[str], names: Mapping[str, str] | None
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
         reason = getattr(error, "strerror", None) or error
         raise GoldenError(f"{path}: can't be read as {path.suffix or 'a folder of raw arrays'}: {reason}; write it again") from None
-    return sorted_out(arrays, about, names or {}, str(path))
+    own = {name: array for name, array in arrays.items() if re.fullmatch(_EDGE, name) or not re.fullmatch(_BESIDE, name)}
+    return sorted_out(own, about, names or {}, str(path))
 
 
 def sorted_out(arrays: Mapping[str, np.ndarray], about: Mapping[str, Any], names: Mapping[str, str], source: str) -> Candidate:
@@ -182,8 +185,7 @@ def _read_hdf5(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     with h5py.File(path, "r") as file:
         file.visititems(take)
         about = _about(str(file.attrs["about"])) if "about" in file.attrs else {key: file.attrs[key] for key in file.attrs}
-    wanted = [name for name in arrays if re.fullmatch(_EDGE, name) or not re.fullmatch(r"layers/.+/(?!activation$|relevance$)[^/]+", name)]
-    return {name: arrays[name] for name in wanted}, about
+    return arrays, about
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

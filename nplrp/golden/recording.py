@@ -226,9 +226,7 @@ def _layers(e: Run, progress: Progress) -> tuple[list[GoldenLayer], list[dict[st
         of_sum = of_sum._replace(undecided=np.zeros(activations[name].shape))
         activation = tensor_of(activations[name], of_sum, spreads[name, "activation"])
         relevance = tensor_of(relevances[name], of_sums[name], spreads[name, "relevance"])
-        of_edges = {
-            names[j + 1]: tensor_of(*share, np.zeros((0, 2))) for j, share in shares.get(i - 1, {}).items() if len(above[j]) > 1
-        }
+        of_edges = {names[j + 1]: tensor_of(*share, np.zeros((0, 2))) for j, share in shares.get(i - 1, {}).items() if len(above[j]) > 1}
         in_order = dict(sorted(of_edges.items(), key=lambda item: path_name(item[0])))
         found.append(GoldenLayer(name, kind, rule, activation, relevance, None, ambiguous, int(ambiguous.sum()), in_order))
     return found, runs
@@ -329,7 +327,8 @@ def _facts(e: Run, profile: str, input_name: str) -> dict[str, Any]:
     plan, model, how = e.plan, e.model, e.model.preprocessing
     table: list[dict[str, Any]] = [{"name": "input", "kind": "input", "rule": None, "output_shape": list(model.input_shape)}]
     for layer, step, rule in zip(model.layers, plan.steps, plan.rules, strict=True):
-        table.append({**layer.describe(), "merged": step.merged, "rule": rule_facts(rule)})
+        into = {"merged_into": plan.steps[step.options["into"]].name} if step.merged and not model.is_chain else {}
+        table.append({**layer.describe(), "merged": step.merged, **into, "rule": rule_facts(rule)})
     facts: dict[str, Any] = {
         "format": FORMAT,
         "format_version": VERSIONS[0] if model.is_chain else VERSIONS[1],
