@@ -412,7 +412,7 @@ def _merged_scales(steps: Sequence[Step]) -> list[Step]:
             continue
         if changed is not None:
             done[j] = dataclasses.replace(done[j], weight=changed[0], bias=changed[1])
-            done[i] = dataclasses.replace(done[i], kind=IDENTITY.name, weight=None, bias=None, merged=True)
+            done[i] = dataclasses.replace(done[i], kind=IDENTITY.name, weight=None, bias=None, merged=True, options={"into": j})
     return done
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -169,6 +169,28 @@ class Layer:
             found["input_shapes"] = [list(shape) for shape in self.input_shapes]
         return found
 
+    @classmethod
+    def described(cls, row: Mapping[str, Any]) -> Layer:
+        """Return the layer that `describe` has described, without its arrays."""
+        window, pads, shape = row.get("window"), row.get("pads"), tuple(row["input_shape"])
+        if window is not None:
+            size, stride, dilation, padding = window
+            window = Window(tuple(size), tuple(stride), tuple(dilation), padding if isinstance(padding, str) else tuple(padding))
+        return cls(
+            row["name"],
+            row["kind"],
+            shape,
+            tuple(row["output_shape"]),
+            row["activation"],
+            window,
+            None if pads is None else tuple(pads),
+            row["keepdims"],
+            row["epsilon"],
+            inputs=tuple(row.get("inputs", ())),
+            options=row.get("options", {}),
+            input_shapes=tuple(map(tuple, row.get("input_shapes", [shape]))),
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Step:
@@ -190,7 +212,7 @@ class Step:
     weight, bias : ndarray or None
         In the plan's dtype. Linear steps always have a bias, zeros if the layer has none.
     merged : bool
-        A batch norm that lives in a neighbour's weights.
+        A batch norm that lives in the weights of a neighbour, the step at the place of its option ``into``.
     score : bool
         Its activation is the model's score function: LRP begins before it.
     algorithm : str
@@ -286,6 +308,28 @@ class Routes:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """How every output of an operation is chosen from numbers that it sees.
+
+    Attributes
+    ----------
+    places : callable
+        (step, a) -> numbers [n, *output_shape, places] of which each output is the first largest; -inf for a place that there isn't.
+    held : callable
+        (step, shares [n, *output_shape, places]) -> shares as the operation's transpose takes them.
+    """
+
+    places: Callable[[Step, np.ndarray], np.ndarray]
+    held: Callable[[Step, np.ndarray], np.ndarray]
+
+
+def absolute(step: Step) -> Step:
+    """Return a step with the absolute values of its weights and bias, and no activation: what its sums add up, whatever the signs."""
+    weight, bias = (None if array is None else np.abs(array) for array in (step.weight, step.bias))
+    return replace(step, weight=weight, bias=bias, activation="linear", prepared={})
+
+
+@dataclass(frozen=True)
 class Operation:
     """How a kind of step is computed.
 
@@ -309,6 +353,17 @@ class Operation:
         each input. Arrays that are made are the workspace's, if there is one.
     terms : callable
         step -> (terms in a sum over its inputs, the bias counted; terms in a sum over its outputs): what error bounds grow with.
+    absolute : callable
+        step -> the step that adds up the absolute values of what this one adds up.
+    unsure : callable or None
+        Of one whose decisions are rounded numbers: (step, a, held, decision, unit) -> how far what is held may be off for a unit roundoff,
+        in units of what error bounds grow with; like `held`.
+    function : callable or None
+        Of one that is an activation: step -> its name.
+    choice : Choice or None
+        Of one whose outputs are numbers that it sees.
+    tiled : callable
+        Whether a step is an ordinary convolution with stride 1, which some run by tiles or by Fourier transforms.
     fused : Fused or None
         Of a linear operation; None: the page carries relevance back.
     routes : Routes or None
@@ -349,6 +404,11 @@ class Operation:
     gather: Callable[..., np.ndarray] = lambda step, inputs, workspace=None: inputs[0]
     scatter: Callable[..., list[np.ndarray]] = lambda step, R, workspace=None: [R]
     terms: Callable[[Step], tuple[int, int]] = lambda step: (2, 1)
+    absolute: Callable[[Step], Step] = absolute
+    unsure: Callable[[Step, np.ndarray, np.ndarray, str, float], np.ndarray] | None = None
+    function: Callable[[Step], str] | None = None
+    choice: Choice | None = None
+    tiled: Callable[[Step], bool] = lambda step: False
     fused: Fused | None = None
     routes: Routes | None = None
     redecide: Callable[..., Any] | None = None
@@ -364,6 +424,38 @@ class Operation:
     keeps_zero: bool = False
     scale_outputs: Callable[[Step, np.ndarray, np.ndarray], Weights | None] | None = None
     scale_inputs: Callable[[Step, np.ndarray, np.ndarray], Weights | None] | None = None
+
+
+#: How the numbers of a layer's output channels follow from those of its inputs: they are its own weights' to choose; the same; or made
+#: of them in another way (one input's behind the other's).
+FREE, SAME, MADE = "free", "same", "made"
+
+
+@dataclass(frozen=True)
+class Renumbering:
+    """How a layer's arrays follow if channels get other numbers, which changes nothing but the order of sums.
+
+    Attributes
+    ----------
+    how : str
+        `FREE`, `SAME` or `MADE`.
+    arrays : callable
+        (layer, for each input which of the old channels each place holds, the same as wanted of the output) -> (arrays, the same of the
+        output).
+    """
+
+    how: str
+    arrays: Callable[[Layer, Sequence[np.ndarray], np.ndarray], tuple[dict[str, np.ndarray], np.ndarray]]
+
+
+def _same_channels(layer: Layer, orders: Sequence[np.ndarray], after: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Renumber arrays whose last axis are channels, or a single number for all of them."""
+    order, channels = orders[0], layer.input_shape[-1] if layer.input_shape else 0
+    return {key: array[..., order] if array.shape[-1:] == (channels,) else array for key, array in layer.arrays.items()}, order
+
+
+#: Of what treats every channel alike, or by numbers of its own.
+CHANNEL_BY_CHANNEL = Renumbering(SAME, _same_channels)
 
 
 @dataclass(frozen=True)
@@ -383,6 +475,10 @@ class Kind:
         Keras's classes -> what reads a use of such a layer (see `nplrp.layers.config`).
     stand_in : callable or None
         layer -> weight and bias, float64, of the function that takes its place in dialects with `Dialect.stand_ins`.
+    renumbering : callable
+        layer -> its `Renumbering`, None if what it reads must keep its order.
+    chooses : bool
+        Its outputs are numbers that it sees (`Operation.choice`).
     """
 
     name: str
@@ -391,6 +487,8 @@ class Kind:
     arity: tuple[int, int] = (1, 1)
     keras: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     stand_in: Callable[[Layer], Weights] | None = None
+    renumbering: Callable[[Layer], Renumbering | None] = lambda layer: CHANNEL_BY_CHANNEL
+    chooses: bool = False
 
 
 def window_of(layer: Layer | Step) -> Window:

@@ -21,6 +21,7 @@ from nplrp.layers.base import (
     MAX_VALUES,
     SEVERAL,
     Carried,
+    Choice,
     Division,
     Fused,
     Kind,
@@ -188,6 +189,14 @@ def _to_winner(step: Step, s: np.ndarray, change: Change, held: np.ndarray, c: n
         c[:, k] = np.where(held == k, s, s.dtype.type(0))
 
 
+def _places(sign: float) -> Callable[[Step, np.ndarray], np.ndarray]:
+    return lambda step, a: np.moveaxis(sign * a, 1, -1)
+
+
+def _held_shares(step: Step, shares: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(np.moveaxis(shares, -1, 1))
+
+
 def as_mean(step: Step) -> Step:
     """Return a maximum as the step that weighs all inputs alike."""
     if "average" not in step.prepared:
@@ -238,6 +247,11 @@ def _weighed_back(step: Step, s: np.ndarray, change: Change, held: np.ndarray, c
     np.multiply(s[:, None], held, out=c)
 
 
+def _product_terms(step: Step) -> tuple[int, int]:
+    """Return how often a product is rounded, its factors among them, forward and back."""
+    return 2 * step.input_shape[0], 2 * step.input_shape[0]
+
+
 SUM = Operation(
     "sum",
     LINEAR,
@@ -263,6 +277,7 @@ MAXIMUM = Operation(
     decide=_choose(np.argmax),
     redecide=_share(np.max),
     average=as_mean,
+    choice=Choice(_places(1.0), _held_shares),
     gather=stack,
     scatter=unstack,
     terms=lambda step: (2, 1),
@@ -270,7 +285,9 @@ MAXIMUM = Operation(
     keeps_sign=True,
     keeps_zero=True,
 )
-MINIMUM = dataclasses.replace(MAXIMUM, name="minimum", decide=_choose(np.argmin), redecide=_share(np.min))
+MINIMUM = dataclasses.replace(
+    MAXIMUM, name="minimum", decide=_choose(np.argmin), redecide=_share(np.min), choice=Choice(_places(-1.0), _held_shares)
+)
 PRODUCT = Operation(
     "product",
     DECIDES,
@@ -281,7 +298,7 @@ PRODUCT = Operation(
     redecide=_hold_shares,
     gather=stack,
     scatter=unstack,
-    terms=sum_terms,
+    terms=_product_terms,
     tie=point_row,
     keeps_sign=True,
     keeps_zero=True,
@@ -291,8 +308,8 @@ KINDS = (
     Kind("add", shape, _weights(lambda m: [1.0] * m, "sum"), SEVERAL, keras=operators.ADD),
     Kind("average", shape, _weights(lambda m: [1 / m] * m, "mean"), SEVERAL, keras=operators.AVERAGE),
     Kind("subtract", shape, _weights(lambda m: [1.0, -1.0], "difference"), (2, 2), keras=operators.SUBTRACT),
-    Kind("maximum", shape, lambda layer: {"kind": "maximum", **_stacked(layer)}, SEVERAL, keras=operators.MAXIMUM),
-    Kind("minimum", shape, lambda layer: {"kind": "minimum", **_stacked(layer)}, SEVERAL, keras=operators.MINIMUM),
+    Kind("maximum", shape, lambda layer: {"kind": "maximum", **_stacked(layer)}, SEVERAL, keras=operators.MAXIMUM, chooses=True),
+    Kind("minimum", shape, lambda layer: {"kind": "minimum", **_stacked(layer)}, SEVERAL, keras=operators.MINIMUM, chooses=True),
     Kind("multiply", shape, lambda layer: {"kind": "product", **_stacked(layer)}, SEVERAL, keras=operators.MULTIPLY),
 )
 OPERATIONS = (SUM, MEAN, DIFFERENCE, MAXIMUM, MINIMUM, PRODUCT)

@@ -7,6 +7,7 @@ The deviation is decided by the forward pass and held; what is left is linear in
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nplrp.errors import ModelError
-from nplrp.layers.base import DECIDES, Kind, Layer, Operation, Shape, Step, Weights, check_vector, float64
+from nplrp.layers.base import DECIDES, Kind, Layer, Operation, Shape, Step, Weights, absolute, check_vector, float64
 from nplrp.layers.config import Call, Tensor
 from nplrp.layers.lines import changed_bias, threads
 from nplrp.layers.ties import point_row
@@ -217,6 +218,38 @@ def transpose(step: Step, s: np.ndarray, change: Change, held: np.ndarray | Tang
     )
 
 
+def _means(step: Step, x: np.ndarray) -> np.ndarray:
+    """Return for each number of x the mean of its group, like x."""
+    _, rows, groups, numbers = step.options["layout"]
+    each = x.reshape(-1, rows, groups, numbers)
+    return np.broadcast_to(each.mean(axis=(1, 3), keepdims=True), each.shape).reshape(x.shape)
+
+
+def _absolute(step: Step) -> Step:
+    """Return the step that adds the means where this one subtracts them."""
+    plain = absolute(step)
+    if not step.options["centred"]:
+        return plain
+    return dataclasses.replace(plain, kind=ADDED.name, options={**step.options, "centred": False})
+
+
+def _added(step: Step, inputs: Sequence[np.ndarray], changes: Sequence[Change], b: np.ndarray, relu: bool, held: np.ndarray) -> np.ndarray:
+    return forward(step, [a + _means(step, a) for a in inputs], changes, b, relu, held)
+
+
+def _added_back(step: Step, s: np.ndarray, change: Change, held: np.ndarray, c: np.ndarray) -> None:
+    transpose(step, s, change, held, c)
+    c += _means(step, c)
+
+
+def _unsure(step: Step, a: np.ndarray, held: np.ndarray, decision: str, unit: float) -> np.ndarray:
+    """Return the relative error of 1 / deviation: as of a sum of squares, more where the mean is large beside the deviation."""
+    _, rows, groups, numbers = step.options["layout"]
+    squares = np.square(a).reshape(-1, rows, groups, numbers).mean(axis=(1, 3)).reshape(held.shape)
+    length = rows * numbers if step.options["divisor"] == "LENGTH" else 1
+    return held * (1 + squares * length * np.square(held))
+
+
 def terms(step: Step) -> tuple[int, int]:
     """Return the number of terms in a sum over inputs, and over outputs."""
     _, rows, _, numbers = step.options["layout"]
@@ -243,10 +276,14 @@ NORM = Operation(
     redecide=redecide,
     curved=True,
     terms=terms,
+    absolute=_absolute,
+    unsure=_unsure,
     queueable=True,
     tie=_row,
     scale_outputs=scaled_outputs,
 )
+#: What error bounds are summed with.
+ADDED = dataclasses.replace(NORM, name="norm_added", forward=_added, transpose=_added_back)
 
 # Norms: readers
 
@@ -306,6 +343,6 @@ KINDS = (
     ),
     Kind("rmsnorm", shape, _over_axes(lambda layer: ("ROOT", False), lambda layer: layer.epsilon), keras={"RMSNormalization": _rms}),
     Kind("unitnorm", shape, _over_axes(lambda layer: ("LENGTH", False), lambda layer: SHORTEST), keras={"UnitNormalization": _unit}),
-    Kind("groupnorm", group_shape, _over_groups, keras={"GroupNormalization": _group}),
+    Kind("groupnorm", group_shape, _over_groups, keras={"GroupNormalization": _group}, renumbering=lambda layer: None),
 )
-OPERATIONS = (NORM,)
+OPERATIONS = (NORM, ADDED)
