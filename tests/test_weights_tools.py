@@ -19,7 +19,7 @@ from nplrp.errors import NplrpError, OutputError, WeightsError
 from nplrp.model import Layer, Preprocessing, Window, chain
 from tests.networks import batch_norm, conv, dense, plain, pool, random_kernel
 from weights_tools.__main__ import main, read_classes
-from weights_tools.from_pytorch import from_pytorch, vgg
+from weights_tools.from_pytorch import from_pytorch, model_of as vgg
 from weights_tools.torch_file import read_tensors
 from weights_tools.write_hdf5 import write
 
@@ -289,9 +289,9 @@ def test_deeper_vggs_and_imagenet(name, blocks):
         ({"features.0.weight": None}, "aren't those of torchvision's"),
         ({"classifier.6.bias": None}, "has no 'classifier.6.bias'"),
         ({"extra.weight": np.ones(3, "f4")}, "no extra.weight"),
-        ({"classifier.3.weight": np.ones((8, 10))}, "type float64"),
+        ({"classifier.3.weight": np.ones((8, 10), "i4")}, "type int32"),
         ({"classifier.3.weight": np.ones((8, 9), "f4")}, "fc2"),
-        ({"classifier.0.weight": np.ones((10, 18), "f4")}, "6 channels x a square"),
+        ({"classifier.0.weight": np.ones((10, 18), "f4")}, r"has 18 columns, but the layer before it gives \(1, 1, 6\)"),
     ],
 )
 def test_other_state_dicts_are_refused(change, message):

@@ -203,5 +203,3 @@ def _without_call_numbers(names: list[str]) -> list[str]:
     """Take away the number that Keras 3 appends to every layer's name when it is traced for export (block1_conv1_1)."""
     short = [re.sub(r"_\d+$", "", name) for name in names]
     return short if all(name != other for name, other in zip(short, names, strict=True)) else names
-
-

@@ -114,11 +114,10 @@ class Graph:
         short = rename(names)
         names = short if len(set(short)) == len(short) and INPUT not in short else names
         layers = [
-            Layer(own, draft.kind, inputs=tuple(names[i] if i >= 0 else INPUT for i in draft.inputs), **_without_affine(draft))
-            for own, draft in zip(names, drafts, strict=True)
+            Layer(own, draft.kind, inputs=tuple(names[i] if i >= 0 else INPUT for i in draft.inputs), **draft.fields)
+            for own, draft in zip(names, map(_as_batch_norm, drafts), strict=True)
         ]
-        kinds = [draft.kind if draft.kind != "affine" else "batchnorm" for draft in drafts]
-        return build(self.input_shape, [replace(layer, kind=kind) for layer, kind in zip(layers, kinds, strict=True)], name, **attributes)
+        return build(self.input_shape, layers, name, **attributes)
 
 
 def _needed(drafts: Sequence[Draft], output: int) -> list[Draft]:
@@ -163,14 +162,14 @@ def _merged(before: Draft, draft: Draft) -> Draft | None:
     return None
 
 
-def _without_affine(draft: Draft) -> dict[str, Any]:
-    """Return a draft's fields; factors and summands for each channel as those of a batch norm, which every reader knows."""
-    if draft.kind != "affine":
-        return dict(draft.fields)
+def _as_batch_norm(draft: Draft) -> Draft:
+    """Return factors and summands for each channel as a batch norm, which every reader knows; in float64 they stay what they are."""
+    if draft.kind != "affine" or any(array.dtype != np.float32 for array in draft.arrays.values()):
+        return draft
     arrays = {new: draft.arrays[old] for old, new in (("scale", "gamma"), ("offset", "beta")) if old in draft.arrays}
     channels = draft.shape[-1]
     moments = {"mean": np.zeros(channels, np.float32), "variance": np.full(channels, 1 - UNIT_EPSILON, np.float32)}
-    return {**draft.fields, "epsilon": UNIT_EPSILON, "arrays": {**arrays, **moments}}
+    return replace(draft.given(epsilon=UNIT_EPSILON, arrays={**arrays, **moments}), kind="batchnorm")
 
 
 def _free_names(wanted: Sequence[str]) -> list[str]:

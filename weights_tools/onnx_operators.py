@@ -31,7 +31,9 @@ def _conv(walk: Walk, node: Any, options: Options) -> None:
     groups, (filters, inner, *size) = options.get("group", 1), kernel.shape
     if inner * groups != x.shape[2] or filters % groups:
         raise unsupported(
-            node, f"its weights have shape {kernel.shape} with group={groups}, but its input has {x.shape[2]} channels; export it again", False
+            node,
+            f"its weights have shape {kernel.shape} with group={groups}, but its input has {x.shape[2]} channels; export it again",
+            False,
         )
     x, window = _window(walk, node, options, x, (size[0], size[1]), dims, zeros=True)
     more: dict[str, Any] = {}
@@ -114,9 +116,7 @@ def _pool(walk: Walk, node: Any, options: Options) -> None:
     walk.give(node, x)
 
 
-def _window(
-    walk: Walk, node: Any, options: Options, x: Value, size: tuple[int, int], dims: int, zeros: bool
-) -> tuple[Value, Window]:
+def _window(walk: Walk, node: Any, options: Options, x: Value, size: tuple[int, int], dims: int, zeros: bool) -> tuple[Value, Window]:
     """Return how a window moves over an image, and the image.
 
     Padding that is neither TensorFlow's 'same' nor 'valid' becomes a layer of its own where zeros count as values (`zeros`), and is the
@@ -135,7 +135,13 @@ def _window(
     over = _overhang((height, width), pads, valid) if options.get("ceil_mode", 0) else (0, 0)
     padded = (height + pads[0] + pads[1], width + pads[2] + pads[3])
     counts_differ = node.op_type == "AveragePool" and zeros
-    if pads == as_same and any(pads) and same.output_size(height, width) == valid.output_size(*padded) and not counts_differ and not any(over):
+    if (
+        pads == as_same
+        and any(pads)
+        and same.output_size(height, width) == valid.output_size(*padded)
+        and not counts_differ
+        and not any(over)
+    ):
         return x, same
     if zeros and any(pads):
         x = walk.add(node, "pad", x, suffix="_pad", pads=pads)
@@ -333,7 +339,9 @@ def _gather(walk: Walk, node: Any, options: Options) -> None:
         else:
             runs.append([place, place + 1])
     if not 1 <= len(runs) <= MAX_PIECES or (given.ndim == 0 and len(x.axes) == 1):
-        raise unsupported(node, f"it takes {len(places)} places in {len(runs)} pieces of {walk.batch, *x.sizes}; at most {MAX_PIECES} are supported")
+        raise unsupported(
+            node, f"it takes {len(places)} places in {len(runs)} pieces of {walk.batch, *x.sizes}; at most {MAX_PIECES} are supported"
+        )
     pieces = [walk.cut(node, x, at, first, behind, f"_{i}" if len(runs) > 1 else "") for i, (first, behind) in enumerate(runs)]
     found = pieces[0] if len(pieces) == 1 else walk.add(node, "concatenate", *pieces, options={"axis": pieces[0].axes[at]})
     if given.ndim == 0:
@@ -486,14 +494,17 @@ def _instancenorm(walk: Walk, node: Any, options: Options) -> None:
     x = walk.value(node, 0)
     scale, shift, epsilon = walk.weights(node, 1), walk.weights(node, 2), float(options.get("epsilon", 1e-5))
     if scale is None or shift is None or scale.shape != x.sizes[:1] or shift.shape != x.sizes[:1]:
-        raise unsupported(node, f"scale and B must have one number for each of the channels of {walk.batch, *x.sizes}; export it again", False)
+        raise unsupported(
+            node, f"scale and B must have one number for each of the channels of {walk.batch, *x.sizes}; export it again", False
+        )
     if len(x.axes) == 2:
         x = walk.add(node, "layernorm", walk.plain(node, x), epsilon=epsilon, options={"axes": [1]})
         walk.give(node, _scaled(walk, node, x, scale[:, None], shift[:, None]))
         return
     image = walk.image(node, x)
     walk.give(
-        node, walk.add(node, "groupnorm", image, epsilon=epsilon, arrays={"gamma": scale, "beta": shift}, options={"groups": image.shape[2]})
+        node,
+        walk.add(node, "groupnorm", image, epsilon=epsilon, arrays={"gamma": scale, "beta": shift}, options={"groups": image.shape[2]}),
     )
 
 
