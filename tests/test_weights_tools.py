@@ -19,7 +19,8 @@ from nplrp.errors import NplrpError, OutputError, WeightsError
 from nplrp.model import Layer, Preprocessing, Window, chain
 from tests.networks import batch_norm, conv, dense, plain, pool, random_kernel
 from weights_tools.__main__ import main, read_classes
-from weights_tools.from_pytorch import from_pytorch, model_of as vgg
+from weights_tools.from_pytorch import from_pytorch
+from weights_tools.from_pytorch import model_of as vgg
 from weights_tools.torch_file import read_tensors
 from weights_tools.write_hdf5 import write
 

@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from nplrp.errors import ModelError, WeightsError
 from nplrp.model import Model
 from weights_tools.onnx_functions import Functions

@@ -1,7 +1,7 @@
 """A state dict of one of torchvision's classification networks -> Model; found by its tensors' names and shapes, or named.
 
-torchvision's models end in logits; a softmax is added, as in Keras. Its images are resized and cut, then normalised per channel: recorded as
-the model's preprocessing. What a state dict doesn't tell and had to be assumed is logged.
+torchvision's models end in logits; a softmax is added, as in Keras. Its images are resized and cut, then normalised per channel: recorded
+as the model's preprocessing. What a state dict doesn't tell and had to be assumed is logged.
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ def _input_shape(tensors: Mapping[str, np.ndarray], row: Row, input_size: tuple[
         places = [
             int(found[1]) for name in tensors if (found := re.fullmatch(r"features\.(\d+)\.weight", name)) and tensors[name].ndim == 4
         ]
-        channels = tensors[f"features.{max(places, default=0)}.weight"].shape[0]
+        channels = tensors[f"features.{max(places)}.weight"].shape[0] if places else 1
         pixels = math.isqrt(tensors[f"{row.flat}.weight"].shape[-1] // max(channels, 1))
         side = max(row.side * pixels // 7, 1)
     height, width = input_size or (side, side)

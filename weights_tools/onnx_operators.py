@@ -354,7 +354,7 @@ def _resize(walk: Walk, node: Any, options: Options) -> None:
     rank = len(x.axes) + 1
     scales, sizes = _scales(walk, node, options, rank)
     before = [walk.batch, *x.sizes]
-    after = [int(math.floor(n * scale)) for n, scale in zip(before, scales, strict=True)] if sizes is None else sizes
+    after = [math.floor(n * scale) for n, scale in zip(before, scales, strict=True)] if sizes is None else sizes
     if sizes is not None:
         scales = [out / n for n, out in zip(before, after, strict=True)]
     if after[:2] != before[:2] or options.get("keep_aspect_ratio_policy", b"stretch") != b"stretch" or options.get("antialias", 0):
@@ -365,9 +365,7 @@ def _resize(walk: Walk, node: Any, options: Options) -> None:
     rounding = options.get("nearest_mode", b"floor" if usual == "asymmetric" else b"round_prefer_floor").decode()
     out = _two(after[2:], 1)
     pairs = list(zip(x.shape[:2], out, strict=True))
-    at = [_positions(n, o, scale, centres) for (n, o), scale in zip(pairs, _two_floats(scales[2:]), strict=True)]
-    if None in [each if each is None else 0 for each in at]:
-        raise unsupported(node, f"coordinate_transformation_mode={centres!r} isn't supported")
+    at = [_positions(node, n, o, scale, centres) for (n, o), scale in zip(pairs, _two_floats(scales[2:]), strict=True)]
     if out == x.shape[:2]:
         walk.same(node, x)
         return
@@ -413,8 +411,8 @@ def _two_floats(given: Sequence[float]) -> tuple[float, float]:
     return found[0], found[1]
 
 
-def _positions(n: int, out: int, scale: float, centres: str) -> np.ndarray | None:
-    """Return where each output pixel lies among n, counted from the first one's centre; None if ONNX's way isn't known."""
+def _positions(node: Any, n: int, out: int, scale: float, centres: str) -> np.ndarray:
+    """Return where each output pixel lies among n, counted from the first one's centre."""
     i = np.arange(out, dtype=np.float64)
     if centres == "half_pixel" or (centres == "pytorch_half_pixel" and out > 1):
         return (i + 0.5) / scale - 0.5
@@ -424,12 +422,19 @@ def _positions(n: int, out: int, scale: float, centres: str) -> np.ndarray | Non
         return i / scale
     if centres == "align_corners":
         return i * (n - 1) / max(out - 1, 1)
-    return (i + 0.5) / scale if centres == "tf_half_pixel_for_nn" else None
+    if centres == "tf_half_pixel_for_nn":
+        return (i + 0.5) / scale
+    raise unsupported(node, f"coordinate_transformation_mode={centres!r} isn't supported")
 
 
 def _rounded(at: np.ndarray, mode: str) -> np.ndarray:
-    how = {"round_prefer_floor": lambda x: np.ceil(x - 0.5), "round_prefer_ceil": lambda x: np.floor(x + 0.5)}
-    found: np.ndarray = {**how, "floor": np.floor, "ceil": np.ceil}[mode](np.round(at, 9))
+    shift, function = {
+        "round_prefer_floor": (-0.5, np.ceil),
+        "round_prefer_ceil": (0.5, np.floor),
+        "floor": (0.0, np.floor),
+        "ceil": (0.0, np.ceil),
+    }[mode]
+    found: np.ndarray = function(np.round(at + shift, 9))
     return found
 
 

@@ -70,7 +70,7 @@ class Plan:
     def count(self, pattern: str) -> int:
         """Return how many modules of numbers 0, 1, ... there are; `pattern` has a %d for the number."""
         number = 0
-        head = pattern.split("%d", 1)[0]
+        head = pattern.partition("%d")[0]
         names = [name for name in self.tensors if name.startswith(head)]
         while any(name.startswith(pattern % number + ".") for name in names):
             number += 1
@@ -135,7 +135,7 @@ class Plan:
         self.conv(conv, stride, pad)
         self.norm(norm)
         if activation:
-            self.act(activation, f"{norm}.{activation.split('(')[0]}")
+            self.act(activation, f"{norm}.{activation.split('(', maxsplit=1)[0]}")
 
     def maxpool(self, name: str, size: int, stride: int, pad: int = 0, ceil: bool = False) -> None:
         """Put a max-pool down; with `ceil` its last windows may reach over the border."""
@@ -219,16 +219,15 @@ def _alexnet(plan: Plan, row: Row) -> None:
 
 
 def _resnet(plan: Plan, row: Row) -> None:
-    """ResNet, wide ResNet and ResNeXt: the stride of a block with a bottleneck is at its 3x3 convolution."""
+    """ResNet, wide ResNet and ResNeXt: two or three convolutions in a block; the one before the last has the stride."""
     plan.conv_norm("conv1", "bn1", RELU, 2)
     plan.maxpool("maxpool", 3, 2, 1)
-    for stage, count in enumerate(row.table, 1):
+    last, counts = row.table
+    for stage, count in enumerate(counts, 1):
         for i in range(count):
             block, stride, start = f"layer{stage}.{i}", 2 if stage > 1 and i == 0 else 1, plan.at
-            last = 3 if plan.has(f"{block}.conv3.weight") else 2
-            strided = last - 1
             for k in range(1, last + 1):
-                plan.conv_norm(f"{block}.conv{k}", f"{block}.bn{k}", RELU if k < last else "", stride if k == strided else 1)
+                plan.conv_norm(f"{block}.conv{k}", f"{block}.bn{k}", RELU if k < last else "", stride if k == last - 1 else 1)
             end, short = plan.at, start
             if plan.has(f"{block}.downsample.0.weight"):
                 plan.at = start
@@ -530,16 +529,16 @@ _WIDTH = "layer1.0.conv2.weight"
 _ROWS = (
     *(Row(f"{name}{norm}", _vgg, blocks, flat="classifier.0") for norm in ("", "_bn") for name, blocks in _VGG_BLOCKS.items()),
     Row("alexnet", _alexnet, ((0, 4, 2, True), (3, 1, 2, True), (6, 1, 1, False), (8, 1, 1, False), (10, 1, 1, True))),
-    Row("resnet18", _resnet, (2, 2, 2, 2)),
-    Row("resnet34", _resnet, (3, 4, 6, 3)),
-    Row("resnet50", _resnet, (3, 4, 6, 3), marks={_WIDTH: (64, 64, 3, 3)}),
-    Row("resnet101", _resnet, (3, 4, 23, 3), marks={_WIDTH: (64, 64, 3, 3)}),
-    Row("resnet152", _resnet, (3, 8, 36, 3)),
-    Row("resnext50_32x4d", _resnet, (3, 4, 6, 3), marks={_WIDTH: (128, 4, 3, 3)}),
-    Row("resnext101_32x8d", _resnet, (3, 4, 23, 3), marks={_WIDTH: (256, 8, 3, 3)}),
-    Row("resnext101_64x4d", _resnet, (3, 4, 23, 3), resize_to=232, marks={_WIDTH: (256, 4, 3, 3)}),
-    Row("wide_resnet50_2", _resnet, (3, 4, 6, 3), marks={_WIDTH: (128, 128, 3, 3)}),
-    Row("wide_resnet101_2", _resnet, (3, 4, 23, 3), marks={_WIDTH: (128, 128, 3, 3)}),
+    Row("resnet18", _resnet, (2, (2, 2, 2, 2))),
+    Row("resnet34", _resnet, (2, (3, 4, 6, 3))),
+    Row("resnet50", _resnet, (3, (3, 4, 6, 3)), marks={_WIDTH: (64, 64, 3, 3)}),
+    Row("resnet101", _resnet, (3, (3, 4, 23, 3)), marks={_WIDTH: (64, 64, 3, 3)}),
+    Row("resnet152", _resnet, (3, (3, 8, 36, 3))),
+    Row("resnext50_32x4d", _resnet, (3, (3, 4, 6, 3)), marks={_WIDTH: (128, 4, 3, 3)}),
+    Row("resnext101_32x8d", _resnet, (3, (3, 4, 23, 3)), marks={_WIDTH: (256, 8, 3, 3)}),
+    Row("resnext101_64x4d", _resnet, (3, (3, 4, 23, 3)), resize_to=232, marks={_WIDTH: (256, 4, 3, 3)}),
+    Row("wide_resnet50_2", _resnet, (3, (3, 4, 6, 3)), marks={_WIDTH: (128, 128, 3, 3)}),
+    Row("wide_resnet101_2", _resnet, (3, (3, 4, 23, 3)), marks={_WIDTH: (128, 128, 3, 3)}),
     Row("densenet121", _densenet, (6, 12, 24, 16)),
     Row("densenet161", _densenet, (6, 12, 36, 24)),
     Row("densenet169", _densenet, (6, 12, 32, 32)),
