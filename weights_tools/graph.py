@@ -22,6 +22,8 @@ from nplrp.model import Layer, Model, Shape, build
 UNIT_EPSILON = 2.0**-10
 #: Layers that Keras gives a bias and an activation of their own.
 WEIGHTED = ("conv", "depthwise", "conv_transpose", "dense")
+#: Layers that look at the same numbers in another way.
+VIEWS = ("reshape", "flatten")
 #: Activations that become part of such a layer; all others stay layers of their own.
 PART_OF_LAYER = ("relu", "softmax", "log_softmax")
 
@@ -107,7 +109,7 @@ class Graph:
         ModelError
             If there are no layers.
         """
-        drafts = _tidied(_needed(self.drafts, output))
+        drafts = _tidied(_needed(self.drafts, output), self.input_shape)
         if not drafts:
             raise ModelError("the graph has no layers")
         names = _free_names([draft.name for draft in drafts])
@@ -130,8 +132,8 @@ def _needed(drafts: Sequence[Draft], output: int) -> list[Draft]:
     return [replace(drafts[old], inputs=tuple(moved[i] for i in drafts[old].inputs)) for old in sorted(needed)]
 
 
-def _tidied(drafts: Sequence[Draft]) -> list[Draft]:
-    """Put together what belongs together."""
+def _tidied(drafts: Sequence[Draft], input_shape: Shape) -> list[Draft]:
+    """Put together what belongs together, and leave out what changes nothing."""
     readers = Counter(i for draft in drafts for i in draft.inputs)
     found: list[Draft] = []
     place = {-1: -1}
@@ -144,6 +146,11 @@ def _tidied(drafts: Sequence[Draft]) -> list[Draft]:
         else:
             place[old] = len(found)
             found.append(replace(draft, inputs=tuple(place[i] for i in draft.inputs)))
+        last = found[-1]
+        source = last.inputs[0]
+        if place[old] == len(found) - 1 and last.kind in VIEWS and last.shape == (found[source].shape if source >= 0 else input_shape):
+            place[old] = source
+            found.pop()
     return found
 
 
@@ -157,7 +164,9 @@ def _merged(before: Draft, draft: Draft) -> Draft | None:
             return before.given(arrays={**before.arrays, **draft.arrays})
     if draft.kind == "activation" and weighted and draft.fields["activation"] in PART_OF_LAYER:
         return before.given(activation=draft.fields["activation"])
-    if draft.kind in ("flatten", "reshape") and before.fields.get("keepdims") and before.shape[-1:] == draft.shape:
+    if draft.kind in VIEWS and before.kind in VIEWS:
+        return replace(draft, inputs=before.inputs)
+    if draft.kind in VIEWS and before.fields.get("keepdims") and before.shape[-1:] == draft.shape:
         return replace(before.given(keepdims=False), shape=draft.shape)
     return None
 

@@ -47,6 +47,8 @@ IMAGE_OPERATORS = (
 )
 #: Where (C, H, W), and (C, L), lie in an image of ours; a sequence is one of height 1.
 CHANNELS_FIRST = {3: (2, 0, 1), 2: (2, 1)}
+#: How tensors may lie whose numbers needn't be moved, by their number of axes: the first that fits.
+_LAYOUTS = {2: ((0, 1), (1, 0)), 3: ((2, 0, 1), (0, 1, 2)), 4: ((0, 1, 2, 3),)}
 
 
 @dataclass(frozen=True)
@@ -384,10 +386,10 @@ class Walk:
         if len(sizes) == 1:
             return self.flatten(node, value)
         value = self.unflattened(value, self._name(node, "reshape"))
-        if sum(side > 1 for side in sizes) <= 1:  # at most one axis: however it lies, the numbers stand in the same order
-            axes = CHANNELS_FIRST[3] if len(sizes) == 3 else tuple(range(len(sizes)))
-            shape = tuple(sizes[axes.index(place)] for place in range(len(axes)))
-            return self.reshape(node, value, shape, axes)
+        if [side for side in sizes if side > 1] == [side for side in value.sizes if side > 1]:  # axes of 1 come or go
+            for axes in _LAYOUTS.get(len(sizes), ()):
+                if _lying(sizes, axes) == _lying(value.sizes, value.axes):
+                    return self.reshape(node, value, tuple(sizes[axes.index(place)] for place in range(len(axes))), axes)
         return self.reshape(node, self.plain(node, value), sizes, tuple(range(len(sizes))))
 
     def cut(self, node: Any, value: Value, axis: int, start: int, end: int, suffix: str = "") -> Value:
@@ -421,6 +423,12 @@ def unsupported(node: Any, why: str, way_out: bool = True) -> WeightsError:
     return WeightsError(f"node {name!r} ({node.op_type}): {why}{hint}")
 
 
+def _lying(sizes: Shape, axes: tuple[int, ...]) -> list[int]:
+    """Return the axes longer than 1, counted among such, in the order in which they lie."""
+    long = [place for place, side in zip(axes, sizes, strict=True) if side > 1]
+    return sorted(range(len(long)), key=long.__getitem__)
+
+
 def _module(node: Any) -> str:
     """Return the path of the module that PyTorch's newer exporter notes down beside a node; "" if there is none."""
     for entry in node.metadata_props:
@@ -450,7 +458,8 @@ def _input_sizes(axes: str, sizes: list[int], input_size: tuple[int, int] | None
     """Return the size of every axis."""
     if len(sizes) not in (2, 3, 4):
         raise WeightsError(
-            f"the graph's input has {len(sizes)} axes, expected 4 (a batch of images), 3 (of sequences) or 2 (of vectors); 3-D isn't supported"
+            f"the graph's input has {len(sizes)} axes, expected 4 (a batch of images), 3 (of sequences) or 2 (of vectors); 3-D and more "
+            "aren't supported: explain slices"
         )
     own = dict(zip(axes, sizes, strict=True))
     if input_size and len(sizes) == 4:
