@@ -30,7 +30,7 @@ WRAPPERS = ("module.", "_orig_mod.")
 #: The most names of models around the network that are taken away.
 MAX_PREFIXES = 4
 #: A state dict of which less is used is one of another network altogether.
-LEAST = 0.2
+LEAST = 0.05
 #: Where the first convolution is.
 STEMS = ("conv1", "conv1.conv", "features.0", "features.0.0", "features.conv0", "Conv2d_1a_3x3.conv")
 FLOATS = (np.float16, np.float32, np.float64)
@@ -97,13 +97,18 @@ def model_of(
     fitting = next((each for each in tries if each.error is None), None)
     if fitting is not None:
         return _finished(fitting)
-    best = max(tries, key=lambda each: each.used)
-    if best.used < LEAST * len(tensors) and architecture is None:
+    best = max(tries, key=lambda each: (each.used, not isinstance(each.error, Missing)))
+    if best.used < LEAST * len(tensors) and architecture is None and isinstance(best.error, Missing):
         raise WeightsError(
             f"the state dict has {len(tensors)} tensors ({', '.join(sorted(tensors)[:3])}, ...), which aren't those of torchvision's "
             f"{', '.join(ROWS)}; export other networks to ONNX and use from-onnx"
         )
-    raise WeightsError(f"{'it was to be read as' if architecture else 'it looks like'} torchvision's {best.row.name}, but {best.error}")
+    why, plan = str(best.error), best.plan
+    if isinstance(best.error, Missing):
+        near = difflib.get_close_matches(best.error.name, plan.left, 1, 0.5)
+        why += f" (there is {near[0]!r}, of shape {plan.tensors[near[0]].shape})" if near else ""
+        why += "; give its name (--architecture), or export it to ONNX and use from-onnx"
+    raise WeightsError(f"{'it was to be read as' if architecture else 'it looks like'} torchvision's {best.row.name}, but {why}")
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,7 @@ class Try:
     plan : Plan
     used : int
         How many tensors were taken.
-    error : str or None
+    error : Exception or None
         Why they don't fit.
     transformed : bool
         Whether it begins with torchvision's `transform_input`.
@@ -125,7 +130,7 @@ class Try:
     row: Row
     plan: Plan
     used: int
-    error: str | None = None
+    error: WeightsError | ModelError | None = None
     transformed: bool = False
 
 
@@ -169,46 +174,39 @@ def _without_prefixes(tensors: dict[str, np.ndarray]) -> Iterator[dict[str, np.n
 
 def _try(tensors: Mapping[str, np.ndarray], row: Row, input_size: tuple[int, int] | None, transform_input: bool | None) -> Try:
     """Lay out a network as far as it fits."""
-    plan = Plan(tensors, (1, 1, 1))
+    plan = Plan(tensors, _input_shape(tensors, row, input_size), row.epsilon)
     transformed = row.transforms if transform_input is None else transform_input
+    error: WeightsError | ModelError | None = None
     try:
-        plan = Plan(tensors, _input_shape(tensors, row, input_size), row.epsilon)
-        if transformed:
-            if not row.transforms or plan.shape[-1] != len(TRANSFORM_SCALE):
-                raise WeightsError("it has no transform_input: that is GoogLeNet's and Inception v3's, on 3 channels")
+        if transformed and row.transforms:
             plan.put("affine", "transform_input", arrays={"scale": np.array(TRANSFORM_SCALE), "offset": np.array(TRANSFORM_OFFSET)})
         row.lay_out(plan, row)
         plan.act("softmax", "softmax")
         plan.left -= {name for name in plan.left if name.startswith(row.auxiliary or ("\0",))}
-        error = None
         if plan.left:
-            error = (
-                f"that has no {', '.join(sorted(plan.left)[:3])}; give its name (--architecture), or export it to ONNX and use from-onnx"
-            )
-    except Missing as missing:
-        near = difflib.get_close_matches(missing.name, plan.left, 1, 0.5)
-        error = f"{missing}" + (f" (there is {near[0]!r}, of shape {tensors[near[0]].shape})" if near else "")
-        error += "; give its name (--architecture), or export it to ONNX and use from-onnx"
-    except (WeightsError, ModelError) as other:
-        error = str(other)
+            listed = ", ".join(sorted(plan.left)[:3])
+            raise WeightsError(f"that has no {listed}; give its name (--architecture), or export it to ONNX and use from-onnx")
+        if transformed and not row.transforms:
+            raise WeightsError("that has no transform_input, which is GoogLeNet's and Inception v3's; leave it away")
+    except (WeightsError, ModelError) as found:
+        error = found
     return Try(row, plan, len(tensors) - len(plan.left), error, transformed)
 
 
 def _input_shape(tensors: Mapping[str, np.ndarray], row: Row, input_size: tuple[int, int] | None) -> tuple[int, int, int]:
     """Return what a network reads: its channels from the first convolution, a VGG's side from the rows of its first dense layer."""
     stem = next((tensors[f"{name}.weight"] for name in STEMS if f"{name}.weight" in tensors), None)
-    if stem is None or stem.ndim != 4:
-        raise WeightsError(f"it has no convolution {' or '.join(map(repr, STEMS))}; its names are those of another network")
+    channels = stem.shape[1] if stem is not None and stem.ndim == 4 else 3
     side = row.side
     if row.flat and f"{row.flat}.weight" in tensors:
         places = [
             int(found[1]) for name in tensors if (found := re.fullmatch(r"features\.(\d+)\.weight", name)) and tensors[name].ndim == 4
         ]
-        channels = tensors[f"features.{max(places)}.weight"].shape[0] if places else 1
-        pixels = math.isqrt(tensors[f"{row.flat}.weight"].shape[-1] // max(channels, 1))
+        deep = tensors[f"features.{max(places)}.weight"].shape[0] if places else 1
+        pixels = math.isqrt(tensors[f"{row.flat}.weight"].shape[-1] // max(deep, 1))
         side = max(row.side * pixels // 7, 1)
     height, width = input_size or (side, side)
-    return height, width, stem.shape[1]
+    return height, width, channels
 
 
 def _finished(found: Try) -> Model:

@@ -272,11 +272,13 @@ class Walk:
             parts.pop()
         if len(parts) > 1 and parts[-1] == "batchnorm":
             parts.pop()
-        if name.startswith("/"):  # PyTorch's: every scope may name the ones around it once more
-            path = ""
+        if name.startswith("/"):  # PyTorch's: a scope names the one around it once more, if that is a list
+            path: list[str] = []
             for part in parts:
-                path = part if not path or part.startswith(path + ".") else f"{path}.{part}"
-            parts = [path]
+                if path and part.startswith(path[-1] + "."):
+                    path.pop()
+                path.append(part)
+            parts = [".".join(path)]
         return parts[-1] if parts and parts[-1] else NAMES.get(kind, kind)
 
     # How tensors lie

@@ -54,6 +54,8 @@ class Plan:
     ----------
     left : set of str
         Tensors that nothing has taken yet.
+    modules : set of str
+        What stands before any dot in their names.
     at : int
         Place of the layer put down last; -1 is the input.
     """
@@ -61,19 +63,26 @@ class Plan:
     def __init__(self, tensors: Mapping[str, np.ndarray], input_shape: tuple[int, int, int], epsilon: float = EPSILON) -> None:
         self.tensors, self.graph, self.epsilon = tensors, Graph(input_shape), epsilon
         self.left = set(tensors)
+        self.modules = {name[: dot.start()] for name in tensors for dot in re.finditer(r"\.", name)}
         self.at = -1
 
     def has(self, name: str) -> bool:
         """Tell whether the state dict has a tensor."""
         return name in self.tensors
 
-    def count(self, pattern: str) -> int:
-        """Return how many modules of numbers 0, 1, ... there are; `pattern` has a %d for the number."""
+    def count(self, name: str) -> int:
+        """Return how many parts a module has, numbered from 0.
+
+        Raises
+        ------
+        Missing
+            If it has none.
+        """
         number = 0
-        head = pattern.partition("%d")[0]
-        names = [name for name in self.tensors if name.startswith(head)]
-        while any(name.startswith(pattern % number + ".") for name in names):
+        while f"{name}.{number}" in self.modules:
             number += 1
+        if not number:
+            raise Missing(f"{name}.0.0.weight")
         return number
 
     def take(self, name: str, dims: int) -> np.ndarray:
@@ -302,7 +311,7 @@ def _squeeze_excite(plan: Plan, name: str, inner: str, outer: str) -> None:
 
 def _inverted(plan: Plan, name: str, stride: int, activation: str, gates: tuple[str, str]) -> None:
     """Put an inverted residual block down, whose parts are numbered: expansion (which may be missing), depthwise, gate, projection."""
-    start, count = plan.at, plan.count(f"{name}.%d")
+    start, count = plan.at, plan.count(name)
     for i in range(count):
         part = f"{name}.{i}"
         if plan.has(f"{part}.fc1.weight"):
@@ -318,7 +327,7 @@ def _mobilenet_v2(plan: Plan, row: Row) -> None:
     plan.conv_norm("features.0.0", "features.0.1", RELU6, 2)
     for i, stride in enumerate(row.table, 1):
         start, name = plan.at, f"features.{i}.conv"
-        count = plan.count(f"{name}.%d")
+        count = plan.count(name)
         for k in range(count - 2):  # then a convolution and a batch norm without a module around them
             depthwise = k == count - 3
             plan.conv_norm(f"{name}.{k}.0", f"{name}.{k}.1", RELU6, stride if depthwise else 1)
