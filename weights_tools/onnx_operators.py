@@ -170,6 +170,9 @@ def _reduce(walk: Walk, node: Any, options: Options) -> None:
     """Read a mean or maximum over rows and columns, or over some of the axes."""
     x, kind = walk.value(node, 0), "maxpool" if "Max" in node.op_type else "avgpool"
     given, keep, rank = walk.whole(node, 1, options, "axes"), bool(options.get("keepdims", 1)), len(x.axes)
+    if not given and options.get("noop_with_empty_axes", 0):
+        walk.same(node, x)
+        return
     over = sorted({axis % (rank + 1) - 1 for axis in given or range(rank + 1)})
     kept = [axis for axis in range(rank) if axis not in over]
     if over == [-1] * bool(over) or -1 in over or not kept or rank not in (2, 3):
