@@ -124,7 +124,8 @@ def scaled(call: Call, x: Tensor, scale: np.ndarray | None = None, offset: np.nd
 def read_rescaling(call: Call) -> Tensor:
     """Read y = scale x + offset, the constants as the configuration has them (TensorFlow rounds them to float32)."""
     scale, offset = (constant(call.get(key)) for key in ("scale", "offset"))
-    return scaled(call, call.tensor, scale, offset if offset.any() else None)
+    only_shifts = scale.size == 1 and scale.item() == 1 and offset.any()
+    return scaled(call, call.tensor, None if only_shifts else scale, offset if offset.any() else None)
 
 
 #: What Keras takes for a deviation that is smaller, its `epsilon()`.
