@@ -58,6 +58,13 @@ class Activation:
     score: bool = True
 
     @property
+    def clamps(self) -> bool | float:
+        """Whether it is max(z, 0), or min(max(z, 0), top): True, the top, or False."""
+        if self.opens or self.name != "relu" or self.parameters[1:] != (0.0, 0.0):
+            return self.opens
+        return self.parameters[0]
+
+    @property
     def bends(self) -> bool:
         """Whether it is more than opening and shutting."""
         return not self.opens and self.name != "linear"
@@ -195,6 +202,7 @@ CURVE = Operation(
     decide=_curve,
     redecide=_redecide,
     queueable=True,
+    alone=function,
     tie=point_row,
     positive=lambda step: activation(function(step)).positive,
 )

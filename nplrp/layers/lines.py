@@ -33,6 +33,18 @@ def _changed_input(a: np.ndarray, rule: Rule, change: str) -> np.ndarray:
     return part
 
 
+def signed_parts(a: np.ndarray, parts: Sequence[Part], workspace: Workspace) -> dict[str, np.ndarray]:
+    """Return what the terms of parts work on, by name: the activation a itself, and those of its parts that any of them asks for."""
+    from nplrp.kernels import elementwise
+
+    found = {"a": a}
+    for name, function in (("a+", elementwise.positive_part), ("a-", elementwise.negative_part)):
+        if any(term.input == name for part in parts for term in part.terms):
+            found[name] = workspace.empty(a.shape, a.dtype)
+            function(a, found[name], threads())
+    return found
+
+
 def change_weight(w: np.ndarray | None, change: Change) -> np.ndarray:
     """Return positive * max(w, 0) + negative * min(w, 0), or w^2, or ones."""
     assert w is not None
