@@ -391,8 +391,8 @@ def test_gemm_with_factors(tmp_path):
          "gelu"),
         ([node("Mul", "x half", "h"), node("Mul", "x inv2", "a"), node("Erf", "a", "b"), node("Add", "one_ b", "c"), node("Mul", "h c")],
          "gelu"),
-        ([node("Pow", "x three_", "p"), node("Mul", "p c44", "q"), node("Add", "x q", "r"), node("Mul", "r c79", "s"), node("Tanh", "s", "t"),
-          node("Add", "t one_", "u"), node("Mul", "x u", "v"), node("Mul", "v half")], "gelu_tanh"),
+        ([node("Pow", "x three_", "p"), node("Mul", "p c44", "q"), node("Add", "x q", "r"), node("Mul", "r c79", "s"),
+          node("Tanh", "s", "t"), node("Add", "t one_", "u"), node("Mul", "x u", "v"), node("Mul", "v half")], "gelu_tanh"),
         ([node("Neg", "x", "a"), node("Exp", "a", "b"), node("Add", "b one_", "c"), node("Reciprocal", "c")], "sigmoid"),
     ],
 )  # fmt: skip
