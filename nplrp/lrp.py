@@ -21,6 +21,7 @@ from nplrp.span import Span, find_span
 from nplrp.trace import Trace
 
 Keep = Callable[[int, np.ndarray], None]
+Back = Callable[[int, np.ndarray], np.ndarray]
 
 
 class Lines(NamedTuple):
@@ -88,7 +89,9 @@ def run_step(step: Step, a: np.ndarray) -> np.ndarray:
     return layers.activate(step, z, in_place=False)
 
 
-def run_backward(plan: Plan, trace: Trace, R: np.ndarray, keep: Keep | None = None, span: Span | None = None) -> np.ndarray:
+def run_backward(
+    plan: Plan, trace: Trace, R: np.ndarray, keep: Keep | None = None, span: Span | None = None, back: Back | None = None
+) -> np.ndarray:
     """Carry relevance from the logits to the input, or along a span, by the page alone, checking every layer.
 
     Relevance of an output is the sum over the steps that read it, the last of them first.
@@ -104,6 +107,8 @@ def run_backward(plan: Plan, trace: Trace, R: np.ndarray, keep: Keep | None = No
         Called with (i, relevance of the output of step i, after its mask), and with -1 for the input.
     span : Span or None
         None is all of the network.
+    back : callable or None
+        Instead of `step_back`: (i, relevance of the output of step i) -> that of what it works on.
 
     Returns
     -------
@@ -116,7 +121,7 @@ def run_backward(plan: Plan, trace: Trace, R: np.ndarray, keep: Keep | None = No
     """
     span = span or find_span(plan.steps, None, None, None)
     if span.top != len(plan.steps) - 1:
-        plan = replace(plan, parts=parts_below(plan.steps, plan.rules, span.top))
+        plan = replace(plan, parts=parts_below(plan.steps, plan.rules, span.top, plan.composite.slopes))
     arrived = {span.top: R}
     for i in range(span.top, span.bottom, -1):
         if i not in arrived:
@@ -124,7 +129,7 @@ def run_backward(plan: Plan, trace: Trace, R: np.ndarray, keep: Keep | None = No
         R = span.mask(i, arrived.pop(i))
         if keep:
             keep(i, R)
-        below = step_back(plan, trace, i, R)
+        below = back(i, R) if back else step_back(plan, trace, i, R)
         if layers.first_nonfinite(below) is not None:
             _report_nonfinite(plan, trace, i, R)
         for j, share in zip(plan.steps[i].inputs, layers.scatter(plan.steps[i], below), strict=True):
@@ -141,9 +146,9 @@ def step_back(plan: Plan, trace: Trace, i: int, R: np.ndarray) -> np.ndarray:
     """Carry relevance back through step i, the sum over its rule's parts: [n, *output_shape] -> [n, *input_shape]."""
     step = plan.steps[i]
     if plan.composite.gradient:
-        return gradients.step_back(step, plan.composite.gradient, trace, i, R)
+        return gradients.step_back(plan, trace, i, R)
     if not plan.parts[i]:
-        return layers.move_back(step, R)
+        return layers.move_back(step, gradients.behind_activation(plan, trace, i, R))
     shares = (lines.R for _, _, lines in four_lines(plan, trace, i, R))
     total = next(shares)
     for share in shares:
@@ -159,15 +164,20 @@ def four_lines(plan: Plan, trace: Trace, i: int, R: np.ndarray) -> Iterator[tupl
     (Part, ndarray [n, *output_shape], Lines)
         The part, the relevance of the units that it is for, and what the lines give.
     """
-    step, rule = plan.steps[i], plan.rules[i]
-    a, y, held = layers.gather(step, trace.activations), trace.activations[i + 1], trace.held.get(i)
-    redecide = layers.operation(step).redecide
+    R = gradients.behind_activation(plan, trace, i, R)
+    rule, (step, a, held) = plan.rules[i], as_linear(plan, trace, i)
+    for part in plan.parts[i]:
+        of_units = layers.relevance_of_units(R, step, a, part.units, trace.activations[i + 1], held)
+        yield part, of_units, redistribute(of_units, layers.changed_inputs(a, rule, part), step, rule, part, held)
+
+
+def as_linear(plan: Plan, trace: Trace, i: int) -> tuple[Step, np.ndarray, Any]:
+    """Return step i as its rule has it, which is linear; what it works on, [n, *input_shape]; and the decisions that make it linear."""
+    step, rule, held = plan.steps[i], plan.rules[i], trace.held.get(i)
+    a, redecide = layers.gather(step, trace.activations), layers.operation(step).redecide
     if redecide and (held is None or rule.row.decision not in ("held", "average")):
         held = redecide(step, a, layers.tie_labels(plan.steps, trace.activations[0]).get(i), rule.row.decision)
-    step = layers.linear_step(step, rule)
-    for part in plan.parts[i]:
-        of_units = layers.relevance_of_units(R, step, a, part.units, y, held)
-        yield part, of_units, redistribute(of_units, layers.changed_inputs(a, rule, part), step, rule, part, held)
+    return layers.linear_step(step, rule), a, held
 
 
 def check_finite(values: np.ndarray, where: str) -> None:

@@ -2,7 +2,8 @@
 
 It computes what Zennit 0.5.1, iNNvestigate 2.1.2, Captum 0.9.0 and LXT 2.1 compute on the networks of `tests.peers.graph_file`, from
 their plain description and without the engine: `explain(network, plan(peer, case))`. A `Plan` says which formula each kind of layer has:
-the plans below are what there is to know about these systems. Relevances are vectors; one image at a time.
+the plans below are what there is to know about these systems. Relevances are vectors; one image at a time. The formulas keep the dtype of
+what they get, so that `tests.golden.plain_graph` can run them in float32.
 """
 
 import ast
@@ -240,7 +241,8 @@ def flat(M, b, a, R, s, e):
 
 def box(M, b, a, R, s, e, low, high):
     """zB; the bounds are numbers, or one for each channel"""
-    terms = [(1, "w", a), (-1, "+", np.resize(low, len(a))), (-1, "-", np.resize(high, len(a)))]
+    low, high = (np.resize(end, len(a)).astype(a.dtype) for end in (low, high))
+    terms = [(1, "w", a), (-1, "+", low), (-1, "-", high)]
     return redistribute([(1, terms, 0, 1)], M, R, s, e)
 
 
@@ -252,7 +254,7 @@ def four_parts(M, b, a, R, s, e):
 
 def stabilise(z, s, e):
     """Return the denominators."""
-    return {"zero": np.where(z == 0, e, z), "sign": z + e * np.where(z < 0, -1.0, 1.0), "plus": z + e}[s]
+    return {"zero": np.where(z == 0, e, z), "sign": z + e * np.where(z < 0, -1.0, 1.0), "plus": z + e}[s].astype(z.dtype)
 
 
 def apply_rule(rule, M, b, a, R):
@@ -370,7 +372,7 @@ def step(plan, network, made, layer, xs, z, y, R):
     flat_a, flat_r = a.ravel(), R.ravel()
     if "kernel" in layer["arrays"]:
         flat_r = through(plan.function, layer, z.ravel(), flat_r)
-        b = np.resize(layer["arrays"].get("bias", 0.0), flat_r.size)
+        b = np.resize(layer["arrays"].get("bias", 0.0), flat_r.size).astype(flat_r.dtype)
         found = apply_rule(linear_rule(plan, network, layer), made[layer["name"]], b, flat_a, flat_r)
     elif kind == "activation":
         found = through(plan.activation.get(layer["function"], plan.activation[""]), layer, flat_a, flat_r)
@@ -379,10 +381,10 @@ def step(plan, network, made, layer, xs, z, y, R):
     elif kind == "layernorm":
         found = through_layer_norm(plan.layer_norm, layer, flat_a, flat_r)
     elif kind in ("avgpool", "global_avgpool"):
-        W = averages(layer, a.shape)
+        W = averages(layer, a.shape).astype(a.dtype)
         found = W.T @ flat_r if plan.average == "gradient" else share(W, flat_a, 0, flat_r, *plan.average)
     elif kind in ("maxpool", "global_maxpool"):
-        W = winners(layer, a, kind == "global_maxpool" and plan.global_winners == "shared")
+        W = winners(layer, a, kind == "global_maxpool" and plan.global_winners == "shared").astype(a.dtype)
         found = W.T @ (flat_r * y.ravel() / stabilise(y.ravel(), "sign", 1e-9) if plan.winners == "captum" else flat_r)
     elif kind == "upsample":
         f, (h, w, c) = layer["factor"], a.shape

@@ -1,5 +1,7 @@
 """Small networks for tests: seeded random weights with non-zero biases, built without any file."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from nplrp.model import Layer, Window, chain
@@ -66,3 +68,34 @@ def small_vgg(seed=0, size=8, classes=5, biases=0.2):
 def images(seed, n, shape):
     """Seeded inputs of both signs: [n, *shape] float64."""
     return np.random.default_rng(seed).normal(size=(n, *shape)) * 2
+
+
+def small_resnet(seed=0, size=16, classes=5, padding=(1, 1, 1, 1)):
+    """A stem with a padded max-pool, a block with a projection shortcut, a concatenation, a pool and a dense layer, with batch norms.
+
+    [n, size, size, 3] -> [n, classes]
+    """
+    rng = np.random.default_rng(seed)
+
+    def block(name, reads, cin, cout, size=3, stride=1, relu=True):
+        window = Window((size, size), (stride, stride), padding="same")
+        made = [conv(f"{name}_conv", random_kernel(rng, size, size, cin, cout), 0.2 * rng.normal(size=cout), "linear", window)]
+        made[0] = replace(made[0], inputs=(reads,))
+        made.append(batch_norm(f"{name}_bn", rng, cout))
+        return [*made, plain(f"{name}_relu", "activation", "relu")] if relu else made
+
+    layers = [
+        *block("stem", "input", 3, 4),
+        pool("stem_pool", window=Window((3, 3), (2, 2), padding=padding)),
+        *block("body1", "stem_pool", 4, 5, stride=2),
+        *block("body2", "body1_relu", 5, 6, relu=False),
+        *block("shortcut", "stem_pool", 4, 6, size=1, stride=2, relu=False),
+        plain("add", "add", inputs=("shortcut_bn", "body2_bn")),
+        plain("add_relu", "activation", "relu"),
+        *block("side", "add_relu", 6, 3),
+        plain("concat", "concatenate", inputs=("add_relu", "side_relu"), options={"axis": 2}),
+        pool("top_pool"),
+        plain("flatten", "flatten"),
+        dense("predictions", random_kernel(rng, (size // 8) ** 2 * 9, classes), 0.2 * rng.normal(size=classes), "softmax"),
+    ]
+    return chain((size, size, 3), layers, "small ResNet")

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 import nplrp
-from nplrp.errors import WeightsError
+from nplrp.errors import ModelError
 
 pytest.importorskip("tests.onnx_files", reason="needs the extras tools and test")
 from onnx import TensorProto, helper, numpy_helper
@@ -409,6 +409,7 @@ def test_activations_whole_and_in_pieces(tmp_path, nodes, activation):
         ("Gelu", 20, {}, "gelu"),
         ("Gelu", 20, {"approximate": "tanh"}, "gelu_tanh"),
         ("Mish", 18, {}, "mish"),
+        ("HardSwish", 14, {}, "hard_silu"),
         ("Swish", 24, {}, "silu"),
     ],
 )
@@ -475,12 +476,11 @@ def test_local_functions_are_unfolded(tmp_path):
     assert [(layer.kind, layer.activation) for layer in from_onnx(tmp_path / "net.onnx")] == [("conv", "linear"), ("activation", "silu")]
 
 
-@pytest.mark.parametrize("behind", [[], [node("Conv", "b w9")]])
-def test_softmax_elsewhere_is_refused(tmp_path, behind):
-    nodes = [node("Conv", "x w6", "a"), node("Softmax", "a", "b" if behind else "y", "gate", axis=1), *behind]
+def test_softmax_inside_is_refused_when_it_is_explained(tmp_path):
+    nodes = [node("Conv", "x w6", "a"), node("Softmax", "a", "b", axis=1), node("Conv", "b w9")]
     path = graph_file(tmp_path / "net.onnx", nodes, {"w6": VALUES["w6"], "w9": numbers(2, 6, 1, 1)}, IMAGE)
-    with pytest.raises(WeightsError, match=r"applies softmax to \(6, 5, 6\); LRP is defined up to the logits"):
-        from_onnx(path)
+    with pytest.raises(ModelError, match="a softmax may only be the last thing that the model does"):
+        nplrp.explain(from_onnx(path), numbers(1, 6, 5, 4), "epsilon", 0)
 
 
 def test_a_graph_is_explained(tmp_path):
@@ -495,7 +495,7 @@ def test_a_graph_is_explained(tmp_path):
     model = from_onnx(graph_file(tmp_path / "net.onnx", nodes, constants, IMAGE))
     x = numbers(1, 6, 5, 4, seed=9)
     found = nplrp.explain(model, x, "zero", dtype="float64", start=np.array([[1.0, 0.0, 0.0]]))
-    np.testing.assert_allclose(found.relevance.sum(), 1.0, rtol=1e-6)  # epsilon's share
+    np.testing.assert_allclose(found.relevance.sum(), 1.0, rtol=1e-6)  # the Add's epsilon is 1e-7
     assert dataclasses.asdict(model["max_pooling2d"].window)["padding"] == (1, 1, 1, 1)
 
 

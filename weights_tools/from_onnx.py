@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from nplrp.errors import ModelError, WeightsError
-from nplrp.layers.config import ALONG_AN_AXIS
 from nplrp.model import Model
 from weights_tools.onnx_functions import Functions
 from weights_tools.onnx_operators import HANDLERS, NORMAL_DOMAINS, REASONS, SUPPORTED
@@ -85,14 +84,7 @@ def _follow(proto: Any, input_size: tuple[int, int] | None, output: str | None, 
     for node in nodes:
         _visit(walk, node, functions)
     rename = _without_call_numbers if proto.producer_name == "tf2onnx" else list
-    model = walk.graph.model(walk.finish(wanted), re.sub(r"\W", "_", path.stem), rename)
-    for layer in model:
-        if layer.activation in ALONG_AN_AXIS and (layer is not model.layers[-1] or len(layer.output_shape) != 1):
-            raise WeightsError(
-                f"layer {layer.name!r} applies {layer.activation} to {layer.output_shape}; LRP is defined up to the logits, so it may "
-                "only be the last thing that the model does, on a vector: cut the graph before it (onnx.utils.extract_model)"
-            )
-    return model
+    return walk.graph.model(walk.finish(wanted), re.sub(r"\W", "_", path.stem), rename)
 
 
 def _output(names: Sequence[str], wanted: str | None) -> str:

@@ -445,11 +445,14 @@ def _input_axes(nodes: Sequence[Any], tensor: str) -> str:
     permutation = [0, 1, 2, 3]
     behind = {tensor}
     for node in nodes:
+        if node.op_type == "Transpose" and node.input[0] in behind:
+            order = attributes(node).get("perm", [3, 2, 1, 0])
+            if len(order) != len(permutation):  # behind a reshape: these aren't the input's axes
+                return "NCHW"
+            permutation = [permutation[i] for i in order]
         if node.op_type in IMAGE_OPERATORS:
             break
-        if behind & set(node.input) and node.op_type != "Reshape":
-            if node.op_type == "Transpose":
-                permutation = [permutation[i] for i in attributes(node).get("perm", [3, 2, 1, 0])]
+        if behind & set(node.input):
             behind.update(node.output)
     else:
         permutation = [0, 1, 2, 3]

@@ -183,18 +183,19 @@ def _vacuity(name: str, tensor: Tensor, rtol: float | None, atol: float | None) 
 
 
 def _mutants(golden: Golden, model: Model, x: np.ndarray | None, options: Mapping[str, Any], progress: Progress) -> Iterator[Mutant]:
-    places, right = _places(golden, model, x), {}
-    for below, at in places.items():
-        right[below] = step_back(at.plan, at.trace, at.i, at.R)
+    from nplrp.golden.isolated import candidate_of
+
+    for at in _places(golden, model, x).values():
+        right = step_back(at.plan, at.trace, at.i, at.R)
         for fault in FAULTS:
             if too_slow(fault, at):
                 continue
             progress(f"fault {fault.number} in {at.step.name}")
             got = fault.run(at)
             if got is not None:
-                j = check(golden, Candidate({below: got}), mode="isolated", **options).rows[0].judgement
-                same = bool(np.array_equal(got, right[below]))
-                yield Mutant(fault.number, fault.name, at.step.name, j.verdict, j.ratio, j.undecided, same)
+                rows = check(golden, candidate_of(at, got), mode="isolated", **options).rows
+                j = max((row.judgement for row in rows), key=lambda j: (j.verdict == DIVERGED, j.ratio, j.undecided))
+                yield Mutant(fault.number, fault.name, at.step.name, j.verdict, j.ratio, j.undecided, bool(np.array_equal(got, right)))
     top = golden.layers[-1]
     if top.relevance is not None and golden.facts["start"] != "softmax":
         values = top.relevance.values
@@ -208,7 +209,7 @@ def _mutants(golden: Golden, model: Model, x: np.ndarray | None, options: Mappin
 
 
 def _places(golden: Golden, model: Model, x: np.ndarray | None) -> dict[str, Place]:
-    """Return every layer's backward step in float32 with golden inputs, by the name of the layer below."""
+    """Return every layer's backward step in float32 with golden inputs, by the layer's name."""
     from nplrp.golden.isolated import places_of
     from nplrp.golden.recording import check_recorded
 
@@ -223,6 +224,5 @@ def _places(golden: Golden, model: Model, x: np.ndarray | None) -> dict[str, Pla
     single = [np.ascontiguousarray(a, np.float32) for a in whole.trace.activations]
     trace = dataclasses.replace(run(plan, single[0]), activations=tuple(single), held=whole.trace.held, denominators={})
     return {
-        below: Place(plan, trace, i, np.ascontiguousarray(whole.relevances[name], np.float32))
-        for i, (below, name) in enumerate(itertools.pairwise(golden.names))
+        step.name: Place(plan, trace, i, np.ascontiguousarray(whole.relevances[step.name], np.float32)) for i, step in enumerate(plan.steps)
     }

@@ -10,6 +10,8 @@ min(n, 8 sqrt n) (expected: rounding errors don't all point the same way), for o
 To n are added the roundings of the inputs to the backend's precision, of changed weights, and of lines 2 and 4 (`EXTRA`). Where
 rho_k >= 1/2, ds_k is set to |s_k|. Where the error may be half of d_k without being more than `SPREAD` times what it is in the mean (as
 `chain_noise` has it), d_k may come near 0, so that s_k has no bound: what hangs on such units is returned apart as `undecided`.
+Decisions that are rounded numbers themselves (a norm's deviation, an activation's slope) are weights with an error. What an operation adds
+up, and how well it knows what it holds, its row says (`nplrp.layers.base.Operation`).
 The bounds hold for sums in any order. What Winograd and FFT convolutions lose takes the place of g A (`nplrp.golden.fast_convolutions`).
 """
 
@@ -17,17 +19,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from nplrp import layers
 from nplrp.golden import fast_convolutions
 from nplrp.golden.values import UNIT
-from nplrp.layers import Step
+from nplrp.gradients import behind_activation
+from nplrp.layers import Step, operation
+from nplrp.lrp import as_linear, four_lines
 from nplrp.plan import Plan
-from nplrp.rules import AS_IS, NOTHING, Change
-from nplrp.rules.composites import PASSED
+from nplrp.rules import AS_IS, NOTHING, Change, Clamp
 from nplrp.trace import Trace
 
 #: Roundings beside those of the sum itself.
@@ -80,7 +83,7 @@ def chain_noise(step: Step, expected: np.ndarray, values: np.ndarray) -> np.ndar
     expected, values : ndarray
         Expected bound, which is a known gain times u A, and z.
     """
-    n = max(_terms_forward(step), _terms_back(step))
+    n = max(operation(step).terms(step))
     return np.asarray(expected / gains(n)[0] + UNIT * (n / 3) ** 0.5 * np.abs(values))
 
 
@@ -91,48 +94,68 @@ def forward_bounds(step: Step, a: np.ndarray, y: np.ndarray, a_error: np.ndarray
     ----------
     step : Step
     a : ndarray [n, *input_shape]
-        Its input.
+        What it works on.
     y : ndarray [n, *output_shape]
         What follows its activation.
     a_error : ndarray [n, *input_shape]
-        Error of the input as far as a pool or ReLU decides by it: `Forward.carried` of the step below.
+        Error of the input as far as something decides by it: `Forward.carried` of the steps that it reads.
     convolutions : "direct", "winograd" or "fft"
     """
-    ambiguous, undecided = np.zeros(y.shape, bool), np.zeros(y.shape)
-    if step.kind in PASSED or step.kind == "maxpool":
-        expected = certified = (1 + EXTRA) * UNIT * np.abs(y) + TINY
-        if step.kind == "maxpool":
-            taps, errors = _stacked(step, a), _stacked(step, a_error)
-            near = near_ties(step, a, a_error)
-            lowest = np.where(near, taps, np.inf).min(axis=-1)
-            undecided = np.where(near.any(axis=-1), taps.max(axis=-1) - lowest, 0.0).reshape(y.shape)
-            equal = (taps == taps.max(axis=-1, keepdims=True)) & (errors > 0)  # keeps equal only if all places are summed alike
-            ambiguous = (near.any(axis=-1) | (equal.sum(axis=-1) > 1)).reshape(y.shape)
-            carried = np.maximum(errors.max(axis=-1), 0.0).reshape(y.shape)
-        else:
-            z, carried = layers.move(step, a), layers.move(step, a_error)
-            if step.activation == "relu":
-                ambiguous = (np.abs(z) <= carried) & (carried > 0)
-                carried = np.where(z + carried < 0, 0.0, carried)
+    op, undecided = operation(step), np.zeros(y.shape)
+    if op.choice:
+        return _forward_choice(step, a, y, a_error)
+    ambiguous, bend = np.zeros(y.shape, bool), layers.activation(step.activation)
+    if layers.only_moves(step):
+        z, carried = layers.move(step, a), layers.move(step, a_error)
+        size = y if bend.name in ("linear", "relu", "softmax") else z
+        expected = certified = (1 + EXTRA) * UNIT * np.abs(size) + TINY
+        if bend.opens:
+            ambiguous = (np.abs(z) <= carried) & (carried > 0)
+            carried = np.where(z + carried < 0, 0.0, carried)
+    elif op.function:
+        z, carried = a, layers.bend_error(op.function(step), a, a_error, UNIT)
+        expected = certified = layers.bend_error(op.function(step), a, UNIT * np.abs(a), UNIT) + TINY
     else:
-        _, expected, certified = _errors_of_sums(step, [a], [AS_IS], AS_IS, convolutions)
-        expected, certified = expected + TINY, certified + TINY
-        if step.activation == "relu":
-            z = layers.forward(step, [a], [AS_IS], AS_IS)
-            ambiguous = np.abs(z) <= expected
-            expected, certified = (np.where(z + each < 0, 0, each) for each in (expected, certified))
-        carried = expected
+        z, held = layers.apply(step, a) if layers.decides(step) or step.activation != "linear" else (y, None)
+        _, expected, certified = _errors_of_sums(step, [a], [AS_IS], AS_IS, convolutions, held, _unsure(step, a, held, "held"))
+        expected, certified, joined = expected + TINY, certified + TINY, len(step.input_shapes) > 1
+        carried = expected + _magnitudes(step, [a_error], [AS_IS], NOTHING, held) if joined else expected
+        if bend.opens:
+            ambiguous = np.abs(z) <= carried
+            expected, certified, carried = (np.where(z + each < 0, 0, each) for each in (expected, certified, carried))
     if step.activation == "softmax":
         n = y.shape[-1]
         worst = [np.max(each, axis=-1, keepdims=True) for each in (expected, certified)]
         expected, certified = (y * np.expm1(np.minimum(2 * w + g * UNIT, 50)) + TINY for w, g in zip(worst, gains(n), strict=True))
+    elif step.activation == "log_softmax":
+        expected, certified = (
+            2 * np.max(each, axis=-1, keepdims=True) + g * UNIT * (np.abs(y) + 1)
+            for each, g in zip((expected, certified), gains(y.shape[-1]), strict=True)
+        )
+    elif bend.bends:
+        expected, certified, carried = (layers.bend_error(step.activation, z, each, UNIT) for each in (expected, certified, carried))
     return Forward(Bounds(expected, certified, undecided), ambiguous, carried)
+
+
+def _forward_choice(step: Step, a: np.ndarray, y: np.ndarray, a_error: np.ndarray) -> Forward:
+    """Bound the error of numbers that are chosen among others: which of two that are nearly equal, nobody can tell."""
+    choice = operation(step).choice
+    assert choice
+    expected = (1 + EXTRA) * UNIT * np.abs(y) + TINY
+    places, errors = choice.places(step, a), np.abs(choice.places(step, a_error))
+    errors[~np.isfinite(places)] = -np.inf
+    near = near_ties(step, a, a_error)
+    lowest = np.where(near, places, np.inf).min(axis=-1)
+    undecided = np.where(near.any(axis=-1), places.max(axis=-1) - lowest, 0.0)
+    equal = (places == places.max(axis=-1, keepdims=True)) & (errors > 0)  # keeps equal only if all places are summed alike
+    ambiguous = near.any(axis=-1) | (equal.sum(axis=-1) > 1)
+    return Forward(Bounds(expected, expected, undecided), ambiguous, np.maximum(errors.max(axis=-1), 0.0))
 
 
 def relevance_bounds(
     plan: Plan, i: int, trace: Trace, R: np.ndarray, a_error: np.ndarray | None = None, convolutions: str = "direct"
 ) -> Bounds:
-    """Bound the error of the relevance that step i's rule gives to its input.
+    """Bound the error of the relevance that step i's rule gives to what it works on.
 
     Parameters
     ----------
@@ -151,49 +174,52 @@ def relevance_bounds(
     -------
     Bounds of arrays [n, *input_shape]
     """
-    step, rule, parts = plan.steps[i], plan.rules[i], plan.parts[i]
-    a, y, winner = layers.gather(step, trace.activations), trace.activations[i + 1], trace.held.get(i)
+    rule, parts = plan.rules[i], plan.parts[i]
     if not parts:
-        same = (1 + EXTRA) * UNIT * np.abs(layers.move_back(step, R))
-        return Bounds(same, same, np.zeros_like(same))
-    step = layers.linear_step(step, rule)
-    if rule.name == "winner_ties":
-        winner = layers.share_ties(step, a, None)
+        behind = behind_activation(plan, trace, i, R)
+        moves = layers.only_moves(plan.steps[i])
+        copies = operation(plan.steps[i]).terms(plan.steps[i])[1] if moves else 1
+        expected, certified = (g * UNIT * layers.move_back(plan.steps[i], np.abs(behind)) for g in gains(copies))
+        return Bounds(expected, certified, np.zeros_like(expected))
+    step, a, held = as_linear(plan, trace, i)
+    unsure = _unsure(step, a, held, rule.row.decision)
     total = [np.zeros(a.shape) for _ in range(3)]
-    terms = len(parts[0].terms)
-    back_gains = gains(_terms_back(step) + len(parts) + 1)
+    back = operation(step).terms(step)[1]
+    back_gains = gains(back + len(parts) + 1)
     fast = fast_convolutions.is_fast(step, convolutions)
     fast_gains = gains(fast_convolutions.terms(step, convolutions, step.output_shape[-1]) + len(parts) + 1) if fast else (0.0, 0.0)
-    unsure = _unsure_halves(step, a, parts[0].units, convolutions)
-    for part in parts:
+    halves = _unsure_halves(step, a, parts[0].units, convolutions, held)
+    for part, of_units, lines in four_lines(plan, trace, i, R):
         inputs, changes = layers.changed_inputs(a, rule, part), [term.weight for term in part.terms]
-        R_part = layers.relevance_of_units(R, step, a, part.units, y).reshape(R.shape[0], *step.output_shape)
-        z = layers.forward(step, inputs, changes, part.bias)
-        d, s = np.abs(layers.denominator(z, rule)), np.abs(layers.divide(R_part, z, rule, part.weight))
-        A, *errors = _errors_of_sums(step, inputs, changes, part.bias, convolutions)
-        if step.kind == "maxpool":
-            A, errors = np.abs(z), [g * UNIT * np.abs(z) for g in gains(_terms_forward(step) * terms)]
+        z, s, R_part = lines.z, np.abs(lines.s), of_units.reshape(lines.z.shape)
+        d = np.abs(layers.denominator(z, rule))
+        A, *errors = _errors_of_sums(step, inputs, changes, part.bias, convolutions, held, unsure)
+        if rule.undivided:
+            A, errors = np.zeros_like(d), [np.zeros_like(d)] * 2
         carried = [_error_of_s(s, each, d) for each in errors]
         lost = (d == 0) & (A > 0) & (R_part != 0)  # dropped as 0 / 0 here, but rounding may leave a denominator there
         blind = np.where(_rho(_likely_error(step, A, z, errors[0], fast), d) >= 0.5, s, 0.0) + np.where(
             lost, np.abs(R_part) / (UNIT * A + TINY), 0.0
         )
-        if unsure is not None:
-            blind = np.where(unsure, np.abs(R) / np.where(d > 0, d, UNIT * A + TINY), blind)
+        if halves is not None:
+            blind = np.where(halves, np.abs(R.reshape(z.shape)) / np.where(d > 0, d, UNIT * A + TINY), blind)
         stacked = np.concatenate([*carried, s, blind])
         for a_term, change in zip(inputs, changes, strict=True):
-            moved = _transposed(step, stacked, change, winner)
+            moved = _transposed(step, stacked, change, held, 4)
             c_expected, c_certified, c_all, c_blind = moved.reshape(4, *a.shape)
             size = np.abs(a_term)
-            floor = size * TINY * (_terms_back(step) + 1) * (1 + _largest(step, change)) + TINY
+            floor = size * TINY * (back + 1) * (1 + _largest(step, change)) + TINY
             summed = [g * UNIT * c_all for g in back_gains]
             if fast:
                 M = _fast_back(step, s, change, convolutions)
                 summed = [np.maximum(each, g * UNIT * M) for each, g in zip(summed, fast_gains, strict=True)]
+            if unsure is not None:
+                by_held = _transposed(step, s, change, unsure)
+                summed = [each + g * UNIT * by_held for each, g in zip(summed, gains(operation(step).terms(step)[0]), strict=True)]
             total[0] += size * (c_expected + summed[0]) + floor
             total[1] += size * (c_certified + summed[1]) + floor
             total[2] += size * c_blind
-    if step.kind == "maxpool":
+    if operation(step).choice:
         total[2] += _relevance_of_near_ties(step, a, R, a_error)
     return Bounds(*total)
 
@@ -214,31 +240,29 @@ def start_bounds(start: str, R: np.ndarray, probabilities: np.ndarray, logits: B
 
 
 def near_ties(step: Step, a: np.ndarray, a_error: np.ndarray | None = None) -> np.ndarray:
-    """Return which places of each max-pool window come second by less than the error, [n, ho, wo, c, places] of bool.
+    """Return which of the places that a step chooses from come second by less than the error, [n, *output_shape, places] of bool.
 
     Without an error the input is taken to be rounded to float32. Exact ties aren't meant: given an input, rounding keeps them, and which
     of them wins is the rule's to say.
     """
-    taps = _stacked(step, a)
-    errors = UNIT * np.abs(taps) if a_error is None else _stacked(step, a_error)
-    errors[~np.isfinite(taps)] = 0.0
-    at_winner = np.take_along_axis(errors, np.argmax(taps, axis=-1)[..., None], axis=-1)
-    largest = taps.max(axis=-1, keepdims=True)
-    return np.asarray((taps < largest) & (taps + errors >= largest - at_winner))
-
-
-def _stacked(step: Step, a: np.ndarray) -> np.ndarray:
-    return np.stack([tap for _, _, tap in layers.window_taps(step, a)], axis=-1)
+    choice = operation(step).choice
+    assert choice
+    places = choice.places(step, a)
+    errors = UNIT * np.abs(places) if a_error is None else np.abs(choice.places(step, a_error))
+    errors[~np.isfinite(places)] = 0.0
+    at_winner = np.take_along_axis(errors, np.argmax(places, axis=-1)[..., None], axis=-1)
+    largest = places.max(axis=-1, keepdims=True)
+    return np.asarray((places < largest) & (places + errors >= largest - at_winner))
 
 
 def _relevance_of_near_ties(step: Step, a: np.ndarray, R: np.ndarray, a_error: np.ndarray | None) -> np.ndarray:
-    """Return for each input the relevance of windows that it might win or lose."""
-    near = near_ties(step, a, a_error)
-    if not near.any():
+    """Return for each input the relevance of outputs that it might win or lose."""
+    choice, near = operation(step).choice, near_ties(step, a, a_error)
+    if not choice or not near.any():
         return np.zeros(a.shape)
-    taps = _stacked(step, a)
-    shares = (near | ((taps == taps.max(axis=-1, keepdims=True)) & near.any(axis=-1, keepdims=True))).astype(float)
-    return layers.transpose(step, np.abs(R), [AS_IS], shares)[0]
+    places = choice.places(step, a)
+    shares = (near | ((places == places.max(axis=-1, keepdims=True)) & near.any(axis=-1, keepdims=True))).astype(float)
+    return layers.transpose(step, np.abs(R), [AS_IS], choice.held(step, shares))[0]
 
 
 def _rho(error: np.ndarray, d: np.ndarray) -> np.ndarray:
@@ -252,35 +276,42 @@ def _error_of_s(s: np.ndarray, error: np.ndarray, d: np.ndarray) -> np.ndarray:
 
 def _likely_error(step: Step, A: np.ndarray, z: np.ndarray, expected: np.ndarray, fast: bool) -> np.ndarray:
     """Return the error that a sum hardly ever exceeds, in any order: below the expected bound, which holds for all of them at once."""
-    if fast or step.kind == "maxpool":
+    if fast or layers.decides(step):
         return expected
-    chain = UNIT * (A + (_terms_forward(step) / 3) ** 0.5 * np.abs(z))  # sqrt(3) times the root mean square
+    chain = UNIT * (A + (operation(step).terms(step)[0] / 3) ** 0.5 * np.abs(z))  # sqrt(3) times the root mean square
     return np.minimum(expected, SPREAD / 3**0.5 * chain + EXTRA * UNIT * np.abs(z))
 
 
-def _unsure_halves(step: Step, a: np.ndarray, units: str, convolutions: str) -> np.ndarray | None:
+def _unsure_halves(step: Step, a: np.ndarray, units: str, convolutions: str, held: Any) -> np.ndarray | None:
     """Return where a rule that treats z > 0 and z < 0 apart may take the other half; None if the rule doesn't."""
     if not units:
         return None
-    z = layers.forward(step, [a], [AS_IS], AS_IS)
-    A, expected, _ = _errors_of_sums(step, [a], [AS_IS], AS_IS, convolutions)
+    z = layers.forward(step, [a], [AS_IS], AS_IS, held=held)
+    A, expected, _ = _errors_of_sums(step, [a], [AS_IS], AS_IS, convolutions, held, None)
     return np.asarray(np.abs(z) <= _likely_error(step, A, z, expected, fast_convolutions.is_fast(step, convolutions)))
 
 
+def _unsure(step: Step, a: np.ndarray, held: Any, decision: str) -> np.ndarray | None:
+    """Return how far what makes a step linear may be off, in gains times unit roundoffs; None where that is nothing more."""
+    unsure = operation(step).unsure
+    return unsure(step, a, held, decision, UNIT) if unsure and held is not None else None
+
+
 def _errors_of_sums(
-    step: Step, inputs: Sequence[np.ndarray], changes: Sequence[Change], bias: Change, convolutions: str
+    step: Step, inputs: Sequence[np.ndarray], changes: Sequence[Change], bias: Change, convolutions: str, held: Any, unsure: Any
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the sum of what is added up, and the expected and certified error of z, [n, *output_shape]."""
-    if step.kind == "maxpool":
-        nothing = np.zeros((len(inputs[0]), *step.output_shape))
-        return nothing, nothing, nothing
-    A = _magnitudes(step, inputs, changes, bias)
-    errors = [g * UNIT * A for g in gains(_terms_forward(step) * len(inputs))]
+    A = _magnitudes(step, inputs, changes, bias, held)
+    sure = gains(operation(step).terms(step)[0] * len(inputs))
+    errors = [g * UNIT * A for g in sure]
+    if unsure is not None:
+        by_held = _magnitudes(step, inputs, changes, NOTHING, unsure)
+        errors = [each + g * UNIT * by_held for each, g in zip(errors, sure, strict=True)]
     if fast_convolutions.is_fast(step, convolutions):
         assert step.window is not None
         pads, M = step.window.pads(*step.input_shape[:2]), np.zeros(A.shape)
         for a, change in zip(inputs, changes, strict=True):
-            weight = _absolute(step, change, NOTHING).weight
+            weight = _absolute(step, change, NOTHING)[0].weight
             assert weight is not None
             M += fast_convolutions.magnitudes(np.abs(a), weight, pads, convolutions)
         M += np.abs(layers.changed_bias(step, bias))
@@ -292,7 +323,7 @@ def _errors_of_sums(
 
 def _fast_back(step: Step, s: np.ndarray, change: Change, convolutions: str) -> np.ndarray:
     """Return M of the transposed convolution: one with the flipped kernel."""
-    weight = _absolute(step, change, NOTHING).weight
+    weight = _absolute(step, change, NOTHING)[0].weight
     assert weight is not None and step.window is not None
     top, bottom, left, right = step.window.pads(*step.input_shape[:2])
     up, side = weight.shape[0] - 1, weight.shape[1] - 1
@@ -300,53 +331,42 @@ def _fast_back(step: Step, s: np.ndarray, change: Change, convolutions: str) -> 
     return fast_convolutions.magnitudes(np.abs(s), flipped, (up - top, up - bottom, side - left, side - right), convolutions)
 
 
-def _magnitudes(step: Step, inputs: Sequence[np.ndarray], changes: Sequence[Change], bias: Change) -> np.ndarray:
+def _magnitudes(step: Step, inputs: Sequence[np.ndarray], changes: Sequence[Change], bias: Change, held: Any) -> np.ndarray:
     """Return A = sum |a w| + |b|, [n, *output_shape]."""
     total = None
     for t, (a, change) in enumerate(zip(inputs, changes, strict=True)):
-        term = layers.forward(_absolute(step, change, bias if t == 0 else NOTHING), [np.abs(a)], [AS_IS], AS_IS)
+        of, weight = _absolute(step, change, bias if t == 0 else NOTHING)
+        term = layers.forward(of, [np.abs(a)], [weight], AS_IS, held=_size(held))
         total = term if total is None else total + term
     assert total is not None
     return total
 
 
-def _transposed(step: Step, s: np.ndarray, change: Change, winner: np.ndarray | None) -> np.ndarray:
-    if winner is not None:
-        winner = np.concatenate([winner] * (len(s) // len(winner)))
-    return layers.transpose(_absolute(step, change, NOTHING), s, [AS_IS], winner)[0]
+def _transposed(step: Step, s: np.ndarray, change: Change, held: Any, arrays: int = 1) -> np.ndarray:
+    """Carry arrays of the step's output back, one behind the other, with the absolute values of its weights."""
+    of, weight = _absolute(step, change, NOTHING)
+    if held is not None:
+        held = np.concatenate([_size(held)] * arrays)
+    return layers.transpose(of, s, [weight], held)[0]
 
 
-def _absolute(step: Step, change: Change, bias: Change) -> Step:
-    """Return a step with the absolute values of its changed weights and bias."""
+def _size(held: Any) -> Any:
+    """Return decisions that are numbers by their absolute values; places of winners stay."""
+    return np.abs(held) if held is not None and held.dtype.kind == "f" else held
+
+
+def _absolute(step: Step, change: Change, bias: Change) -> tuple[Step, Change]:
+    """Return a step that adds up absolute values, with its weights and bias changed; and the change of weights that it has none of."""
     if step.weight is None:
-        return step
-    weight, b = np.abs(layers.change_weight(step.weight, change)), np.abs(layers.changed_bias(step, bias))
-    return dataclasses.replace(step, weight=weight, bias=b, activation="linear", prepared={})
+        weight = Clamp(*map(abs, change)) if isinstance(change, Clamp) else change
+        return operation(step).absolute(step), weight
+    changed = dataclasses.replace(step, weight=layers.change_weight(step.weight, change), bias=_changed_bias(step, bias), prepared={})
+    return operation(step).absolute(changed), AS_IS
+
+
+def _changed_bias(step: Step, change: Change) -> np.ndarray | None:
+    return None if step.bias is None else layers.changed_bias(step, change)
 
 
 def _largest(step: Step, change: Change) -> float:
     return 1.0 if step.weight is None else float(np.max(np.abs(layers.change_weight(step.weight, change)), initial=0.0))
-
-
-def _terms_forward(step: Step) -> int:
-    """Return the number of terms in a sum over a step's inputs, the bias counted."""
-    if step.kind == "conv":
-        assert step.weight is not None
-        return int(np.prod(step.weight.shape[:3])) + 1
-    if step.kind == "dense":
-        return step.input_shape[0] + 1
-    if step.kind == "avgpool" and step.window is not None:
-        return int(np.prod(step.window.size))
-    return 2
-
-
-def _terms_back(step: Step) -> int:
-    """Return the number of terms in a sum over a step's outputs."""
-    if step.kind == "conv":
-        assert step.weight is not None
-        return int(np.prod(step.weight.shape[:2])) * step.weight.shape[3]
-    if step.kind == "dense":
-        return step.output_shape[0]
-    if step.kind in ("avgpool", "maxpool") and step.window is not None:
-        return int(np.prod([-(-size // stride) for size, stride in zip(step.window.size, step.window.stride, strict=True)]))
-    return 1

@@ -2,7 +2,8 @@
 
 Arrays are known by their names (docs/golden.md): ``relevances/<layer>``, ``relevance/<layer>``, ``layers/<layer>/relevance``,
 ``layerwise_relevances/<layer>`` or the layer's name alone; ``activations/<layer>``, ``activation/<layer>`` or
-``layers/<layer>/activation``; ``relevance`` or ``attribution`` for the input's relevance; ``x`` or ``input`` for the input itself (but
+``layers/<layer>/activation``; ``edges/<layer>/<input>`` or ``layers/<layer>/edges/<input>/relevance`` for what a layer gives to one of its
+inputs that others read too; ``relevance`` or ``attribution`` for the input's relevance; ``x`` or ``input`` for the input itself (but
 where all names are layers' names alone, ``input`` is the relevance of that layer).
 """
 
@@ -27,6 +28,9 @@ _ROLES = (
     (r"activations?/(.+)", "activation"),
     (r"layers/(.+)/activation", "activation"),
 )
+_EDGE = r"(?:edges/([^/]+)/([^/]+)|layers/([^/]+)/edges/([^/]+)/relevance)"
+#: What golden files and their exports hold beside these.
+_BESIDE = r"layers/.+/(?!activation$|relevance$)[^/]+|layers/[^/]+/edges/.+"
 _INPUT, _ATTRIBUTION = ("x", "input"), ("relevance", "attribution")
 #: safetensors' names of the numbers that NumPy has.
 _SAFE = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4"}
@@ -45,8 +49,10 @@ class Candidate:
     about : mapping
         What the file says of its provenance: ``weights_sha256``, ``input_sha256``.
     ignored : tuple of str
-        Names of arrays that are neither.
+        Names of arrays that are none of these.
     source : str
+    edges : mapping of (str, str) to ndarray
+        By layer and input: relevance that the layer gives to it.
     """
 
     relevances: Mapping[str, np.ndarray] = field(repr=False)
@@ -55,6 +61,7 @@ class Candidate:
     about: Mapping[str, Any] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
     source: str = "the candidate"
+    edges: Mapping[tuple[str, str], np.ndarray] = field(default_factory=dict, repr=False)
 
 
 def read_candidate(path: str | os.PathLike[str], names: Mapping[str, str] | None = None) -> Candidate:
@@ -87,12 +94,18 @@ def read_candidate(path: str | os.PathLike[str], names: Mapping[str, str] | None
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
         reason = getattr(error, "strerror", None) or error
         raise GoldenError(f"{path}: can't be read as {path.suffix or 'a folder of raw arrays'}: {reason}; write it again") from None
-    return sorted_out(arrays, about, names or {}, str(path))
+    own = {name: array for name, array in arrays.items() if re.fullmatch(_EDGE, name) or not re.fullmatch(_BESIDE, name)}
+    return sorted_out(own, about, names or {}, str(path))
 
 
 def sorted_out(arrays: Mapping[str, np.ndarray], about: Mapping[str, Any], names: Mapping[str, str], source: str) -> Candidate:
     """Tell arrays apart by their names."""
     found: dict[str, dict[str, np.ndarray]] = {"relevance": {}, "activation": {}}
+    edges: dict[tuple[str, str], np.ndarray] = {}
+
+    def ours(layer: str) -> str:
+        return names.get(layer, layer).replace("%2F", "/").replace("%25", "%")
+
     x, ignored = None, []
     bare = not any("/" in key for key in arrays) and not any(key in _ATTRIBUTION for key in arrays)  # layers' names alone
     for key, array in arrays.items():
@@ -100,6 +113,11 @@ def sorted_out(arrays: Mapping[str, np.ndarray], about: Mapping[str, Any], names
             ignored.append(key)
             continue
         name = names.get(key, key)
+        edge = re.fullmatch(_EDGE, name)
+        if edge:
+            above, below = (ours(each) for each in edge.groups() if each is not None)
+            edges[above, below] = array
+            continue
         role, layer = "relevance", name
         for pattern, kind in _ROLES:
             match = re.fullmatch(pattern, name)
@@ -112,11 +130,11 @@ def sorted_out(arrays: Mapping[str, np.ndarray], about: Mapping[str, Any], names
                 continue
             if name in _ATTRIBUTION:
                 layer = "input"
-        layer = names.get(layer, layer).replace("%2F", "/").replace("%25", "%")
+        layer = ours(layer)
         if layer in found[role] and name in _ATTRIBUTION:
             continue
         found[role][layer] = array
-    return Candidate(found["relevance"], found["activation"], x, about, tuple(ignored), source)
+    return Candidate(found["relevance"], found["activation"], x, about, tuple(ignored), source, edges)
 
 
 def read_map(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -167,8 +185,7 @@ def _read_hdf5(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     with h5py.File(path, "r") as file:
         file.visititems(take)
         about = _about(str(file.attrs["about"])) if "about" in file.attrs else {key: file.attrs[key] for key in file.attrs}
-    wanted = [name for name in arrays if not re.fullmatch(r"layers/.+/(?!activation$|relevance$)[^/]+", name)]
-    return {name: arrays[name] for name in wanted}, about
+    return arrays, about
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from nplrp import layers
+from nplrp.golden import edges
 from nplrp.golden.bounds import forward_bounds, relevance_bounds
 from nplrp.golden.candidate import Candidate
 from nplrp.golden.decisions import comparable_runs, decided_otherwise
 from nplrp.golden.diagnosis import diagnose, plan_of, trace_of
 from nplrp.golden.errors import GoldenError, NothingComparedError, ProvenanceError
 from nplrp.golden.fast_convolutions import CONVOLUTIONS
-from nplrp.golden.judging import UNITS, judge
+from nplrp.golden.judging import UNITS, Judgement, judge
 from nplrp.golden.recording import tensor_of
 from nplrp.golden.report import Report, Row, with_inherited
 from nplrp.golden.values import UNIT, Golden, GoldenLayer, Tensor, sha256
+from nplrp.layers import INPUT
 from nplrp.lrp import run_step, step_back
 from nplrp.model import Model
 from nplrp.plan import make_steps
 
+#: An array's name: a layer's, or a layer's and that of an input which it gives relevance to; and with it "relevance" or "activation".
+Name = str | tuple[str, str]
+Key = tuple[str, Name]
+
+#: How many of the layers that made a sum are named.
+NAMED = 3
 MODES = ("chained", "isolated", "local")
 LAYOUTS = ("NHWC", "NCHW")
 #: That many different numbers, among so many of each array, tell that a candidate holds bfloat16; a start of ones and zeros doesn't.
@@ -79,46 +89,47 @@ def check(
     tolerances = None if rtol is None and atol is None else (rtol or 0.0, atol or 0.0)
     relevances = _fitted(golden, candidate.relevances, "relevance", layout, first)
     activations = _fitted(golden, candidate.activations, "activation", layout, first)
-    if not relevances and not activations:
+    along = _fitted_edges(golden, candidate.edges, layout, first) if mode != "chained" else {}
+    if not relevances and not activations and not along:
         theirs = [*candidate.relevances, *candidate.activations, *candidate.ignored]
         raise NothingComparedError(
             f"{candidate.source}: nothing was compared: it has {', '.join(theirs[:8]) or 'no arrays'}, the golden values have "
             f"{', '.join(golden.names)}; name the arrays after the layers, or give --map"
         )
     chosen = "chained" if mode == "chained" else "isolated"
-    own: dict[tuple[str, str], Tensor] = {}
+    own: dict[Key, Tensor] = {}
     if model is not None and (mode == "local" or (mode == "isolated" and convolutions != "direct")):
-        own = derived_again(golden, relevances, activations, model, mode, convolutions)
-    precisions = _precisions({**relevances, **activations}, precision)
+        own = derived_again(golden, relevances, activations, along, model, mode, convolutions)
+    precisions = _precisions([relevances, activations, along], precision)
     decisions = decided_otherwise(golden, activations) if mode == "chained" else ()
     comparable = comparable_runs(golden, activations, decisions) if mode == "chained" else {}
     rows: dict[str, list[Row]] = {"relevance": [], "activation": []}
-    for what, arrays, order in (("relevance", relevances, golden.layers[::-1]), ("activation", activations, golden.layers)):
-        for layer in order:
-            if layer.name not in arrays or (mode == "local" and (what, layer.name) not in own):
-                continue
-            tensor = layer.relevance if what == "relevance" else layer.activation
-            assert tensor is not None
-            got, indices = arrays[layer.name], layer.indices
-            if (what, layer.name) in own:
-                tensor, indices = own[what, layer.name], None
-            elif indices is not None:
-                got = got.reshape(-1)[indices]
-            runs, smooth = comparable.get(layer.name if what == "relevance" else golden.names[-1], (None, None))
-            judgement = judge(
-                got,
-                tensor,
-                precision=precisions[layer.name],
-                mode=chosen,
-                indices=indices,
-                tolerances=tolerances,
-                runs=runs,
-                smooth=smooth,
-            )
-            owner = golden.owner(layer.name) if what == "relevance" else layer
-            rows[what].append(Row(owner.name if owner else "start", layer.name, what, owner.rule if owner else "", judgement))
+    compared = set[Name]()
+    for (what, key, layer), given in _in_order(golden, relevances, activations, along):
+        got, tensor, indices = given, _tensor(golden, what, key), layer.indices
+        if mode == "local" and (what, key) not in own:
+            continue
+        if (what, key) in own:
+            tensor, indices = own[what, key], None
+        elif indices is not None:
+            got = got.reshape(-1)[indices]
+        assert tensor is not None
+        runs, smooth = comparable.get(layer.name if what == "relevance" else golden.names[-1], (None, None))
+        judgement = judge(
+            got,
+            tensor,
+            precision=precisions[key],
+            mode=chosen,
+            indices=indices,
+            tolerances=tolerances,
+            runs=runs,
+            smooth=smooth,
+        )
+        rows[what].append(_row(golden, what, key, layer, judgement))
+        compared.update([key] if what == "relevance" else [])
     if mode == "chained":
-        rows = {what: with_inherited(each) for what, each in rows.items()}
+        hangs_on = {"relevance": golden.above, "activation": golden.below}
+        rows = {what: with_inherited(each, hangs_on[what]) for what, each in rows.items()}
     done = (*rows["relevance"], *rows["activation"])
     if not done:
         raise NothingComparedError(f"{candidate.source}: no two neighbouring layers have arrays, so nothing could be compared locally")
@@ -128,15 +139,56 @@ def check(
         ", ".join(sorted(set(precisions.values()))),
         candidate.source,
         f"{golden.facts['composite']} of {golden.facts['model_name']}",
-        tuple(name for name in golden.names if name not in {row.array for row in rows["relevance"]}),
-        tuple(name for name in (*candidate.relevances, *candidate.activations, *candidate.ignored) if name not in golden.names),
+        tuple(name for name in golden.names if name not in compared),
+        _unknown(golden, candidate),
         ambiguous=sum(layer.ambiguous_count for layer in golden.layers),
         decisions=decisions,
         maps=_maps(golden, relevances),
     )
     if report.first is not None and model is not None:
-        report = dataclasses.replace(report, diagnosis=diagnose(golden, model, report, relevances, activations, convolutions))
+        report = dataclasses.replace(report, diagnosis=diagnose(golden, model, report, relevances, activations, along, convolutions))
     return report
+
+
+def _in_order(
+    golden: Golden,
+    relevances: Mapping[str, np.ndarray],
+    activations: Mapping[str, np.ndarray],
+    along: Mapping[tuple[str, str], np.ndarray],
+) -> Iterator[tuple[tuple[str, Name, GoldenLayer], np.ndarray]]:
+    """Return what is compared as (what, name, layer whose array it is), and the candidate's numbers: as relevance runs, then forward."""
+    for layer in golden.layers[::-1]:
+        if layer.name in relevances:
+            yield ("relevance", layer.name, layer), relevances[layer.name]
+        for name in layer.edges:
+            if (layer.name, name) in along:
+                yield ("relevance", (layer.name, name), golden[name]), along[layer.name, name]
+    for layer in golden.layers:
+        if layer.name in activations:
+            yield ("activation", layer.name, layer), activations[layer.name]
+
+
+def _tensor(golden: Golden, what: str, name: Name) -> Tensor | None:
+    if isinstance(name, tuple):
+        return golden[name[0]].edges.get(name[1])
+    return golden[name].relevance if what == "relevance" else golden[name].activation
+
+
+def _row(golden: Golden, what: str, name: Name, layer: GoldenLayer, judgement: Judgement) -> Row:
+    """Return a comparison with the names of those who made the numbers."""
+    if what == "activation":
+        return Row(layer.name, layer.name, what, layer.rule, judgement)
+    makers = (golden[name[0]],) if isinstance(name, tuple) else golden.owners(layer.name)
+    names = tuple(maker.name for maker in makers)
+    shown = ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
+    return Row(shown or "start", layer.name, what, makers[0].rule if len(makers) == 1 else "", judgement, names)
+
+
+def _unknown(golden: Golden, candidate: Candidate) -> tuple[str, ...]:
+    """Return the candidate's names that mean nothing."""
+    names = [name for name in (*candidate.relevances, *candidate.activations, *candidate.ignored) if name not in golden.inputs]
+    edges = [f"edges/{a}/{b}" for a, b in candidate.edges if a not in golden.inputs or b not in golden.inputs[a]]
+    return (*names, *edges)
 
 
 def _check_arguments(mode: str, layout: str, precision: str | None, convolutions: str, model: Model | None) -> None:
@@ -199,6 +251,18 @@ def _fitted(golden: Golden, arrays: Mapping[str, np.ndarray], what: str, layout:
     return found
 
 
+def _fitted_edges(
+    golden: Golden, arrays: Mapping[tuple[str, str], np.ndarray], layout: str, first: int | None
+) -> dict[tuple[str, str], np.ndarray]:
+    """Return the edges that the golden values have, in their shape and layout."""
+    found: dict[tuple[str, str], np.ndarray] = {}
+    for layer in golden.layers:
+        inputs = {name: arrays[layer.name, name] for name in layer.edges if (layer.name, name) in arrays}
+        fitted = _fitted(golden, inputs, "relevance", layout, first)
+        found |= {(layer.name, name): array for name, array in fitted.items()}
+    return found
+
+
 def _oriented(array: np.ndarray, layout: str, layer: GoldenLayer, input_shape: list[int] | None) -> np.ndarray:
     """Return an array as NHWC with a batch axis."""
     shape = layer.activation.shape
@@ -206,7 +270,8 @@ def _oriented(array: np.ndarray, layout: str, layer: GoldenLayer, input_shape: l
         array = array[None]
     if layout == "NCHW" and array.ndim == 4:
         return np.ascontiguousarray(array.transpose(0, 2, 3, 1))
-    if layout == "NCHW" and layer.kind == "flatten" and input_shape and len(input_shape) == 3 and array.shape[1:] == shape[1:]:
+    flattened = input_shape is not None and len(input_shape) == 3 and len(shape) == 2 and math.prod(input_shape) == shape[1]
+    if layout == "NCHW" and input_shape and flattened and array.shape[1:] == shape[1:]:
         height, width, channels = input_shape
         return array.reshape(-1, channels, height, width).transpose(0, 2, 3, 1).reshape(array.shape)
     return array
@@ -220,8 +285,9 @@ def _hint(given: tuple[int, ...], wanted: tuple[int, ...], first: int | None) ->
     return "; is it the same model?"
 
 
-def _precisions(arrays: Mapping[str, np.ndarray], stated: str | None) -> dict[str, str]:
+def _precisions(given: Sequence[Mapping[Any, np.ndarray]], stated: str | None) -> dict[Name, str]:
     """Return what each array was computed in: as stated, or by its dtype; float32 that holds only bfloat16's numbers is bfloat16."""
+    arrays: dict[Name, np.ndarray] = {name: array for each in given for name, array in each.items()}
     singles = [np.ascontiguousarray(array).view(np.uint32) for array in arrays.values() if array.dtype == np.float32]
     coarse = bool(singles) and not any((bits & 0xFFFF).any() for bits in singles)
     enough = coarse and len(np.unique(np.concatenate([bits.reshape(-1)[:LOOKED_AT] for bits in singles]))) >= TELLING
@@ -234,40 +300,50 @@ def derived_again(
     golden: Golden,
     relevances: Mapping[str, np.ndarray],
     activations: Mapping[str, np.ndarray],
+    along: Mapping[tuple[str, str], np.ndarray],
     model: Model,
     mode: str,
     convolutions: str,
-) -> dict[tuple[str, str], Tensor]:
+) -> dict[Key, Tensor]:
     """Compute every layer again in float64, with bounds: from the candidate's own numbers around it, or ("isolated") from golden ones."""
     plan, local = plan_of(golden, model), mode == "local"
     if not local and golden.profile != "full":
         raise GoldenError(f"this digest has samples only, so bounds of convolutions by {convolutions} can't be derived; record a full file")
     finite = {name: a for name, a in activations.items() if np.isfinite(a).all()} if local else {}
-    trace, x = trace_of(golden, plan, finite), np.asarray(golden.input)
-    given = {"input": x, **finite}
+    trace, names = trace_of(golden, plan, finite), golden.names
+    given = {INPUT: np.asarray(golden.input), **finite}
     kept = {layer.name: layer.activation.values for layer in golden.layers} if not local else {}
-    found = {}
-    error = UNIT * np.abs(x)
-    errors = [error]
-    for step, (below, name), of_plan in zip(
-        make_steps(model, plan.dtype, plan.algorithm, merge=False), itertools.pairwise(golden.names), trace.activations, strict=False
-    ):
-        a = np.ascontiguousarray(given.get(below, kept.get(below, of_plan)), np.float64)
-        y = run_step(step, a) if local else kept[name]
-        bounds, _, error = forward_bounds(step, a, y, error, convolutions)
+    found: dict[Key, Tensor] = {}
+    errors = [UNIT * np.abs(given[INPUT])]
+    pairs = zip(names, trace.activations, strict=True)
+    before = [np.asarray(given.get(name, kept.get(name, of_plan)), np.float64) for name, of_plan in pairs]
+    for step in make_steps(model, plan.dtype, plan.algorithm, merge=False):
+        a = np.ascontiguousarray(layers.gather(step, before))
+        y = run_step(step, a) if local else kept[step.name]
+        bounds, _, error = forward_bounds(step, a, y, layers.gather(step, errors), convolutions)
         errors.append(error)
-        if name in activations and (not local or below in given):
-            found["activation", name] = tensor_of(y, bounds)
-    for i, (below, name) in enumerate(itertools.pairwise(golden.names)):
-        if below not in relevances or (local and name not in relevances):
+        if step.name in activations and (not local or all(name in given for name in golden.inputs[step.name])):
+            found["activation", step.name] = tensor_of(y, bounds)
+    above, shares = edges.readers(plan.steps), dict[int, dict[int, edges.Share]]()
+    for i, step in enumerate(plan.steps):
+        recorded = golden[step.name].relevance
+        if local and step.name not in relevances:
             continue
-        recorded = golden[name].relevance
-        R = np.ascontiguousarray(relevances[name] if local or recorded is None else recorded.values, np.float64)
+        R = np.ascontiguousarray(relevances[step.name] if local or recorded is None else recorded.values, np.float64)
         if np.isfinite(R).all():
-            tensor = golden[below].relevance
-            values = step_back(plan, trace, i, R) if local or tensor is None else tensor.values
-            bounds = relevance_bounds(plan, i, trace, R, errors[i] if local else None, convolutions)
-            found["relevance", below] = tensor_of(values, bounds)
+            bounds = relevance_bounds(plan, i, trace, R, layers.gather(step, errors) if local else None, convolutions)
+            shares[i] = edges.cut_bounds(step, step_back(plan, trace, i, R), bounds)
+    for j, readers in above.items():
+        name = names[j + 1]
+        if name in relevances and readers and all(i in shares for i in readers):
+            values, bounds = edges.add([shares[i][j] for i in readers])
+            tensor = golden[name].relevance
+            found["relevance", name] = tensor_of(values if local or tensor is None else tensor.values, bounds)
+        for i in readers:
+            edge = (names[i + 1], name)
+            if edge in along and i in shares:
+                values, bounds = shares[i][j]
+                found["relevance", edge] = tensor_of(values if local else golden[edge[0]].edges[name].values, bounds)
     return found
 
 

@@ -13,13 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from nplrp import layers
 from nplrp.golden.bounds import TINY
-from nplrp.golden.values import Golden
-from nplrp.layers import Step
-from nplrp.model import Window
+from nplrp.golden.values import Golden, Tensor
+from nplrp.layers import KINDS, Layer, Step, activation, operation
 
-POOLS = ("maxpool", "global_maxpool")
 #: A run is like a candidate that opens other ReLUs at most so many times as often. The most alike even and uneven run stay in any case.
 ALIKE = 4
 
@@ -56,17 +53,18 @@ def decided_otherwise(golden: Golden, activations: Mapping[str, np.ndarray]) -> 
         The candidate's, in golden shapes.
     """
     found = []
-    for i, (layer, facts) in enumerate(zip(golden.layers, golden.facts["layers"], strict=True)):
-        pooled = facts["kind"] in POOLS
-        seen = golden.layers[i - 1] if pooled else layer
-        if layer.ambiguous is None or seen.name not in activations or not (pooled or facts.get("activation") == "relu"):
+    for layer, facts in zip(golden.layers, golden.facts["layers"], strict=True):
+        step = _choosing(facts)
+        seen = golden.inputs[layer.name] if step else (layer.name,)
+        if layer.ambiguous is None or not (step or _opens(facts)) or not all(name in activations for name in seen):
             continue
-        pair = [np.asarray(each, np.float64) for each in (seen.activation.values, activations[seen.name])]
-        if np.isfinite(pair[1]).all():
-            mine, theirs = ([winners(facts, each) for each in pair]) if pooled else ([each > 0 for each in pair])
-            other, ambiguous = mine != theirs, layer.ambiguous.reshape(mine.shape)
-            counts = (mine.size, int(ambiguous.sum()), int(other.sum()), int((other & ~ambiguous).sum()))
-            found.append(Decisions(layer.name, "winner" if pooled else "sign", *counts))
+        mine = [golden[name].activation.values for name in seen]
+        theirs = [np.asarray(activations[name], np.float64) for name in seen]
+        if all(np.isfinite(each).all() for each in theirs):
+            decided = [_winners(step, each) if step else each[0] > 0 for each in (mine, theirs)]
+            other, ambiguous = decided[0] != decided[1], layer.ambiguous.reshape(decided[0].shape)
+            counts = (other.size, int(ambiguous.sum()), int(other.sum()), int((other & ~ambiguous).sum()))
+            found.append(Decisions(layer.name, "winner" if step else "sign", *counts))
     return tuple(found)
 
 
@@ -86,13 +84,14 @@ def comparable_runs(
     decisions : sequence of Decisions
     """
     runs, names = golden.facts["runs"], golden.names
-    opening = {facts["name"] for facts in golden.facts["layers"] if facts.get("activation") == "relu" and facts["kind"] not in POOLS}
+    opening = {facts["name"] for facts in golden.facts["layers"] if _opens(facts) and not KINDS[facts["kind"]].chooses}
     own = {each.layer: each.other - each.unexplained for each in decisions if each.what == "sign"}
     even = keeps_ties(golden, activations)
     kept = [i for i, run in enumerate(runs) if run["even"] or not even]
     found = {}
-    for place, name in enumerate(names):
-        sizes = {layer.name: math.prod(layer.activation.shape) for layer in golden.layers[place + 1 :] if layer.name in opening}
+    for name in names:
+        above = golden.above(name) & opening
+        sizes = {layer.name: math.prod(layer.activation.shape) for layer in golden.layers if layer.name in above}
         shares = {i: _share(runs[i]["signs"], sizes) for i in kept}
         chosen = kept
         if set(own) == opening:
@@ -111,33 +110,48 @@ def _share(signs: Mapping[str, int], sizes: Mapping[str, int]) -> float:
 
 def keeps_ties(golden: Golden, activations: Mapping[str, np.ndarray]) -> bool:
     """Tell whether a candidate's activations tie wherever golden ones do, at every pool: then its winners of flat regions aren't noise."""
-    for i, facts in enumerate(golden.facts["layers"]):
-        if facts["kind"] not in POOLS:
+    for facts in golden.facts["layers"]:
+        step, seen = _choosing(facts), [golden[name] for name in golden.inputs[facts["name"]]]
+        if step is None:
             continue
-        seen = golden.layers[i - 1]
-        if seen.indices is not None or seen.name not in activations:
+        if any(layer.indices is not None or layer.name not in activations for layer in seen):
             return False
-        values, errors = (_stacked(facts, each) for each in (seen.activation.values, np.asarray(seen.activation.expected, np.float64)))
-        tied = (values == values.max(axis=-1, keepdims=True)) & (errors > TINY)
-        theirs = _stacked(facts, np.asarray(activations[seen.name], np.float64))
+        kept = [layer.activation for layer in seen]
+        values, errors = (_places(step, [np.asarray(each, np.float64) for each in of]) for of in _of(kept))
+        tied = (values == values.max(axis=-1, keepdims=True)) & (np.abs(errors) > TINY)
+        theirs = _places(step, [np.asarray(activations[layer.name], np.float64) for layer in seen])
         highest, lowest = (np.where(tied, theirs, edge) for edge in (-np.inf, np.inf))
         if (highest.max(axis=-1) > lowest.min(axis=-1)).any():
             return False
     return True
 
 
-def winners(facts: Mapping[str, Any], a: np.ndarray) -> np.ndarray:
-    """Return the first place with the largest number in each window of a layer that a file describes: [n, h, w, c] -> [n, ho, wo, c]."""
-    return np.argmax(_stacked(facts, a), axis=-1)
+def _of(tensors: Sequence[Tensor]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    return [tensor.values for tensor in tensors], [tensor.expected for tensor in tensors]
 
 
-def _stacked(facts: Mapping[str, Any], a: np.ndarray) -> np.ndarray:
-    """Return what each window of a pool sees, [n, ho, wo, c, places]."""
-    shape = tuple(facts["input_shape"])
-    if facts["window"] is None:
-        window = Window(size=shape[:2], stride=shape[:2])
-    else:
-        size, stride, dilation, padding = facts["window"]
-        window = Window(tuple(size), tuple(stride), tuple(dilation), padding)
-    step = Step(facts["name"], "maxpool", shape, tuple(facts["output_shape"]), window=window)
-    return np.stack([tap for _, _, tap in layers.window_taps(step, a)], axis=-1)
+def _opens(facts: Mapping[str, Any]) -> bool:
+    """Tell whether a layer that a file describes opens and shuts units."""
+    return activation(facts.get("activation", "linear")).opens
+
+
+def _choosing(facts: Mapping[str, Any]) -> Step | None:
+    """Return the step of a layer that a file describes, if its outputs are numbers that it sees; such layers have no arrays."""
+    kind = KINDS[facts["kind"]]
+    if not kind.chooses:
+        return None
+    layer = Layer.described(facts)
+    fields = {"input_shape": layer.input_shape, "window": layer.window, "options": layer.options} | kind.step(layer)
+    return Step(layer.name, output_shape=layer.output_shape, **fields)
+
+
+def _places(step: Step, inputs: Sequence[np.ndarray]) -> np.ndarray:
+    """Return what each output of a step is chosen from, [n, *output_shape, places]."""
+    op = operation(step)
+    assert op.choice
+    return op.choice.places(step, op.gather(step, inputs))
+
+
+def _winners(step: Step, inputs: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the first place with the largest number for each output of a step."""
+    return np.argmax(_places(step, inputs), axis=-1)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nplrp import layers
 from nplrp.explanation import run
+from nplrp.golden import edges
 from nplrp.golden.bounds import Bounds, forward_bounds, relevance_bounds
 from nplrp.golden.errors import GoldenError
 from nplrp.golden.fast_convolutions import is_fast
 from nplrp.golden.faults import FAULTS, Place, dialect_switches, other_starts, too_slow
-from nplrp.golden.forward_faults import forward_deviations
+from nplrp.golden.forward_faults import flattens, forward_deviations
 from nplrp.golden.judging import CHAINED, FLOOR, REACH, UNITS
 from nplrp.golden.recording import check_weights, rebuilt_composite
 from nplrp.golden.values import UNIT, Golden, Tensor
@@ -63,17 +65,28 @@ def trace_of(golden: Golden, plan: Plan, activations: Mapping[str, np.ndarray] |
         for name, kept in zip(golden.names, trace.activations, strict=True)
     ]
     for i, step in enumerate(plan.steps):
-        if step.merged:  # a batch norm that lives in a neighbour: in the plan its own step does nothing
-            before = plan.steps[i - 1] if i else None
-            absorbed_before = before is not None and before.kind in ("conv", "dense") and before.activation == "linear"
-            if absorbed_before and step.activation == "linear":
-                own[i] = own[i + 1]
-            elif absorbed_before:
-                own[i : i + 2] = trace.activations[i : i + 2]
-            else:
-                own[i + 1] = own[i]
+        if step.merged:
+            _hide_norm(plan.steps, trace, own, i)
     held = {i: layers.apply(plan.steps[i], layers.gather(plan.steps[i], own))[1] for i in trace.held}
     return dataclasses.replace(trace, activations=tuple(own), held=held)
+
+
+def _hide_norm(steps: Sequence[Step], trace: Trace, own: list[np.ndarray], i: int) -> None:
+    """Change activations to those of a plan in which batch norm i lives in a neighbour: its own step, and those between, do nothing."""
+    into, between = int(steps[i].options["into"]), []
+    at = i
+    while at != into:  # nobody else reads what lies between
+        at = steps[at].inputs[0] if into < i else next(k for k in range(at + 1, len(steps)) if at in steps[k].inputs)
+        between.append(at)
+    if into > i:
+        for k in (i, *between[:-1]):
+            own[k + 1] = layers.move(steps[k], layers.gather(steps[k], own))
+    elif steps[i].activation == "linear":
+        for k in between:
+            own[k + 1] = own[i + 1].reshape(len(own[i + 1]), *steps[k].output_shape)
+    else:
+        for k in (i, *between):
+            own[k + 1] = trace.activations[k + 1]
 
 
 def diagnose(
@@ -82,6 +95,7 @@ def diagnose(
     report: Report,
     relevances: Mapping[str, np.ndarray],
     activations: Mapping[str, np.ndarray],
+    along: Mapping[tuple[str, str], np.ndarray],
     convolutions: str = "direct",
 ) -> tuple[str, ...]:
     """Return sentences about the first diverging layer, forward and backward.
@@ -93,6 +107,8 @@ def diagnose(
     report : Report
     relevances, activations : mapping of str to ndarray
         The candidate's, in golden shapes.
+    along : mapping of (str, str) to ndarray
+        The candidate's relevance along edges, by layer and input.
     convolutions : str
         What it was judged by.
     """
@@ -105,7 +121,7 @@ def diagnose(
         sentences.append(_of_activation(golden, model, report, forward, activations, convolutions))
     first = report.first
     if first is not None and first.what == "relevance":
-        sentences.append(_of_relevance(golden, model, report, first, relevances, activations, convolutions))
+        sentences.append(_of_relevance(golden, model, report, first, relevances, activations, along, convolutions))
     return tuple(sentences)
 
 
@@ -117,22 +133,32 @@ def _of_activation(golden: Golden, model: Model, report: Report, row: Row, activ
     i = golden.names.index(row.array)
     if i == 0:
         return "the input's own numbers differ: preprocess the same image in the same way"
-    plan = plan_of(golden, model)
-    step = make_steps(model, plan.dtype, plan.algorithm, merge=False)[i - 1]
-    below = golden.names[i - 1]
-    own = activations.get(below) if report.mode != "isolated" else None
-    if own is None or not np.isfinite(own).all():
-        own = run_forward(make_steps(model, plan.dtype, plan.algorithm, merge=False)[: i - 1], np.asarray(golden.input)).activations[-1]
-    a = np.ascontiguousarray(own, np.float64)
+    steps = make_steps(model, np.dtype("float64"), "direct", merge=False)
+    step, reads = steps[i - 1], golden.inputs[row.array]
+    inputs = [activations.get(name) if report.mode != "isolated" else None for name in reads]
+    if any(each is None or not np.isfinite(each).all() for each in inputs):
+        ran = run_forward(steps[: i - 1], np.asarray(golden.input)).activations
+        inputs = [ran[j + 1] for j in step.inputs]
+    inputs = [np.ascontiguousarray(each, np.float64) for each in inputs]
+    op = layers.operation(step)
+    a = np.ascontiguousarray(op.gather(step, inputs))
     reference = run_step(step, a)
 
     def bounds(way: str) -> Bounds:
         return forward_bounds(step, a, reference, np.zeros(a.shape), way).bounds
 
-    flattened = model.layers[i - 2].input_shape if i > 1 and model.layers[i - 2].kind == "flatten" else None
-    tries = forward_deviations(step, model.layers[i - 1], a, flattened)
+    def left_out() -> Iterator[tuple[str, np.ndarray]]:
+        for k, name in enumerate(reads if len(reads) > 1 else ()):
+            others = [np.zeros_like(each) if j == k else each for j, each in enumerate(inputs)]
+            yield f"input {name} left out", run_step(step, np.ascontiguousarray(op.gather(step, others)))
+
+    below = steps[step.inputs[0]] if step.inputs[0] >= 0 else None
+    flattened = below.input_shape if below is not None and flattens(below) else None
+    tries = itertools.chain(forward_deviations(step, model.layers[i - 1], a, flattened), left_out())
     name, sentence = _matched(row.layer, candidate, reference, tries, golden[row.array].activation, report)
-    return sentence if name or not _winograd_explains(bounds, step, candidate, reference, report, convolutions) else _hint(row.layer)
+    if name or not is_fast(step, "winograd") or not _winograd_explains(bounds, candidate, reference, report, convolutions):
+        return sentence
+    return _hint(row.layer)
 
 
 def _of_relevance(
@@ -142,40 +168,62 @@ def _of_relevance(
     row: Row,
     relevances: Mapping[str, np.ndarray],
     activations: Mapping[str, np.ndarray],
+    along: Mapping[tuple[str, str], np.ndarray],
     convolutions: str,
 ) -> str:
     """Run a layer's rule under every known deviation, from the relevance that the candidate itself had above."""
-    candidate = np.asarray(relevances[row.array], np.float64)
+    edge = len(golden.readers[row.array]) > len(row.made_by) == 1
+    candidate = np.asarray(along[row.made_by[0], row.array] if edge else relevances[row.array], np.float64)
     if not np.isfinite(candidate).all():
         return f"{row.layer}: not a number: a denominator vanished, or a number was too large for the backend's precision"
-    tensor = golden[row.array].relevance
+    tensor = golden[row.made_by[0]].edges[row.array] if edge else golden[row.array].relevance
     assert tensor is not None
     plan = plan_of(golden, model)
     if row.layer == "start":
         chosen = golden.facts["targets"]
         tries = other_starts(golden.facts["start"], golden.logits, None if chosen is None else np.array(chosen))
         return _matched(row.layer, candidate, tensor.values.reshape(candidate.shape), tries, tensor, report)[1]
-    i = golden.names.index(row.array)
-    above = golden[row.layer].relevance
-    assert above is not None
-    given = above.values if report.mode == "isolated" or row.layer not in relevances else relevances[row.layer]
-    R = np.ascontiguousarray(given, np.float64)
-    if R.shape != above.shape:
-        return f"{row.layer}: this digest has samples only, and the candidate no relevance of {row.layer}, so it can't be run again"
-    at = Place(plan, trace_of(golden, plan, activations if report.mode == "local" else {}), i, R)
-    reference = at.run()
+    j = golden.names.index(row.array) - 1
+    trace = trace_of(golden, plan, activations if report.mode == "local" else {})
+    places = []
+    for name in row.made_by:
+        above = golden[name].relevance
+        assert above is not None
+        given = above.values if report.mode == "isolated" or name not in relevances else relevances[name]
+        R = np.ascontiguousarray(given, np.float64)
+        if R.shape != above.shape:
+            return f"{name}: this digest has samples only, and the candidate no relevance of {name}, so it can't be run again"
+        places.append(Place(plan, trace, golden.names.index(name) - 1, R))
+    shares = [edges.cut(at.step, at.run())[j] for at in places[::-1]][::-1]  # the last reader first, as the engine adds
+    reference = edges.total(shares[::-1])
 
     def bounds(way: str) -> Bounds:
-        return relevance_bounds(plan, i, at.trace, R, None, way)
+        each = [relevance_bounds(plan, at.i, at.trace, at.R, None, way) for at in places]
+        return edges.add([edges.cut_bounds(at.step, at.run(), of)[j] for at, of in zip(places, each, strict=True)]).bounds
 
-    name, sentence = _matched(row.layer, candidate, reference, _tries(at), tensor, report)
-    return sentence if name or not _winograd_explains(bounds, at.step, candidate, reference, report, convolutions) else _hint(row.layer)
+    name, sentence = _matched(row.layer, candidate, reference, _of_readers(places, shares, j), tensor, report)
+    fast = any(is_fast(at.step, "winograd") for at in places)
+    if name or not fast or not _winograd_explains(bounds, candidate, reference, report, convolutions):
+        return sentence
+    return _hint(row.layer)
+
+
+def _of_readers(places: Sequence[Place], shares: Sequence[np.ndarray], j: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Return what the relevance of step j's output would be under every known deviation of one of those who read it."""
+    for k, at in enumerate(places):
+        others = [share for other, share in enumerate(shares) if other != k]
+        where = f" in {at.step.name}" if others else ""
+        for name, R in _tries(at):
+            yield f"{name}{where}", edges.total([edges.cut(at.step, R)[j], *others])
+        if others:
+            yield f"what {at.step.name} gives left out", edges.total(others)
+            yield f"what {at.step.name} gives counted twice", edges.total([shares[k], *shares])
 
 
 def _winograd_explains(
-    bounds: Callable[[str], Bounds], step: Step, candidate: np.ndarray, reference: np.ndarray, report: Report, convolutions: str
+    bounds: Callable[[str], Bounds], candidate: np.ndarray, reference: np.ndarray, report: Report, convolutions: str
 ) -> bool:
-    if report.mode == "chained" or convolutions != "direct" or not is_fast(step, "winograd"):
+    if report.mode == "chained" or convolutions != "direct":
         return False
     _, certified, undecided = bounds("winograd")
     scale = UNITS.get(report.precision, UNIT) / UNIT

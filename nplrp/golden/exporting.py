@@ -14,7 +14,7 @@ from nplrp.files.atomic import atomic
 from nplrp.golden.diagnosis import plan_of
 from nplrp.golden.errors import GoldenError
 from nplrp.golden.recording import check_weights
-from nplrp.golden.values import Golden
+from nplrp.golden.values import Golden, path_name
 from nplrp.model import Model
 from nplrp.plan import make_steps
 
@@ -85,12 +85,13 @@ def _arrays(golden: Golden, model: Model | None, dtype: np.dtype) -> Iterator[tu
         yield name, array.astype(dtype) if array.dtype == np.float64 and not name.endswith("spread") else array
     for layer in model or ():
         for key, array in layer.arrays.items():
-            yield f"weights/{layer.name}/{key}", np.asarray(array)
+            yield f"weights/{path_name(layer.name)}/{key}", np.asarray(array)
     if model is not None and any(row.get("merged") for row in golden.facts["layers"]):
         steps, own = plan_of(golden, model).steps, make_steps(model, np.dtype("float64"), "direct", merge=False)
         for step, unmerged in zip(steps, own, strict=True):
             if step.weight is None or step.bias is None or unmerged.weight is None:
                 continue
             if not np.array_equal(step.weight, unmerged.weight):
-                yield f"merged/{step.name}/kernel", step.weight.astype(dtype)
-                yield f"merged/{step.name}/bias", step.bias.astype(dtype)
+                kernel = model[step.name].arrays.get("kernel", step.weight)
+                yield f"merged/{path_name(step.name)}/kernel", step.weight.reshape(kernel.shape).astype(dtype)
+                yield f"merged/{path_name(step.name)}/bias", step.bias.astype(dtype)

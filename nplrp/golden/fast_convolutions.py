@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nplrp.layers import Step
+from nplrp.layers import Step, operation
 
 CONVOLUTIONS = ("direct", "winograd", "fft")
 #: Points of F(4x4, 3x3): the textbook's (Lavin and Gray 2015), and those of nplrp. F(2x2, 3x3) errs less than either.
@@ -29,10 +29,9 @@ HALVING = 7 * 3
 
 def is_fast(step: Step, convolutions: str) -> bool:
     """Tell whether a step may run by tiles or by Fourier transforms."""
-    if step.kind != "conv" or step.window is None or convolutions == "direct":
+    if convolutions == "direct" or step.window is None or not operation(step).tiled(step):
         return False
-    plain = step.window.stride == step.window.dilation == (1, 1)
-    return plain and (convolutions == "fft" or step.window.size == (3, 3))
+    return convolutions == "fft" or step.window.size == (3, 3)
 
 
 def terms(step: Step, convolutions: str, channels: int) -> int:

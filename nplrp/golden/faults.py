@@ -14,20 +14,20 @@ from typing import Any
 import numpy as np
 
 from nplrp import layers
-from nplrp.golden.forward_faults import FORMATS, coarse
-from nplrp.layers import Step
-from nplrp.lrp import step_back
+from nplrp.golden.forward_faults import FORMATS, coarse, flattens
+from nplrp.layers import Step, operation
+from nplrp.lrp import four_lines, step_back
 from nplrp.plan import Plan
-from nplrp.rules import BIASES, STABILISERS, Change, Clamp, Part, Rule
+from nplrp.rules import RULES, STABILISERS, Change, Clamp, Part, Rule
 from nplrp.rules.composites import STARTS
-from nplrp.rules.dialects import DIALECTS
+from nplrp.rules.dialects import DIALECTS, OWN
 from nplrp.targets import start_relevance
 from nplrp.trace import Trace
 
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """A backward step to be run otherwise.
+    """A backward step to be run otherwise; relevance that it gives is that of what it works on.
 
     Attributes
     ----------
@@ -56,8 +56,25 @@ class Place:
 
     @property
     def a(self) -> np.ndarray:
-        """Its input."""
+        """What it works on."""
         return layers.gather(self.step, self.trace.activations)
+
+    @property
+    def decided(self) -> bool:
+        """Whether its outputs are numbers that it sees, and its rule asks which."""
+        return operation(self.step).choice is not None and not self.rule.averages
+
+    @property
+    def matrix(self) -> np.ndarray | None:
+        """Its weights, where it multiplies with a matrix of them, or with a window of matrices; else None."""
+        weight = self.step.weight
+        return weight if weight is not None and layers.is_linear(self.step) and weight.ndim in (2, 4) else None
+
+    @property
+    def kernel(self) -> np.ndarray | None:
+        """Its weights, where these are a window of more than one place; else None."""
+        weight = self.matrix
+        return weight if weight is not None and weight.ndim == 4 and weight.shape[:2] != (1, 1) else None
 
     def run(self, step: Step | None = None, rule: Rule | None = None, parts: tuple[Part, ...] | None = None) -> np.ndarray:
         """Run the step, perhaps with another step, rule, or parts of the rule."""
@@ -120,37 +137,38 @@ def _other_weights(at: Place) -> np.ndarray | None:
         return Clamp(change.negative, change.positive) if isinstance(change, Clamp) else change
 
     parts = at.plan.parts[at.i]
-    if at.rule.name == "zbox" or all(term.weight == turned(term.weight) for part in parts for term in part.terms):
+    if at.rule.row.boxed or all(term.weight == turned(term.weight) for part in parts for term in part.terms):
         return None
     new = tuple(dataclasses.replace(part, terms=tuple(t._replace(weight=turned(t.weight)) for t in part.terms)) for part in parts)
     return at.run(parts=new)
 
 
 def _rgb(at: Place) -> np.ndarray | None:
-    if at.step.kind != "conv" or at.step.input_shape != at.plan.model.input_shape or at.a.shape[-1] != 3:
+    weight, (source, *others) = at.matrix, at.step.inputs
+    if weight is None or weight.ndim != 4 or others or at.step.input_shape != at.plan.model.input_shape or at.a.shape[-1] != 3:
         return None
     activations = list(at.trace.activations)
-    activations[at.i] = np.ascontiguousarray(at.a[..., ::-1])
+    activations[source + 1] = np.ascontiguousarray(at.a[..., ::-1])
     trace = dataclasses.replace(at.trace, activations=tuple(activations))
     return dataclasses.replace(at, trace=trace).run()
 
 
 def _channels_first(at: Place) -> np.ndarray | None:
-    if at.step.kind != "reshape" or len(at.step.input_shape) != 3:
+    if not flattens(at.step):
         return None
     height, width, channels = at.step.input_shape
     return np.ascontiguousarray(at.R.reshape(-1, channels, height, width).transpose(0, 2, 3, 1))
 
 
 def _not_flipped(at: Place) -> np.ndarray | None:
-    if at.step.kind != "conv" or at.step.weight is None or at.step.weight.shape[:2] == (1, 1):
+    if at.kernel is None:
         return None
-    flipped = dataclasses.replace(at.step, weight=np.ascontiguousarray(at.step.weight[::-1, ::-1]), prepared={})
+    flipped = dataclasses.replace(at.step, weight=np.ascontiguousarray(at.kernel[::-1, ::-1]), prepared={})
     return redistributed(at, lambda s, changes: layers.transpose(flipped, s, changes))
 
 
 def _shifted(at: Place) -> np.ndarray | None:
-    if at.step.kind != "conv" or at.step.weight is None or at.step.weight.shape[:2] == (1, 1):
+    if at.kernel is None:
         return None
 
     def shift(c: np.ndarray) -> np.ndarray:
@@ -162,22 +180,21 @@ def _shifted(at: Place) -> np.ndarray | None:
 
 
 def _last_winner(at: Place) -> np.ndarray | None:
-    if at.step.kind != "maxpool" or not at.rule.name.startswith("winner"):
+    choice = operation(at.step).choice
+    if choice is None or not at.decided:
         return None
-    taps = np.stack([tap for _, _, tap in layers.window_taps(at.step, at.a)], axis=-1)
-    last = taps.shape[-1] - 1 - np.argmax(taps[..., ::-1], axis=-1)
-    shares = (np.arange(taps.shape[-1]) == last[..., None]).astype(at.a.dtype)
+    places = choice.places(at.step, at.a)
+    last = places.shape[-1] - 1 - np.argmax(places[..., ::-1], axis=-1)
+    shares = choice.held(at.step, (np.arange(places.shape[-1]) == last[..., None]).astype(at.a.dtype))
     return redistributed(at, lambda s, changes: layers.transpose(at.step, s, changes, shares))
 
 
 def _average(at: Place) -> np.ndarray | None:
-    if at.step.kind != "maxpool" or not at.rule.name.startswith("winner"):
-        return None
-    return at.run(rule=Rule("average").resolved())
+    return at.run(rule=Rule("average").resolved()) if at.decided else None
 
 
 def _swapped_box(at: Place) -> np.ndarray | None:
-    if at.rule.name != "zbox":
+    if not at.rule.row.boxed:
         return None
     other = {"low": "high", "high": "low"}
     parts = tuple(
@@ -189,7 +206,7 @@ def _swapped_box(at: Place) -> np.ndarray | None:
 
 def _half(at: Place) -> np.ndarray | None:
     """Sum in float16, one term after the other, with inputs scaled to its range."""
-    if at.step.kind not in ("conv", "dense") or at.step.weight is None or any(part.units for part in at.plan.parts[at.i]):
+    if at.matrix is None or at.step.options.get("turned") or any(part.units for part in at.plan.parts[at.i]):
         return None
     step, rule, total = at.step, at.rule, np.zeros(at.a.shape)
     for part in at.plan.parts[at.i]:
@@ -229,21 +246,20 @@ def too_slow(fault: Fault, at: Place) -> bool:
 
 def dialect_switches(at: Place) -> Iterator[tuple[str, np.ndarray]]:
     """Run a step under every switch of its rule, and as every known system has it."""
-    rule, takes = at.rule, at.rule.row.parameters
+    rule, takes, family = at.rule, at.rule.row.parameters, operation(at.step).family
     tried = [rule]
 
     def attempt(name: str, other: Rule) -> Iterator[tuple[str, np.ndarray]]:
-        if other not in tried and at.step.kind in other.fits:
+        if other not in tried and family in other.fits:
             tried.append(other)
             yield name, at.run(rule=other)
 
     for dialect in DIALECTS.values():
-        same_kind = dialect.maxpool if at.step.kind == "maxpool" else None
-        yield from attempt(f"as {dialect.name} has it", dialect.resolve(same_kind or _bare(rule), at.step.kind))
+        for asked in ([None] if family in OWN else []) + [_bare(rule)]:
+            yield from attempt(f"as {dialect.name} has it", dialect.resolve(asked, family))
     if "bias" in takes:
-        for bias in BIASES:
-            if not (rule.name == "wsquare" and bias == "raw"):
-                yield from attempt(f"bias={bias} in the denominators", dataclasses.replace(rule, bias=bias))
+        for bias in rule.row.biases:
+            yield from attempt(f"bias={bias} in the denominators", dataclasses.replace(rule, bias=bias))
     if "stabiliser" in takes:
         for stabiliser in STABILISERS:
             yield from attempt(f"stabiliser {stabiliser}: {STABILISERS[stabiliser]}", dataclasses.replace(rule, stabiliser=stabiliser))
@@ -252,13 +268,11 @@ def dialect_switches(at: Place) -> Iterator[tuple[str, np.ndarray]]:
             yield from attempt(f"epsilon={epsilon:g}", dataclasses.replace(rule, epsilon=epsilon))
     if "split" in takes:
         yield from attempt("weights told by sign, not contributions (split)", dataclasses.replace(rule, split=not rule.split))
-    if at.step.kind == "maxpool":
-        for name in ("winner", "winner_ties", "winner_epsilon", "average"):
-            yield from attempt(f"pool rule {name}", Rule(name).resolved())
-    if at.step.kind in ("conv", "dense"):
+    if at.matrix is not None:
         for name, bits in FORMATS.items():
             yield f"inputs and weights rounded to {name}", _in_format(at, bits)
-        for name in ("zero", "epsilon", "gamma", "zplus", "alpha_beta", "wsquare", "flat"):
+    for name, row in RULES.items():
+        if not row.boxed:
             yield from attempt(f"another rule: {name}", Rule(name).resolved())
 
 
@@ -272,27 +286,23 @@ def other_starts(start: str, logits: np.ndarray, chosen: np.ndarray | None) -> I
 
 
 def redistributed(at: Place, transpose: Callable[[np.ndarray, Sequence[Change]], list[np.ndarray]]) -> np.ndarray:
-    """Run the four steps with another line 3."""
-    step, rule = layers.linear_step(at.step, at.rule), at.rule
+    """Run the four lines with another line 3."""
     total = np.zeros_like(at.a)
-    for part in at.plan.parts[at.i]:
-        inputs, changes = layers.changed_inputs(at.a, rule, part), [term.weight for term in part.terms]
-        R = layers.relevance_of_units(at.R, step, at.a, part.units, at.trace.activations[at.i + 1])
-        s = layers.divide(R, layers.forward(step, inputs, changes, part.bias), rule, part.weight)
-        total += layers.multiply(inputs, transpose(s, changes))
+    for part, _, lines in four_lines(at.plan, at.trace, at.i, at.R):
+        inputs, changes = layers.changed_inputs(at.a, at.rule, part), [term.weight for term in part.terms]
+        total += layers.multiply(inputs, transpose(lines.s, changes))
     return total
 
 
 def _in_format(at: Place, bits: int) -> np.ndarray:
-    """Run the four steps with what enters each product rounded to so many bits."""
-    assert at.step.weight is not None
-    step, rule = dataclasses.replace(at.step, weight=coarse(at.step.weight, bits).astype(at.a.dtype), prepared={}), at.rule
+    """Run the four lines with what enters each product rounded to so many bits."""
+    assert at.matrix is not None
+    step, rule = dataclasses.replace(at.step, weight=coarse(at.matrix, bits).astype(at.a.dtype), prepared={}), at.rule
     total = np.zeros_like(at.a)
-    for part in at.plan.parts[at.i]:
+    for part, of_units, _ in four_lines(at.plan, at.trace, at.i, at.R):
         inputs, changes = layers.changed_inputs(at.a, rule, part), [term.weight for term in part.terms]
-        R = layers.relevance_of_units(at.R, step, at.a, part.units, at.trace.activations[at.i + 1])
         z = layers.forward(step, [coarse(a, bits).astype(at.a.dtype) for a in inputs], changes, part.bias)
-        s = coarse(layers.divide(R, z, rule, part.weight), bits).astype(at.a.dtype)
+        s = coarse(layers.divide(of_units, z, rule, part.weight), bits).astype(at.a.dtype)
         total += layers.multiply(inputs, layers.transpose(step, s, changes))
     return total
 
@@ -316,32 +326,40 @@ def _half_sum(step: Step, a: np.ndarray, w: np.ndarray) -> np.ndarray:
     """Return sum a w, each partial sum rounded to float16."""
     (a, size_a), (w, size_w) = _scaled(a), _scaled(w)
     total = np.zeros((len(a), *step.output_shape), np.float16)
-    if step.kind == "dense":
-        for j in range(a.shape[1]):
-            total += a[:, j, None] * w[j]
+    if w.ndim == 2:
+        for j in range(a.shape[-1]):
+            total += a[..., j, None] * w[j]
     else:
+        first = _first_channels(step, w)  # of each filter's group
         for i, j, taps in _tap_views(step, a, w.shape[:2]):
-            for c in range(a.shape[-1]):
-                total += taps[..., c, None] * w[i, j, c]
+            for c in range(w.shape[2]):
+                total += taps[..., first + c] * w[i, j, c]
     return total.astype(np.float64) * (size_a * size_w)
 
 
 def _half_transposed(step: Step, s: np.ndarray, w: np.ndarray) -> np.ndarray:
     (s, size_s), (w, size_w) = _scaled(s), _scaled(w)
     total = np.zeros((len(s), *step.input_shape), np.float16)
-    if step.kind == "dense":
-        for k in range(s.shape[1]):
-            total += s[:, k, None] * w[:, k]
+    if w.ndim == 2:
+        for k in range(s.shape[-1]):
+            total += s[..., k, None] * w[:, k]
         return total.astype(np.float64) * (size_s * size_w)
     window = step.window
     assert window is not None
     top, bottom, left, right = window.pads(*step.input_shape[:2])
     height, width = step.input_shape[:2]
     padded = np.zeros((len(s), height + top + bottom, width + left + right, step.input_shape[2]), np.float16)
+    first, several = _first_channels(step, w), w.shape[2]
     for i, j, view in _tap_views(step, padded, w.shape[:2], padded=True):
-        for k in range(s.shape[-1]):
-            np.add(view, s[..., k, None] * w[i, j, :, k], out=view)
+        for k, c in enumerate(first.tolist()):
+            view[..., c : c + several] += s[..., k, None] * w[i, j, :, k]
     return padded[:, top : top + height, left : left + width].astype(np.float64) * (size_s * size_w)
+
+
+def _first_channels(step: Step, w: np.ndarray) -> np.ndarray:
+    """Return for each filter the first input channel of its group."""
+    groups = step.input_shape[2] // w.shape[2]
+    return np.arange(w.shape[3]) // (w.shape[3] // groups) * w.shape[2]
 
 
 def _tap_views(step: Step, a: np.ndarray, size: tuple[int, ...], padded: bool = False) -> Iterator[tuple[int, int, np.ndarray]]:

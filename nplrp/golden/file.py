@@ -17,8 +17,9 @@ import numpy as np
 
 from nplrp.errors import OutputError
 from nplrp.files.atomic import atomic
+from nplrp.files.hdf5 import path_name
 from nplrp.golden.errors import GoldenError
-from nplrp.golden.values import FORMAT, VERSION, Golden, GoldenLayer, Tensor, path_name
+from nplrp.golden.values import FORMAT, VERSIONS, Golden, GoldenLayer, Tensor
 
 SUFFIX = ".lrpgold.h5"
 BLOCK = 512
@@ -49,7 +50,7 @@ def write(golden: Golden, path: str | os.PathLike[str]) -> None:
             raw.seek(BLOCK)
             digest = hashlib.file_digest(raw, "sha256").hexdigest()
             raw.seek(0)
-            raw.write(_block(digest))
+            raw.write(_block(golden.facts["format_version"], digest))
 
 
 def read(path: str | os.PathLike[str]) -> Golden:
@@ -77,9 +78,9 @@ def read(path: str | os.PathLike[str]) -> Golden:
     return golden
 
 
-def _block(digest: str) -> bytes:
+def _block(version: int | str, digest: str) -> bytes:
     """Return the user block."""
-    return (_MAGIC + f" {VERSION} sha256 {digest}\n".encode()).ljust(BLOCK, b"\0")
+    return (_MAGIC + f" {version} sha256 {digest}\n".encode()).ljust(BLOCK, b"\0")
 
 
 def _check_head(path: Path, head: bytes, raw: Any) -> None:
@@ -87,10 +88,10 @@ def _check_head(path: Path, head: bytes, raw: Any) -> None:
     if len(head) < BLOCK or len(words) != 4 or words[0] != _MAGIC:
         what = "is empty" if not head else "is no golden file as nplrp writes it"
         raise GoldenError(f"{path}: {what}: expected to begin with 'nplrp-golden'; record it with: nplrp golden record")
-    if words[1] != str(VERSION).encode():
-        version = words[1].decode("ascii", "replace")
-        raise GoldenError(f"{path}: has format version {version}, this nplrp reads version {VERSION}; record it again, or update nplrp")
-    if head != _block(hashlib.file_digest(raw, "sha256").hexdigest()):
+    version, known = words[1].decode("ascii", "replace"), " and ".join(map(str, VERSIONS))
+    if version not in map(str, VERSIONS):
+        raise GoldenError(f"{path}: has format version {version}, this nplrp reads versions {known}; record it again, or update nplrp")
+    if head != _block(version, hashlib.file_digest(raw, "sha256").hexdigest()):
         raise GoldenError(
             f"{path}: is truncated or was changed: its bytes don't have the SHA-256 that it states; copy it again, or record it again"
         )
@@ -111,6 +112,11 @@ def _fill(file: h5py.File, golden: Golden) -> None:
                 facts |= {f"{name}_sha256": tensor.sha256, f"{name}_sums": tensor.sums, f"{name}_shape": tensor.shape}
         for key, value in facts.items():
             group.attrs[key] = value
+        for name, edge in layer.edges.items():
+            of_edge = group["edges"][path_name(name)]
+            told = {"name": name, "relevance_sha256": edge.sha256, "relevance_sums": edge.sums, "relevance_shape": edge.shape}
+            for key, value in told.items():
+                of_edge.attrs[key] = value
         if layer.relevance is not None:
             relevances[path_name(layer.name)] = group["relevance"]
     if "input" in golden.names and golden["input"].relevance is not None:
@@ -140,14 +146,14 @@ def _layer(group: h5py.Group, facts: dict[str, Any]) -> GoldenLayer:
     if "ambiguous" in group:
         ambiguous = np.unpackbits(group["ambiguous"][()], count=int(np.prod(activation.shape))).astype(bool).reshape(activation.shape)
     attributes = group.attrs
-    count = int(attributes["ambiguous_count"])
-    return GoldenLayer(attributes["name"], attributes["kind"], attributes["rule"], activation, relevance, indices, ambiguous, count)
+    count, texts = int(attributes["ambiguous_count"]), (attributes["name"], attributes["kind"], attributes["rule"])
+    edges = {edge.attrs["name"]: _tensor(edge, "relevance", "") for edge in group["edges"].values()} if "edges" in group else {}
+    return GoldenLayer(*texts, activation, relevance, indices, ambiguous, count, edges)
 
 
 def _tensor(group: h5py.Group, name: str, prefix: str) -> Tensor:
-    values, expected, certified, spread = (
-        group[path][()] for path in (name, f"{prefix}error_expected", f"{prefix}error_certified", f"{prefix}spread")
-    )
+    values, expected, certified = (group[path][()] for path in (name, f"{prefix}error_expected", f"{prefix}error_certified"))
+    spread = group[f"{prefix}spread"][()] if f"{prefix}spread" in group else np.zeros((0, 2))
     undecided = np.zeros_like(expected) if prefix else group["undecided"][()]
     shape, sums = tuple(map(int, group.attrs[f"{name}_shape"])), [float(v) for v in group.attrs[f"{name}_sums"]]
     return Tensor(shape, values, expected, certified, undecided, spread, group.attrs[f"{name}_sha256"], (sums[0], sums[1], sums[2]))

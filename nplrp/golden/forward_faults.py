@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from nplrp import layers
-from nplrp.layers import Step
+from nplrp.layers import Step, operation
 from nplrp.lrp import run_step
 from nplrp.model import Layer
 from nplrp.rules import AS_IS
@@ -35,14 +35,15 @@ def forward_deviations(step: Step, layer: Layer, a: np.ndarray, image: tuple[int
     def run(x: np.ndarray = a, **changed: object) -> np.ndarray:
         return run_step(dataclasses.replace(step, **changed, prepared={}), np.ascontiguousarray(x))  # type: ignore[arg-type]
 
-    weight, bias = step.weight, step.bias
-    if step.kind in ("conv", "dense") and weight is not None and bias is not None:
+    op, bias = operation(step), step.bias
+    weight = step.weight if layers.is_linear(step) and step.weight is not None and step.weight.ndim in (2, 4) else None
+    if weight is not None and bias is not None:
         if np.any(bias):
             yield "bias left out", run(bias=np.zeros_like(bias))
             yield "bias counted twice", run(bias=2 * bias)
         for name, bits in FORMATS.items():
             yield f"inputs and weights rounded to {name}", run(coarse(a, bits), weight=coarse(weight, bits))
-    if step.kind == "conv" and weight is not None and weight.shape[:2] != (1, 1):
+    if weight is not None and weight.ndim == 4 and weight.shape[:2] != (1, 1):
         yield "kernel flipped: a convolution instead of a correlation", run(weight=weight[::-1, ::-1].copy())
         if weight.shape[0] == weight.shape[1]:
             yield "rows and columns of the kernel exchanged", run(weight=weight.transpose(1, 0, 2, 3).copy())
@@ -50,16 +51,15 @@ def forward_deviations(step: Step, layer: Layer, a: np.ndarray, image: tuple[int
             yield "padding off by one", run(np.roll(a, (rows, columns), (1, 2)) * _inside(a, rows, columns))
         if step.input_shape[-1] == 3:
             yield "channels RGB for BGR", run(a[..., ::-1])
-    if step.kind == "dense" and weight is not None and weight.shape[0] == weight.shape[1]:
+    if weight is not None and weight.ndim == 2 and weight.shape[0] == weight.shape[1]:
         yield "weights transposed", run(weight=weight.T.copy())
-    if step.kind == "dense" and image is not None:
+    if weight is not None and weight.ndim == 2 and image is not None:
         yield "flatten CHW for HWC", run(_channels_first(a, image))
-    if step.kind == "reshape" and len(step.input_shape) == 3:
+    if flattens(step):
         yield "flatten CHW for HWC", _channels_first(a.reshape(len(a), -1), step.input_shape)
-    if step.kind == "maxpool":
-        average = dataclasses.replace(step, kind="avgpool", bias=np.zeros(a.shape[-1]), prepared={})
-        yield "average instead of maximum", layers.forward(average, [a], [AS_IS], AS_IS)
-    if layer.kind == "batchnorm":
+    if op.average:
+        yield "average instead of maximum", layers.forward(op.average(step), [a], [AS_IS], AS_IS)
+    if "variance" in layer.arrays:
         yield "batch norm left out", a
         for epsilon in NORM_EPSILONS:
             if not np.isclose(epsilon, layer.epsilon, rtol=1e-6):
@@ -68,6 +68,11 @@ def forward_deviations(step: Step, layer: Layer, a: np.ndarray, image: tuple[int
         yield f"{step.activation} left out", run(activation="linear")
     if step.activation != "relu":
         yield "a ReLU behind it", np.maximum(run(activation="linear"), 0)
+
+
+def flattens(step: Step) -> bool:
+    """Tell whether a step makes a vector of an image."""
+    return operation(step).view and len(step.input_shape) == 3 and len(step.output_shape) == 1
 
 
 def coarse(values: np.ndarray, bits: int) -> np.ndarray:

@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 
 from nplrp.golden.whole_run import Noise, Progress, Run, whole_run
-from nplrp.model import Model
+from nplrp.layers import INPUT, KINDS, Layer, activation
+from nplrp.layers.base import FREE, MADE, SAME, Renumbering
+from nplrp.model import Model, sources
 from nplrp.plan import make_plan
 
 #: Runs of each kind, beside the plain ones.
@@ -46,7 +48,7 @@ def reordered_runs(
     """
     found: dict[tuple[str, str], list[list[float]]] = {}
     runs: list[dict[str, Any]] = []
-    opening = {layer.name for layer in golden.model if layer.activation == "relu"}
+    opening = {layer.name for layer in golden.model if activation(layer.activation).opens}
     for number, (kind, model, orders, algorithm, noise) in enumerate(_variants(golden.model, forward, backward), 1):
         progress(f"float32 run {number} of {2 + RENUMBERINGS + NOISY + UNEVEN}")
         plan = make_plan(model, golden.plan.composite, "float32", algorithm, golden.plan.dialect)
@@ -76,28 +78,83 @@ def deviation(got: np.ndarray, expected: np.ndarray) -> list[float]:
 def renumbered(model: Model, seed: int) -> tuple[Model, dict[str, np.ndarray]]:
     """Return a model whose hidden channels have other numbers, and for each layer which of the old ones each place holds.
 
-    Input and output keep their order, and so do rules with constants for each input channel.
+    Input and output keep their order, and so do rules with constants for each input channel. Layers that are joined place by place have one
+    order. What a kind of layer can't renumber, keeps its order.
     """
-    rng = np.random.default_rng(seed)
-    last = max((i for i, layer in enumerate(model.layers) if layer.kind in ("conv", "dense")), default=-1)
-    order = np.arange(model.input_shape[-1])
-    orders, made = {}, []
-    for i, layer in enumerate(model.layers):
-        arrays = dict(layer.arrays)
-        if layer.kind in ("conv", "dense"):
-            units = arrays["kernel"].shape[-1]
-            after = rng.permutation(units) if i < last else np.arange(units)
-            arrays["kernel"] = np.ascontiguousarray(np.take(np.take(arrays["kernel"], order, axis=-2), after, axis=-1))
-            if "bias" in arrays:
-                arrays["bias"] = arrays["bias"][after]
-            order = after
-        elif layer.kind == "flatten":
-            order = np.arange(np.prod(layer.input_shape, dtype=int)).reshape(layer.input_shape)[..., order].reshape(-1)
-        else:
-            arrays = {key: array[order] for key, array in arrays.items()}
-        orders[layer.name] = order
+    rng, groups = np.random.default_rng(seed), _Groups(model)
+    drawn: dict[int, np.ndarray] = {}
+    orders, made = {INPUT: np.arange(model.input_shape[-1])}, []
+    for layer, reads in zip(model.layers, sources(model.layers), strict=True):
+        found, group = _renumbering(layer), groups.of[layer.name]
+        after = np.arange(layer.output_shape[-1])
+        if found is None:
+            orders[layer.name] = after
+            made.append(layer)
+            continue
+        if found.how == FREE and groups.moves(group):
+            group = groups.root(group)
+            after = drawn[group] = drawn[group] if group in drawn else rng.permutation(len(after))
+        names = [INPUT if j < 0 else model.layers[j].name for j in reads]
+        arrays, orders[layer.name] = found.arrays(layer, [orders[name] for name in names], after)
         made.append(dataclasses.replace(layer, arrays=arrays))
+    del orders[INPUT]
     return dataclasses.replace(model, layers=tuple(made)), orders
+
+
+def _renumbering(layer: Layer) -> Renumbering | None:
+    """Return how a layer's channels may be renumbered; those of inputs that have fewer, and are repeated, may not."""
+    found = KINDS[layer.kind].renumbering(layer)
+    return None if found is not None and found.how == SAME and len({shape[-1:] for shape in layer.input_shapes}) > 1 else found
+
+
+class _Groups:
+    """Which layers' channels must have the same order, and which may have another than they have."""
+
+    def __init__(self, model: Model) -> None:
+        self.of, self._above, self._parts, self._fixed = {INPUT: 0}, [0], dict[int, list[int]](), {0}
+        for layer, reads in zip(model.layers, sources(model.layers), strict=True):
+            groups = [self.of[INPUT if j < 0 else model.layers[j].name] for j in reads]
+            found = _renumbering(layer)
+            if found is not None and found.how == SAME:
+                for group in groups[1:]:
+                    self._join(groups[0], group)
+                self.of[layer.name] = groups[0]
+                continue
+            own = self.of[layer.name] = len(self._above)
+            self._above.append(own)
+            if found is None:
+                for group in (*groups, own):
+                    self._fix(group)
+            elif found.how == MADE:
+                self._parts[own] = groups
+                if not any(map(self.moves, groups)):
+                    self._fix(own)
+        self._fix(self.of[model.layers[-1].name] if model.layers else 0)
+
+    def root(self, group: int) -> int:
+        """Return the group that stands for all that a group was joined with."""
+        while self._above[group] != group:
+            group = self._above[group]
+        return group
+
+    def moves(self, group: int) -> bool:
+        """Tell whether the channels of a group may have another order."""
+        return self.root(group) not in self._fixed
+
+    def _fix(self, group: int) -> None:
+        group = self.root(group)
+        self._fixed.add(group)
+        for part in self._parts.pop(group, ()):
+            self._fix(part)
+
+    def _join(self, one: int, other: int) -> None:
+        one, other = self.root(one), self.root(other)
+        if one == other:
+            return
+        if {one, other} & (self._fixed | self._parts.keys()):  # what is made of others' channels can't follow
+            self._fix(one)
+            self._fix(other)
+        self._above[max(one, other)] = min(one, other)
 
 
 def _variants(

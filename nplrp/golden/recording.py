@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,12 @@ import numpy as np
 from nplrp import __version__, layers
 from nplrp.errors import NumericsError, RuleError
 from nplrp.explanation import explain
+from nplrp.files.hdf5 import path_name
+from nplrp.golden import edges
 from nplrp.golden.bounds import Bounds, Forward, chain_noise, forward_bounds, relevance_bounds, start_bounds
 from nplrp.golden.errors import GoldenError, ProvenanceError
 from nplrp.golden.orders import reordered_runs
-from nplrp.golden.values import FORMAT, PROFILES, UNIT, VERSION, Golden, GoldenLayer, Tensor, path_name, sha256
+from nplrp.golden.values import FORMAT, PROFILES, UNIT, VERSIONS, Golden, GoldenLayer, Tensor, sha256
 from nplrp.golden.whole_run import Progress, Run, whole_run
 from nplrp.layers import Step
 from nplrp.model import Model
@@ -91,7 +93,8 @@ def record(
 def digest_of(golden: Golden) -> Golden:
     """Return what a digest keeps of whole golden values."""
     facts = {**golden.facts, "profile": "digest"}
-    layers = tuple(_sampled(layer, facts["content_key"]) for layer in golden.layers)
+    indices = {layer.name: _places(layer, facts["content_key"]) for layer in golden.layers}
+    layers = tuple(_sampled(layer, indices) for layer in golden.layers)
     x = golden.input if golden.input is not None and golden.input.size <= SMALL_INPUT else None
     digest = Golden(facts, layers, x, golden.output, golden.logits)
     facts["content_sha256"] = digest.content_sha256
@@ -124,10 +127,12 @@ def recompute(golden: Golden, model: Model, x: np.ndarray | None = None) -> list
     old, new = dict(golden.arrays()), dict(again.arrays())
     other = [path for path in old if path not in new or old[path].tobytes() != new[path].tobytes()]
     for mine, theirs in zip(golden.layers, again.layers, strict=True):
-        for what in ("activation", "relevance"):  # by hash, since a digest has only samples
-            path, pair = f"layers/{path_name(mine.name)}/{what}", (getattr(mine, what), getattr(theirs, what))
-            if path not in other and None not in pair and pair[0].sha256 != pair[1].sha256:
-                other.append(path)
+        path = f"layers/{path_name(mine.name)}"
+        pairs = [(f"{path}/{what}", getattr(mine, what), getattr(theirs, what)) for what in ("activation", "relevance")]
+        pairs += [(f"{path}/edges/{path_name(name)}/relevance", edge, theirs.edges.get(name)) for name, edge in mine.edges.items()]
+        for place, one, two in pairs:  # by hash, since a digest has only samples
+            if place not in other and one is not None and two is not None and one.sha256 != two.sha256:
+                other.append(place)
     return other
 
 
@@ -167,7 +172,7 @@ def rebuilt_composite(facts: Mapping[str, Any]) -> Composite:
     rows = tuple(
         (Select(names=(_literal(layer["name"]),)), Rule(layer["rule"]["name"], **_settings(layer["rule"])))
         for layer in facts["layers"]
-        if layer["rule"] and layer["rule"]["name"] != "pass"
+        if layer["rule"]
     )
     return Composite(str(facts["composite"]), rows, facts["start"])
 
@@ -193,34 +198,52 @@ def refuse_flushed_subnormals() -> None:
 def _layers(e: Run, progress: Progress) -> tuple[list[GoldenLayer], list[dict[str, Any]]]:
     """Return every layer's golden values, in forward order, and what the float32 runs were."""
     plan, trace = e.plan, e.trace
-    names = ["input", *(step.name for step in plan.steps)]
+    names, above = edges.names_of(plan.steps), edges.readers(plan.steps)
     activations, relevances = e.activations, e.relevances
-    exact = np.zeros(e.x.shape)
-    forward = {"input": Forward(Bounds(exact, exact, exact), np.zeros(e.x.shape, bool), UNIT * np.abs(e.x))}
-    for below, step in zip(names, make_steps(e.model, plan.dtype, plan.algorithm, merge=False), strict=False):
-        progress(f"bounds of activations: {step.name}")
-        forward[step.name] = forward_bounds(step, activations[below], activations[step.name], forward[below].carried)
-    bounds = {names[-1]: _start_bounds(e)}
-    for i, below in reversed(list(enumerate(names[:-1]))):
-        progress(f"bounds of relevance: {names[i + 1]}")
-        bounds[below] = relevance_bounds(plan, i, trace, relevances[names[i + 1]])
     own = make_steps(e.model, plan.dtype, plan.algorithm, merge=False)
-    noise, back = [], []
+    forward = _forward(e, own, progress)
+    R = [relevances[name] for name in names]
+    back, bounds, shares = dict[int, np.ndarray](), dict[int, Bounds](), dict[int, dict[int, edges.Share]]()
+    for i in range(len(plan.steps) - 1, -1, -1):
+        progress(f"bounds of relevance: {names[i + 1]}")
+        back[i] = edges.given_back(plan, trace, R, above, i)
+        bounds[i] = relevance_bounds(plan, i, trace, R[i + 1])
+        shares[i] = edges.cut_bounds(plan.steps[i], back[i], bounds[i])
+    of_sums = {names[-1]: _start_bounds(e)}
+    for j, readers in above.items():
+        if readers:
+            of_sums[names[j + 1]] = edges.add([shares[i][j] for i in readers]).bounds
+    noise, noise_back = [], []
     for i, (step, unmerged) in enumerate(zip(plan.steps, own, strict=True)):
-        z = trace.logits if step.activation == "softmax" else trace.activations[i + 1]
-        error = _sum_errors(step, unmerged, trace.activations[i], forward[step.name])
+        z = trace.logits if step.score else trace.activations[i + 1]
+        error = _sum_errors(step, unmerged, layers.gather(step, trace.activations), forward[step.name])
         noise.append(chain_noise(step, error, z.reshape(error.shape)))
-        back.append(chain_noise(step, bounds[names[i]].expected, relevances[names[i]]))
-    spreads, runs = reordered_runs(e, noise, back, progress)
+        noise_back.append(chain_noise(step, bounds[i].expected, back[i]))
+    spreads, runs = reordered_runs(e, noise, noise_back, progress)
     found = []
     for i, name in enumerate(names):
         kind, rule = ("input", "") if i == 0 else (e.model.layers[i - 1].kind, str(plan.rules[i - 1]))
         of_sum, ambiguous, _ = forward[name]
         of_sum = of_sum._replace(undecided=np.zeros(activations[name].shape))
         activation = tensor_of(activations[name], of_sum, spreads[name, "activation"])
-        relevance = tensor_of(relevances[name], bounds[name], spreads[name, "relevance"])
-        found.append(GoldenLayer(name, kind, rule, activation, relevance, None, ambiguous, int(ambiguous.sum())))
+        relevance = tensor_of(relevances[name], of_sums[name], spreads[name, "relevance"])
+        of_edges = {names[j + 1]: tensor_of(*share, np.zeros((0, 2))) for j, share in shares.get(i - 1, {}).items() if len(above[j]) > 1}
+        in_order = dict(sorted(of_edges.items(), key=lambda item: path_name(item[0])))
+        found.append(GoldenLayer(name, kind, rule, activation, relevance, None, ambiguous, int(ambiguous.sum()), in_order))
     return found, runs
+
+
+def _forward(e: Run, steps: Sequence[Step], progress: Progress) -> dict[str, Forward]:
+    """Bound the error of every layer's activation."""
+    exact, names = np.zeros(e.x.shape), edges.names_of(steps)
+    found = {names[0]: Forward(Bounds(exact, exact, exact), np.zeros(e.x.shape, bool), UNIT * np.abs(e.x))}
+    outputs, carried = [e.activations[name] for name in names], [found[names[0]].carried]
+    for step in steps:
+        progress(f"bounds of activations: {step.name}")
+        a, error = layers.gather(step, outputs), layers.gather(step, carried)
+        found[step.name] = forward_bounds(step, a, e.activations[step.name], error)
+        carried.append(found[step.name].carried)
+    return found
 
 
 def _sum_errors(step: Step, own: Step, a: np.ndarray, known: Forward) -> np.ndarray:
@@ -233,12 +256,14 @@ def _sum_errors(step: Step, own: Step, a: np.ndarray, known: Forward) -> np.ndar
 
 def _start_bounds(e: Run) -> Bounds:
     """Bound the error of what the pass begins with."""
-    steps, activations, logits = e.plan.steps, e.trace.activations, e.trace.logits
-    last = max((i for i, step in enumerate(steps) if step.kind != "identity"), default=-1)
+    steps, logits = e.plan.steps, e.trace.logits
+    last = len(steps) - 1
+    while last >= 0 and layers.operation(steps[last]).view and steps[last].input_shape == steps[last].output_shape:
+        last = steps[last].inputs[0]
     exact = np.zeros(logits.shape)
     of_logits = Bounds(exact, exact, exact)
     if last >= 0:
-        a = activations[last]
+        a = layers.gather(steps[last], e.trace.activations)
         of_logits = forward_bounds(dataclasses.replace(steps[last], activation="linear"), a, logits, np.zeros(a.shape)).bounds
     top = e.relevances[steps[-1].name]
     found = start_bounds(e.start, top.reshape(logits.shape), e.trace.output, of_logits)
@@ -268,8 +293,8 @@ def _short(bound: np.ndarray) -> np.ndarray:
     return ((bits + np.uint32(0xFFFF)) & np.uint32(0xFFFF0000)).view(np.float32)
 
 
-def _sampled(layer: GoldenLayer, key: str) -> GoldenLayer:
-    """Reduce a layer to samples: half of them anywhere, half where relevance isn't zero."""
+def _places(layer: GoldenLayer, key: str) -> np.ndarray:
+    """Return the places of a layer's samples: half of them anywhere, half where relevance isn't zero."""
     total = layer.activation.values.size
     seed = np.frombuffer(bytes.fromhex(key), np.uint32)
     rng = np.random.Generator(np.random.PCG64([*map(int, seed), *layer.name.encode()]))
@@ -280,20 +305,22 @@ def _sampled(layer: GoldenLayer, key: str) -> GoldenLayer:
         alive = np.flatnonzero(R)
         chosen = alive[np.unique(rng.integers(0, len(alive), SAMPLES // 2))] if len(alive) else np.zeros(0, int)
         indices = np.unique(np.concatenate([chosen, rng.integers(0, total, SAMPLES // 2)]))
-    indices = indices.astype(np.uint32 if total < 2**32 else np.uint64)
+    return indices.astype(np.uint32 if total < 2**32 else np.uint64)
 
-    def take(tensor: Tensor | None) -> Tensor | None:
-        if tensor is None:
-            return None
-        expected, certified, undecided = (
-            _short(bound.reshape(-1)[indices]) for bound in (tensor.expected, tensor.certified, tensor.undecided)
-        )
-        values = tensor.values.reshape(-1)[indices]
-        return dataclasses.replace(tensor, values=values, expected=expected, certified=certified, undecided=undecided)
 
-    activation = take(layer.activation)
-    assert activation is not None
-    return dataclasses.replace(layer, activation=activation, relevance=take(layer.relevance), indices=indices, ambiguous=None)
+def _sampled(layer: GoldenLayer, places: Mapping[str, np.ndarray]) -> GoldenLayer:
+    """Reduce a layer to samples; an edge has those of its input."""
+    own = places[layer.name]
+    relevance = None if layer.relevance is None else _taken(layer.relevance, own)
+    of_edges = {name: _taken(edge, places[name]) for name, edge in layer.edges.items()}
+    activation = _taken(layer.activation, own)
+    return dataclasses.replace(layer, activation=activation, relevance=relevance, indices=own, ambiguous=None, edges=of_edges)
+
+
+def _taken(tensor: Tensor, indices: np.ndarray) -> Tensor:
+    expected, certified, undecided = (_short(bound.reshape(-1)[indices]) for bound in (tensor.expected, tensor.certified, tensor.undecided))
+    values = tensor.values.reshape(-1)[indices]
+    return dataclasses.replace(tensor, values=values, expected=expected, certified=certified, undecided=undecided)
 
 
 def _facts(e: Run, profile: str, input_name: str) -> dict[str, Any]:
@@ -301,10 +328,11 @@ def _facts(e: Run, profile: str, input_name: str) -> dict[str, Any]:
     plan, model, how = e.plan, e.model, e.model.preprocessing
     table: list[dict[str, Any]] = [{"name": "input", "kind": "input", "rule": None, "output_shape": list(model.input_shape)}]
     for layer, step, rule in zip(model.layers, plan.steps, plan.rules, strict=True):
-        table.append({**layer.describe(), "merged": step.merged, "rule": rule_facts(rule)})
+        into = {"merged_into": plan.steps[step.options["into"]].name} if step.merged and not model.is_chain else {}
+        table.append({**layer.describe(), "merged": step.merged, **into, "rule": rule_facts(rule)})
     facts: dict[str, Any] = {
         "format": FORMAT,
-        "format_version": VERSION,
+        "format_version": VERSIONS[0] if model.is_chain else VERSIONS[1],
         "profile": profile,
         "analyzer_name": plan.composite.name,
         "model_name": model.name,

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,13 +25,16 @@ class Row:
     Attributes
     ----------
     layer : str
-        The layer whose computation is judged: for relevance the one whose rule made it, ``"start"`` at the top.
+        The layer whose computation is judged: for relevance the one whose rule made it, ``"start"`` at the top; all of them, where
+        several layers read an output and its relevance is a sum.
     array : str
         The layer whose activation or relevance was compared.
     what : "relevance" or "activation"
     rule : str
         Of the layer.
     judgement : Judgement
+    made_by : tuple of str
+        Of relevance: the layers whose rules made it.
     """
 
     layer: str
@@ -39,6 +42,7 @@ class Row:
     what: str
     rule: str
     judgement: Judgement
+    made_by: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> str:
@@ -190,11 +194,12 @@ def _table(rows: list[Row], what: str, first: Row | None) -> list[str]:
     return lines
 
 
-def with_inherited(rows: list[Row]) -> list[Row]:
-    """Mark the rows below the first diverging one, each with its inputs from above, as inherited."""
-    seen, done = False, []
+def with_inherited(rows: list[Row], hangs_on: Callable[[str], Set[str]]) -> list[Row]:
+    """Mark rows whose numbers were made of those of a diverging row as inherited; `hangs_on`: array -> all that it was made of."""
+    seen, done = set[str](), []
     for row in rows:
-        inherits = seen and row.verdict in (SUSPECT, DIVERGED)
-        seen = seen or row.verdict == DIVERGED
+        inherits = row.verdict in (SUSPECT, DIVERGED) and not seen.isdisjoint(hangs_on(row.array))
+        if row.verdict == DIVERGED:
+            seen.add(row.array)
         done.append(dataclasses.replace(row, judgement=dataclasses.replace(row.judgement, verdict=INHERITED)) if inherits else row)
     return done

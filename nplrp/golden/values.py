@@ -6,13 +6,17 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from nplrp.files.hdf5 import path_name
 from nplrp.golden.errors import GoldenError
 
-FORMAT, VERSION = "nplrp-golden", 1
+#: Files of version 2 hold networks that aren't chains; what chains are written as hasn't changed.
+FORMAT, VERSIONS = "nplrp-golden", (1, 2)
 PROFILES = ("digest", "full")
 
 #: Unit roundoff that the stored error bounds are for: float32's.
@@ -66,6 +70,9 @@ class GoldenLayer:
     ambiguous : ndarray [n, *output_shape] of bool, or None
         Decisions inside the error bound: units whose sign before the ReLU, windows whose winner float32 may decide otherwise.
     ambiguous_count : int
+    edges : mapping of str to Tensor
+        By input, in the order of their names in the file: the relevance that the layer's rule gives to it, where other layers read it too.
+        The input's relevance is the sum of what its readers give to it.
     """
 
     name: str
@@ -76,6 +83,7 @@ class GoldenLayer:
     indices: np.ndarray | None = field(repr=False)
     ambiguous: np.ndarray | None = field(repr=False)
     ambiguous_count: int
+    edges: Mapping[str, Tensor] = field(default_factory=lambda: MappingProxyType({}), repr=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,11 +123,43 @@ class Golden:
                 return layer
         raise GoldenError(f"the golden values have no layer {name!r}; they have {', '.join(self.names)}")
 
-    def owner(self, name: str) -> GoldenLayer | None:
-        """Return the layer whose rule made the relevance of `name`: the one above it; None for the layer where the pass began."""
-        i = self.names.index(name)
-        above = self.layers[i + 1] if i + 1 < len(self.layers) else None
-        return above if above is not None and above.relevance is not None else None
+    @cached_property
+    def inputs(self) -> Mapping[str, tuple[str, ...]]:
+        """For each layer the names of those that it reads, in order."""
+        rows = self.facts["layers"]
+        given = [row.get("inputs") or ([before["name"]] if before else []) for before, row in zip([None, *rows], rows, strict=False)]
+        return {row["name"]: tuple(each) for row, each in zip(rows, given, strict=True)}
+
+    @cached_property
+    def readers(self) -> Mapping[str, tuple[str, ...]]:
+        """For each layer the names of those that read it: their rules made its relevance."""
+        found: dict[str, list[str]] = {name: [] for name in self.inputs}
+        for name, inputs in self.inputs.items():
+            for each in dict.fromkeys(inputs):
+                found[each].append(name)
+        return {name: tuple(each) for name, each in found.items()}
+
+    def above(self, name: str) -> set[str]:
+        """Return the layers that hang on a layer, whose relevance is what its own is made of."""
+        found, waiting = set[str](), [name]
+        while waiting:
+            new = [reader for reader in self.readers[waiting.pop()] if reader not in found]
+            found.update(new)
+            waiting += new
+        return found
+
+    def below(self, name: str) -> set[str]:
+        """Return the layers that a layer hangs on, of whose activations its own is made."""
+        found, waiting = set[str](), [name]
+        while waiting:
+            new = [each for each in dict.fromkeys(self.inputs[waiting.pop()]) if each not in found]
+            found.update(new)
+            waiting += new
+        return found
+
+    def owners(self, name: str) -> tuple[GoldenLayer, ...]:
+        """Return the layers whose rules made the relevance of `name`: those that read it; none for the layer where the pass began."""
+        return tuple(self[reader] for reader in self.readers[name] if self[reader].relevance is not None)
 
     def arrays(self) -> Iterator[tuple[str, np.ndarray]]:
         """Return every array with its path in the file."""
@@ -142,6 +182,12 @@ class Golden:
                 if not prefix:  # in activations nothing is undecided
                     yield f"{at}/undecided", tensor.undecided
                 yield f"{at}/{prefix}spread", tensor.spread
+            for name, edge in layer.edges.items():
+                path = f"{at}/edges/{path_name(name)}"
+                yield f"{path}/relevance", edge.values
+                yield f"{path}/error_expected", edge.expected
+                yield f"{path}/error_certified", edge.certified
+                yield f"{path}/undecided", edge.undecided
 
     @property
     def content_sha256(self) -> str:
@@ -180,6 +226,8 @@ def _summary(layer: GoldenLayer) -> dict[str, Any]:
     for what in ("activation", "relevance"):
         tensor = getattr(layer, what)
         found[what] = tensor and [list(tensor.shape), tensor.sha256, list(tensor.sums)]
+    if layer.edges:
+        found["edges"] = {name: [list(edge.shape), edge.sha256, list(edge.sums)] for name, edge in layer.edges.items()}
     return found
 
 
@@ -191,8 +239,3 @@ def little_endian(array: np.ndarray) -> bytes:
 def sha256(array: np.ndarray) -> str:
     """Return the SHA-256 of an array as little-endian float64 in C order."""
     return hashlib.sha256(little_endian(np.asarray(array, np.float64))).hexdigest()
-
-
-def path_name(name: str) -> str:
-    """Return a layer's name as it stands in paths of the file."""
-    return name.replace("%", "%25").replace("/", "%2F")

@@ -10,7 +10,8 @@ import numpy as np
 
 from nplrp import layers
 from nplrp.explanation import carry_back, forward, run
-from nplrp.lrp import step_back
+from nplrp.fused import fusions
+from nplrp.lrp import run_backward, step_back
 from nplrp.model import Model
 from nplrp.plan import Plan, make_steps
 from nplrp.span import find_span
@@ -62,7 +63,8 @@ class Noise:
     Attributes
     ----------
     forward, backward : sequence of ndarray
-        By step: its size, for the output [n, *output_shape] and for the relevance of the input [n, *input_shape]; uniform in +- that.
+        By step: its size, for the output [n, *output_shape] and for the relevance of what it works on [n, *input_shape]; uniform in +-
+        that.
     seed : int
     even : bool
         Equal numbers of equal channels get equal noise, so that exact ties last; else every number has its own.
@@ -123,14 +125,16 @@ def whole_run(
     if noise is None:
         carry_back(plan, trace, R, find_span(plan.steps, None, None, None), keep=at.__setitem__)
     else:
-        at[len(plan.steps) - 1] = R
-        for i in range(len(plan.steps) - 1, -1, -1):
-            R = step_back(plan, trace, i, R)
-            at[i - 1] = R = noise.of(R, noise.backward[i], -1 - i + 2 * len(plan.steps)) if plan.steps[i].weight is not None else R
+        run_backward(plan, trace, R, at.__setitem__, back=lambda i, R: _noisy_back(plan, trace, i, R, noise))
     names = ["input", *(step.name for step in plan.steps)]
     relevances = {name: at[i - 1].reshape(len(x), *shape) for i, (name, shape) in enumerate(zip(names, _shapes(plan), strict=True))}
     kept = None if targets is None else tuple(int(t) for t in targets)
     return Run(plan, start, kept, trace, dict(zip(names, _activations(plan, trace), strict=True)), relevances)
+
+
+def _noisy_back(plan: Plan, trace: Trace, i: int, R: np.ndarray, noise: Noise) -> np.ndarray:
+    R = step_back(plan, trace, i, R)
+    return R if plan.steps[i].weight is None else noise.of(R, noise.backward[i], -1 - i + 2 * len(plan.steps))
 
 
 def _noisy_forward(plan: Plan, x: np.ndarray, noise: Noise) -> Trace:
@@ -150,9 +154,15 @@ def _shapes(plan: Plan) -> list[tuple[int, ...]]:
 
 
 def _activations(plan: Plan, trace: Trace) -> Sequence[np.ndarray]:
-    """Return every layer's activation, the input first; batch norms that the plan has merged are run again as what they are."""
+    """Return every layer's activation, the input first.
+
+    Batch norms that the plan has merged, and ReLUs that a step below has done in passing, are run again as what they are.
+    """
     steps = make_steps(plan.model, plan.dtype, plan.algorithm, merge=False)
-    if not any(_differ(own.weight, merged.weight) for own, merged in zip(steps, plan.steps, strict=True)):
+    if not any(
+        _differ(own.weight, merged.weight) or own.activation != fusion.step.activation
+        for own, merged, fusion in zip(steps, plan.steps, fusions(plan), strict=True)
+    ):
         return trace.activations
     return list(forward(plan.model, trace.activations[0], plan.dtype, plan.algorithm).values())
 

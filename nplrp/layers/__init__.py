@@ -4,13 +4,14 @@ The one place between the page (`nplrp.lrp`) and the kernels: it allocates outpu
 To add a kind, write its `Kind` and, if no other computes the same, its `Operation` in a file here (see docs/architecture.md).
 """
 
-from nplrp.layers.activations import activate, activation, bend, slope, softmax
+from nplrp.layers.activations import activate, activation, bend, bend_error, slope, softmax
 from nplrp.layers.base import (
     DECIDES,
     INPUT,
     LINEAR,
     MOVES,
     Carried,
+    Choice,
     Division,
     Fused,
     Kind,
@@ -62,6 +63,7 @@ __all__ = [
     "MOVES",
     "OPERATIONS",
     "Carried",
+    "Choice",
     "Division",
     "Fused",
     "Kind",
@@ -76,6 +78,7 @@ __all__ = [
     "activation",
     "apply",
     "bend",
+    "bend_error",
     "change_weight",
     "changed_bias",
     "changed_inputs",

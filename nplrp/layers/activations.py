@@ -31,6 +31,10 @@ OVER_AXIS = ("softmax", "log_softmax")
 RECTIFIERS = ("relu", "leaky_relu", "elu")
 
 
+#: How many units in the last place libraries' exp, erf and tanh may be off; a unit is two unit roundoffs.
+ULPS = 4
+
+
 @dataclass(frozen=True)
 class Activation:
     """What the engine has to know of an activation.
@@ -134,6 +138,18 @@ def slope(text: str, z: np.ndarray) -> np.ndarray:
     return out
 
 
+def bend_error(text: str, z: np.ndarray, error: np.ndarray, unit: float) -> np.ndarray:
+    """Return how far an activation may be off at z [n, ...] if z is off by `error`, for a unit roundoff.
+
+    Besides what z moves it by, libraries compute exp, erf and tanh to 4 units in the last place of the result, or of 1 or z, from which
+    some formulas subtract (gelu's 1 + erf, elu's exp - 1).
+    """
+    y, moved = bend(text, z), np.abs(slope(text, z)) * error
+    for end in (z + error, z - error):
+        moved = np.maximum(moved, np.abs(bend(text, end) - y))
+    return np.asarray(moved + 2 * ULPS * unit * (np.abs(y) + np.minimum(np.abs(z), 1)))
+
+
 def softmax(z: np.ndarray) -> np.ndarray:
     """Return exp(z) / sum(exp(z)) over the last axis of z [..., units]."""
     from nplrp.kernels import softmax as kernel
@@ -176,6 +192,16 @@ def _redecide(step: Step, a: np.ndarray, labels: Any, decision: str) -> np.ndarr
     return np.divide(y, a, out=np.zeros_like(a), where=a != 0)
 
 
+def _unsure(step: Step, a: np.ndarray, held: np.ndarray, decision: str, unit: float) -> np.ndarray:
+    """Return how far the derivative, or y / z, may be off at inputs that are rounded, in units of 2 `ULPS` roundings."""
+    scale = 2 * ULPS * unit
+    if decision != "slope":
+        error = bend_error(function(step), a, unit * np.abs(a), unit)
+        return np.divide(error / scale, np.abs(a), out=np.zeros_like(a), where=a != 0)
+    ends = [np.abs(slope(function(step), a * (1 + part * unit)) - held) for part in (-2, 2)]
+    return np.abs(held) + 1 + np.maximum(*ends) / scale
+
+
 def _times(step: Step, inputs: Sequence[np.ndarray], changes: Any, b: Any, relu: bool, held: np.ndarray | None = None) -> np.ndarray:
     assert held is not None
     z: np.ndarray = inputs[0] * held
@@ -194,6 +220,8 @@ CURVE = Operation(
     _times_back,
     decide=_curve,
     redecide=_redecide,
+    unsure=_unsure,
+    function=function,
     queueable=True,
     tie=point_row,
     positive=lambda step: activation(function(step)).positive,

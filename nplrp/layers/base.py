@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,8 +29,8 @@ INPUT = "input"
 #: The most numbers that one layer may give for one image, 8 GB in float32; more is taken for a mistake.
 MAX_VALUES = 1 << 31
 
-#: How many inputs a kind has that joins several: Keras has no limit, but nobody means more.
-SEVERAL = (2, 100_000)
+#: How many inputs a kind has that joins several: Keras has no limit, but nobody means more, and a winner's number takes 16 bits.
+SEVERAL = (2, 1 << 16)
 
 #: What an operation does to relevance: it is linear; linear once its forward pass has decided something (which place of a window won);
 #: or it only moves numbers.
@@ -169,6 +169,28 @@ class Layer:
             found["input_shapes"] = [list(shape) for shape in self.input_shapes]
         return found
 
+    @classmethod
+    def described(cls, row: Mapping[str, Any]) -> Layer:
+        """Return the layer that `describe` has described, without its arrays."""
+        window, pads, shape = row.get("window"), row.get("pads"), tuple(row["input_shape"])
+        if window is not None:
+            size, stride, dilation, padding = window
+            window = Window(tuple(size), tuple(stride), tuple(dilation), padding if isinstance(padding, str) else tuple(padding))
+        return cls(
+            row["name"],
+            row["kind"],
+            shape,
+            tuple(row["output_shape"]),
+            row["activation"],
+            window,
+            None if pads is None else tuple(pads),
+            row["keepdims"],
+            row["epsilon"],
+            inputs=tuple(row.get("inputs", ())),
+            options=row.get("options", {}),
+            input_shapes=tuple(map(tuple, row.get("input_shapes", [shape]))),
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Step:
@@ -190,7 +212,7 @@ class Step:
     weight, bias : ndarray or None
         In the plan's dtype. Linear steps always have a bias, zeros if the layer has none.
     merged : bool
-        A batch norm that lives in a neighbour's weights.
+        A batch norm that lives in the weights of a neighbour, the step at the place of its option ``into``.
     score : bool
         Its activation is the model's score function: LRP begins before it.
     algorithm : str
@@ -205,6 +227,8 @@ class Step:
         As of `Layer`.
     input_shapes : tuple of tuple of int
         Of all inputs; empty means one, `input_shape`.
+    stand_in : (ndarray, ndarray) or None
+        Weight and bias that rules run on in place of the step's own (`nplrp.rules.dialects.Dialect.stand_ins`).
     """
 
     name: str
@@ -224,6 +248,7 @@ class Step:
     inputs: tuple[int, ...] = (-1,)
     options: Mapping[str, Any] = field(default_factory=dict)
     input_shapes: tuple[Shape, ...] = ()
+    stand_in: Weights | None = field(default=None, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is prepared: it can be made again."""
@@ -283,6 +308,28 @@ class Routes:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """How every output of an operation is chosen from numbers that it sees.
+
+    Attributes
+    ----------
+    places : callable
+        (step, a) -> numbers [n, *output_shape, places] of which each output is the first largest; -inf for a place that there isn't.
+    held : callable
+        (step, shares [n, *output_shape, places]) -> shares as the operation's transpose takes them.
+    """
+
+    places: Callable[[Step, np.ndarray], np.ndarray]
+    held: Callable[[Step, np.ndarray], np.ndarray]
+
+
+def absolute(step: Step) -> Step:
+    """Return a step with the absolute values of its weights and bias, and no activation: what its sums add up, whatever the signs."""
+    weight, bias = (None if array is None else np.abs(array) for array in (step.weight, step.bias))
+    return replace(step, weight=weight, bias=bias, activation="linear", prepared={})
+
+
+@dataclass(frozen=True)
 class Operation:
     """How a kind of step is computed.
 
@@ -306,12 +353,25 @@ class Operation:
         each input. Arrays that are made are the workspace's, if there is one.
     terms : callable
         step -> (terms in a sum over its inputs, the bias counted; terms in a sum over its outputs): what error bounds grow with.
+    absolute : callable
+        step -> the step that adds up the absolute values of what this one adds up.
+    unsure : callable or None
+        Of one whose decisions are rounded numbers: (step, a, held, decision, unit) -> how far what is held may be off for a unit roundoff,
+        in units of what error bounds grow with; like `held`.
+    function : callable or None
+        Of one that is an activation: step -> its name.
+    choice : Choice or None
+        Of one whose outputs are numbers that it sees.
+    tiled : callable
+        Whether a step is an ordinary convolution with stride 1, which some run by tiles or by Fourier transforms.
     fused : Fused or None
         Of a linear operation; None: the page carries relevance back.
     routes : Routes or None
         Of one that decides.
     redecide : callable or None
         Of one that decides: (step, a, ties, decision) -> held, for rules that decide otherwise (`nplrp.rules.rule.DECISIONS`).
+    curved : bool
+        Of one that decides: its derivative is another one than what it holds.
     average : callable or None
         Of one that decides: step -> the step that weighs all its places alike.
     queueable : bool
@@ -344,9 +404,15 @@ class Operation:
     gather: Callable[..., np.ndarray] = lambda step, inputs, workspace=None: inputs[0]
     scatter: Callable[..., list[np.ndarray]] = lambda step, R, workspace=None: [R]
     terms: Callable[[Step], tuple[int, int]] = lambda step: (2, 1)
+    absolute: Callable[[Step], Step] = absolute
+    unsure: Callable[[Step, np.ndarray, np.ndarray, str, float], np.ndarray] | None = None
+    function: Callable[[Step], str] | None = None
+    choice: Choice | None = None
+    tiled: Callable[[Step], bool] = lambda step: False
     fused: Fused | None = None
     routes: Routes | None = None
     redecide: Callable[..., Any] | None = None
+    curved: bool = False
     average: Callable[[Step], Step] | None = None
     queueable: bool = False
     view: bool = False
@@ -358,6 +424,38 @@ class Operation:
     keeps_zero: bool = False
     scale_outputs: Callable[[Step, np.ndarray, np.ndarray], Weights | None] | None = None
     scale_inputs: Callable[[Step, np.ndarray, np.ndarray], Weights | None] | None = None
+
+
+#: How the numbers of a layer's output channels follow from those of its inputs: they are its own weights' to choose; the same; or made
+#: of them in another way (one input's behind the other's).
+FREE, SAME, MADE = "free", "same", "made"
+
+
+@dataclass(frozen=True)
+class Renumbering:
+    """How a layer's arrays follow if channels get other numbers, which changes nothing but the order of sums.
+
+    Attributes
+    ----------
+    how : str
+        `FREE`, `SAME` or `MADE`.
+    arrays : callable
+        (layer, for each input which of the old channels each place holds, the same as wanted of the output) -> (arrays, the same of the
+        output).
+    """
+
+    how: str
+    arrays: Callable[[Layer, Sequence[np.ndarray], np.ndarray], tuple[dict[str, np.ndarray], np.ndarray]]
+
+
+def _same_channels(layer: Layer, orders: Sequence[np.ndarray], after: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Renumber arrays whose last axis are channels, or a single number for all of them."""
+    order, channels = orders[0], layer.input_shape[-1] if layer.input_shape else 0
+    return {key: array[..., order] if array.shape[-1:] == (channels,) else array for key, array in layer.arrays.items()}, order
+
+
+#: Of what treats every channel alike, or by numbers of its own.
+CHANNEL_BY_CHANNEL = Renumbering(SAME, _same_channels)
 
 
 @dataclass(frozen=True)
@@ -375,6 +473,12 @@ class Kind:
         The fewest and the most inputs.
     keras : mapping of str to callable
         Keras's classes -> what reads a use of such a layer (see `nplrp.layers.config`).
+    stand_in : callable or None
+        layer -> weight and bias, float64, of the function that takes its place in dialects with `Dialect.stand_ins`.
+    renumbering : callable
+        layer -> its `Renumbering`, None if what it reads must keep its order.
+    chooses : bool
+        Its outputs are numbers that it sees (`Operation.choice`).
     """
 
     name: str
@@ -382,6 +486,9 @@ class Kind:
     step: Callable[[Layer], dict[str, Any]]
     arity: tuple[int, int] = (1, 1)
     keras: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    stand_in: Callable[[Layer], Weights] | None = None
+    renumbering: Callable[[Layer], Renumbering | None] = lambda layer: CHANNEL_BY_CHANNEL
+    chooses: bool = False
 
 
 def window_of(layer: Layer | Step) -> Window:
@@ -418,13 +525,41 @@ def fits(layer: Layer, before: Shape, after: Shape) -> Shape:
     ------
     ModelError
     """
+    if min(after, default=1) < 1 or min(before, default=1) < 1:
+        raise ModelError(f"layer {layer.name!r} ({layer.kind}) doesn't fit: its input has shape {before}, its output would have {after}")
     if math.prod(after) > MAX_VALUES:
         raise ModelError(
             f"layer {layer.name!r} ({layer.kind}): its output would have shape {after}; at most {MAX_VALUES} numbers are supported"
         )
-    if min(after, default=1) < 1 or min(before, default=1) < 1:
-        raise ModelError(f"layer {layer.name!r} ({layer.kind}) doesn't fit: its input has shape {before}, its output would have {after}")
     return after
+
+
+def output_shape(kind: Kind, layer: Layer, shapes: tuple[Shape, ...]) -> Shape:
+    """Return the shape of what a layer gives.
+
+    Raises
+    ------
+    ModelError
+        If it has too few or too many inputs, they don't fit it, or its fields aren't what its kind has.
+    """
+    (fewest, most), count = kind.arity, len(shapes)
+    if not fewest <= count <= most:
+        expected = f"{fewest}" if fewest == most else f"{fewest} or more" if count < fewest else f"at most {most}"
+        raise ModelError(f"layer {layer.name!r} ({layer.kind}) has {count} input{'s' * (count != 1)}, expected {expected}")
+    try:
+        return kind.shape(layer, shapes)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"layer {layer.name!r} ({layer.kind}): its window, options or arrays aren't what a layer of its kind has "
+            f"({type(error).__name__}: {error})"
+        ) from error
+
+
+def listed(layer: Layer, shapes: Sequence[Shape]) -> str:
+    """Write a layer's inputs with their shapes, the first eight of them, as messages show them."""
+    names = layer.inputs if len(layer.inputs) == len(shapes) else [None] * len(shapes)
+    found = [str(shape) if name is None else f"{name!r} {shape}" for name, shape in zip(names[:8], shapes, strict=False)]
+    return ", ".join(found) + (", ..." if len(shapes) > 8 else "")
 
 
 def float64(step: Step) -> Weights:

@@ -16,13 +16,16 @@ import numpy as np
 from nplrp.errors import ModelError
 from nplrp.layers.activation_names import read_activation
 from nplrp.layers.base import (
+    FREE,
     LINEAR,
+    MADE,
     Carried,
     Division,
     Fused,
     Kind,
     Layer,
     Operation,
+    Renumbering,
     Shape,
     Step,
     Weights,
@@ -119,6 +122,29 @@ def _depthwise(layer: Layer) -> dict[str, Any]:
 
 def _transposed(layer: Layer) -> dict[str, Any]:
     return {"kind": "conv_transpose", **weights_of(layer), "options": {"turned": True}}
+
+
+def _renumber(layer: Layer, orders: Sequence[np.ndarray], after: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    return _renumbered(layer, np.ascontiguousarray(layer.arrays["kernel"][..., orders[0], :][..., after]), after)
+
+
+def _renumber_transposed(layer: Layer, orders: Sequence[np.ndarray], after: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    return _renumbered(layer, np.ascontiguousarray(layer.arrays["kernel"][..., after, :][..., orders[0]]), after)
+
+
+def _renumber_depthwise(layer: Layer, orders: Sequence[np.ndarray], after: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    order, kernel = orders[0], layer.arrays["kernel"]
+    multiplier = kernel.shape[3]
+    after = (order[:, None] * multiplier + np.arange(multiplier)).reshape(-1)
+    return _renumbered(layer, np.ascontiguousarray(kernel[:, :, order]), after)
+
+
+def _renumbered(layer: Layer, kernel: np.ndarray, after: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    return {"kernel": kernel} | {key: array[after] for key, array in layer.arrays.items() if key == "bias"}, after
+
+
+#: Of layers whose kernel ends in input and output channels.
+OWN_CHANNELS = Renumbering(FREE, _renumber)
 
 
 def forward(step: Step, inputs: Sequence[np.ndarray], changes: Sequence[Change], b: np.ndarray, relu: bool, held: Any = None) -> np.ndarray:
@@ -428,6 +454,7 @@ CONV = Operation(
     scale_outputs=scaled_outputs,
     scale_inputs=scaled_inputs,
     rounds=lambda step, dtype: algorithm(step, dtype) != "direct",
+    tiled=lambda step: _groups(step) == 1 and window_of(step).stride == window_of(step).dilation == (1, 1),
 )
 
 TRANSPOSED = replace(
@@ -436,11 +463,24 @@ TRANSPOSED = replace(
     tie=_transposed_row,
     scale_outputs=transposed_scaled_outputs,
     scale_inputs=transposed_scaled_inputs,
+    tiled=lambda step: False,
 )
 
 KINDS = (
-    Kind("conv", shape, lambda layer: {"kind": "conv", **weights_of(layer)}, keras=_CONV),
-    Kind("depthwise", depthwise_shape, _depthwise, keras=_DEPTHWISE),
-    Kind("conv_transpose", transposed_shape, _transposed, keras=_TRANSPOSED),
+    Kind(
+        "conv",
+        shape,
+        lambda layer: {"kind": "conv", **weights_of(layer)},
+        keras=_CONV,
+        renumbering=lambda layer: OWN_CHANNELS if layer.options.get("groups", 1) == 1 else None,
+    ),
+    Kind("depthwise", depthwise_shape, _depthwise, keras=_DEPTHWISE, renumbering=lambda layer: Renumbering(MADE, _renumber_depthwise)),
+    Kind(
+        "conv_transpose",
+        transposed_shape,
+        _transposed,
+        keras=_TRANSPOSED,
+        renumbering=lambda layer: Renumbering(FREE, _renumber_transposed),
+    ),
 )
 OPERATIONS = (CONV, TRANSPOSED)

@@ -27,7 +27,7 @@ from nplrp.layers.base import (
     scaled_outputs,
 )
 from nplrp.layers.config import Call, Tensor
-from nplrp.layers.conv import weights_of
+from nplrp.layers.conv import OWN_CHANNELS, weights_of
 from nplrp.layers.lines import change_weight, changed_bias, clamps, divide_parts, threads
 from nplrp.layers.ties import point_row
 from nplrp.rules.rule import AS_IS, Change, Clamp, Part
@@ -162,5 +162,13 @@ DENSE = Operation(
     tie=point_row,
 )
 
-KINDS = (Kind("dense", shape, lambda layer: {"kind": "dense", **weights_of(layer)}, keras={"Dense": read}),)
+KINDS = (
+    Kind(
+        "dense",
+        shape,
+        lambda layer: {"kind": "dense", **weights_of(layer)},
+        keras={"Dense": read},
+        renumbering=lambda layer: OWN_CHANNELS,
+    ),
+)
 OPERATIONS = (DENSE,)

@@ -15,7 +15,23 @@ import numpy as np
 
 from nplrp.errors import ModelError
 from nplrp.layers import operators
-from nplrp.layers.base import DECIDES, LINEAR, SEVERAL, Carried, Division, Fused, Kind, Layer, Operation, Shape, Step, fits
+from nplrp.layers.base import (
+    DECIDES,
+    LINEAR,
+    MAX_VALUES,
+    SEVERAL,
+    Carried,
+    Choice,
+    Division,
+    Fused,
+    Kind,
+    Layer,
+    Operation,
+    Shape,
+    Step,
+    fits,
+    listed,
+)
 from nplrp.layers.lines import change_weight, clamps, threads
 from nplrp.layers.ties import point_row
 from nplrp.rules.rule import AS_IS, Change, Clamp, Part
@@ -27,11 +43,17 @@ def shape(layer: Layer, shapes: tuple[Shape, ...]) -> Shape:
     try:
         if len({len(each) for each in shapes}) != 1:
             raise ValueError
-        return fits(layer, shapes[0], tuple(map(int, np.broadcast_shapes(*shapes))))
+        found = fits(layer, shapes[0], tuple(map(int, np.broadcast_shapes(*shapes))))
     except ValueError:
-        named = [f"{name!r} " for name in layer.inputs] if len(layer.inputs) == len(shapes) else [""] * len(shapes)
-        found = ", ".join(f"{name}{each}" for name, each in zip(named[:8], shapes, strict=False)) + (", ..." if len(shapes) > 8 else "")
-        raise ModelError(f"layer {layer.name!r} ({layer.kind}) joins inputs of different shapes: {found}; expected equal ones") from None
+        raise ModelError(
+            f"layer {layer.name!r} ({layer.kind}) joins inputs of different shapes: {listed(layer, shapes)}; expected equal ones, or "
+            "sides of 1"
+        ) from None
+    if len(shapes) * math.prod(found) > MAX_VALUES:
+        raise ModelError(
+            f"layer {layer.name!r} ({layer.kind}) joins {len(shapes)} inputs of shape {found}; at most {MAX_VALUES} numbers are supported"
+        )
+    return found
 
 
 def stack(step: Step, inputs: Sequence[np.ndarray], workspace: Workspace | None = None) -> np.ndarray:
@@ -167,6 +189,14 @@ def _to_winner(step: Step, s: np.ndarray, change: Change, held: np.ndarray, c: n
         c[:, k] = np.where(held == k, s, s.dtype.type(0))
 
 
+def _places(sign: float) -> Callable[[Step, np.ndarray], np.ndarray]:
+    return lambda step, a: np.moveaxis(sign * a, 1, -1)
+
+
+def _held_shares(step: Step, shares: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(np.moveaxis(shares, -1, 1))
+
+
 def as_mean(step: Step) -> Step:
     """Return a maximum as the step that weighs all inputs alike."""
     if "average" not in step.prepared:
@@ -181,13 +211,13 @@ def as_mean(step: Step) -> Step:
 
 def multiply(step: Step, a: np.ndarray, labels: Any = None, workspace: Workspace | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Return the product of the inputs, and hold for each the product of the others, [n, m, *shape]."""
-    z, others = a[:, 0].copy(), np.ones_like(a)
-    for k in range(1, a.shape[1]):
-        z *= a[:, k]
-    for k in range(a.shape[1]):
-        for other in range(a.shape[1]):
-            if other != k:
-                others[:, k] *= a[:, other]
+    m, others = a.shape[1], np.ones_like(a)
+    for k in range(1, m):  # those before it ...
+        np.multiply(others[:, k - 1], a[:, k - 1], out=others[:, k])
+    z, behind = others[:, m - 1] * a[:, m - 1], a[:, m - 1].copy()
+    for k in range(m - 2, -1, -1):  # ... times those behind it
+        others[:, k] *= behind
+        behind *= a[:, k]
     return z, others
 
 
@@ -217,6 +247,11 @@ def _weighed_back(step: Step, s: np.ndarray, change: Change, held: np.ndarray, c
     np.multiply(s[:, None], held, out=c)
 
 
+def _product_terms(step: Step) -> tuple[int, int]:
+    """Return how often a product is rounded, its factors among them, forward and back."""
+    return 2 * step.input_shape[0], 2 * step.input_shape[0]
+
+
 SUM = Operation(
     "sum",
     LINEAR,
@@ -242,6 +277,7 @@ MAXIMUM = Operation(
     decide=_choose(np.argmax),
     redecide=_share(np.max),
     average=as_mean,
+    choice=Choice(_places(1.0), _held_shares),
     gather=stack,
     scatter=unstack,
     terms=lambda step: (2, 1),
@@ -249,7 +285,9 @@ MAXIMUM = Operation(
     keeps_sign=True,
     keeps_zero=True,
 )
-MINIMUM = dataclasses.replace(MAXIMUM, name="minimum", decide=_choose(np.argmin), redecide=_share(np.min))
+MINIMUM = dataclasses.replace(
+    MAXIMUM, name="minimum", decide=_choose(np.argmin), redecide=_share(np.min), choice=Choice(_places(-1.0), _held_shares)
+)
 PRODUCT = Operation(
     "product",
     DECIDES,
@@ -260,7 +298,7 @@ PRODUCT = Operation(
     redecide=_hold_shares,
     gather=stack,
     scatter=unstack,
-    terms=sum_terms,
+    terms=_product_terms,
     tie=point_row,
     keeps_sign=True,
     keeps_zero=True,
@@ -270,8 +308,8 @@ KINDS = (
     Kind("add", shape, _weights(lambda m: [1.0] * m, "sum"), SEVERAL, keras=operators.ADD),
     Kind("average", shape, _weights(lambda m: [1 / m] * m, "mean"), SEVERAL, keras=operators.AVERAGE),
     Kind("subtract", shape, _weights(lambda m: [1.0, -1.0], "difference"), (2, 2), keras=operators.SUBTRACT),
-    Kind("maximum", shape, lambda layer: {"kind": "maximum", **_stacked(layer)}, SEVERAL, keras=operators.MAXIMUM),
-    Kind("minimum", shape, lambda layer: {"kind": "minimum", **_stacked(layer)}, SEVERAL, keras=operators.MINIMUM),
+    Kind("maximum", shape, lambda layer: {"kind": "maximum", **_stacked(layer)}, SEVERAL, keras=operators.MAXIMUM, chooses=True),
+    Kind("minimum", shape, lambda layer: {"kind": "minimum", **_stacked(layer)}, SEVERAL, keras=operators.MINIMUM, chooses=True),
     Kind("multiply", shape, lambda layer: {"kind": "product", **_stacked(layer)}, SEVERAL, keras=operators.MULTIPLY),
 )
 OPERATIONS = (SUM, MEAN, DIFFERENCE, MAXIMUM, MINIMUM, PRODUCT)

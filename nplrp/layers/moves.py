@@ -10,7 +10,21 @@ import numpy as np
 
 from nplrp.errors import ModelError
 from nplrp.layers import shapes as readers
-from nplrp.layers.base import MOVES, SEVERAL, Kind, Layer, Operation, Shape, Step, fits, image_shape
+from nplrp.layers.base import (
+    CHANNEL_BY_CHANNEL,
+    MADE,
+    MOVES,
+    SEVERAL,
+    Kind,
+    Layer,
+    Operation,
+    Renumbering,
+    Shape,
+    Step,
+    fits,
+    image_shape,
+    listed,
+)
 from nplrp.layers.lines import threads
 from nplrp.layers.ties import crop_row, pad_row, point_row
 from nplrp.workspace import Workspace
@@ -146,10 +160,17 @@ def repeat_back(step: Step, R: np.ndarray, workspace: Workspace | None = None) -
 def joined(layer: Layer, shapes: tuple[Shape, ...]) -> Shape:
     """Return the shape of the inputs one after the other along the option `axis`, which doesn't count the batch."""
     axis, first = option(layer, "axis"), shapes[0]
-    others = [shape[:axis] + shape[axis + 1 :] for shape in shapes]
-    if not 0 <= axis < len(first) or any(len(shape) != len(first) for shape in shapes) or others.count(others[0]) < len(others):
-        listed = ", ".join(map(str, shapes))
-        raise ModelError(f"layer {layer.name!r} joins along axis {axis} (without the batch), but gets {listed}, which differ elsewhere too")
+    if axis not in range(len(first)):
+        raise ModelError(
+            f"layer {layer.name!r} joins along axis {axis!r} (without the batch), expected 0 to {len(first) - 1}: its inputs are "
+            f"{listed(layer, shapes)}"
+        )
+    others = {(len(shape), *shape[:axis], *shape[axis + 1 :]) for shape in shapes}
+    if len(others) > 1:
+        raise ModelError(
+            f"layer {layer.name!r} joins along axis {axis} (without the batch), but gets {listed(layer, shapes)}, which differ "
+            "elsewhere too"
+        )
     return fits(layer, first, (*first[:axis], sum(shape[axis] for shape in shapes), *first[axis + 1 :]))
 
 
@@ -190,6 +211,19 @@ def _join_row(step: Step) -> tuple[int, ...] | None:
     return point_row(step) if step.options["axis"] == len(step.output_shape) - 1 else None
 
 
+def _flattened(layer: Layer, orders: Sequence[np.ndarray], after: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    return {}, np.arange(math.prod(layer.input_shape)).reshape(layer.input_shape)[..., orders[0]].reshape(-1)
+
+
+def _joined(layer: Layer, orders: Sequence[np.ndarray], after: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    begins = np.cumsum([0, *(len(order) for order in orders[:-1])])
+    return {}, np.concatenate([order + begin for order, begin in zip(orders, begins, strict=True)])
+
+
+def _along_axis(layer: Layer) -> Renumbering:
+    return Renumbering(MADE, _joined) if layer.options["axis"] == len(layer.output_shape) - 1 else CHANNEL_BY_CHANNEL
+
+
 def _pads(kind: str) -> Any:
     return lambda layer: {"kind": kind, "pads": layer.pads}
 
@@ -215,9 +249,15 @@ CONCATENATE = mover("concatenate", "reshape", _view, _view_back, gather=join, sc
 KINDS = (
     Kind("input", _same, lambda layer: {"kind": "identity"}),
     Kind("identity", _same, lambda layer: {"kind": "identity"}, keras=readers.IDENTITY),
-    Kind("flatten", _flat, lambda layer: {"kind": "reshape"}, keras=readers.FLATTEN),
-    Kind("reshape", reshaped, lambda layer: {"kind": "reshape"}, keras=readers.RESHAPE),
-    Kind("permute", permuted, lambda layer: {"kind": "permute"}, keras=readers.PERMUTE),
+    Kind(
+        "flatten",
+        _flat,
+        lambda layer: {"kind": "reshape"},
+        keras=readers.FLATTEN,
+        renumbering=lambda layer: Renumbering(MADE, _flattened),
+    ),
+    Kind("reshape", reshaped, lambda layer: {"kind": "reshape"}, keras=readers.RESHAPE, renumbering=lambda layer: None),
+    Kind("permute", permuted, lambda layer: {"kind": "permute"}, keras=readers.PERMUTE, renumbering=lambda layer: None),
     Kind("pad", padded, _pads("pad"), keras=readers.PAD),
     Kind("crop", cropped, _pads("crop"), keras=readers.CROP),
     Kind(
@@ -226,6 +266,7 @@ KINDS = (
         lambda layer: {"kind": "concatenate", "input_shape": layer.output_shape},
         arity=SEVERAL,
         keras=readers.CONCATENATE,
+        renumbering=_along_axis,
     ),
 )
 OPERATIONS = (IDENTITY, RESHAPE, PERMUTE, PAD, CROP, UPSAMPLE, CONCATENATE)

@@ -7,14 +7,15 @@ The deviation is decided by the forward pass and held; what is left is linear in
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from nplrp.errors import ModelError
-from nplrp.layers.base import DECIDES, Kind, Layer, Operation, Shape, Step, Weights, check_vector, float64
+from nplrp.layers.base import DECIDES, Kind, Layer, Operation, Shape, Step, Weights, absolute, check_vector, float64
 from nplrp.layers.config import Call, Tensor
 from nplrp.layers.lines import changed_bias, threads
 from nplrp.layers.ties import point_row
@@ -133,11 +134,49 @@ def decide(step: Step, a: np.ndarray, labels: Any = None, workspace: Workspace |
     return _normalised(step, a, changed_bias(step, AS_IS), held, empty(a.shape, a.dtype)), held
 
 
-def forward(step: Step, inputs: Sequence[np.ndarray], changes: Sequence[Change], b: np.ndarray, relu: bool, held: np.ndarray) -> np.ndarray:
-    """Normalise with the deviations that are held: term after term, the bias with the first."""
+class Tangent(NamedTuple):
+    """What a norm's derivative is taken at: its input [n, *shape], and 1 / deviation of every group."""
+
+    a: np.ndarray
+    held: np.ndarray
+
+
+def redecide(step: Step, a: np.ndarray, labels: Any, decision: str) -> Tangent | np.ndarray:
+    """Hold the deviation, or for the decision "slope" the point at which its derivative counts too."""
+    held = decide(step, a)[1]
+    return Tangent(a, held) if decision == "slope" else held
+
+
+def _tangent(step: Step, v: np.ndarray, at: Tangent, turned: bool, out: np.ndarray) -> None:
+    from nplrp.kernels import norms
+
+    options = step.options
+    norms.normalise_tangent(
+        _matrices(step, at.a),
+        _matrices(step, v),
+        options["layout"][3],
+        getattr(norms, options["divisor"]),
+        options["epsilon"],
+        _kept(step, "weight"),
+        at.held,
+        options["centred"],
+        turned,
+        out,
+        threads(),
+    )
+
+
+def forward(
+    step: Step, inputs: Sequence[np.ndarray], changes: Sequence[Change], b: np.ndarray, relu: bool, held: np.ndarray | Tangent
+) -> np.ndarray:
+    """Normalise with the deviations that are held: term after term, the bias with the first; or apply the derivative."""
     from nplrp.kernels import elementwise
 
     z = np.empty_like(inputs[0])
+    if isinstance(held, Tangent):
+        (a,) = inputs
+        _tangent(step, a, held, False, z)
+        return z
     for t, a in enumerate(inputs):
         term = _normalised(step, a, b if t == 0 else np.zeros_like(b), held, z if t == 0 else np.empty_like(z))
         if t > 0:
@@ -167,13 +206,48 @@ def _kept(step: Step, name: str) -> np.ndarray:
     return kept
 
 
-def transpose(step: Step, s: np.ndarray, change: Change, held: np.ndarray, c: np.ndarray) -> None:
-    """Write to c what the held deviations make of s, minus its mean over each group."""
+def transpose(step: Step, s: np.ndarray, change: Change, held: np.ndarray | Tangent, c: np.ndarray) -> None:
+    """Write to c what the held deviations make of s, minus its mean over each group; or what the derivative's transpose makes of it."""
     from nplrp.kernels import norms
 
+    if isinstance(held, Tangent):
+        _tangent(step, s, held, True, c)
+        return
     norms.normalise_transpose(
         _matrices(step, s), step.options["layout"][3], _kept(step, "weight"), held, step.options["centred"], c, threads()
     )
+
+
+def _means(step: Step, x: np.ndarray) -> np.ndarray:
+    """Return for each number of x the mean of its group, like x."""
+    _, rows, groups, numbers = step.options["layout"]
+    each = x.reshape(-1, rows, groups, numbers)
+    return np.broadcast_to(each.mean(axis=(1, 3), keepdims=True), each.shape).reshape(x.shape)
+
+
+def _absolute(step: Step) -> Step:
+    """Return the step that adds the means where this one subtracts them."""
+    plain = absolute(step)
+    if not step.options["centred"]:
+        return plain
+    return dataclasses.replace(plain, kind=ADDED.name, options={**step.options, "centred": False})
+
+
+def _added(step: Step, inputs: Sequence[np.ndarray], changes: Sequence[Change], b: np.ndarray, relu: bool, held: np.ndarray) -> np.ndarray:
+    return forward(step, [a + _means(step, a) for a in inputs], changes, b, relu, held)
+
+
+def _added_back(step: Step, s: np.ndarray, change: Change, held: np.ndarray, c: np.ndarray) -> None:
+    transpose(step, s, change, held, c)
+    c += _means(step, c)
+
+
+def _unsure(step: Step, a: np.ndarray, held: np.ndarray, decision: str, unit: float) -> np.ndarray:
+    """Return the relative error of 1 / deviation: as of a sum of squares, more where the mean is large beside the deviation."""
+    _, rows, groups, numbers = step.options["layout"]
+    squares = np.square(a).reshape(-1, rows, groups, numbers).mean(axis=(1, 3)).reshape(held.shape)
+    length = rows * numbers if step.options["divisor"] == "LENGTH" else 1
+    return held * (1 + squares * length * np.square(held))
 
 
 def terms(step: Step) -> tuple[int, int]:
@@ -193,8 +267,23 @@ def scaled_outputs(step: Step, g: np.ndarray, h: np.ndarray) -> Weights | None:
 
 
 NORM = Operation(
-    "norm", DECIDES, "norm", forward, transpose, decide=decide, terms=terms, queueable=True, tie=_row, scale_outputs=scaled_outputs
+    "norm",
+    DECIDES,
+    "norm",
+    forward,
+    transpose,
+    decide=decide,
+    redecide=redecide,
+    curved=True,
+    terms=terms,
+    absolute=_absolute,
+    unsure=_unsure,
+    queueable=True,
+    tie=_row,
+    scale_outputs=scaled_outputs,
 )
+#: What error bounds are summed with.
+ADDED = dataclasses.replace(NORM, name="norm_added", forward=_added, transpose=_added_back)
 
 # Norms: readers
 
@@ -254,6 +343,6 @@ KINDS = (
     ),
     Kind("rmsnorm", shape, _over_axes(lambda layer: ("ROOT", False), lambda layer: layer.epsilon), keras={"RMSNormalization": _rms}),
     Kind("unitnorm", shape, _over_axes(lambda layer: ("LENGTH", False), lambda layer: SHORTEST), keras={"UnitNormalization": _unit}),
-    Kind("groupnorm", group_shape, _over_groups, keras={"GroupNormalization": _group}),
+    Kind("groupnorm", group_shape, _over_groups, keras={"GroupNormalization": _group}, renumbering=lambda layer: None),
 )
-OPERATIONS = (NORM,)
+OPERATIONS = (NORM, ADDED)

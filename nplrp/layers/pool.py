@@ -13,6 +13,7 @@ from nplrp.layers.base import (
     DECIDES,
     LINEAR,
     Carried,
+    Choice,
     Division,
     Kind,
     Layer,
@@ -99,8 +100,19 @@ def max_forward(step: Step, inputs: Sequence[np.ndarray], changes: Any, b: Any, 
     """Return what one term, which has neither weights nor bias, has where the winners are; without them, its own maxima."""
     if held is None or held.dtype.kind == "f":
         return choose(step, inputs[0])[0]
-    taps = np.stack([tap for _, _, tap in window_taps(step, inputs[0])], axis=-1)
-    return np.take_along_axis(taps, held[..., None].astype(np.intp), axis=-1).reshape(len(inputs[0]), *step.output_shape)
+    winner = held.reshape(len(held), *step.output_shape, 1).astype(np.intp)
+    return np.take_along_axis(places(step, inputs[0]), winner, axis=-1)[..., 0]
+
+
+def places(step: Step, a: np.ndarray) -> np.ndarray:
+    """Return what each window holds, row by row: [n, *output_shape, height * width], -inf outside of the image."""
+    taps = np.stack([tap for _, _, tap in window_taps(step, a)], axis=-1)
+    return taps.reshape(len(a), *step.output_shape, taps.shape[-1])
+
+
+def _held_shares(step: Step, shares: np.ndarray) -> np.ndarray:
+    height, width = window_of(step).output_size(*step.input_shape[:2])
+    return shares.reshape(len(shares), height, width, step.input_shape[2], -1)
 
 
 def max_transpose(step: Step, s: np.ndarray, change: Change, held: np.ndarray, c: np.ndarray) -> None:
@@ -344,6 +356,7 @@ MAXIMUM = Operation(
     routes=Routes(route, route_times),
     redecide=share_ties,
     average=as_average,
+    choice=Choice(places, _held_shares),
     queueable=True,
     tie=window_row,
     windowed=True,
@@ -356,9 +369,9 @@ _MAX_OVER = {"Max": _reduction("maxpool"), "tf.math.reduce_max": _reduction("max
 _MEAN_OVER = {"Mean": _reduction("avgpool"), "tf.math.reduce_mean": _reduction("avgpool")}
 
 KINDS = (
-    Kind("maxpool", shape, _step("maxpool", False), keras=_readers("maxpool", "Max", False) | _MAX_OVER),
+    Kind("maxpool", shape, _step("maxpool", False), keras=_readers("maxpool", "Max", False) | _MAX_OVER, chooses=True),
     Kind("avgpool", shape, _step("avgpool", False), keras=_readers("avgpool", "Average", False) | _MEAN_OVER),
-    Kind("global_maxpool", global_shape, _step("maxpool", True), keras=_readers("global_maxpool", "Max", True)),
+    Kind("global_maxpool", global_shape, _step("maxpool", True), keras=_readers("global_maxpool", "Max", True), chooses=True),
     Kind("global_avgpool", global_shape, _step("avgpool", True), keras=_readers("global_avgpool", "Average", True)),
 )
 OPERATIONS = (MAXIMUM, AVERAGE)

@@ -8,7 +8,6 @@ Models: demo (the demonstration's trained VGG16, needs the extra), vgg16 (full s
 """
 
 import argparse
-import itertools
 import json
 import subprocess
 import tempfile
@@ -113,7 +112,8 @@ def right_runs(model, x, recorded, torch, winograd):
     places = places_of(recorded, model, "float32")
     at = next(iter(places.values()))
     for order in plain.ORDERS:
-        R = {n: plain.step_back(each, order) for n, each in places.items() if order in plain.FAST or work(each.step) < SLOW}
+        quick = {n: each for n, each in places.items() if order in plain.FAST or work(each.step) < SLOW}
+        R = {recorded.inputs[n][0]: plain.step_back(each, order) for n, each in quick.items()}
         report = golden.check(recorded, Candidate({n: each for n, each in R.items() if each is not None}), mode="isolated")
         yield row_of(report, f"plain NumPy, {order}", f"isolated, {len(report.rows)} layers")
         if order in plain.FAST:
@@ -132,9 +132,9 @@ def right_runs(model, x, recorded, torch, winograd):
 def hidden(plan):
     """Layers whose activations a plan with merged batch norms doesn't have: the norm's own, or the one that it is merged into."""
     found = set()
-    for before, step in itertools.pairwise(plan.steps):
+    for i, step in enumerate(plan.steps):
         if step.merged:
-            found.add((before if before.kind in ("conv", "dense") and before.activation == "linear" else step).name)
+            found.add(plan.steps[min(i, step.options["into"])].name)
     return found
 
 
@@ -177,8 +177,9 @@ def torch_run(python, at, recorded, mode):
 def seeded_faults(model, recorded, winograd):
     """Yield a row for every fault in every layer: err/tol there, by the full file and by the digest."""
     digest, single = digest_of(recorded), isolated_run(recorded, model).relevances
-    wide = derived_again(recorded, single, {}, model, "isolated", "winograd") if winograd else {}
-    for below, at in places_of(recorded, model, "float32").items():
+    wide = derived_again(recorded, single, {}, {}, model, "isolated", "winograd") if winograd else {}
+    for layer, at in places_of(recorded, model, "float32").items():
+        (below,) = recorded.inputs[layer]
         for fault in FAULTS:
             got = fault.run(at) if fault.number != HALF or at.a.size * at.step.output_shape[-1] < SLOW_HALF else None
             if got is None:
@@ -208,8 +209,8 @@ def more_faults(model, recorded):
     places, single = places_of(recorded, model, "float32"), isolated_run(recorded, model).relevances
     for name, fault in MORE.items():
         row = {"fault": name, "layers": 0, "same": 0, "verdicts": [], "ratios": []}
-        for below, at in places.items():
-            got = fault(at)
+        for layer, at in places.items():
+            got, (below,) = fault(at), recorded.inputs[layer]
             if got is None:
                 continue
             row["layers"] += 1

@@ -63,14 +63,14 @@ def test_float32_stays_within(name, goldens, isolated, model, x):
 @pytest.mark.parametrize("order", plain.ORDERS)
 def test_plain_numpy_in_any_order_stays_within(order, goldens, model):
     for recorded in goldens.values():
-        found = {name: plain.step_back(at, order) for name, at in places_of(recorded, model, "float32").items()}
+        found = {recorded.inputs[name][0]: plain.step_back(at, order) for name, at in places_of(recorded, model, "float32").items()}
         report = golden.check(recorded, Candidate({k: v for k, v in found.items() if v is not None}), mode="isolated")
         assert len(report.rows) == 5 and max(row.judgement.ratio for row in report.rows) < 0.7, str(report)
 
 
 def test_plain_numpy_is_the_same_rule(goldens, model):
     recorded = goldens["epsilon_gamma_box"]
-    found = {name: plain.step_back(at, "matmul") for name, at in places_of(recorded, model, "float64").items()}
+    found = {recorded.inputs[name][0]: plain.step_back(at, "matmul") for name, at in places_of(recorded, model, "float64").items()}
     assert {name for name, R in found.items() if R is not None} == {"fc1", "flatten", "block1_pool", "block1_conv1", "input"}
     for name, R in found.items():
         if R is not None:
@@ -81,8 +81,8 @@ def test_plain_numpy_is_the_same_rule(goldens, model):
 def test_seeded_fault_diverges_at_its_own_layer_and_is_named(fault, goldens, isolated, model):
     caught, shown = 0, 0
     for name, recorded in goldens.items():
-        for below, at in places_of(recorded, model, "float32").items():
-            got = fault.run(at)
+        for layer, at in places_of(recorded, model, "float32").items():
+            got, (below,) = fault.run(at), recorded.inputs[layer]
             if got is None:
                 continue
             shown += 1

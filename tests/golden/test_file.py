@@ -50,7 +50,7 @@ def test_what_is_recorded_is_what_explain_gives(recorded, model):
     assert recorded.facts["targets"] == [0, 3] and recorded.facts["weights_sha256"] == model.content_hash
     rules = {row["name"]: row["rule"] for row in recorded.facts["layers"]}
     assert rules["fc1"] == {"name": "epsilon", "epsilon": 1e-6, "stabiliser": "sign", "bias": "changed"}
-    assert recorded.owner("flatten").name == "fc1" and recorded.owner("predictions") is None
+    assert [owner.name for owner in recorded.owners("flatten")] == ["fc1"] and recorded.owners("predictions") == ()
 
 
 @pytest.mark.parametrize("profile", ["full", "digest"])

@@ -105,7 +105,7 @@ def test_isolated_activations_are_judged_and_named_too(recorded, model):
 
 @pytest.mark.parametrize("bits", [7, 10])
 def test_tensor_cores_rounding_is_named(recorded, model, bits):
-    at = places_of(recorded, model, "float64")["flatten"]
+    at = places_of(recorded, model, "float64")["fc1"]
     w, a = coarse(at.step.weight, bits), coarse(at.a, bits)
     z = a @ w + at.step.bias
     s = coarse(at.R / (z + np.where(z < 0, -1, 1) * at.rule.epsilon), bits)
@@ -179,7 +179,7 @@ def test_who_keeps_ties_is_held_to_it(flat_recorded, flat_image):
     assert keeps_ties(flat_recorded, e.activations)
     report = golden.check(flat_recorded, Candidate(e.relevances, e.activations))
     assert {row.verdict for row in report.rows} <= {"EXACT", "WITHIN"} and len(report.rows) == 2 * len(flat_recorded.names), str(report)
-    at = places_of(flat_recorded, deep(), "float32")["block1_conv2"]
+    at = places_of(flat_recorded, deep(), "float32")["block1_pool"]
     from nplrp.golden.isolated import fault_named
 
     wrong = {**e.relevances, "block1_conv2": fault_named(10).run(at)}
