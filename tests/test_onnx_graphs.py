@@ -1,6 +1,7 @@
 """ONNX graphs that aren't chains: every operator computes what onnxruntime computes, and becomes the layers that it means."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from nplrp.errors import ModelError
 
 pytest.importorskip("tests.onnx_files", reason="needs the extras tools and test")
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from tests.onnx_files import agrees, by_runtime, graph_file, node, numbers, output
 from weights_tools.from_onnx import from_onnx
@@ -402,12 +404,22 @@ def test_activations_whole_and_in_pieces(tmp_path, nodes, activation):
 
 
 @pytest.mark.parametrize(
-    ("kind", "opset", "activation"),
-    [("Gelu", 20, "gelu"), ("Mish", 18, "mish"), ("HardSwish", 14, "hard_silu"), ("Swish", 24, "silu")],
+    ("operator", "opset", "options", "activation"),
+    [
+        ("Gelu", 20, {}, "gelu"),
+        ("Gelu", 20, {"approximate": "tanh"}, "gelu_tanh"),
+        ("Mish", 18, {}, "mish"),
+        ("HardSwish", 14, {}, "hard_silu"),
+        ("Swish", 24, {}, "silu"),
+    ],
 )
-def test_activations_of_newer_standards(tmp_path, kind, opset, activation):
-    model = from_onnx(graph_file(tmp_path / "net.onnx", [node(kind, "x")], {}, IMAGE, opset=opset))
-    assert [(layer.kind, layer.activation) for layer in model] == [("activation", activation)]
+def test_activations_of_newer_versions(tmp_path, operator, opset, options, activation):
+    path = graph_file(tmp_path / "net.onnx", [node(operator, "x", **options)], {}, IMAGE, opset=opset)
+    x = numbers(*IMAGE)
+    (found,) = ReferenceEvaluator(str(path)).run(None, {"x": x})
+    model = from_onnx(path)
+    assert model.layers[0].activation == activation
+    np.testing.assert_allclose(output(model, x.transpose(0, 2, 3, 1)), found.transpose(0, 2, 3, 1), rtol=1e-5, atol=1e-6)
 
 
 def test_an_activation_in_pieces_behind_another_reads_that(tmp_path):
@@ -472,7 +484,7 @@ def test_softmax_inside_is_refused_when_it_is_explained(tmp_path):
 
 
 def test_a_graph_is_explained(tmp_path):
-    """LRP-0 on a residual block without biases: relevance of the input adds up to the logit."""
+    """LRP-0 on a residual block without biases: relevance of the input adds up to that of the logit."""
     nodes = [SECOND, node("Relu", "b", "c"), node("Conv", "c w", "d", pads=[1, 1, 1, 1]), node("Add", "d x", "e")]
     nodes += [
         node("MaxPool", "e", "p", kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[2, 2]),
@@ -488,9 +500,6 @@ def test_a_graph_is_explained(tmp_path):
 
 
 def test_every_operator_is_met_here():
-    text = (
-        __import__("pathlib").Path(__file__).read_text()
-        + __import__("pathlib").Path(__file__).with_name("test_weights_tools.py").read_text()
-    )
-    missing = [name for name in HANDLERS if f'"{name}"' not in text]
-    assert missing == []
+    here = Path(__file__)
+    text = here.read_text() + here.with_name("test_weights_tools.py").read_text()
+    assert [name for name in HANDLERS if f'"{name}"' not in text] == []

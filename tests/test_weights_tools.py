@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 
 import nplrp
 from nplrp.errors import NplrpError, OutputError, WeightsError
+from nplrp.layers import KINDS
 from nplrp.model import Layer, Preprocessing, Window, chain
+from tests import zoo
 from tests.networks import batch_norm, conv, dense, plain, pool, random_kernel
 from weights_tools.__main__ import main, read_classes
 from weights_tools.from_pytorch import from_pytorch
@@ -74,6 +76,48 @@ def test_written_model_is_read_back_whole(tmp_path, source):
     assert found.content_hash == model.content_hash
     assert (found.name, found.input_shape) == (model.name, model.input_shape)
     assert (found.preprocessing, found.classes) == (model.preprocessing, model.classes)
+
+
+def test_graphs_of_every_kind_are_read_back_whole(tmp_path, source):
+    """Networks of the zoo are taken until every kind of layer was there."""
+    left = set(KINDS) - {"input"}
+    for name in zoo.names(dialect="keras3", group="everyday"):
+        network = zoo.network(name)
+        odd = name.endswith("renorm") or network.refused or "h5" not in network.layouts or len(network.record["outputs"]) > 1
+        if odd or not left:
+            continue
+        (tmp_path / network.title).mkdir()
+        model = nplrp.load(zoo.write(network, tmp_path / network.title))
+        if not left & {layer.kind for layer in model}:
+            continue
+        left -= {layer.kind for layer in model}
+        write(model, tmp_path / "out.h5", source, "test", force=True)
+        found = nplrp.load(tmp_path / "out.h5")
+        assert found.content_hash == model.content_hash, name
+        assert [layer.kind for layer in found] == [layer.kind for layer in model], name
+    assert not left
+
+
+@pytest.mark.parametrize(
+    "activation",
+    ["hard_sigmoid", "hard_sigmoid_2", "relu(max_value=6.0)", "relu(threshold=0.5)", "silu", "leaky_relu(negative_slope=0.3)", "elu"],
+)
+@pytest.mark.parametrize("part", [False, True])
+def test_activations_are_read_back_as_they_were(tmp_path, source, activation, part):
+    """As a layer of their own, and as part of one; Keras 2's hard sigmoid is another one than PyTorch's."""
+    layers = [dense("d", np.eye(3), None, activation if part else "linear"), plain("a", "activation", "relu" if part else activation)]
+    write(chain((3,), layers), tmp_path / "out.h5", source, "test")
+    found = nplrp.load(tmp_path / "out.h5")
+    assert [layer.activation for layer in found] == [layer.activation for layer in layers]
+
+
+@pytest.mark.parametrize("text", ["relu(max=6)", "relu(max_value=x)", "nothing(a=1)", "relu(max_value=6.0", "relu)"])
+def test_damaged_words_of_our_own_are_refused(tmp_path, source, text):
+    write(chain((3,), [plain("a", "activation", "sigmoid")]), tmp_path / "out.h5", source, "test")
+    with h5py.File(tmp_path / "out.h5", "r+") as file:
+        file.attrs["model_config"] = file.attrs["model_config"].replace('"sigmoid"', json.dumps(text))
+    with pytest.raises(WeightsError, match=r"layer 'a'.*activation"):
+        nplrp.load(tmp_path / "out.h5")
 
 
 def test_layout_is_the_documented_one(tmp_path, source):
