@@ -39,7 +39,10 @@ export function chart(rows) {
   const y = (share) => above + ((height - above - below) * (highest - share)) / (highest - lowest);
 
   const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, class: "chart", role: "img", "aria-label": sentence(rows) });
-  const marks = [...new Set([lowest, 0, ...(highest > 3 || lowest < -3 ? [] : [1]), highest])];
+  const marks = [0]; // those that would lie on each other are left out
+  for (const share of highest > 3 || lowest < -3 ? [highest, lowest] : [1, highest, lowest]) {
+    if (marks.every((mark) => Math.abs(y(mark) - y(share)) > 10)) marks.push(share);
+  }
   for (const share of marks) {
     svg.append(draw("line", { class: share === 0 ? "axis" : "grid", x1: left, x2: width - right, y1: y(share), y2: y(share) }));
     svg.append(draw("text", { x: left - 4, y: y(share) + 3.5, "text-anchor": "end" }, percent(share).replace(/\.\d+ /, " ")));
