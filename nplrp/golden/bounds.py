@@ -196,9 +196,9 @@ def relevance_bounds(
             A, errors = np.zeros_like(d), [np.zeros_like(d)] * 2
         carried = [_error_of_s(s, each, d) for each in errors]
         lost = (d == 0) & (A > 0) & (R_part != 0)  # dropped as 0 / 0 here, but rounding may leave a denominator there
-        blind = np.where(_rho(_likely_error(step, A, z, errors[0], fast), d) >= 0.5, s, 0.0) + np.where(
-            lost, np.abs(R_part) / (UNIT * A + TINY), 0.0
-        )
+        likely = _likely_error(step, A, z, errors[0], fast)
+        turns = (layers.denominator(z + likely, rule) > 0) != (layers.denominator(z - likely, rule) > 0)  # with an epsilon's sign, say
+        blind = np.where(turns | (_rho(likely, d) >= 0.5), s, 0.0) + np.where(lost, np.abs(R_part) / (UNIT * A + TINY), 0.0)
         if halves is not None:
             blind = np.where(halves, np.abs(R.reshape(z.shape)) / np.where(d > 0, d, UNIT * A + TINY), blind)
         stacked = np.concatenate([*carried, s, blind])
