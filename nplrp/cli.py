@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from nplrp import __version__
 from nplrp.errors import NplrpError, OutputError
+from nplrp.files.given import add_flags, given
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,7 +58,9 @@ def make_parser(command: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"nplrp {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    weights = argparse.ArgumentParser(add_help=False)
+    network = argparse.ArgumentParser(add_help=False)
+    add_flags(network)
+    weights = argparse.ArgumentParser(add_help=False, parents=[network])
     weights.add_argument(
         "--weights",
         "-w",
@@ -110,13 +113,15 @@ def make_parser(command: str | None = None) -> argparse.ArgumentParser:
     predict.add_argument("--json", action="store_true", help="print the results as JSON")
     predict.set_defaults(run=run_predict)
 
-    info = commands.add_parser("info", help="a model's layers", description="Print a model's layers, input, classes and content hash.")
+    info = commands.add_parser(
+        "info", parents=[network], help="a model's layers", description="Print a model's layers, input, classes and content hash."
+    )
     info.add_argument("weights", nargs="?", metavar="W", help="weights file; default: as for explain")
     info.add_argument("--json", action="store_true", help="print as JSON")
     info.set_defaults(run=run_info)
 
     plan = commands.add_parser(
-        "plan", parents=[rules, numerics], help="which rule runs on which layer", description="Print the rule of every layer."
+        "plan", parents=[network, rules, numerics], help="which rule runs on which layer", description="Print the rule of every layer."
     )
     plan.add_argument("weights", nargs="?", metavar="W", help="weights file; default: as for explain")
     plan.set_defaults(run=run_plan)
@@ -179,7 +184,7 @@ def run_explain(arguments: argparse.Namespace) -> None:
             raise OutputError("--save holds one explanation; give one composite")
     draw = arguments.output is not None or not (arguments.json or arguments.save)
     pictures = _picture_paths(arguments.images, arguments.output, "+".join(composites)) if draw else []
-    model = _model(arguments.weights)
+    model = given(arguments).load()
     pixels, x = _images(arguments, model)
 
     from nplrp.explanation import explain
@@ -211,7 +216,7 @@ def run_explain(arguments: argparse.Namespace) -> None:
 
 def run_predict(arguments: argparse.Namespace) -> None:
     """Print the top labels of images."""
-    model = _model(arguments.weights)
+    model = given(arguments).load()
     _, x = _images(arguments, model)
 
     from nplrp.explanation import predict
@@ -228,13 +233,14 @@ def run_predict(arguments: argparse.Namespace) -> None:
 
 def run_info(arguments: argparse.Namespace) -> None:
     """Print a model's layers."""
-    model = _model(arguments.weights)
+    model = given(arguments).load()
     how = model.preprocessing
     if arguments.json:
+        reads = model.reads
         facts = {
             "name": model.name,
             "input_shape": model.input_shape,
-            "layers": [layer.describe() for layer in model],
+            "layers": [layer.describe() | {"inputs": reads[layer.name]} for layer in model],
             "preprocessing": vars(how),
             "classes": model.classes,
             "content_sha256": model.content_hash,
@@ -255,7 +261,7 @@ def run_plan(arguments: argparse.Namespace) -> None:
     from nplrp.plan import make_plan
     from nplrp.rules.composites import split_names
 
-    model = _model(arguments.weights)
+    model = given(arguments).load()
     for name in split_names(arguments.composite or "notebook"):
         print(make_plan(model, name, arguments.dtype, arguments.algorithm, arguments.dialect))
 
@@ -307,13 +313,6 @@ def _listen() -> None:
         handler.setFormatter(logging.Formatter("nplrp: %(message)s"))
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
-
-
-def _model(weights: str | None) -> Model:
-    from nplrp.files.fetch import find_weights
-    from nplrp.files.weights import load
-
-    return load(find_weights(weights))
 
 
 def _images(arguments: argparse.Namespace, model: Model) -> tuple[np.ndarray, np.ndarray]:

@@ -3,13 +3,31 @@
 Every message says what is wrong, where, what was expected, what was found, and what to do about it.
 """
 
+import reprlib
+from typing import Any
+
+
+def brief(value: Any, most: int = 80) -> str:
+    """Write a value as messages show it: in one line, cut, and however deep it is nested.
+
+    Examples
+    --------
+    >>> brief([None, "a", [1.5]]), brief("x" * 100, 20)
+    ("[None, 'a', [1.5]]", "'xxxxxxxxxxxxxxxx...")
+    """
+    writer = reprlib.Repr()
+    writer.maxlist = writer.maxtuple = writer.maxdict = 20
+    writer.maxstring = writer.maxother = writer.maxlong = most
+    text = writer.repr(value)
+    return text if len(text) <= most else text[: most - 3] + "..."
+
 
 class NplrpError(Exception):
     """Base of every error that nplrp raises on purpose; the command line prints it as one line and exits with 2."""
 
 
 class WeightsError(NplrpError):
-    """A weight file that is missing, damaged, of an unknown layout, or that does not describe a chain of supported layers."""
+    """A weight file that is missing, damaged, of an unknown layout, or that does not describe a network of supported layers."""
 
 
 class ImageError(NplrpError):

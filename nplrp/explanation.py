@@ -35,10 +35,11 @@ def run(plan: Plan, x: np.ndarray, workspace: Workspace | None = None) -> Trace:
     NumericsError
         Naming layer and unit.
     """
-    trace = fused.run_forward(plan, x, workspace)
-    if layers.first_nonfinite(trace.logits) is not None:
-        run_forward(plan.steps, x)
-        check_finite(trace.logits, "the logits")
+    with np.errstate(all="ignore"):  # what overflows is looked for, and named, below
+        trace = fused.run_forward(plan, x, workspace)
+        if layers.first_nonfinite(trace.logits) is not None:
+            run_forward(plan.steps, x)
+            check_finite(trace.logits, "the logits")
     return trace
 
 
@@ -67,12 +68,13 @@ def carry_back(
     NumericsError
         Naming layer and unit.
     """
-    if plan.composite.gradient or not span.covers(plan.steps):
-        return run_backward(plan, trace, start, keep, span)
-    R = fused.run_backward(plan, trace, start, lambda i, R: step_back(plan, trace, i, R), workspace, keep)
-    if layers.first_nonfinite(R) is not None:
-        run_backward(plan, trace, start)
-        check_finite(R, "the input's relevance")
+    with np.errstate(all="ignore"):
+        if plan.composite.gradient or not span.covers(plan.steps):
+            return run_backward(plan, trace, start, keep, span)
+        R = fused.run_backward(plan, trace, start, lambda i, R: step_back(plan, trace, i, R), workspace, keep)
+        if layers.first_nonfinite(R) is not None:
+            run_backward(plan, trace, start)
+            check_finite(R, "the input's relevance")
     return R
 
 
@@ -169,7 +171,8 @@ def forward(model: Model, x: np.ndarray, dtype: Any = "float32", algorithm: str 
     dtype = check_dtype(dtype)
     steps = make_steps(model, dtype, algorithm, merge=False)
     x = _tensor(model, x, dtype)
-    traces = [run_forward(steps, x[chunk]).activations for chunk in _chunks(len(x))]
+    with np.errstate(all="ignore"):
+        traces = [run_forward(steps, x[chunk]).activations for chunk in _chunks(len(x))]
     names = ["input", *(step.name for step in steps)]
     return {name: np.concatenate(arrays) for name, arrays in zip(names, zip(*traces, strict=True), strict=True)}
 
@@ -292,7 +295,11 @@ class Explanation:
     def passes(self) -> Passes:
         """What the passes back leave when everything is kept, computed when it is first asked for."""
         plan, span = self.plan, self.span
-        plan = plan if span.top == len(plan.steps) - 1 else replace(plan, parts=parts_below(plan.steps, plan.rules, span.top))
+        plan = (
+            plan
+            if span.top == len(plan.steps) - 1
+            else replace(plan, parts=parts_below(plan.steps, plan.rules, span.top, plan.composite.slopes))
+        )
         targets = None if self.targets is None else self.targets.reshape(-1, self._maps_per_image)
         kept: list[dict[int, np.ndarray]] = []
         books, order, count = [], [], 0
@@ -341,6 +348,12 @@ def _check_start(plan: Plan, start: str | np.ndarray, span: Span, target: Any, i
             raise RuleError(f"there is no start {start!r}; expected one of {', '.join(STARTS)}, or an array of relevance")
         if any(not layers.operation(step).view or step.output_shape != step.input_shape for step in above):
             raise RuleError(f"a pass that begins at layer {steps[span.top].name!r} needs relevance to begin with; give start=array")
+        shape = plan.model.output_shape
+        if len(shape) != 1 and (start not in WHOLE or target is not None):
+            raise ModelError(
+                f"the model ends in an output of shape {shape}, which has no units to choose one from; begin with all of it (start='all'), "
+                f"or with relevance of your own (start=array, {(images, *shape)})"
+            )
         return start
     if target is not None:
         raise ModelError("relevance is given at the start, so there is no target to choose; leave out target, or start")
@@ -392,13 +405,23 @@ def _tensor(model: Model, x: Any, dtype: np.dtype) -> np.ndarray:
     NumericsError
         If it holds a NaN or an infinity.
     """
-    x = np.asarray(x)
-    expected = ", ".join(str(n) for n in model.input_shape)
-    if x.shape[1:] != model.input_shape or x.ndim != len(model.input_shape) + 1:
-        hint = "; add the batch axis with x[None]" if x.shape == model.input_shape else "; make it with nplrp.preprocess(images, model)"
-        raise ModelError(f"the input has shape {x.shape}, but {model.name} takes (n, {expected}){hint}")
+    takes = model.input_shape
+    pictures = len(takes) == 3 and takes[2] in (1, 3)
+    make = "make it with nplrp.preprocess(images, model)" if pictures else "make it of the numbers that the model was trained on"
+    expected = f"{model.name} takes (n, {', '.join(map(str, takes))})"
+    try:
+        x = np.asarray(x)
+    except ValueError:
+        raise ModelError(f"the input is no array (its lists have different lengths), but {expected}; {make}") from None
+    if x.shape[1:] != takes or x.ndim != len(takes) + 1:
+        if x.shape == takes:
+            make = "add the batch axis with x[None]"
+        elif x.shape[1:] == (*takes[-1:], *takes[:-1]):
+            make = "bring its channels to the end with np.moveaxis(x, 1, -1)"
+        raise ModelError(f"the input has shape {x.shape}, but {expected}; {make}")
     if x.dtype.kind not in "fiu":
-        raise ModelError(f"the input has dtype {x.dtype}, expected float32 or float64; make it with nplrp.preprocess(images, model)")
-    x = np.ascontiguousarray(x, dtype=dtype)
+        raise ModelError(f"the input has dtype {x.dtype}, expected float32 or float64; {make}")
+    with np.errstate(over="ignore"):
+        x = np.ascontiguousarray(x, dtype=dtype)
     check_finite(x, "the input")
     return x

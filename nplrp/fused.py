@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nplrp import layers
-from nplrp.layers import Division, Step, operation
+from nplrp.gradients import behind_activation
+from nplrp.layers import Division, Operation, Step, operation
 from nplrp.lrp import Keep
-from nplrp.plan import Plan, dead_get_nothing
+from nplrp.plan import Plan, dead_get_nothing, hands_slope
 from nplrp.rules import AS_IS, Clamp, Part, Rule, Term
 from nplrp.trace import Trace
 from nplrp.workspace import Workspace
@@ -58,7 +59,10 @@ class Fusion:
     queued : bool
         Forward, it may be noted down in a queue.
     source : int
-        The step whose line 2 may be done together with lines 3 and 4 of this one; -1 if there is none.
+        The step whose line 2 may be done together with lines 3 and 4 of this one: the one that it alone reads, with a denominator; -1 if
+        there is none.
+    bends : bool
+        Its activation changes relevance (`nplrp.rules.composites.Composite.slopes`).
     """
 
     step: Step
@@ -67,6 +71,7 @@ class Fusion:
     plain: bool
     queued: bool
     source: int
+    bends: bool
 
 
 def run_forward(plan: Plan, x: np.ndarray, workspace: Workspace | None = None) -> Trace:
@@ -142,6 +147,9 @@ def run_backward(
             if keep:
                 queue.run()
                 keep(i, R)
+            if fusion.bends:
+                queue.run()
+                R = behind_activation(plan, trace, i, R)
         inputs = [trace.activations[j + 1] for j in step.inputs]
         division = _division(plan, trace, fusion.source) if fusion.source >= 0 and not keep else None
         op, carried = operation(step), None
@@ -158,10 +166,10 @@ def run_backward(
             else:
                 carried = layers.Carried([_carry_parts(plan, i, s, inputs, fusion.parts)], False)
             workspace.give(*s)
-        elif op.routes and rule.transparent and rule.row.decision == "held":
+        elif op.routes and _hands_on(op, rule):
             with queue:
                 carried = op.routes.route(step, R, trace.held[i], division, workspace)
-        elif op.routes and op.routes.times and _divides(rule) and not rule.averages:
+        elif op.routes and op.routes.times and _divides_and_hands_on(op, rule):
             with queue:
                 s = layers.divide_parts(R, Division((trace.activations[i + 1],), rule, (1.0,)), workspace)
                 carried = op.routes.times(step, s[0], trace.held[i], inputs[0], division, workspace)
@@ -199,13 +207,32 @@ def _sum(R: np.ndarray, share: np.ndarray, queue: Queue, workspace: Workspace) -
 def fusions(plan: Plan) -> list[Fusion]:
     """Return how every step runs in the fused pass; found once for a plan."""
     if len(plan.fusion) < len(plan.steps):
-        dead = dead_get_nothing(plan.steps, plan.rules, len(plan.steps) - 1)
+        slopes = plan.composite.slopes
+        dead = dead_get_nothing(plan.steps, plan.rules, len(plan.steps) - 1, slopes)
         steps = list(plan.steps)
         for i in range(len(steps)):
             _fold(plan, steps, dead, i)
-        found = [_fusion(plan, step, i, dead) for i, step in enumerate(steps)]
-        plan.fusion[:] = [replace(each, source=_source(plan, found, i)) for i, each in enumerate(found)]
+        found = []
+        for i, step in enumerate(steps):
+            opens = layers.activation(step.activation).opens
+            bends = hands_slope(step, slopes) and not (opens and dead[i])
+            found.append(_fusion(plan, step, i, dead[i] or (bends and opens), bends))
+        below = [_below(plan, steps, i) for i in range(len(steps))]
+        plan.fusion[:] = [
+            replace(each, source=j if j >= 0 and found[j].parts and not found[j].bends else -1)
+            for each, j in zip(found, below, strict=True)
+        ]
     return plan.fusion
+
+
+def by_page(plan: Plan) -> list[bool]:
+    """Tell for each step whether the fused pass leaves the way back through it to the page."""
+    found = []
+    for fusion, rule in zip(fusions(plan), plan.rules, strict=True):
+        op = operation(fusion.step)
+        moves = layers.only_moves(fusion.step) and op.queueable
+        found.append(not (fusion.parts or moves or _hands_on(op, rule) or _divides_and_hands_on(op, rule)))
+    return found
 
 
 def _fold(plan: Plan, steps: list[Step], dead: Sequence[bool], i: int) -> None:
@@ -232,34 +259,38 @@ def _below(plan: Plan, steps: Sequence[Step], i: int) -> int:
     return -1
 
 
-def _fusion(plan: Plan, step: Step, i: int, dead: Sequence[bool]) -> Fusion:
+def _fusion(plan: Plan, step: Step, i: int, dead: bool, bends: bool) -> Fusion:
     parts = _fusible_parts(plan, step, i, dead)
     beside = tuple(part for part in parts if _is_plain(part) and not _is_own(part))
     plain = all(map(_is_plain, parts))
     queued = operation(step).queueable and not (step.kind == "dense" and beside) and (not parts or plain) and not step.score
-    return Fusion(step, parts, beside, plain, queued, -1)
+    return Fusion(step, parts, beside, plain, queued, -1, bends)
 
 
-def _source(plan: Plan, found: Sequence[Fusion], i: int) -> int:
-    """Return the step whose line 2 may be done with line 4 of step i: the one that it alone reads, with a denominator; else -1."""
-    below = _below(plan, [each.step for each in found], i)
-    return below if below >= 0 and found[below].parts else -1
-
-
-def _fusible_parts(plan: Plan, step: Step, i: int, dead: Sequence[bool]) -> tuple[Part, ...]:
+def _fusible_parts(plan: Plan, step: Step, i: int, dead: bool) -> tuple[Part, ...]:
     """Return the parts of step i's rule as the fused pass runs them; none if the page has to.
 
     Each is made of products with the activation or a part of it, over a denominator that the kernels can divide by. Parts for units
     that a ReLU has set to 0 are left out where such units get no relevance.
     """
     parts, fused = plan.parts[i], operation(step).fused
-    if not fused or not fused.fits(step) or not _divides(plan.rules[i]):
+    if not fused or not fused.fits(step) or step.stand_in is not None or not _divides(plan.rules[i]):
         return ()
     if layers.activation(step.activation).opens:
-        if not dead[i]:
+        if not dead:
             return ()
         parts = tuple(replace(part, units="") for part in parts if part.units not in ("z<0", "y<0"))
     return parts if all(_is_simple(part) for part in parts) and len(parts) <= 2 else ()
+
+
+def _hands_on(op: Operation, rule: Rule) -> bool:
+    """Tell whether a step gives its relevance to those who won, and there are kernels for it."""
+    return op.routes is not None and rule.transparent and rule.row.decision == "held"
+
+
+def _divides_and_hands_on(op: Operation, rule: Rule) -> bool:
+    """Tell whether a step gives its relevance, over its output, to those who won, and there are kernels for it."""
+    return op.routes is not None and op.routes.times is not None and _divides(rule) and not rule.averages
 
 
 def _divides(rule: Rule) -> bool:

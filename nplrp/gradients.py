@@ -11,22 +11,27 @@ They conserve nothing, so they have no ledger. For networks of ReLUs and max-poo
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from nplrp import layers
-from nplrp.layers import Step
+from nplrp.plan import Plan, hands_slope
 from nplrp.rules import AS_IS
+from nplrp.rules.dialects import OWN
 from nplrp.trace import Trace
 
+#: Methods that drop negative gradients at ReLUs.
+REVERSED = ("guided_backprop", "deconvnet")
 
-def step_back(step: Step, method: str, trace: Trace, i: int, g: np.ndarray) -> np.ndarray:
+
+def step_back(plan: Plan, trace: Trace, i: int, g: np.ndarray) -> np.ndarray:
     """Carry a gradient back through one step.
 
     Parameters
     ----------
-    step : Step
-    method : str
-        One of `nplrp.rules.composites.GRADIENTS`.
+    plan : Plan
+        Of a composite that names one of `nplrp.rules.composites.GRADIENTS`.
     trace : Trace
     i : int
         The step's place.
@@ -37,22 +42,47 @@ def step_back(step: Step, method: str, trace: Trace, i: int, g: np.ndarray) -> n
     -------
     ndarray [n, *input_shape]
     """
+    step, method = plan.steps[i], plan.composite.gradient
     if layers.activation(step.activation).opens:
         g = through_relu(method, trace.activations[i + 1], g)
     elif layers.activation(step.activation).bends and not step.score:
         z, _ = layers.apply(step, layers.gather(step, trace.activations), None)
-        g = g * layers.slope(step.activation, z)
+        g = _through(step.activation, plan, g, lambda: layers.slope(step.activation, z))
     if layers.only_moves(step):
         return layers.move_back(step, g)
     held, op = trace.held.get(i), layers.operation(step)
-    if held is None and op.redecide:
-        held = op.redecide(step, layers.gather(step, trace.activations), None, "slope")
+    own = getattr(plan.dialect, op.family) if op.family in OWN else None
+    shares = own is not None and own.row.decision == "shared"
+    if op.redecide and (held is None or op.curved or shares):
+        held = op.redecide(step, layers.gather(step, trace.activations), None, "shared" if shares else "slope")
+    if "function" in step.options:
+        return _through(step.options["function"], plan, g, lambda: np.asarray(held))
     return layers.transpose(step, g, [AS_IS], held)[0]
+
+
+def _through(function: str, plan: Plan, g: np.ndarray, slope: Callable[[], np.ndarray]) -> np.ndarray:
+    """Carry a gradient back through an activation that isn't a plain ReLU; a ReLU with a ceiling counts as one in some systems."""
+    found = layers.activation(function)
+    if plan.dialect.clipped and found.name == "relu" and found.positive:
+        g = np.maximum(g, g.dtype.type(0)) if plan.composite.gradient in REVERSED else g
+        return g if plan.composite.gradient == "deconvnet" else g * slope()
+    return g * slope()
+
+
+def behind_activation(plan: Plan, trace: Trace, i: int, R: np.ndarray) -> np.ndarray:
+    """Carry relevance back through step i's activation: as it is, or times the slope (`Composite.slopes`)."""
+    step = plan.steps[i]
+    if not hands_slope(step, plan.composite.slopes):
+        return R
+    if layers.activation(step.activation).opens:
+        return np.where(trace.activations[i + 1] > 0, R, R.dtype.type(0))
+    z, _ = layers.apply(step, layers.gather(step, trace.activations))
+    return R * layers.slope(step.activation, z)
 
 
 def through_relu(method: str, y: np.ndarray, g: np.ndarray) -> np.ndarray:
     """Return what a method makes of the gradient g of a ReLU's output y."""
     zero = g.dtype.type(0)
-    if method in ("guided_backprop", "deconvnet"):
+    if method in REVERSED:
         g = np.maximum(g, zero)
     return g if method == "deconvnet" else np.where(y > 0, g, zero)

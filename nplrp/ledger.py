@@ -8,7 +8,7 @@ Each term is a sum of its own: out = sum_j R_j; bias = sum_k s_k b_k; epsilon = 
 units with z_k != 0; dropped = what units with z_k = 0 got, which divide nothing (and what lies on padding, and what a mask takes away).
 The parts of a rule are balanced each on its own, with their weights. Where the part with the weight -beta divides nothing, it takes nothing
 away of the alpha R that the other part hands on: that is created. The residual is what is left: rounding, and nothing else.
-Where a layer has several inputs, out is also told edge by edge; what arrives at an output is the sum over the edges that read it.
+What leaves is also told edge by edge, for every input; what arrives at an output is the sum over the edges that read it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from nplrp import layers
+from nplrp.gradients import behind_activation
 from nplrp.lrp import four_lines, step_back
 from nplrp.plan import Plan
 from nplrp.span import INPUT, Span
@@ -54,7 +55,7 @@ class Entry:
     size_in : ndarray
         Sum of the absolute values of what arrived.
     edges : mapping of str to ndarray
-        Of a layer with several inputs: what left at each, by the name of the layer that it reads.
+        What left at each input, by the name of the layer that it reads.
     """
 
     layer: str
@@ -132,13 +133,15 @@ class Ledger:
 
     @property
     def end(self) -> np.ndarray:
-        """Relevance that arrived at the model's input, [n]."""
-        return self.entries[-1].relevance_out
+        """Relevance that arrived where the pass ended, mostly the model's input, [n]: the sum over all that read it."""
+        layers = {e.layer for e in self.entries}
+        found = [edge for e in reversed(self.entries) for name, edge in e.edges.items() if name not in layers]
+        return sum(found[1:], found[0])
 
     def alarms(self) -> list[str]:
         """Return a sentence for every layer that loses or creates more than the pass began with, in absolute values, in some image."""
         sentences = []
-        for e in self.entries:
+        for e in self.entries if len(self.start) else ():
             start = self.entries[0].size_in
             lost = np.abs(e.bias + e.epsilon + e.dropped)
             for what, amount, where in (
@@ -161,11 +164,13 @@ class Ledger:
             warnings.warn("; ".join(alarms[:3]) + more, LedgerWarning, stacklevel=3)
 
     def as_rows(self) -> list[dict[str, Any]]:
-        """Return the sums over the images as JSON values, one dict for each layer."""
-        return [
-            {"layer": e.layer, "rule": e.rule, **{term: float(getattr(e, term).sum()) for term in (*TERMS, "residual")}}
-            for e in self.entries
-        ]
+        """Return the sums over the images as JSON values, one dict for each layer; ``edges``: what left at each input."""
+        rows: list[dict[str, Any]] = []
+        for e in self.entries:
+            sums = {term: float(getattr(e, term).sum()) for term in (*TERMS, "residual")}
+            edges = {name: float(edge.sum()) for name, edge in e.edges.items()}
+            rows.append({"layer": e.layer, "rule": e.rule, **sums, "edges": edges})
+        return rows
 
     def __str__(self) -> str:
         head = ("layer", "relevance in", "out", "bias", "epsilon", "dropped", "created", "residual", "rule")
@@ -173,6 +178,8 @@ class Ledger:
         for e in self.entries:
             sums = [float(getattr(e, term).sum()) for term in TERMS] + [float(e.residual.sum())]
             rows.append((e.layer, *(_number(v) for v in sums), e.rule))
+            edges = e.edges if len(e.edges) > 1 else {}
+            rows += [(f"  to {name}", "", _number(float(edge.sum())), *[""] * (len(head) - 3)) for name, edge in edges.items()]
         totals = [float(self.start.sum()), float(self.end.sum())]
         totals += [
             float(sum(getattr(e, term).sum() for e in self.entries)) for term in ("bias", "epsilon", "dropped", "created", "residual")
@@ -264,9 +271,13 @@ def account(plan: Plan, trace: Trace, i: int, R_above: np.ndarray, shares: Seque
     if not parts and layers.only_moves(step) and not layers.operation(step).view:  # what lies on padding, or is otherwise nobody's
         theirs = layers.move(step, np.ones((1, *step.input_shape), R_above.dtype)) != 0
         dropped += layers.sums(np.where(theirs, 0, R_above))
+    behind = behind_activation(plan, trace, i, R_above)
+    if behind is not R_above:
+        bent = R_above - behind
+        dropped, magnitude = dropped + layers.sums(bent), magnitude + layers.sums(np.abs(bent))
     carried = list(four_lines(plan, trace, i, R_above)) if parts else []
     if any(part.units for part in parts):  # units with z = 0 belong to no part
-        dropped += layers.sums(R_above) - sum(layers.sums(R) for _, R, _ in carried)
+        dropped += layers.sums(behind) - sum(layers.sums(R) for _, R, _ in carried)
     linear = layers.linear_step(step, rule)
     for part, R, (z, s, _, _) in carried:
         if rule.undivided:  # z is the sum of the weights that R went along: what it is more than 1 is created, what it is less is lost
@@ -288,9 +299,8 @@ def account(plan: Plan, trace: Trace, i: int, R_above: np.ndarray, shares: Seque
         magnitude += layers.sums(np.abs(by_bias)) + layers.sums(np.abs(added)) + layers.sums(np.abs(nothing))
     names = [INPUT if j < 0 else plan.steps[j].name for j in step.inputs]
     edges: dict[str, np.ndarray] = {}
-    if len(names) > 1:
-        for name, amount in zip(names, each, strict=True):
-            edges[name] = edges[name] + amount if name in edges else amount
+    for name, amount in zip(names, each, strict=True):
+        edges[name] = edges[name] + amount if name in edges else amount
     return Entry(step.name, str(rule), arrived, sum(each[1:], each[0]), bias, epsilon, dropped, created, magnitude, size, edges)
 
 

@@ -121,7 +121,7 @@ def run_backward(
     """
     span = span or find_span(plan.steps, None, None, None)
     if span.top != len(plan.steps) - 1:
-        plan = replace(plan, parts=parts_below(plan.steps, plan.rules, span.top))
+        plan = replace(plan, parts=parts_below(plan.steps, plan.rules, span.top, plan.composite.slopes))
     arrived = {span.top: R}
     for i in range(span.top, span.bottom, -1):
         if i not in arrived:
@@ -146,9 +146,9 @@ def step_back(plan: Plan, trace: Trace, i: int, R: np.ndarray) -> np.ndarray:
     """Carry relevance back through step i, the sum over its rule's parts: [n, *output_shape] -> [n, *input_shape]."""
     step = plan.steps[i]
     if plan.composite.gradient:
-        return gradients.step_back(step, plan.composite.gradient, trace, i, R)
+        return gradients.step_back(plan, trace, i, R)
     if not plan.parts[i]:
-        return layers.move_back(step, R)
+        return layers.move_back(step, gradients.behind_activation(plan, trace, i, R))
     shares = (lines.R for _, _, lines in four_lines(plan, trace, i, R))
     total = next(shares)
     for share in shares:
@@ -164,6 +164,7 @@ def four_lines(plan: Plan, trace: Trace, i: int, R: np.ndarray) -> Iterator[tupl
     (Part, ndarray [n, *output_shape], Lines)
         The part, the relevance of the units that it is for, and what the lines give.
     """
+    R = gradients.behind_activation(plan, trace, i, R)
     rule, (step, a, held) = plan.rules[i], as_linear(plan, trace, i)
     for part in plan.parts[i]:
         of_units = layers.relevance_of_units(R, step, a, part.units, trace.activations[i + 1], held)

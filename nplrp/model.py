@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nplrp.cache import remembered_hash
-from nplrp.errors import ModelError
+from nplrp.errors import ModelError, brief
 from nplrp.layers.activations import activation
-from nplrp.layers.base import INPUT, MAX_VALUES, Layer, Shape, Window
+from nplrp.layers.base import INPUT, MAX_VALUES, Layer, Shape, Window, output_shape
 from nplrp.layers.table import KINDS
 from nplrp.workspace import ROOM, Room, Workspace
 
@@ -80,11 +80,19 @@ def build(input_shape: Shape, layers: Sequence[Layer], name: str = "model", **at
     ModelError
         If a layer reads what isn't there or doesn't fit it, or nobody reads a layer; the message names the layer and the shapes.
     """
-    if math.prod(input_shape) > MAX_VALUES or min(input_shape, default=0) < 1:
-        raise ModelError(f"the model's input has shape {tuple(input_shape)}, expected (H, W, C) or (C,) with 1 to {MAX_VALUES} numbers")
+    sides = input_shape if isinstance(input_shape, tuple | list) else ()
+    if not sides or not all(isinstance(side, int | np.integer) and side > 0 for side in sides) or math.prod(sides) > MAX_VALUES:
+        raise ModelError(
+            f"the model's input has shape {brief(input_shape)}, expected (H, W, C), (steps, C) or (C,) with 1 to {MAX_VALUES} numbers"
+        )
+    if not layers:
+        raise ModelError("the model has no layers, expected one at least")
     if len(layers) > MAX_LAYERS:
         raise ModelError(f"the model has {len(layers)} layers; at most {MAX_LAYERS} are supported")
-    shapes, done, before = {INPUT: tuple(input_shape)}, list[Layer](), INPUT
+    odd = next((layer for layer in layers if not isinstance(layer, Layer) or not isinstance(layer.name, str)), None)
+    if odd is not None:
+        raise ModelError(f"{brief(odd)} is no layer with a name; expected nplrp.Layer(name, kind, ...)")
+    shapes, done, before = {INPUT: tuple(map(int, input_shape))}, list[Layer](), INPUT
     waiting: set[str] = set()  # layers that nobody has read yet
     names = {layer.name for layer in layers}
     for layer in layers:
@@ -96,18 +104,14 @@ def build(input_shape: Shape, layers: Sequence[Layer], name: str = "model", **at
         if kind is None:
             raise ModelError(f"layer {layer.name!r} is of kind {layer.kind!r}, which there isn't; there are {', '.join(KINDS)}")
         activation(layer.activation)
-        inputs = layer.inputs or (before,)
+        inputs = tuple(layer.inputs) or (before,)
         for source in inputs:
             if source not in shapes:
                 what = "stands behind it or reads it in turn" if source in names else "isn't there"
                 raise ModelError(f"layer {layer.name!r} reads layer {source!r}, which {what}; a layer may read only those before it")
-        fewest, most = kind.arity
-        if not fewest <= len(inputs) <= most:
-            wanted = f"{fewest}" if fewest == most else f"{fewest} or more"
-            raise ModelError(f"layer {layer.name!r} ({layer.kind}) has {len(inputs)} inputs, expected {wanted}")
         read = tuple(shapes[source] for source in inputs)
         shown = replace(layer, inputs=() if inputs == (before,) else inputs, input_shape=read[0], input_shapes=read)
-        out = kind.shape(shown, read)
+        out = output_shape(kind, shown, read)
         done.append(replace(shown, output_shape=out))
         shapes[layer.name], before = out, layer.name
         waiting.difference_update(inputs)
@@ -115,7 +119,7 @@ def build(input_shape: Shape, layers: Sequence[Layer], name: str = "model", **at
     idle = sorted(waiting - {before})
     if idle:
         raise ModelError(f"layer {idle[0]!r} lies beside the way from the model's input to its output: nobody reads it; leave it out")
-    return Model(name=name, input_shape=tuple(input_shape), layers=tuple(done), **attributes)
+    return Model(name=name, input_shape=shapes[INPUT], layers=tuple(done), **attributes)
 
 
 chain = build
@@ -224,6 +228,12 @@ class Model:
         self.kept.stamps, self.kept.reading = stamps, reading
 
     @property
+    def reads(self) -> dict[str, list[str]]:
+        """Names of what each layer reads, by layer, in forward order."""
+        names = [*(layer.name for layer in self.layers), INPUT]
+        return {layer.name: [names[j] for j in places] for layer, places in zip(self.layers, sources(self.layers), strict=True)}
+
+    @property
     def is_chain(self) -> bool:
         """Whether every layer reads the one before it."""
         return not any(layer.inputs for layer in self.layers)
@@ -232,12 +242,9 @@ class Model:
         graph = not self.is_chain  # a chain needs no column of inputs
         rows = [("layer", "kind", "output shape", "parameters", "inputs" if graph else "")]
         rows += [(INPUT, "input", str(self.input_shape), "0", "")]
-        before = INPUT
-        for layer in self.layers:
+        for layer, reads in zip(self.layers, self.reads.values(), strict=True):
             kind = layer.kind if layer.activation == "linear" else f"{layer.kind} + {layer.activation}"
-            inputs = ", ".join(layer.inputs or (before,)) if graph else ""
-            rows.append((layer.name, kind, str(layer.output_shape), f"{layer.parameters:,}", inputs))
-            before = layer.name
+            rows.append((layer.name, kind, str(layer.output_shape), f"{layer.parameters:,}", ", ".join(reads) if graph else ""))
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
         lines = [
             f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:<{widths[2]}}  {d:>{widths[3]}}  {inputs}".rstrip() for a, b, c, d, inputs in rows

@@ -16,7 +16,7 @@ import numpy as np
 
 from nplrp import layers
 from nplrp.errors import ModelError, NumericsError, RuleError
-from nplrp.layers import KINDS, Layer, Step, activation, operation
+from nplrp.layers import INPUT, KINDS, Layer, Step, activation, operation
 from nplrp.layers.activations import CURVE, OVER_AXIS, RECTIFIER, function
 from nplrp.layers.moves import IDENTITY
 from nplrp.layers.scale import SCALE
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "float64")
 ALGORITHMS = ("auto", "direct")
+#: Columns that the names of a layer's inputs are given in a printed plan; longer ones push the rule to the right.
+_INPUTS_WIDTH = 50
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,14 +74,24 @@ class Plan:
         return self.composite.start or self.dialect.start
 
     def __str__(self) -> str:
+        from nplrp.fused import by_page
+
         rules = [str(rule) + ("" if self.dialect.knows(rule) else f"  (as in nplrp: {self.dialect.name} has none)") for rule in self.rules]
+        notes = []
         if self.composite.gradient:
             rules = [self.composite.gradient] * len(self.steps)
-        rows = [("layer", "kind", "rule")] + [(step.name, step.kind, rule) for step, rule in zip(self.steps, rules, strict=True)]
-        first, second = (max(len(row[i]) for row in rows) for i in (0, 1))
-        lines = [f"{a:<{first}}  {b:<{second}}  {c}" for a, b, c in rows]
+        elif any(page := by_page(self)):
+            rules = [rule + "  (page)" if slow else rule for rule, slow in zip(rules, page, strict=True)]
+            notes = ["(page): by the four lines as they are written; all else by kernels that do several at once"]
+        graph = not self.model.is_chain  # a chain needs no column of inputs
+        names = [step.name for step in self.steps] + [INPUT]
+        rows = [("layer", "kind", "inputs" if graph else "", "rule")]
+        for step, rule in zip(self.steps, rules, strict=True):
+            rows.append((step.name, step.kind, ", ".join(names[j] for j in step.inputs) if graph else "", rule))
+        widths = [max(len(row[i]) for row in rows) for i in (0, 1)] + [min(max(len(row[2]) for row in rows), _INPUTS_WIDTH)]
+        lines = ["  ".join([*(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=False) if w), row[3]]) for row in rows]
         head = f"{self.composite.name} on {self.model.name}, {self.dtype}, start {self.start}, dialect {self.dialect.name}"
-        return "\n".join([head, *lines])
+        return "\n".join([head, *lines, *notes])
 
 
 def make_plan(
@@ -110,7 +122,7 @@ def make_plan(
     RuleError
         If the composite, dialect, dtype or algorithm is unknown, or a rule doesn't fit a layer.
     ModelError
-        If the layers can't be explained as a chain.
+        If a softmax stands inside.
     NumericsError
         If a weight is NaN or infinite.
     """
@@ -127,8 +139,10 @@ def make_plan(
     plan = model.kept.plans.get(key)
     if plan is None:
         steps = make_steps(model, dtype, algorithm, merge)
+        if dialect.stand_ins and not merge:
+            steps = tuple(_with_stand_in(step, layer) for step, layer in zip(steps, model.layers, strict=True))
         rules, readers = _rules(model, steps, composite, dialect, merge), consumers(steps)
-        parts = parts_below(steps, rules, len(steps) - 1)
+        parts = parts_below(steps, rules, len(steps) - 1, composite.slopes)
         plan = model.kept.plans[key] = Plan(model, composite, dtype, algorithm, steps, rules, parts, dialect, readers)
     return plan
 
@@ -140,11 +154,30 @@ def _rules(model: Model, steps: Sequence[Step], composite: Composite, dialect: D
     families = [
         (step.name, "input" if layer.kind == "input" else operation(step).family) for step, layer in zip(steps, model.layers, strict=True)
     ]
-    chosen = list(composite.choose(families))
-    if not merge and dialect.batch_norm is not None:
-        chosen = [dialect.batch_norm if family == "scale" else rule for rule, (_, family) in zip(chosen, families, strict=True)]
+    chosen = list(composite.choose(families, _readers_of_input(steps)))
+    kept = composite.batch_norm or dialect.batch_norm
+    if not merge and kept is not None:
+        chosen = [kept if family == "scale" else rule for rule, (_, family) in zip(chosen, families, strict=True)]
     rules = [dialect.resolve(rule, family) for rule, (_, family) in zip(chosen, families, strict=True)]
     return tuple(_with_box(rule, step, model) if rule.row.boxed else rule for rule, step in zip(rules, steps, strict=True))
+
+
+def _with_stand_in(step: Step, layer: Layer) -> Step:
+    """Return a step with what rules run on in its place, if its kind has such a function."""
+    stand_in = KINDS[layer.kind].stand_in
+    if stand_in is None or step.weight is None:
+        return step
+    weight, bias = (np.asarray(array, step.weight.dtype) for array in stand_in(layer))
+    return dataclasses.replace(step, stand_in=(weight, bias))
+
+
+def _readers_of_input(steps: Sequence[Step]) -> set[int]:
+    """Return the steps that read the model's input alone, seen through what only moves numbers."""
+    seen, found = {-1}, set[int]()
+    for i, step in enumerate(steps):
+        if all(j in seen for j in step.inputs):
+            (seen if layers.only_moves(step) and step.activation == "linear" else found).add(i)
+    return found
 
 
 def _with_box(rule: Rule, step: Step, model: Model) -> Rule:
@@ -198,7 +231,7 @@ def consumers(steps: Sequence[Step]) -> tuple[tuple[int, ...], ...]:
     return tuple(map(tuple, found))
 
 
-def parts_below(steps: Sequence[Step], rules: Sequence[Rule], top: int) -> tuple[tuple[Part, ...], ...]:
+def parts_below(steps: Sequence[Step], rules: Sequence[Rule], top: int, slopes: str = "") -> tuple[tuple[Part, ...], ...]:
     """Return what each step's rule runs when relevance is given at the output of step `top`.
 
     Dropped are terms with negative inputs where the step's input can't be negative, and parts for units with z < 0 where a ReLU follows
@@ -206,24 +239,38 @@ def parts_below(steps: Sequence[Step], rules: Sequence[Rule], top: int) -> tuple
     """
     signs = _nonnegative_inputs(steps)
     full = [without_vanishing_terms(rule.parts) if sign else rule.parts for rule, sign in zip(rules, signs, strict=True)]
-    dead = dead_get_nothing(steps, rules, top)
+    dead = dead_get_nothing(steps, rules, top, slopes)
     return tuple(
-        tuple(p for p in parts if not (p.units.endswith("<0") and activation(step.activation).opens and nothing))
+        tuple(
+            p
+            for p in parts
+            if not (p.units.endswith("<0") and activation(step.activation).opens and (nothing or hands_slope(step, slopes)))
+        )
         for step, parts, nothing in zip(steps, full, dead, strict=True)
     )
 
 
-def dead_get_nothing(steps: Sequence[Step], rules: Sequence[Rule], top: int) -> list[bool]:
+def dead_get_nothing(steps: Sequence[Step], rules: Sequence[Rule], top: int, slopes: str = "") -> list[bool]:
     """Tell for each step whether the relevance of its output has it as a factor, from every rule above, so that it is 0 where that is.
 
-    Relevance is given at the output of step `top`.
+    Relevance is given at the output of step `top`. With `slopes` (`Composite.slopes`) a ReLU above brings the factor as well.
     """
     found, readers = [False] * len(steps), consumers(steps)
     for i in range(len(steps) - 1, -1, -1):  # a rule that only hands relevance on keeps the factors that it came with
         above = [j for j in readers[i] if j <= top] if i != top else []
         if above:
-            found[i] = all(found[j] and operation(steps[j]).keeps_zero if rules[j].transparent else rules[j].has_factor for j in above)
+            found[i] = all(
+                operation(steps[j]).keeps_zero and (found[j] or (activation(steps[j].activation).opens and hands_slope(steps[j], slopes)))
+                if rules[j].transparent
+                else rules[j].has_factor
+                for j in above
+            )
     return found
+
+
+def hands_slope(step: Step, slopes: str) -> bool:
+    """Tell whether a step's activation hands down its slope times R (`Composite.slopes`)."""
+    return bool(slopes) and step.activation != "linear" and not step.score and (slopes == "all" or operation(step).view)
 
 
 def _nonnegative_inputs(steps: Sequence[Step]) -> list[bool]:
@@ -334,7 +381,7 @@ def _with_scores(steps: Sequence[Step]) -> list[Step]:
         if activation(step.activation).name in OVER_AXIS and (i != last or len(step.output_shape) != 1):
             raise ModelError(
                 f"layer {step.name!r} has a softmax of shape {step.output_shape} inside the network; LRP is defined up to the logits, "
-                "so a softmax may only be the last thing that the model does, on a vector"
+                "so a softmax may only be the last thing that the model does, on a vector; save a model that ends before it"
             )
     if last >= 0 and steps[last].kind in (CURVE.name, RECTIFIER.name) and activation(function(steps[last])).score:
         done[last] = dataclasses.replace(steps[last], kind=IDENTITY.name, activation=function(steps[last]), options={})

@@ -166,7 +166,18 @@ def find_target(model: Model, target: Any) -> int:
 
 
 def labels_of(model: Model, probabilities: np.ndarray, top: int) -> list[Label]:
-    """Return the `top` outputs of one image with the largest scores, the first of equal ones first; probabilities [classes]."""
+    """Return the `top` outputs of one image with the largest scores, the first of equal ones first; probabilities [classes].
+
+    Raises
+    ------
+    ModelError
+        If the model doesn't end in a vector.
+    """
+    if probabilities.ndim != 1:
+        raise ModelError(
+            f"the model ends in an output of shape {model.output_shape}, so it has no classes to name; look at its numbers "
+            "(nplrp.forward), or explain all of it with nplrp.explain(..., start='all')"
+        )
     order = np.argsort(-probabilities, kind="stable")[: max(top, 0)]
     return [label_of(model, int(i), float(probabilities[i])) for i in order]
 

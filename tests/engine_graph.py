@@ -23,7 +23,7 @@ def model_of(network):
 def _layer(described, inputs, rank):
     """Return one layer; `rank` is that of its first input."""
     kind, name = described["kind"], described["name"]
-    arrays = {key: np.asarray(array, np.float32) for key, array in described["arrays"].items()}
+    arrays = {key: np.asarray(array) for key, array in described["arrays"].items()}
     common = {"inputs": inputs, "arrays": arrays, "activation": described.get("activation", "linear")}
     if kind in ("conv", "depthwise", "conv_transpose", "maxpool", "avgpool"):
         window = Window(tuple(described["size"]), tuple(described["stride"]), padding=described["padding"])

@@ -183,7 +183,7 @@ def test_a_composite_from_a_dict_on_a_base():
         ({"rows": [{"rule": "zplus", "first": True, "last": True}]}, "first and last exclude each other"),
         ({"rows": [{"rule": "zplus", "range": [1]}]}, "a range of layers is a pair"),
         ({"rows": [{"rule": "zplus", "range": 3}]}, r"range is \[start, stop\], not 3"),
-        ({"rows": [{"rule": "zplus", "layer": "x"}]}, "a row has no 'layer'; it has first, kind, last, name, range, rule"),
+        ({"rows": [{"rule": "zplus", "layer": "x"}]}, "a row has no 'layer'; it has first, kind, last, name, range, reads_input, rule"),
         ({"rules": []}, "a composite has no 'rules'"),
         ({}, "a composite needs rows"),
         ({"start": "none", "rows": [{"rule": "zplus"}]}, "there is no start 'none'"),

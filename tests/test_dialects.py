@@ -44,7 +44,12 @@ SOURCES = {
     ),
     "innvestigate-2.1": (
         *("winner", "norm(1e-07, zero)", "zero(1e-07, zero)", "epsilon(1e-07, sign)", "zplus(1e-07, zero, bias=none)"),
-        *("alpha_beta(alpha=2.0, beta=1.0, 1e-07, zero, bias=raw)", "wsquare(1e-07, zero)", "flat(1e-07, zero)"),
+        *(
+            "alpha_beta(alpha=2.0, beta=1.0, 1e-07, zero, bias=raw)",
+            "alpha_beta_x(alpha=2.0, beta=1.0, 1e-07, zero)",
+            "wsquare(1e-07, zero)",
+            "flat(1e-07, zero)",
+        ),
         "zbox(low=-1.0, high=1.0, 1e-07, zero)",
     ),
     "captum-0.9": (

@@ -27,7 +27,17 @@ def test_doctests_of_modules(module):
 
 
 def test_every_rule_has_a_page():
-    pages = {page.stem for page in PAGES} | {"winner", "winner_ties", "winner_epsilon", "average", "gradient", "signal", "half", "slope"}
+    pages = {page.stem for page in PAGES} | {
+        "winner",
+        "winner_ties",
+        "winner_epsilon",
+        "average",
+        "gradient",
+        "signal",
+        "half",
+        "slope",
+        "alpha_beta_x",
+    }
     assert set(RULES) <= pages
     for page in PAGES:
         text = page.read_text()

@@ -1,6 +1,7 @@
 """The ledger: every term from its own sum, balanced to rounding, and right where it can be worked by hand."""
 
 import warnings
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -9,11 +10,11 @@ import pytest
 import nplrp
 from nplrp.errors import NumericsError
 from nplrp.ledger import Entry, Ledger, LedgerWarning
-from nplrp.model import chain
+from nplrp.model import build, chain
 from nplrp.rules import Rule
 from nplrp.rules.composites import LINEAR, POOL, Composite
 from tests.laws import assert_balanced
-from tests.networks import conv, dense, images, plain, small_vgg
+from tests.networks import conv, dense, images, plain, random_kernel, small_vgg
 
 
 @pytest.mark.parametrize("composite", ["notebook", "zplus"])
@@ -108,20 +109,21 @@ def test_it_prints_a_line_for_each_layer_and_a_total():
     assert [line.split()[0] for line in lines[1:]] == [layer.name for layer in reversed(small_vgg().layers)] + ["total"]
 
 
-def entry(layer, size_in=1.0, **terms):
+def entry(layer, size_in=1.0, reads="input", **terms):
     """A ledger's line for two images of which the first has nothing."""
     names = ("relevance_in", "relevance_out", "bias", "epsilon", "dropped", "created", "magnitude")
     sums = {name: np.array([0.0, terms.get(name, 0.0)]) for name in names}
-    return Entry(layer, "a rule", **sums, size_in=np.full(2, size_in))
+    return Entry(layer, "a rule", **sums, size_in=np.full(2, size_in), edges={reads: sums["relevance_out"]})
 
 
 def test_what_is_printed_are_the_sums():
     terms = {"relevance_in": 100, "relevance_out": 60, "bias": 20, "epsilon": 7, "dropped": 11, "created": 3}
-    ledger = Ledger((entry("top", **terms), entry("bottom", **terms | {"relevance_in": 60, "relevance_out": -500})))
+    ledger = Ledger((entry("top", reads="bottom", **terms), entry("bottom", **terms | {"relevance_in": 60, "relevance_out": -500})))
     residuals = {"top": 100 - 60 - 20 - 7 - 11 + 3, "bottom": 60 + 500 - 20 - 7 - 11 + 3}
     assert ledger.as_rows() == [
-        {"layer": "top", "rule": "a rule", **terms, "residual": residuals["top"]},
-        {"layer": "bottom", "rule": "a rule", **terms, "relevance_in": 60, "relevance_out": -500, "residual": residuals["bottom"]},
+        {"layer": "top", "rule": "a rule", **terms, "residual": residuals["top"], "edges": {"bottom": 60}},
+        {"layer": "bottom", "rule": "a rule", **terms, "relevance_in": 60, "relevance_out": -500, "residual": residuals["bottom"]}
+        | {"edges": {"input": -500}},
     ]
     _, top, bottom, total, note = (line.split() for line in str(ledger).splitlines())
     assert top == ["top", "100", "60", "20", "7", "11", "3", str(residuals["top"]), "a", "rule"]
@@ -186,3 +188,40 @@ def test_conv_bias_is_summed_over_all_pixels():
     a = np.array([1.0, 3.0]).reshape(1, 1, 2, 1)
     entry = account(plan, run_forward(plan.steps, a), 0, np.array([2.0, 4.0]).reshape(1, 1, 2, 1), [a])
     assert (entry.bias, entry.relevance_out, entry.residual) == (2, 4, 0)
+
+
+def forked():
+    """The input goes to a convolution and past it to a sum, whose output goes to two dense layers that are added up."""
+    rng = np.random.default_rng(5)
+    return build(
+        (4, 4, 3),
+        [
+            conv("conv", random_kernel(rng, 3, 3, 3, 3), rng.normal(size=3)),
+            plain("sum", "add", inputs=("input", "conv")),
+            plain("flatten", "flatten"),
+            dense("one", random_kernel(rng, 48, 4), rng.normal(size=4), "linear"),
+            replace(dense("two", random_kernel(rng, 48, 4), rng.normal(size=4), "linear"), inputs=("flatten",)),
+            plain("out", "add", inputs=("one", "two")),
+        ],
+    )
+
+
+def test_the_end_is_what_all_that_read_the_input_gave_it():
+    e = nplrp.explain(forked(), images(6, 2, (4, 4, 3)), "epsilon(epsilon=0.1)", dtype="float64")
+    ledger = e.ledger
+    assert ledger.end == pytest.approx(e.relevance.sum((1, 2, 3)), rel=1e-12)
+    assert (ledger.end != ledger["sum"].edges["input"]).all()
+    assert (ledger.end != ledger["conv"].relevance_out).all()
+    absorbed = sum(entry.bias + entry.epsilon + entry.dropped for entry in ledger.entries)
+    assert ledger.start == pytest.approx(ledger.end + absorbed, rel=1e-11)
+
+
+def test_edges_are_printed_where_there_are_several():
+    ledger = nplrp.explain(forked(), images(6, 1, (4, 4, 3)), "epsilon", dtype="float64").ledger
+    lines = [line.split() for line in str(ledger).splitlines() if line.startswith("  to ")]
+    assert [line[1] for line in lines] == ["one", "two", "input", "conv"]
+    rows = {row["layer"]: row["edges"] for row in ledger.as_rows()}
+    assert rows["conv"] == {"input": ledger["conv"].relevance_out[0]}
+    assert sum(rows["sum"].values()) == pytest.approx(ledger["sum"].relevance_out[0], rel=1e-12)
+    for line in lines:
+        assert float(line[2]) == pytest.approx((rows["out"] | rows["sum"])[line[1]], rel=1e-5)

@@ -77,11 +77,11 @@ def test_inputs_of_different_lengths_are_joined():
             "concatenate",
             [(2, 3, 4), (4, 3, 2)],
             {"axis": 0},
-            r"joins along axis 0 .*, but gets \(2, 3, 4\), \(4, 3, 2\)",
+            r"joins along axis 0 .*, but gets 'view0' \(2, 3, 4\), 'view1' \(4, 3, 2\)",
         ),
         ("concatenate", [(2, 3, 4), (6, 4)], {"axis": 2}, "joins along axis 2"),
         ("concatenate", [(2, 3, 4), (2, 3, 4)], {"axis": 3}, "joins along axis 3"),
-        ("concatenate", [(2, 3, 4)], {"axis": 0}, r"layer 'l' \(concatenate\) has 1 inputs, expected 2 or more"),
+        ("concatenate", [(2, 3, 4)], {"axis": 0}, r"layer 'l' \(concatenate\) has 1 input, expected 2 or more"),
     ],
 )
 def test_what_does_not_fit(kind, shapes, options, message):

@@ -97,7 +97,7 @@ def test_texts_that_are_no_rules(text):
 
 def test_how_many_parts_and_terms_a_rule_has():
     found = {name: [len(part.terms) for part in Rule(name).parts] for name in RULES}
-    split = {"zplus": [2], "gamma": [2, 2], "alpha_beta": [2, 2], "zbox": [3], "pass": []}
+    split = {"zplus": [2], "gamma": [2, 2], "alpha_beta": [2, 2], "alpha_beta_x": [1, 1], "zbox": [3], "pass": []}
     assert found == {name: split.get(name, [1]) for name in RULES}
     assert [len(part.terms) for part in Rule("alpha_beta", alpha=1).parts] == [2]  # nothing has a weight of 0
     assert [part.weight for part in Rule("alpha_beta", alpha=0).parts] == [1]
@@ -111,6 +111,7 @@ def test_defaults():
         "gamma(gamma=0.25, epsilon=1e-07, stabiliser=sign)",
         "zplus(epsilon=1e-07, stabiliser=plus)",
         "alpha_beta(alpha=2.0, beta=1.0, epsilon=1e-07, stabiliser=sign)",
+        "alpha_beta_x(alpha=2.0, beta=1.0, epsilon=1e-07, stabiliser=sign)",
         "wsquare(epsilon=1e-07, stabiliser=sign)",
         "flat(epsilon=1e-07, stabiliser=sign)",
         "zbox(epsilon=1e-07, stabiliser=sign)",
@@ -148,6 +149,12 @@ def carry(plan, a, R):
     return lrp.run_backward(plan, trace, R.reshape(1, *plan.steps[0].output_shape))[0]
 
 
+def turned(layer):
+    """The batch norm with every other channel's sign turned."""
+    gamma = layer.arrays["gamma"] * np.resize([1, -1], layer.arrays["gamma"].shape).astype(np.float32)
+    return dataclasses.replace(layer, arrays={**layer.arrays, "gamma": gamma})
+
+
 OVERLAPPING = Window((3, 2), (2, 1), padding="same")
 LAYERS = {  # (kind of step, layer, shape of its input)
     "conv": lambda rng: ("conv", conv("l", random_kernel(rng, 3, 2, 3, 4), rng.normal(size=4), "relu"), (5, 4, 3)),
@@ -157,7 +164,7 @@ LAYERS = {  # (kind of step, layer, shape of its input)
         (6, 7, 2),
     ),
     "dense": lambda rng: ("dense", dense("l", random_kernel(rng, 7, 5), rng.normal(size=5), "linear"), (7,)),
-    "scale": lambda rng: ("scale", batch_norm("l", rng, 4), (3, 2, 4)),
+    "scale": lambda rng: ("scale", turned(batch_norm("l", rng, 4)), (3, 2, 4)),
     "avgpool": lambda rng: ("avgpool", pool("l", "avgpool", Window((3, 2), (2, 2), padding="same")), (5, 4, 3)),
     "global_avgpool": lambda rng: ("avgpool", pool("l", "global_avgpool"), (4, 3, 2)),
     "maxpool": lambda rng: ("maxpool", pool("l", window=OVERLAPPING), (5, 6, 2)),
@@ -197,7 +204,7 @@ def test_every_rule_has_a_twin_on_every_kind_of_layer_that_it_fits():
         for kind in row.fits
         if kind not in JOINS  # those are in test_graphs.py
     }
-    assert len(CASES_OF_TWINS) == len(set(CASES_OF_TWINS)) == 284
+    assert len(CASES_OF_TWINS) == len(set(CASES_OF_TWINS)) == 304
 
 
 def twin(rule, step, a, R):
@@ -222,6 +229,8 @@ def twin(rule, step, a, R):
         return twins.gamma(W, b, a, R, s, e, rule.bias, rule.gamma, rule.split, (lambda z: np.maximum(z, 0)) if relu else (lambda z: z))
     if rule.name == "alpha_beta":
         return twins.alpha_beta(W, b, a, R, s, e, rule.bias, rule.alpha, rule.beta, rule.split)
+    if rule.name == "alpha_beta_x":
+        return twins.alpha_beta_x(W, b, a, R, s, e, rule.bias, rule.alpha, rule.beta)
     if rule.name == "zplus":
         return twins.zplus(W, b, a, R, s, e, rule.bias, rule.split)
     if rule.name == "flat" or (rule.name == "wsquare" and pools):  # a pool's weights are all alike

@@ -132,6 +132,17 @@ def alpha_beta(W, b, a, R, s, e, bias, alpha, beta, split):
     return total
 
 
+def alpha_beta_x(W, b, a, R, s, e, bias, alpha, beta):
+    """Positive inputs alone, with positive weights and with negative ones."""
+    total, x = 0, np.maximum(a, 0)
+    for factor, part in ((alpha, np.maximum), (-beta, np.minimum)):
+        if factor:
+            Z = part(W, 0) * x
+            bp = {"changed": part(b, 0), "raw": b, "none": 0 * b}[bias]
+            total = total + factor * share(Z, Z.sum(axis=1) + bp, R, s, e)
+    return total
+
+
 def zplus(W, b, a, R, s, e, bias, split):
     return alpha_beta(W, b, a, R, s, e, bias, 1, 0, split)
 

@@ -20,7 +20,7 @@ from h5py import Dataset, Group
 
 from nplrp.errors import WeightsError
 
-__all__ = ["Dataset", "Group", "Source", "array", "child", "members", "open_hdf5", "other_type", "text"]
+__all__ = ["Dataset", "Group", "Source", "array", "child", "members", "open_hdf5", "other_type", "path_name", "text"]
 
 #: Limits far above anything that Keras writes.
 MAX_MEMBERS = 100_000
@@ -34,6 +34,11 @@ _FLOATS = tuple(
     h5py.h5t.py_create(np.dtype(code)) for code in ("<f4", "<f2", "<f8", ">f2", ">f4", ">f8")
 )  # the first can be mapped as it is
 _DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, MemoryError, OverflowError, SystemError)
+
+
+def path_name(layer: str) -> str:
+    """Return a layer's name as it stands in paths of HDF5 files."""
+    return layer.replace("%", "%25").replace("/", "%2F")
 
 
 @contextmanager

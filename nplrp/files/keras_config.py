@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from nplrp.errors import ModelError, WeightsError
+from nplrp.errors import ModelError, WeightsError, brief
 from nplrp.layers.base import Shape
 from nplrp.layers.config import MAX_LAYERS, Call, ConfigLayer, Options, Sketch, Source, Tensor, is_size, items, leaves
 from nplrp.layers.table import KINDS, READERS
@@ -218,7 +218,7 @@ def _entry(raw: Any, number: int, model: str) -> Entry:
     name = f"{class_name.lower()}_{number}" if name is None else name
     if not isinstance(name, str) or not name:
         raise WeightsError(
-            f"entry {number} of the model's configuration ({class_name}) has {name!r} for a name; the configuration is damaged"
+            f"entry {number} of the model's configuration ({class_name}) has {brief(name)} for a name; the configuration is damaged"
         )
     return Entry(name, class_name, options, raw)
 
@@ -248,6 +248,9 @@ def _graph(entry: Entry, depth: int) -> Graph:
     unknown = [ref.name for ref in sources.values() if ref.name not in numbers]
     if unknown:
         raise WeightsError(f"model {name!r}: its input {unknown[0]!r} isn't among its layers; the configuration is damaged")
+    twice = [each for each, count in Counter(ref.name for ref in sources.values()).items() if count > 1]
+    if twice:
+        raise WeightsError(f"model {name!r} lists its input {twice[0]!r} twice; the configuration is damaged: save the model again")
     _count_from(entries, [ref for each in entries for node in each.nodes for ref in node.refs] + list(ends.values()))
     inputs = {numbers[ref.name]: i for i, ref in enumerate(sources.values())}
     # What a model takes as its input may be any layer: what that one reads isn't part of the model.
@@ -299,7 +302,7 @@ def _ends(value: Any, key: str, model: str) -> dict[str, Ref]:
     for given, each in pairs:
         ref = _ref(items(each))
         if ref is None:
-            raise WeightsError(f"model {model!r}: {key} has {str(each)[:80]!r}, expected [name, use, output]; the configuration is damaged")
+            raise WeightsError(f"model {model!r}: {key} has {brief(each)}, expected [name, use, output]; the configuration is damaged")
         base = given or ref.name
         names = itertools.chain([base], (f"{base}_{count}" for count in itertools.count(1)))
         found[next(name for name in names if name not in found)] = ref
@@ -330,7 +333,7 @@ def _node(entry: Entry, raw: Any) -> Node:
     if isinstance(raw, dict) and "args" in raw:  # Keras 3
         tree, keywords = _with_refs(raw["args"], _keras3_ref), _with_refs(raw.get("kwargs") or {}, _keras3_ref)
         if not isinstance(tree, list) or not isinstance(keywords, dict):
-            raise WeightsError(f"layer {entry.name!r} is called with {str(raw)[:80]!r}; the configuration is damaged: save the model again")
+            raise _bad_call(entry, raw)
         return Node(tree, keywords)
     more: dict[str, Any] = {}
 
@@ -344,13 +347,19 @@ def _node(entry: Entry, raw: Any) -> Node:
 
     tree = _with_refs(raw, first_argument)
     keywords = _with_refs(more, _keras2_ref)
+    if not isinstance(keywords, dict):  # one marked as a tuple
+        raise _bad_call(entry, raw)
     if isinstance(tree, list):
         tree = [each.value if isinstance(each, _Constant) else each for each in tree]
         tree = tree[0] if len(tree) == 1 else tree
     found = Node([tree.value if isinstance(tree, _Constant) else tree], keywords)
     if not found.refs:
-        raise WeightsError(f"layer {entry.name!r} reads {str(raw)[:80]!r}, expected [name, use, output]; the configuration is damaged")
+        raise WeightsError(f"layer {entry.name!r} reads {brief(raw)}, expected [name, use, output]; the configuration is damaged")
     return found
+
+
+def _bad_call(entry: Entry, raw: Any) -> WeightsError:
+    return WeightsError(f"layer {entry.name!r} is called with {brief(raw)}; the configuration is damaged: save the model again")
 
 
 @dataclass(frozen=True)
@@ -363,7 +372,7 @@ def _keras3_ref(value: Any) -> Ref | None:
         return None
     found = _ref(items((value.get("config") or {}).get("keras_history") if isinstance(value.get("config"), dict) else None))
     if found is None:
-        raise WeightsError(f"the configuration's graph has {str(value)[:80]!r} for a tensor; it is damaged: save the model again")
+        raise WeightsError(f"the configuration's graph has {brief(value)} for a tensor; it is damaged: save the model again")
     return found
 
 
@@ -511,12 +520,12 @@ def _shape(value: Any, name: str) -> Shape | None:
         return None
     open_sides = [i for i, side in enumerate(sizes) if side is None]
     if len(sizes) == 4:
-        raise WeightsError(f"layer {name!r}: its input shape is {value!r}: {_REASONS['3-D']}")
+        raise WeightsError(f"layer {name!r}: its input shape is {brief(value)}: {_REASONS['3-D']}")
     if len(sizes) == 3 and open_sides in ([0], [1], [0, 1], [1, 2]):
         sizes = [OPEN_SIDE if side is None else side for side in sizes]
     if len(sizes) not in (1, 2, 3) or not all(is_size(size, 1) for size in sizes):
         raise WeightsError(
-            f"layer {name!r}: its input shape is {value!r}, expected [None, height, width, channels], [None, steps, channels] or "
+            f"layer {name!r}: its input shape is {brief(value)}, expected [None, height, width, channels], [None, steps, channels] or "
             "[None, units]" + ("; give its axes their sizes and save the model again" if open_sides else "")
         )
     return tuple(sizes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -30,7 +30,8 @@ def save(explanation: Explanation, path: str | os.PathLike[str], layers: bool = 
     path : path
         Ending in .npz (NumPy) or .h5 (HDF5).
     layers : bool
-        Also write every layer's activation and relevance, as ``activations/<layer>`` and ``relevances/<layer>``.
+        Also write every layer's activation and relevance, as ``activations/<layer>`` and ``relevances/<layer>``. In .h5 a slash in a
+        layer's name is written as ``%2F`` (and ``%`` as ``%25``), as in golden files: there it would begin a group.
 
     Raises
     ------
@@ -43,9 +44,12 @@ def save(explanation: Explanation, path: str | os.PathLike[str], layers: bool = 
     arrays["images"] = explanation.images
     if explanation.targets is not None:
         arrays["targets"] = explanation.targets
+    written: Callable[[str], str] = str
+    if path.suffix == ".h5":
+        from nplrp.files.hdf5 import path_name as written
     if layers:
-        arrays |= {f"activations/{name}": array for name, array in explanation.activations.items()}
-        arrays |= {f"relevances/{name}": array for name, array in explanation.relevances.items()}
+        arrays |= {f"activations/{written(name)}": array for name, array in explanation.activations.items()}
+        arrays |= {f"relevances/{written(name)}": array for name, array in explanation.relevances.items()}
     note = json.dumps(about(explanation), sort_keys=True)
     with atomic(path) as temporary:
         if path.suffix == ".npz":

@@ -26,6 +26,7 @@ import numpy as np
 from nplrp import layers
 from nplrp.golden import fast_convolutions
 from nplrp.golden.values import UNIT
+from nplrp.gradients import behind_activation
 from nplrp.layers import Step, operation
 from nplrp.lrp import as_linear, four_lines
 from nplrp.plan import Plan
@@ -177,7 +178,9 @@ def relevance_bounds(
     if not parts:
         moves = layers.only_moves(plan.steps[i])
         copies = operation(plan.steps[i]).terms(plan.steps[i])[1] if moves else 1
-        expected, certified = (g * UNIT * layers.move_back(plan.steps[i], np.abs(R)) for g in gains(copies))
+        expected, certified = (
+            g * UNIT * layers.move_back(plan.steps[i], np.abs(behind_activation(plan, trace, i, R))) for g in gains(copies)
+        )
         return Bounds(expected, certified, np.zeros_like(expected))
     step, a, held = as_linear(plan, trace, i)
     unsure = _unsure(step, a, held, rule.row.decision)

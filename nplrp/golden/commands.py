@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nplrp.files.given import add_flags, given
 from nplrp.golden.errors import DIVERGED, PASSED, GoldenError
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def add_commands(commands: Any) -> None:
     actions = golden.add_subparsers(title="actions", required=True, metavar="ACTION")
     model = argparse.ArgumentParser(add_help=False)
     model.add_argument("--weights", "-w", metavar="FILE", help="Keras weights or model; default: as for nplrp explain")
+    add_flags(model)
     model.add_argument("--image", "-i", metavar="IMAGE", help="image file")
     model.add_argument("--input", "-x", metavar="X.npy", help="preprocessed tensor [n, *input_shape]")
 
@@ -96,7 +98,7 @@ def run_record(arguments: argparse.Namespace) -> None:
 
     if not arguments.output.endswith(SUFFIX):
         raise GoldenError(f"{arguments.output}: golden files are called NAME{SUFFIX}; give a name that ends so")
-    model = _model(arguments)
+    model = given(arguments).load()
     x = _tensor(arguments, model)
     if x is None:
         raise GoldenError("there is nothing to explain; give --image or --input")
@@ -138,7 +140,7 @@ def run_verify(arguments: argparse.Namespace) -> int:
         return PASSED
     from nplrp.golden.recording import recompute
 
-    model = _model(arguments)
+    model = given(arguments).load()
     other = recompute(golden, model, _tensor(arguments, model))
     if other:
         print(f"recomputed: {len(other)} arrays have other bits: {', '.join(other)}")
@@ -154,7 +156,7 @@ def run_export(arguments: argparse.Namespace) -> None:
 
     golden = read(arguments.golden)
     output = arguments.output or arguments.golden.removesuffix(SUFFIX) + (".npz" if arguments.to == "npz" else "")
-    export(golden, output, _model(arguments) if arguments.weights else None, arguments.to, arguments.dtype)
+    export(golden, output, given(arguments).load() if arguments.weights else None, arguments.to, arguments.dtype)
     print(f"wrote {output}")
 
 
@@ -172,7 +174,7 @@ def run_check(arguments: argparse.Namespace) -> int:
         raise GoldenError("there is nothing to check, or too much; give either a candidate or --backend")
     if arguments.backend and not arguments.weights:
         raise GoldenError("a backend needs the weights that were recorded; give --weights")
-    model = _model(arguments) if arguments.weights else None
+    model = given(arguments).load() if arguments.weights else None
     if model is not None and arguments.backend:
         from nplrp.golden.backend import BACKENDS, adapter, run_backend
 
@@ -218,7 +220,7 @@ def run_audit(arguments: argparse.Namespace) -> int:
     from nplrp.golden.file import read
 
     golden = read(arguments.golden)
-    model = _model(arguments) if arguments.weights else None
+    model = given(arguments).load() if arguments.weights else None
     x = _tensor(arguments, model) if model is not None else None
     found = audit(golden, model, x, rtol=arguments.rtol, atol=arguments.atol, progress=_progress)
     _progress("")
@@ -235,13 +237,6 @@ def _progress(what: str) -> None:
 
     if sys.stderr.isatty():
         print(f"\r\x1b[K{what}", end="", file=sys.stderr, flush=True)
-
-
-def _model(arguments: argparse.Namespace) -> Model:
-    from nplrp.files.fetch import find_weights
-    from nplrp.files.weights import load
-
-    return load(find_weights(arguments.weights))
 
 
 def _tensor(arguments: argparse.Namespace, model: Model) -> np.ndarray | None:

@@ -17,8 +17,9 @@ import numpy as np
 
 from nplrp.errors import OutputError
 from nplrp.files.atomic import atomic
+from nplrp.files.hdf5 import path_name
 from nplrp.golden.errors import GoldenError
-from nplrp.golden.values import FORMAT, VERSIONS, Golden, GoldenLayer, Tensor, path_name
+from nplrp.golden.values import FORMAT, VERSIONS, Golden, GoldenLayer, Tensor
 
 SUFFIX = ".lrpgold.h5"
 BLOCK = 512

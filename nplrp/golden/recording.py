@@ -13,11 +13,12 @@ import numpy as np
 from nplrp import __version__, layers
 from nplrp.errors import NumericsError, RuleError
 from nplrp.explanation import explain
+from nplrp.files.hdf5 import path_name
 from nplrp.golden import edges
 from nplrp.golden.bounds import Bounds, Forward, chain_noise, forward_bounds, relevance_bounds, start_bounds
 from nplrp.golden.errors import GoldenError, ProvenanceError
 from nplrp.golden.orders import reordered_runs
-from nplrp.golden.values import FORMAT, PROFILES, UNIT, VERSIONS, Golden, GoldenLayer, Tensor, path_name, sha256
+from nplrp.golden.values import FORMAT, PROFILES, UNIT, VERSIONS, Golden, GoldenLayer, Tensor, sha256
 from nplrp.golden.whole_run import Progress, Run, whole_run
 from nplrp.layers import Step
 from nplrp.model import Model

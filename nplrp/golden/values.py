@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from nplrp.files.hdf5 import path_name
 from nplrp.golden.errors import GoldenError
 
 #: Files of version 2 hold networks that aren't chains; what chains are written as hasn't changed.
@@ -238,8 +239,3 @@ def little_endian(array: np.ndarray) -> bytes:
 def sha256(array: np.ndarray) -> str:
     """Return the SHA-256 of an array as little-endian float64 in C order."""
     return hashlib.sha256(little_endian(np.asarray(array, np.float64))).hexdigest()
-
-
-def path_name(name: str) -> str:
-    """Return a layer's name as it stands in paths of the file."""
-    return name.replace("%", "%25").replace("/", "%2F")

@@ -42,6 +42,17 @@ def normalise_transpose(s, k, weights, held, centred, c, nt=1):
     _transpose(_few(nt, s), frozen(s), *s.shape, k, frozen(weights), len(weights) > 1, frozen(held), bool(centred), c.reshape(-1))
 
 
+@queueable
+def normalise_tangent(x, v, k, kind, epsilon, weights, held, centred, turned, out, nt=1):
+    """Write the derivative of `normalise` at x, times v, to out; its transpose times v if `turned`.
+
+    With y = `normalise`'s (x - mean) * held, h the derivative of the deviation ((x - mean) * held for `DEVIATION`, else x * held) and m the
+    count of a group, it is weights * held * (v - mean(v) - y * sum(h v) / m); m is 1 for `LENGTH`, and h 0 where that isn't over epsilon.
+    """
+    arguments = frozen(weights), len(weights) > 1, frozen(held), bool(centred), bool(turned), out.reshape(-1)
+    _tangent(_few(nt, x), frozen(x), frozen(v), *x.shape, k, kind, float(epsilon), *arguments)
+
+
 def _few(nt, x):
     return nt if x.size > SMALL else 1
 
@@ -116,3 +127,36 @@ def _transpose(t, nt, s, n, p, q, k, weights, rows, held, centred, c):
             numbers, factors, to = s[first : first + k], weights[at : at + k], c[first : first + k]
             for i in range(k):
                 to[i] = (np.float64(numbers[i]) * np.float64(factors[i]) - mean) * factor
+
+
+@shared_kernel
+def _tangent(t, nt, x, v, n, p, q, k, kind, epsilon, weights, rows, held, centred, turned, out):
+    groups, lanes, step = q // k, np.empty(LANES), q if rows else 0
+    numbers, along, towards = np.empty(p * k), np.empty(p * k), np.empty(p * k)
+    for task in range(n * groups * t // nt, n * groups * (t + 1) // nt):
+        column = task % groups * k
+        start = task // groups * p * q + column
+        mean, factor = 0.0, held[task]
+        if kind == DEVIATION:
+            mean = _total(x, start, p, q, k, _PLAIN, 0.0, x, 0, 0, lanes) / (p * k)
+        own = mean if centred else 0.0
+        for row in range(p):
+            first, at = start + row * q, row * step + column
+            for i in range(k):
+                weight = np.float64(weights[at + i]) if turned else 1.0
+                value, direction = (np.float64(x[first + i]) - own) * factor, (np.float64(x[first + i]) - mean) * factor
+                numbers[row * k + i], towards[row * k + i] = (direction, value) if turned else (value, direction)
+                along[row * k + i] = np.float64(v[first + i]) * weight
+        middle = 0.0
+        if centred:
+            middle = _total(along, 0, p, k, k, _PLAIN, 0.0, along, 0, 0, lanes) / (p * k)
+        share = _total(along, 0, p, k, k, _WEIGHTED, 0.0, towards, 0, k, lanes)
+        if kind != LENGTH:
+            share /= p * k
+        elif factor * epsilon >= 1.0:
+            share = 0.0
+        for row in range(p):
+            first, at = start + row * q, row * step + column
+            for i in range(k):
+                weight = 1.0 if turned else np.float64(weights[at + i])
+                out[first + i] = (along[row * k + i] - middle - numbers[row * k + i] * share) * factor * weight

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from nplrp.errors import brief
 from nplrp.layers.config import Call, Options, Reader, Tensor, constant
 
 #: Our names -> their parameters' usual values.
@@ -95,7 +96,9 @@ def named(value: Any, dialect: int) -> str:
         if isinstance(class_name, str) and class_name in _OF_LAYERS and isinstance(inner, dict):
             found, axis = _OF_LAYERS[class_name](inner, dialect)
             if axis not in (-1, [-1]):
-                raise ValueError(f"activation {class_name} with axis={axis!r} isn't supported as an option; make it a layer of its own")
+                raise ValueError(
+                    f"activation {class_name} with axis={brief(axis)} isn't supported as an option; make it a layer of its own"
+                )
             return found
         package = str(value.get("registered_name") or "").rpartition(">")[0]
         value = inner if isinstance(inner, str) and package in ("", *_PACKAGES) else package or class_name
@@ -107,10 +110,10 @@ def named(value: Any, dialect: int) -> str:
             return "hard_sigmoid_2"
         if package in ("", *_PACKAGES) and (name in PARAMETERS or name in ALIASES.values()):
             return name
-    what = str(given)[:80] if isinstance(given, dict) else repr(given)
+    what = brief(given)
     hint = "make it a PReLU layer behind this one" if "PReLU" in what else "replace it by one of Keras's own"
     raise ValueError(
-        f"activation {value!r} isn't supported ({hint}: {', '.join(sorted({*PARAMETERS, *ALIASES} - {'hard_sigmoid_2', 'erf'}))})"
+        f"activation {brief(value)} isn't supported ({hint}: {', '.join(sorted({*PARAMETERS, *ALIASES} - {'hard_sigmoid_2', 'erf'}))})"
     )
 
 
@@ -120,10 +123,10 @@ def _number(options: Options, *keys: str, none: float = math.nan) -> float:
         raise ValueError(f"its configuration has no {keys[0]!r}; it is damaged: save the model again")
     found = none if options[key] is None else constant(options[key])
     if not isinstance(found, float) and found.size != 1:
-        raise ValueError(f"{key} is {options[key]!r}, expected a number")
+        raise ValueError(f"{key} is {brief(options[key])}, expected a number")
     number = found if isinstance(found, float) else float(found.reshape(-1)[0])
     if math.isnan(number):
-        raise ValueError(f"{key} is {options[key]!r}, expected a number")
+        raise ValueError(f"{key} is {brief(options[key])}, expected a number")
     return number
 
 

@@ -29,8 +29,8 @@ INPUT = "input"
 #: The most numbers that one layer may give for one image, 8 GB in float32; more is taken for a mistake.
 MAX_VALUES = 1 << 31
 
-#: How many inputs a kind has that joins several: Keras has no limit, but nobody means more.
-SEVERAL = (2, 100_000)
+#: How many inputs a kind has that joins several: Keras has no limit, but nobody means more, and a winner's number takes 16 bits.
+SEVERAL = (2, 1 << 16)
 
 #: What an operation does to relevance: it is linear; linear once its forward pass has decided something (which place of a window won);
 #: or it only moves numbers.
@@ -227,6 +227,8 @@ class Step:
         As of `Layer`.
     input_shapes : tuple of tuple of int
         Of all inputs; empty means one, `input_shape`.
+    stand_in : (ndarray, ndarray) or None
+        Weight and bias that rules run on in place of the step's own (`nplrp.rules.dialects.Dialect.stand_ins`).
     """
 
     name: str
@@ -246,6 +248,7 @@ class Step:
     inputs: tuple[int, ...] = (-1,)
     options: Mapping[str, Any] = field(default_factory=dict)
     input_shapes: tuple[Shape, ...] = ()
+    stand_in: Weights | None = field(default=None, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is prepared: it can be made again."""
@@ -367,6 +370,8 @@ class Operation:
         Of one that decides.
     redecide : callable or None
         Of one that decides: (step, a, ties, decision) -> held, for rules that decide otherwise (`nplrp.rules.rule.DECISIONS`).
+    curved : bool
+        Of one that decides: its derivative is another one than what it holds.
     average : callable or None
         Of one that decides: step -> the step that weighs all its places alike.
     queueable : bool
@@ -407,6 +412,7 @@ class Operation:
     fused: Fused | None = None
     routes: Routes | None = None
     redecide: Callable[..., Any] | None = None
+    curved: bool = False
     average: Callable[[Step], Step] | None = None
     queueable: bool = False
     view: bool = False
@@ -467,6 +473,8 @@ class Kind:
         The fewest and the most inputs.
     keras : mapping of str to callable
         Keras's classes -> what reads a use of such a layer (see `nplrp.layers.config`).
+    stand_in : callable or None
+        layer -> weight and bias, float64, of the function that takes its place in dialects with `Dialect.stand_ins`.
     renumbering : callable
         layer -> its `Renumbering`, None if what it reads must keep its order.
     chooses : bool
@@ -478,6 +486,7 @@ class Kind:
     step: Callable[[Layer], dict[str, Any]]
     arity: tuple[int, int] = (1, 1)
     keras: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    stand_in: Callable[[Layer], Weights] | None = None
     renumbering: Callable[[Layer], Renumbering | None] = lambda layer: CHANNEL_BY_CHANNEL
     chooses: bool = False
 
@@ -516,13 +525,41 @@ def fits(layer: Layer, before: Shape, after: Shape) -> Shape:
     ------
     ModelError
     """
+    if min(after, default=1) < 1 or min(before, default=1) < 1:
+        raise ModelError(f"layer {layer.name!r} ({layer.kind}) doesn't fit: its input has shape {before}, its output would have {after}")
     if math.prod(after) > MAX_VALUES:
         raise ModelError(
             f"layer {layer.name!r} ({layer.kind}): its output would have shape {after}; at most {MAX_VALUES} numbers are supported"
         )
-    if min(after, default=1) < 1 or min(before, default=1) < 1:
-        raise ModelError(f"layer {layer.name!r} ({layer.kind}) doesn't fit: its input has shape {before}, its output would have {after}")
     return after
+
+
+def output_shape(kind: Kind, layer: Layer, shapes: tuple[Shape, ...]) -> Shape:
+    """Return the shape of what a layer gives.
+
+    Raises
+    ------
+    ModelError
+        If it has too few or too many inputs, they don't fit it, or its fields aren't what its kind has.
+    """
+    (fewest, most), count = kind.arity, len(shapes)
+    if not fewest <= count <= most:
+        expected = f"{fewest}" if fewest == most else f"{fewest} or more" if count < fewest else f"at most {most}"
+        raise ModelError(f"layer {layer.name!r} ({layer.kind}) has {count} input{'s' * (count != 1)}, expected {expected}")
+    try:
+        return kind.shape(layer, shapes)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"layer {layer.name!r} ({layer.kind}): its window, options or arrays aren't what a layer of its kind has "
+            f"({type(error).__name__}: {error})"
+        ) from error
+
+
+def listed(layer: Layer, shapes: Sequence[Shape]) -> str:
+    """Write a layer's inputs with their shapes, the first eight of them, as messages show them."""
+    names = layer.inputs if len(layer.inputs) == len(shapes) else [None] * len(shapes)
+    found = [str(shape) if name is None else f"{name!r} {shape}" for name, shape in zip(names[:8], shapes, strict=False)]
+    return ", ".join(found) + (", ..." if len(shapes) > 8 else "")
 
 
 def float64(step: Step) -> Weights:

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from nplrp.errors import ModelError
-from nplrp.layers.base import INPUT, Kind, Layer, Shape, Window
+from nplrp.errors import ModelError, brief
+from nplrp.layers.base import INPUT, Kind, Layer, Shape, Window, output_shape
 
 #: Sides, channels and windows above this are taken for damage.
 MAX_SIZE = 1 << 20
@@ -164,19 +164,22 @@ class Sketch:
             raise ModelError(f"the model has more than {MAX_LAYERS} layers, with those of models inside counted at every use")
         layer, shapes = item.layer, tuple(tensor.shape for tensor in inputs)
         kind = self._kinds[layer.kind]
-        fewest, most = kind.arity
-        if not fewest <= len(inputs) <= most:
-            wanted = f"{fewest}" if fewest == most else f"{fewest} or more"
-            raise ModelError(f"layer {layer.name!r} ({layer.kind}) has {len(inputs)} inputs, expected {wanted}")
         zeros = {name: np.broadcast_to(np.float32(0), shape) for name, shape in item.variables.items()}
         arrays = {**layer.arrays, **(item.arrays(zeros) if zeros else {})}
-        shape = kind.shape(replace(layer, arrays=arrays, input_shape=shapes[0], input_shapes=shapes), shapes)
+        read = tuple(self._label(tensor) for tensor in inputs)
+        known = replace(layer, arrays=arrays, inputs=read, input_shape=shapes[0] if shapes else (), input_shapes=shapes)
+        shape = output_shape(kind, known, shapes)
         self._layers.append(item)
         self._inputs.append(tuple(tensor.place for tensor in inputs))
         self._names.append(named)
         self._taken.add(named)
         place, first = len(self._layers) - 1, inputs[0]
         return Tensor(place, shape, first.axes) if len(shape) == len(first.shape) else plain(place, shape)
+
+    def _label(self, tensor: Tensor) -> str:
+        """Return what messages call the layer that gives a tensor, as long as not all names are known."""
+        path, added = self._names[tensor.place] if tensor.place >= 0 else ((INPUT,), "")
+        return path[-1] + added
 
     def enter(self) -> None:
         """Count a use of a model inside, which may be empty: uses of uses grow without end.
@@ -309,7 +312,7 @@ class Call:
         """Return an option that must have one of the values `allowed`."""
         value = self.get(key)
         if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed):
-            raise ValueError(f"{key}={value!r} isn't supported, only {' or '.join(map(repr, allowed))}")
+            raise ValueError(f"{key}={brief(value)} isn't supported, only {' or '.join(map(repr, allowed))}")
         return value
 
     def size(self, key: str) -> int:
@@ -321,21 +324,21 @@ class Call:
         value = self.get(key)
         found = [value] * count if isinstance(value, int) else items(value)
         if len(found) != count or not all(is_size(each, 1) for each in found):
-            raise ValueError(f"{key} is {value!r}, expected {_COUNTS[count]} from 1 to {MAX_SIZE}")
+            raise ValueError(f"{key} is {brief(value)}, expected {_COUNTS[count]} from 1 to {MAX_SIZE}")
         return tuple(found)
 
     def number(self, key: str, least: float = -math.inf) -> float:
         """Return an option that is a finite number."""
         value = self.get(key)
         if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < math.inf:
-            raise ValueError(f"{key} is {value!r}, expected a number" + (f" >= {least:g}" if least > -math.inf else ""))
+            raise ValueError(f"{key} is {brief(value)}, expected a number" + (f" >= {least:g}" if least > -math.inf else ""))
         return float(value)
 
     def epsilon(self) -> float:
         """Return what a normalisation adds to the variance."""
         value = self.number("epsilon", 0)
         if value >= 1e6:
-            raise ValueError(f"epsilon is {value!r}, expected a small number")
+            raise ValueError(f"epsilon is {brief(value)}, expected a small number")
         return value
 
     def window(self, key: str, dims: int, stride: int | None = 1) -> Window:
@@ -384,7 +387,7 @@ class Call:
     def axis(self, value: Any, rank: int) -> int:
         """Return an axis, counted with the batch axis or from behind, as one of `rank` axes without it."""
         if isinstance(value, bool) or not isinstance(value, int) or not (1 <= value <= rank or -rank <= value <= -1):
-            found = f"axis is {value!r}, expected one of its input's, -1 or 1 to {rank}"
+            found = f"axis is {brief(value)}, expected one of its input's, -1 or 1 to {rank}"
             raise ValueError(found + ("; 0 is the batch's" if value == 0 and not isinstance(value, bool) else ""))
         return value - 1 if value > 0 else value + rank
 
@@ -392,7 +395,7 @@ class Call:
         """Return several axes, each once."""
         found = tuple(self.axis(one, rank) for one in (items(value) if isinstance(value, list | dict) else [value]))
         if not found or len(set(found)) < len(found):
-            raise ValueError(f"axis is {value!r}, expected an axis or a list of different ones")
+            raise ValueError(f"axis is {brief(value)}, expected an axis or a list of different ones")
         return found
 
     def image(self, dims: int, tensor: Tensor | None = None) -> Tensor:
@@ -513,7 +516,7 @@ def size(value: Any, key: str) -> int:
         If it is none; `key` says what it should be.
     """
     if not is_size(value, 1):
-        raise ValueError(f"{key} is {value!r}, expected a whole number from 1 to {MAX_SIZE}")
+        raise ValueError(f"{key} is {brief(value)}, expected a whole number from 1 to {MAX_SIZE}")
     return int(value)
 
 
@@ -552,7 +555,7 @@ def constant(value: Any) -> np.ndarray:
     except (ValueError, TypeError):
         found = None
     if found is None or not found.size or not np.isfinite(found).all():
-        raise ValueError(f"it is called with {str(value)[:80]!r}, expected a number, a list of numbers, or what a layer gives")
+        raise ValueError(f"it is called with {brief(value)}, expected a number, a list of numbers, or what a layer gives")
     return found
 
 

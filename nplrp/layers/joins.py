@@ -15,7 +15,23 @@ import numpy as np
 
 from nplrp.errors import ModelError
 from nplrp.layers import operators
-from nplrp.layers.base import DECIDES, LINEAR, SEVERAL, Carried, Choice, Division, Fused, Kind, Layer, Operation, Shape, Step, fits
+from nplrp.layers.base import (
+    DECIDES,
+    LINEAR,
+    MAX_VALUES,
+    SEVERAL,
+    Carried,
+    Choice,
+    Division,
+    Fused,
+    Kind,
+    Layer,
+    Operation,
+    Shape,
+    Step,
+    fits,
+    listed,
+)
 from nplrp.layers.lines import change_weight, clamps, threads
 from nplrp.layers.ties import point_row
 from nplrp.rules.rule import AS_IS, Change, Clamp, Part
@@ -27,11 +43,17 @@ def shape(layer: Layer, shapes: tuple[Shape, ...]) -> Shape:
     try:
         if len({len(each) for each in shapes}) != 1:
             raise ValueError
-        return fits(layer, shapes[0], tuple(map(int, np.broadcast_shapes(*shapes))))
+        found = fits(layer, shapes[0], tuple(map(int, np.broadcast_shapes(*shapes))))
     except ValueError:
-        named = [f"{name!r} " for name in layer.inputs] if len(layer.inputs) == len(shapes) else [""] * len(shapes)
-        found = ", ".join(f"{name}{each}" for name, each in zip(named[:8], shapes, strict=False)) + (", ..." if len(shapes) > 8 else "")
-        raise ModelError(f"layer {layer.name!r} ({layer.kind}) joins inputs of different shapes: {found}; expected equal ones") from None
+        raise ModelError(
+            f"layer {layer.name!r} ({layer.kind}) joins inputs of different shapes: {listed(layer, shapes)}; expected equal ones, or "
+            "sides of 1"
+        ) from None
+    if len(shapes) * math.prod(found) > MAX_VALUES:
+        raise ModelError(
+            f"layer {layer.name!r} ({layer.kind}) joins {len(shapes)} inputs of shape {found}; at most {MAX_VALUES} numbers are supported"
+        )
+    return found
 
 
 def stack(step: Step, inputs: Sequence[np.ndarray], workspace: Workspace | None = None) -> np.ndarray:
@@ -189,13 +211,13 @@ def as_mean(step: Step) -> Step:
 
 def multiply(step: Step, a: np.ndarray, labels: Any = None, workspace: Workspace | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Return the product of the inputs, and hold for each the product of the others, [n, m, *shape]."""
-    z, others = a[:, 0].copy(), np.ones_like(a)
-    for k in range(1, a.shape[1]):
-        z *= a[:, k]
-    for k in range(a.shape[1]):
-        for other in range(a.shape[1]):
-            if other != k:
-                others[:, k] *= a[:, other]
+    m, others = a.shape[1], np.ones_like(a)
+    for k in range(1, m):  # those before it ...
+        np.multiply(others[:, k - 1], a[:, k - 1], out=others[:, k])
+    z, behind = others[:, m - 1] * a[:, m - 1], a[:, m - 1].copy()
+    for k in range(m - 2, -1, -1):  # ... times those behind it
+        others[:, k] *= behind
+        behind *= a[:, k]
     return z, others
 
 

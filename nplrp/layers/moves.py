@@ -10,7 +10,21 @@ import numpy as np
 
 from nplrp.errors import ModelError
 from nplrp.layers import shapes as readers
-from nplrp.layers.base import CHANNEL_BY_CHANNEL, MADE, MOVES, SEVERAL, Kind, Layer, Operation, Renumbering, Shape, Step, fits, image_shape
+from nplrp.layers.base import (
+    CHANNEL_BY_CHANNEL,
+    MADE,
+    MOVES,
+    SEVERAL,
+    Kind,
+    Layer,
+    Operation,
+    Renumbering,
+    Shape,
+    Step,
+    fits,
+    image_shape,
+    listed,
+)
 from nplrp.layers.lines import threads
 from nplrp.layers.ties import crop_row, pad_row, point_row
 from nplrp.workspace import Workspace
@@ -146,10 +160,17 @@ def repeat_back(step: Step, R: np.ndarray, workspace: Workspace | None = None) -
 def joined(layer: Layer, shapes: tuple[Shape, ...]) -> Shape:
     """Return the shape of the inputs one after the other along the option `axis`, which doesn't count the batch."""
     axis, first = option(layer, "axis"), shapes[0]
-    others = [shape[:axis] + shape[axis + 1 :] for shape in shapes]
-    if not 0 <= axis < len(first) or any(len(shape) != len(first) for shape in shapes) or others.count(others[0]) < len(others):
-        listed = ", ".join(map(str, shapes))
-        raise ModelError(f"layer {layer.name!r} joins along axis {axis} (without the batch), but gets {listed}, which differ elsewhere too")
+    if axis not in range(len(first)):
+        raise ModelError(
+            f"layer {layer.name!r} joins along axis {axis!r} (without the batch), expected 0 to {len(first) - 1}: its inputs are "
+            f"{listed(layer, shapes)}"
+        )
+    others = {(len(shape), *shape[:axis], *shape[axis + 1 :]) for shape in shapes}
+    if len(others) > 1:
+        raise ModelError(
+            f"layer {layer.name!r} joins along axis {axis} (without the batch), but gets {listed(layer, shapes)}, which differ "
+            "elsewhere too"
+        )
     return fits(layer, first, (*first[:axis], sum(shape[axis] for shape in shapes), *first[axis + 1 :]))
 
 

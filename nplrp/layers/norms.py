@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -134,11 +134,49 @@ def decide(step: Step, a: np.ndarray, labels: Any = None, workspace: Workspace |
     return _normalised(step, a, changed_bias(step, AS_IS), held, empty(a.shape, a.dtype)), held
 
 
-def forward(step: Step, inputs: Sequence[np.ndarray], changes: Sequence[Change], b: np.ndarray, relu: bool, held: np.ndarray) -> np.ndarray:
-    """Normalise with the deviations that are held: term after term, the bias with the first."""
+class Tangent(NamedTuple):
+    """What a norm's derivative is taken at: its input [n, *shape], and 1 / deviation of every group."""
+
+    a: np.ndarray
+    held: np.ndarray
+
+
+def redecide(step: Step, a: np.ndarray, labels: Any, decision: str) -> Tangent | np.ndarray:
+    """Hold the deviation, or for the decision "slope" the point at which its derivative counts too."""
+    held = decide(step, a)[1]
+    return Tangent(a, held) if decision == "slope" else held
+
+
+def _tangent(step: Step, v: np.ndarray, at: Tangent, turned: bool, out: np.ndarray) -> None:
+    from nplrp.kernels import norms
+
+    options = step.options
+    norms.normalise_tangent(
+        _matrices(step, at.a),
+        _matrices(step, v),
+        options["layout"][3],
+        getattr(norms, options["divisor"]),
+        options["epsilon"],
+        _kept(step, "weight"),
+        at.held,
+        options["centred"],
+        turned,
+        out,
+        threads(),
+    )
+
+
+def forward(
+    step: Step, inputs: Sequence[np.ndarray], changes: Sequence[Change], b: np.ndarray, relu: bool, held: np.ndarray | Tangent
+) -> np.ndarray:
+    """Normalise with the deviations that are held: term after term, the bias with the first; or apply the derivative."""
     from nplrp.kernels import elementwise
 
     z = np.empty_like(inputs[0])
+    if isinstance(held, Tangent):
+        (a,) = inputs
+        _tangent(step, a, held, False, z)
+        return z
     for t, a in enumerate(inputs):
         term = _normalised(step, a, b if t == 0 else np.zeros_like(b), held, z if t == 0 else np.empty_like(z))
         if t > 0:
@@ -168,10 +206,13 @@ def _kept(step: Step, name: str) -> np.ndarray:
     return kept
 
 
-def transpose(step: Step, s: np.ndarray, change: Change, held: np.ndarray, c: np.ndarray) -> None:
-    """Write to c what the held deviations make of s, minus its mean over each group."""
+def transpose(step: Step, s: np.ndarray, change: Change, held: np.ndarray | Tangent, c: np.ndarray) -> None:
+    """Write to c what the held deviations make of s, minus its mean over each group; or what the derivative's transpose makes of it."""
     from nplrp.kernels import norms
 
+    if isinstance(held, Tangent):
+        _tangent(step, s, held, True, c)
+        return
     norms.normalise_transpose(
         _matrices(step, s), step.options["layout"][3], _kept(step, "weight"), held, step.options["centred"], c, threads()
     )
@@ -232,6 +273,8 @@ NORM = Operation(
     forward,
     transpose,
     decide=decide,
+    redecide=redecide,
+    curved=True,
     terms=terms,
     absolute=_absolute,
     unsure=_unsure,

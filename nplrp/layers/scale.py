@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from nplrp.errors import ModelError, NumericsError
-from nplrp.layers.base import LINEAR, Kind, Layer, Operation, Shape, Step, check_vector, scaled_outputs
+from nplrp.errors import ModelError, NumericsError, brief
+from nplrp.layers.base import LINEAR, Kind, Layer, Operation, Shape, Step, Weights, check_vector, scaled_outputs
 from nplrp.layers.config import Arrays, Call, Tensor, constant
 from nplrp.layers.lines import change_weight, threads
 from nplrp.layers.ties import point_row
@@ -37,6 +37,13 @@ def batch_norm(layer: Layer) -> dict[str, Any]:
     g = arrays.get("gamma", 1.0) / np.sqrt(variance)
     h = arrays.get("beta", 0.0) - arrays["mean"] * g
     return {"kind": "scale", "weight": np.asarray(g), "bias": np.asarray(h)}
+
+
+def surrogate(layer: Layer) -> Weights:
+    """Return what iNNvestigate's rules take a batch norm for: k = gamma / d, b = beta - mean / d, d = sqrt(variance^2 + epsilon)."""
+    arrays = {key: np.asarray(array, dtype=np.float64) for key, array in layer.arrays.items()}
+    deviation = np.sqrt(arrays["variance"] ** 2 + layer.epsilon)
+    return arrays.get("gamma", 1.0) / deviation, arrays.get("beta", 0.0) - arrays["mean"] / deviation
 
 
 def affine(layer: Layer) -> dict[str, Any]:
@@ -130,7 +137,7 @@ def read_normalization(call: Call) -> Tensor:
     rank, given = len(x.axes), call.get("axis")
     axes = () if given is None or given == [] else call.axes(given, rank)
     if len(axes) > 1:
-        raise ValueError(f"axis={given!r}: one mean for each place along several axes isn't supported, only for each channel")
+        raise ValueError(f"axis={brief(given)}: one mean for each place along several axes isn't supported, only for each channel")
 
     def make(arrays: Arrays) -> Arrays:
         mean, deviation = arrays["mean"].reshape(-1).astype(np.float64), np.sqrt(arrays["variance"].reshape(-1).astype(np.float64))
@@ -169,5 +176,5 @@ _BATCH_NORM = dict.fromkeys(
 )
 _AFFINE = {"Rescaling": read_rescaling, "Normalization": read_normalization, "LayerScale": read_layer_scale}
 
-KINDS = (Kind("batchnorm", shape, batch_norm, keras=_BATCH_NORM), Kind("affine", shape, affine, keras=_AFFINE))
+KINDS = (Kind("batchnorm", shape, batch_norm, keras=_BATCH_NORM, stand_in=surrogate), Kind("affine", shape, affine, keras=_AFFINE))
 OPERATIONS = (SCALE,)

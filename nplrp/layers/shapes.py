@@ -8,6 +8,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+from nplrp.errors import brief
 from nplrp.layers.config import Call, Reader, Tensor, is_size, items
 
 #: The most pieces that a slice is put together from.
@@ -35,14 +36,16 @@ def reshape(call: Call) -> Tensor:
         given = next((call.get(key) for key in ("newshape", "shape") if key in call.options or key in call.keywords), None)
         shape = items(given)
         if not shape:
-            raise ValueError(f"its new shape is {given!r}, expected a list of whole numbers")
+            raise ValueError(f"its new shape is {brief(given)}, expected a list of whole numbers")
         size = math.prod(x.shape)
         whole = all(is_size(side, 1) for side in shape[1:]) and math.prod(shape[1:]) == size
         if shape[0] not in (-1, None) or not (whole or shape[0] is None):
-            raise ValueError(f"its new shape is {shape}, which doesn't keep the batch axis of its input {x.shape}; use the layer Reshape")
+            raise ValueError(
+                f"its new shape is {brief(shape)}, which doesn't keep the batch axis of its input {x.shape}; use the layer Reshape"
+            )
         shape = shape[1:]
     if not shape or not all(is_size(side, 1) or (type(side) is int and side == -1) for side in shape):
-        raise ValueError(f"its target shape is {shape}, expected whole numbers, one of which may be -1")
+        raise ValueError(f"its target shape is {brief(shape)}, expected whole numbers, one of which may be -1")
     return call.add("reshape", x, options={"shape": shape})
 
 
@@ -82,7 +85,7 @@ def new_axis(call: Call) -> Tensor:
     else:
         out = call.axes(axis, rank) if axis not in (None, []) else ()
         if not out or any(x.shape[each] != 1 for each in out):
-            raise ValueError(f"axis={axis!r}: its input has shape {x.shape}, expected axes of size 1")
+            raise ValueError(f"axis={brief(axis)}: its input has shape {x.shape}, expected axes of size 1")
         shape = tuple(side for i, side in enumerate(x.shape) if i not in out)
     return call.add("reshape", x, options={"shape": list(shape)})
 
@@ -120,7 +123,7 @@ def _sides(value: Any, dims: int, key: str) -> tuple[int, int, int, int]:
     pairs = [[side, side] if isinstance(side, int) else items(side) for side in sides]
     if [len(pair) for pair in pairs] != [2] * dims or not all(is_size(each, 0) for pair in pairs for each in pair):
         wanted = "a number, [rows, columns] or [[top, bottom], [left, right]]" if dims == 2 else "a number or [before, behind]"
-        raise ValueError(f"{key} is {value!r}, expected {wanted}")
+        raise ValueError(f"{key} is {brief(value)}, expected {wanted}")
     (top, bottom), (left, right) = [[0, 0]] * (2 - dims) + pairs
     return top, bottom, left, right
 
@@ -140,14 +143,14 @@ def pad(call: Call) -> Tensor:
     mode = str({"mode": "constant", **call.keywords, **call.options}["mode"]).lower()
     value = {"constant_values": 0, **call.keywords, **call.options}["constant_values"]
     if mode != "constant" or value not in (0, None):
-        raise ValueError(f"mode={mode!r} with constant_values={value!r} isn't supported, only zeros")
+        raise ValueError(f"mode={brief(mode)} with constant_values={brief(value)} isn't supported, only zeros")
     given = next((call.get(key) for key in ("pad_width", "paddings") if key in call.options or key in call.keywords), None)
     sides, rank = [items(side) for side in items(given)], len(call.tensor.axes)
     if [len(side) for side in sides] != [2] * (rank + 1) or not all(is_size(each, 0) for side in sides for each in side):
-        raise ValueError(f"it pads by {given!r}, expected two whole numbers for each axis of {call.tensor.keras_shape} and the batch")
+        raise ValueError(f"it pads by {brief(given)}, expected two whole numbers for each axis of {call.tensor.keras_shape} and the batch")
     x, wanted = call.tensor, {i: (*side,) for i, side in enumerate(sides[1:]) if any(side)}
     if any(sides[0]) or len(wanted) > 2 or rank not in (2, 3):
-        raise ValueError(f"it pads by {given!r}; only two axes of images, or those of sequences, can be padded")
+        raise ValueError(f"it pads by {brief(given)}; only two axes of images, or those of sequences, can be padded")
     image, pads = _two_axes(call, x, wanted)
     return call.add("pad", image, pads=pads)
 
@@ -237,7 +240,7 @@ def get_item(call: Call) -> Tensor:
     rank = len(x.axes)
     dots = [i for i, key in enumerate(keys) if _is_dots(key)]
     if len(dots) > 1 or sum(key is not None for key in keys) - len(dots) > rank + 1:
-        raise ValueError(f"x[{str(keys)[:80]}] doesn't fit its input {x.keras_shape}")
+        raise ValueError(f"x[{brief(keys)}] doesn't fit its input {x.keras_shape}")
     missing = rank + 1 - (sum(key is not None for key in keys) - len(dots))
     at = dots[0] if dots else len(keys)
     everything = {"start": None, "stop": None, "step": None}
@@ -281,13 +284,13 @@ def _places(key: Any, size: int) -> range:
         return range(key % size, key % size + 1)
     ends = key.get("config", key) if isinstance(key, dict) else None
     if not isinstance(ends, dict) or not {"start", "stop", "step"} <= set(ends):
-        raise ValueError(f"x[{str(key)[:80]}] isn't supported, only slices, whole numbers and '...'")
+        raise ValueError(f"x[{brief(key)}] isn't supported, only slices, whole numbers and '...'")
     numbers = [ends[name] for name in ("start", "stop", "step")]
     if not all(number is None or (isinstance(number, int) and not isinstance(number, bool)) for number in numbers) or numbers[2] == 0:
-        raise ValueError(f"x[{str(key)[:80]}] isn't supported, only slices of whole numbers")
+        raise ValueError(f"x[{brief(key)}] isn't supported, only slices of whole numbers")
     found = range(*slice(*numbers).indices(size))
     if not found:
-        raise ValueError(f"x[{str(key)[:80]}] takes nothing of {size} places")
+        raise ValueError(f"x[{brief(key)}] takes nothing of {size} places")
     return found
 
 
@@ -326,7 +329,7 @@ def cast(call: Call) -> Tensor:
     """Read a change of type among floats: nothing, as everything is computed in one."""
     value = {"dtype": "float32", **call.keywords, **call.options}["dtype"]
     if not str(value).startswith(("float", "bfloat", "tf.float")) and value not in (1, 2, 14, 19):
-        raise ValueError(f"dtype={value!r}: whole numbers aren't supported, only floats")
+        raise ValueError(f"dtype={brief(value)}: whole numbers aren't supported, only floats")
     return identity(call)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,9 @@ STARTS = ("one", "logit", "softmax", "all", "relu_logit", "contrastive")
 
 #: How the gradient family treats ReLUs (`nplrp.gradients`).
 GRADIENTS = ("gradient", "input_t_gradient", "guided_backprop", "deconvnet")
+
+#: Which activations hand down their slope (`Composite.slopes`).
+SLOPES = ("", "layers", "all")
 
 PASS = Rule("pass")
 PASSED = ("reshape", "pad", "identity")
@@ -45,11 +48,14 @@ class Select:
         Names or patterns (``"block[12]_*"``); empty for any.
     range : (int or None, int or None)
         Start and stop, as of a Python slice, among the layers that meet the other conditions: (0, 1) is the first, (-1, None) the last.
+    reads_input : bool
+        Only layers that read nothing but the model's input, seen through what moves numbers: all of them, where several do.
     """
 
     kinds: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     range: tuple[int | None, int | None] = (None, None)
+    reads_input: bool = False
 
     def __post_init__(self) -> None:
         for kind in self.kinds:
@@ -58,13 +64,14 @@ class Select:
         if len(self.range) != 2 or not all(end is None or (isinstance(end, int) and not isinstance(end, bool)) for end in self.range):
             raise RuleError(f"a range of layers is a pair (start, stop) of whole numbers or None, not {self.range!r}")
 
-    def choose(self, layers: Sequence[tuple[str, str]]) -> set[int]:
-        """Return the places of the chosen layers among (name, kind)."""
+    def choose(self, layers: Sequence[tuple[str, str]], readers: Collection[int] = ()) -> set[int]:
+        """Return the places of the chosen layers among (name, kind); `readers` are those that read the input alone."""
         found = [
             i
             for i, (name, kind) in enumerate(layers)
             if (kind in self.kinds if self.kinds else kind in KINDS)
             and (not self.names or any(fnmatch.fnmatchcase(name, pattern) for pattern in self.names))
+            and (not self.reads_input or i in readers)
         ]
         return set(found[slice(*self.range)])
 
@@ -90,6 +97,11 @@ class Composite:
         The dialect that it runs in unless one is asked for.
     gradient : str
         One of `GRADIENTS`, for composites that are no LRP; they have no rows.
+    slopes : str
+        Which activations hand down their slope times R, as systems do that have no rule for them: ``"layers"`` that are nothing else, or
+        ``"all"``, those inside other layers too; all others hand down R.
+    batch_norm : Rule or None
+        Of batch norms that are kept as they are (`nplrp.plan.make_plan`'s `merge`); None is the dialect's, or else the rows'.
     """
 
     name: str
@@ -98,20 +110,26 @@ class Composite:
     source: str = ""
     dialect: str = "nplrp"
     gradient: str = ""
+    slopes: str = ""
+    batch_norm: Rule | None = None
 
     def __post_init__(self) -> None:
+        if self.slopes not in SLOPES:
+            raise RuleError(f"composite {self.name!r}: there is no slopes {self.slopes!r}; expected one of {', '.join(map(repr, SLOPES))}")
         if self.start is not None and self.start not in STARTS:
             raise RuleError(f"composite {self.name!r}: there is no start {self.start!r}; expected one of {', '.join(STARTS)}")
 
-    def choose(self, layers: Sequence[tuple[str, str]]) -> tuple[Rule | None, ...]:
+    def choose(self, layers: Sequence[tuple[str, str]], readers: Collection[int] = ()) -> tuple[Rule | None, ...]:
         """Return the rule of each layer, given as (name, kind of step or "input"); None where the dialect decides.
+
+        `readers` are the places of layers that read the model's input alone.
 
         Raises
         ------
         RuleError
             If no row chooses a layer, or the row's rule isn't defined for its kind; the message names the layer.
         """
-        chosen = [((select if isinstance(select, Select) else Select(select)).choose(layers), rule) for select, rule in self.rows]
+        chosen = [((select if isinstance(select, Select) else Select(select)).choose(layers, readers), rule) for select, rule in self.rows]
         rules: list[Rule | None] = []
         for i, (name, kind) in enumerate(layers):
             if kind in (*PASSED, "input"):
@@ -169,14 +187,14 @@ class Composite:
         table : mapping
             ``name``, ``start``, ``dialect`` (each may be left out), ``base`` (a preset whose rows follow these), and ``rows``: a list of
             tables with ``rule`` (such as ``"gamma(gamma=0.5)"``; ``"dialect"`` for pools) and any of ``kind``, ``name`` (a text or a list
-            of them), ``first``, ``last`` (true) and ``range`` ([start, stop]).
+            of them), ``first``, ``last``, ``reads_input`` (true) and ``range`` ([start, stop]). ``slopes`` is the class's.
 
         Raises
         ------
         RuleError
             If a key or a value is wrong; the message names the row.
         """
-        known = {"name", "start", "dialect", "base", "rows"}
+        known = {"name", "start", "dialect", "base", "rows", "slopes"}
         _refuse_unknown(table, known, "a composite")
         base = composite_named(str(table["base"])) if "base" in table else None
         rows = tuple(_row(row, i) for i, row in enumerate(table.get("rows", ()), 1))
@@ -188,6 +206,8 @@ class Composite:
             start=table.get("start", base.start if base else None),
             source="given",
             dialect=str(table.get("dialect", base.dialect if base else "nplrp")),
+            slopes=str(table.get("slopes", base.slopes if base else "")),
+            batch_norm=base.batch_norm if base else None,
         )
 
     @classmethod
@@ -217,7 +237,7 @@ def _row(row: Any, number: int) -> tuple[Select, Rule | None]:
     try:
         if not isinstance(row, Mapping) or "rule" not in row:
             raise RuleError(f"expected a table with a rule, found {row!r}")
-        _refuse_unknown(row, {"rule", "kind", "name", "first", "last", "range"}, "a row")
+        _refuse_unknown(row, {"rule", "kind", "name", "first", "last", "range", "reads_input"}, "a row")
         spans = [key for key in ("first", "last", "range") if row.get(key)]
         if len(spans) > 1:
             raise RuleError(f"{' and '.join(spans)} exclude each other")
@@ -226,7 +246,7 @@ def _row(row: Any, number: int) -> tuple[Select, Rule | None]:
             raise RuleError(f"range is [start, stop], not {span!r}")
         rule = None if row["rule"] == "dialect" else Rule.parse(str(row["rule"]))
         kinds = _texts(row, "kind")
-        select = Select(kinds or (rule.fits if rule is not None else POOLS), _texts(row, "name"), tuple(span))
+        select = Select(kinds or (rule.fits if rule is not None else POOLS), _texts(row, "name"), tuple(span), bool(row.get("reads_input")))
         return select, rule
     except RuleError as error:
         raise RuleError(f"row {number}: {error}") from None
@@ -256,11 +276,12 @@ def _zennit(name: str, conv: Rule, first: tuple[Select, Rule] | None = None) -> 
     return Composite(name, ((first,) if first else ()) + rows, None, "Zennit 0.5.1, composites.py", "zennit-0.5")
 
 
-def _innvestigate(name: str, conv: Rule, until: int = 0) -> Composite:
-    """Return one of iNNvestigate's presets; the first `until` layers with weights are flat."""
+def _innvestigate(name: str, conv: Rule, flat_first: bool = False) -> Composite:
+    """Return one of iNNvestigate's presets; layers with weights that read the input may be flat."""
     rows = ((("conv",), conv), (("dense", "scale"), Rule("epsilon", epsilon=0.1)), (POOLS, None))
-    flat = ((Select(WEIGHTED, range=(0, until)), Rule("flat")),) if until else ()
-    return Composite(f"lrp.sequential_preset_{name}", flat + rows, None, "iNNvestigate 2.1.2, relevance_analyzer.py", "innvestigate-2.1")
+    flat = ((_READERS, Rule("flat")),) if flat_first else ()
+    source = "iNNvestigate 2.1.2, relevance_analyzer.py"
+    return Composite(f"lrp.sequential_preset_{name}", flat + rows, None, source, "innvestigate-2.1", batch_norm=Rule("alpha_beta_x"))
 
 
 def _lrp(name: str, rule: Rule) -> Composite:
@@ -268,6 +289,7 @@ def _lrp(name: str, rule: Rule) -> Composite:
 
 
 _FIRST_CONV, _FIRST_LINEAR = Select(("conv",), range=FIRST), Select(("conv", "dense"), range=FIRST)
+_READERS = Select(WEIGHTED, reads_input=True)
 _BACH, _MONTAVON = "Bach et al. 2015", "Montavon et al. 2017 (Pattern Recognition 65)"
 _TAYLOR = (
     (WEIGHTED, Rule("zplus")),
@@ -308,7 +330,14 @@ COMPOSITES: dict[str, Composite] = {
         _zennit("epsilon_plus_flat", Rule("zplus"), (_FIRST_LINEAR, Rule("flat"))),
         _zennit("epsilon_alpha2_beta1", Rule("alpha_beta", alpha=2.0, beta=1.0)),
         _zennit("epsilon_alpha2_beta1_flat", Rule("alpha_beta", alpha=2.0, beta=1.0), (_FIRST_LINEAR, Rule("flat"))),
-        _everywhere("excitation_backprop", Rule("zplus"), "Zennit 0.5.1, composites.py; Zhang et al. 2016", "zennit-0.5"),
+        Composite(
+            "excitation_backprop",
+            ((WEIGHTED, Rule("zplus")), (POOLS, None), (("activation", "rectifier"), Rule("slope"))),
+            source="Zennit 0.5.1, composites.py; Zhang et al. 2016",
+            dialect="zennit-0.5",
+            slopes="all",
+            batch_norm=Rule("gradient"),
+        ),
         # iNNvestigate
         _lrp("z", Rule("zero")),
         _lrp("epsilon", Rule("epsilon")),
@@ -323,16 +352,18 @@ COMPOSITES: dict[str, Composite] = {
         _lrp("z_plus_fast", Rule("zplus", split=False)),
         _innvestigate("a", Rule("alpha_beta", alpha=1.0, beta=0.0)),
         _innvestigate("b", Rule("alpha_beta", alpha=2.0, beta=1.0)),
-        _innvestigate("a_flat", Rule("alpha_beta", alpha=1.0, beta=0.0), until=1),
-        _innvestigate("b_flat", Rule("alpha_beta", alpha=2.0, beta=1.0), until=1),
-        _innvestigate("b_flat_until_idx", Rule("alpha_beta", alpha=2.0, beta=1.0), until=1),
-        Composite("deep_taylor", _TAYLOR, "relu_logit", _TAYLOR_SOURCE, "innvestigate-2.1"),
+        _innvestigate("a_flat", Rule("alpha_beta", alpha=1.0, beta=0.0), flat_first=True),
+        _innvestigate("b_flat", Rule("alpha_beta", alpha=2.0, beta=1.0), flat_first=True),
+        _innvestigate("b_flat_until_idx", Rule("alpha_beta", alpha=2.0, beta=1.0), flat_first=True),
+        Composite("deep_taylor", _TAYLOR, "relu_logit", _TAYLOR_SOURCE, "innvestigate-2.1", slopes="layers", batch_norm=Rule("gradient")),
         Composite(
             "deep_taylor.bounded",
-            ((Select(WEIGHTED, range=FIRST), Rule("zbox")), *_TAYLOR),
+            ((_READERS, Rule("zbox")), *_TAYLOR),
             "relu_logit",
             _TAYLOR_SOURCE,
             "innvestigate-2.1",
+            slopes="layers",
+            batch_norm=Rule("gradient"),
         ),
         Composite(
             name="montavon_vgg16",

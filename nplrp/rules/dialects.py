@@ -43,6 +43,10 @@ class Dialect:
         that are layers of their own and no ReLUs: smooth ones, and ReLU6, leaky ReLU, ELU, PReLU.
     batch_norm : Rule or None
         Of batch norms that are kept as they are (`nplrp.plan.make_plan`'s `merge`); None is the composite's.
+    stand_ins : bool
+        Rules run on another function in place of a batch norm that is kept: divided by sqrt(variance^2 + epsilon), the mean not scaled.
+    clipped : bool
+        Guided backpropagation and deconvnet take a ReLU with a ceiling for a ReLU.
     notes : tuple of str
         What else differs; what isn't reproduced.
     """
@@ -64,6 +68,8 @@ class Dialect:
     activation: Rule = PASS
     rectifier: Rule = PASS
     batch_norm: Rule | None = None
+    stand_ins: bool = False
+    clipped: bool = False
     notes: tuple[str, ...] = ()
 
     def knows(self, rule: Rule) -> bool:
@@ -104,8 +110,8 @@ _POOL_RULES = ("winner_epsilon", "average", "norm")
 
 #: Families for which a dialect has a rule of its own.
 OWN = ("maxpool", "avgpool", "add", "mean", "subtract", "maximum", "gate", "norm", "activation", "rectifier")
-_BARE = {"mean": Rule("gradient"), "subtract": Rule("gradient"), "gate": Rule("gradient")}
-_TORCH = {**_BARE, "maximum": Rule("winner_ties")}
+_BARE: dict[str, Any] = {"mean": Rule("gradient"), "subtract": Rule("gradient"), "gate": Rule("gradient"), "norm": Rule("slope")}
+_TORCH: dict[str, Any] = {**_BARE, "maximum": Rule("winner_ties")}
 
 DIALECTS: dict[str, Dialect] = {
     dialect.name: dialect
@@ -165,15 +171,20 @@ DIALECTS: dict[str, Dialect] = {
                 Rule("epsilon", epsilon=1e-7, stabiliser="sign"),
                 Rule("zplus", bias="none", split=True),
                 Rule("alpha_beta", alpha=2.0, beta=1.0, bias="raw", split=True),
+                Rule("alpha_beta_x", alpha=2.0, beta=1.0, bias="changed"),
                 Rule("wsquare", bias="none"),
                 Rule("flat"),
                 Rule("zbox", low=-1.0, high=1.0),
             ),
             **_BARE,
             rectifier=Rule("slope"),
+            stand_ins=True,
+            clipped=True,
             notes=(
                 "alpha-beta divides by all of the bias in both halves, so a denominator can vanish or change its sign",
-                "batch norms run AlphaBetaX2m100 there; here they are merged into their neighbours",
+                "a layer behind padding isn't a first layer there",
+                "batch norms are never merged there: ask for merge=False; rules run on another function in their place (graph.py:513)",
+                "its dedicated rule for batch norms, which no analyzer has by name, is 'zero' in a row for scale, in dialect nplrp",
             ),
         ),
         Dialect(
@@ -190,6 +201,7 @@ DIALECTS: dict[str, Dialect] = {
             ),
             maxpool=Rule("winner_epsilon"),
             avgpool=Rule("epsilon"),
+            batch_norm=Rule("epsilon"),
             **_TORCH,
             notes=(
                 "set_bias_to_zero is bias=none; the pass runs from 1 and is multiplied by the logit at its end",

@@ -387,6 +387,15 @@ def _alpha_beta(rule: Rule) -> tuple[Part, ...]:
     return tuple(part for part in both if part.weight)
 
 
+def _alpha_beta_x(rule: Rule) -> tuple[Part, ...]:
+    assert rule.alpha is not None and rule.beta is not None
+    both = (
+        Part((Term("a+", POSITIVE),), _bias(rule, POSITIVE), rule.alpha),
+        Part((Term("a+", NEGATIVE),), _bias(rule, NEGATIVE), -rule.beta),
+    )
+    return tuple(part for part in both if part.weight)
+
+
 @dataclass(frozen=True)
 class Row:
     """What a rule is.
@@ -433,6 +442,7 @@ RULES: dict[str, Row] = {
     "gamma": Row(_WEIGHTED, {"gamma": 0.25, **_DIVIDES, "bias": "changed", "split": True, "branch": "z"}, _gamma),
     "zplus": Row(_LINEAR, {"epsilon": 1e-7, "stabiliser": "plus", "bias": "changed", "split": True}, _alpha_beta),
     "alpha_beta": Row(_LINEAR, {"alpha": 2.0, "beta": 1.0, **_DIVIDES, "bias": "changed", "split": True}, _alpha_beta),
+    "alpha_beta_x": Row(_WEIGHTED, {"alpha": 2.0, "beta": 1.0, **_DIVIDES, "bias": "changed"}, _alpha_beta_x),
     "wsquare": Row(_LINEAR, {**_DIVIDES, "bias": "none"}, _wsquare, biases=("changed", "none")),
     "flat": Row((*_LINEAR, "maxpool", "maximum"), {**_DIVIDES}, _flat, decision="average"),
     "zbox": Row(_WEIGHTED, {"low": None, "high": None, **_DIVIDES}, _zbox, boxed=True),
@@ -446,7 +456,7 @@ RULES: dict[str, Row] = {
     "signal": Row(("gate",), {}, _ones, "signal", undivided=True, transparent=True, formula=("R_j = R_k for the signal, 0 for the gate",)),
     "half": Row(("gate",), {}, _ones, "shared", undivided=True, transparent=True, formula=("R_j = R_k / m for each of the m inputs",)),
     "gradient": Row((*_LINEAR, "gate", "norm"), {}, _ones, undivided=True, formula=("R_j = sum_k w_jk R_k",)),
-    "slope": Row(_BENT, {}, _ones, "slope", undivided=True, formula=("R_j = f'(z_j) R_j",)),
+    "slope": Row((*_BENT, "norm"), {}, _ones, "slope", undivided=True, formula=("R_j = f'(z_j) R_j",)),
     "pass": Row((*_SHAPE, "scale", "norm", *_BENT), {}, lambda rule: (), transparent=True, formula=("R_j = R_k",)),
 }
 

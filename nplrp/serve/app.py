@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from nplrp import __version__
 from nplrp.errors import NplrpError
 from nplrp.heatmaps import encode_png
-from nplrp.model import Model
+from nplrp.model import INPUT, Model
 from nplrp.rules.composites import STARTS
 from nplrp.rules.dialects import DIALECTS
 from nplrp.serve import answers, metrics
@@ -313,7 +313,8 @@ class Service:
             "composites": presets(),
             "dialects": [{"name": each.name, "summary": each.system} for each in DIALECTS.values()],
             "starts": list(STARTS),
-            "layers": ["input", *(layer.name for layer in model)],
+            "layers": [INPUT, *(layer.name for layer in model)],
+            "reads": model.reads,
             "defaults": {"composite": default.composite, "target": None, "encoding": default.encoding, "top": default.top},
             "limits": {
                 "max_body": settings.max_body,

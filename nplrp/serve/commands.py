@@ -7,6 +7,8 @@ import os
 import sys
 from typing import Any
 
+from nplrp.files.given import Given, given
+from nplrp.files.given import add_flags as add_model_flags
 from nplrp.serve.problems import ServeError
 from nplrp.serve.settings import add_flags, settings_of
 
@@ -21,6 +23,7 @@ def add_commands(commands: Any) -> None:
     which = serve.add_mutually_exclusive_group()
     which.add_argument("--weights", "-w", metavar="FILE", help="Keras weights or model; default: as for nplrp explain")
     which.add_argument("--demo", action="store_true", help="serve the demonstration's model (needs the extra demo)")
+    add_model_flags(serve)
     add_flags(serve)
     serve.set_defaults(run=run_serve)
 
@@ -30,6 +33,7 @@ def add_commands(commands: Any) -> None:
         description="Compile every kernel ahead; keep it in $NPLRP_CACHE if that is set, else beside the package or in the user's cache.",
     )
     warmup.add_argument("--weights", "-w", metavar="FILE", help="also explain once with these, so that their hash is known")
+    add_model_flags(warmup)
     warmup.add_argument("--dtype", default="float32", metavar="LIST", help="float32 (default), float64 or both, by comma")
     warmup.set_defaults(run=run_warmup)
 
@@ -41,7 +45,9 @@ def run_serve(arguments: argparse.Namespace) -> int:
     os.environ["NUMBA_NUM_THREADS"] = str(settings.numba_threads())  # read when Numba is first imported
     from nplrp.serve.source import Source
 
-    source = Source(None if arguments.demo else arguments.weights, arguments.demo)
+    source = Source(given(arguments), arguments.demo)
+    if source.demo and source.given != Given():
+        raise ServeError("--demo serves a model of its own; leave out --output-layer, --config and --architecture, or give --weights")
     model = source.load()
     from nplrp.serve.ports import address, listen
 
@@ -58,7 +64,6 @@ def run_serve(arguments: argparse.Namespace) -> int:
 
 def run_warmup(arguments: argparse.Namespace) -> None:
     """Compile ahead."""
-    from nplrp.files.weights import load
     from nplrp.jit.cache import cache_directory
     from nplrp.plan import check_dtype
     from nplrp.serve.warmup import warm_up
@@ -67,7 +72,7 @@ def run_warmup(arguments: argparse.Namespace) -> None:
     directory = cache_directory()
     if directory is None:
         raise ServeError("no folder can be written to keep compiled kernels: set NPLRP_CACHE to one")
-    models = [load(arguments.weights)] if arguments.weights else []
+    models = [given(arguments).load()] if arguments.weights else []
     before = set(directory.glob("*.bin"))
     count = warm_up(dtypes, models, lambda line: print(line, flush=True))
     for model in models:

@@ -210,6 +210,12 @@ def _schemas(name: str, model: Model, settings: Settings) -> Schema:
         {"layer": _TEXT, "rule": _TEXT}
         | dict.fromkeys(("relevance_in", "relevance_out", "bias", "epsilon", "dropped", "created", "residual"), _NUMBER)
     )
+    ledger_row["properties"]["edges"] = {
+        "type": "object",
+        "additionalProperties": _NUMBER,
+        "description": "`out`, by what the layer reads.",
+    }
+    ledger_row["required"].append("edges")
     ledger_row["description"] = "in + created = out + bias + epsilon + dropped + residual; from the output down to the input."
     label = _object({"unit": _WHOLE, "id": _TEXT, "name": _TEXT, "score": _NUMBER})
     encoded = _object({"b64": {"type": "string", "contentEncoding": "base64", "description": "A JPEG or PNG."}})
@@ -267,6 +273,7 @@ def _schemas(name: str, model: Model, settings: Settings) -> Schema:
                 "dialects": _list(_object({"name": _TEXT, "summary": _TEXT})),
                 "starts": _list(_TEXT),
                 "layers": _list(_TEXT),
+                "reads": {"type": "object", "additionalProperties": _list(_TEXT), "description": "What each layer reads, by name."},
                 "defaults": {"type": "object"},
                 "limits": {"type": "object", "additionalProperties": _NUMBER},
                 "sample": _TEXT,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from nplrp.files.given import Given
 from nplrp.model import Model
 
 #: A photograph that comes with matplotlib: Grace Hopper, in the public domain.
@@ -14,16 +15,15 @@ SAMPLE = "grace_hopper.jpg"
 
 @dataclass(frozen=True)
 class Source:
-    """A weight file, or the demonstration's model.
+    """A model from a file, or the demonstration's.
 
     Attributes
     ----------
-    weights : str or None
-        A path; None is looked for as `nplrp explain` does.
+    given : Given
     demo : bool
     """
 
-    weights: str | None = None
+    given: Given = field(default_factory=Given)
     demo: bool = False
 
     def load(self) -> Model:
@@ -37,10 +37,7 @@ class Source:
             from nplrp.demo import demo_model
 
             return demo_model()
-        from nplrp.files.fetch import find_weights
-        from nplrp.files.weights import load
-
-        return load(find_weights(self.weights))
+        return self.given.load()
 
     def sample(self) -> np.ndarray:
         """Return a picture to try the model with, uint8 [H, W, 3]: the demonstration's slice, else a photograph."""

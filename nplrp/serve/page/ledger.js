@@ -29,7 +29,9 @@ export function chart(rows) {
   const { start } = sums(rows);
   const unit = start || 1;
   const bars = rows.map((row) => ABSORBED.map((term) => [term, (term === "created" ? -row[term] : row[term]) / unit]));
-  const kept = [1, ...rows.map((row) => row.relevance_out / unit)].map((share) => (start ? share : 0));
+  // What is left of the start below each layer, on all ways together.
+  let remains = start;
+  const kept = [1, ...rows.map((row) => (remains += row.relevance_out - row.relevance_in) / unit)].map((share) => (start ? share : 0));
   const highest = Math.max(1, ...kept, ...bars.map((terms) => stacked(terms, 1)));
   const lowest = Math.min(0, ...kept, ...bars.map((terms) => stacked(terms, -1)));
   const [width, height, left, right, above, below] = [320, 118, 48, 6, 8, 18];
@@ -78,7 +80,7 @@ export function table(rows, caption) {
   const { start, end, total } = sums(rows);
   const cells = (values) => values.map((value, i) => element("td", {}, typeof value === "number" ? short(value, COLUMNS[i][2]) : value));
   const head = element("tr", {}, ...["layer", ...COLUMNS.map(([, text]) => text), "out / start", "rule"].map((text) => element("th", { scope: "col" }, text)));
-  const body = rows.map((row) =>
+  const body = rows.flatMap((row) => [
     element(
       "tr",
       {},
@@ -86,7 +88,16 @@ export function table(rows, caption) {
       ...cells([...COLUMNS.map(([key]) => row[key]), percent(row.relevance_out / start)]),
       element("td", { className: "rule" }, row.rule),
     ),
-  );
+    ...edges(row).map(([name, share]) =>
+      element(
+        "tr",
+        { className: "edge" },
+        element("th", { scope: "row" }, `to ${name}`),
+        ...cells(COLUMNS.map(([key]) => (key === "relevance_out" ? share : "")).concat(percent(share / start))),
+        element("td", {}),
+      ),
+    ),
+  ]);
   const foot = element(
     "tr",
     {},
@@ -107,7 +118,15 @@ export function table(rows, caption) {
 function sums(rows) {
   const total = {};
   for (const [key] of COLUMNS) total[key] = rows.reduce((sum, row) => sum + row[key], 0);
-  return { start: rows[0].relevance_in, end: rows.at(-1).relevance_out, total };
+  const layers = new Set(rows.map((row) => row.layer));
+  const ends = rows.flatMap((row) => Object.entries(row.edges)).filter(([name]) => !layers.has(name));
+  return { start: rows[0].relevance_in, end: ends.reduce((sum, [, share]) => sum + share, 0), total };
+}
+
+/** What left a layer at each of its inputs, where it has several. */
+function edges(row) {
+  const found = Object.entries(row.edges);
+  return found.length > 1 ? found : [];
 }
 
 function stacked(terms, sign) {
