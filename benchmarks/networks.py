@@ -5,7 +5,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from protocol import SEED
+from protocol import SEED, images
 
 BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
 DENSE = (("fc1", 4096), ("fc2", 4096), ("predictions", 1000))
@@ -83,6 +83,84 @@ def describe(weights, table):
         row = {"name": layer.name, "kind": layer.kind, "activation": layer.activation, "input_shape": layer.input_shape, "arrays": places}
         rows.append(row)
     Path(table).write_text(json.dumps({"file": str(weights), "layers": rows}), "utf-8")
+
+
+def write_graph(name, path):
+    """Write a network of keras.applications with seeded He-scaled weights, in the layout of Keras's official files.
+
+    Batch norms have the statistics that their inputs have for a seeded image, so that activations are as those of a trained network are.
+    """
+    import nplrp
+    from nplrp import layers
+    from nplrp.files import architectures, keras_config
+    from nplrp.plan import make_plan
+
+    rng = np.random.default_rng(SEED)
+    network = keras_config.parse(architectures.configurations(name, lambda *_: None)[0])
+    arrays = {
+        item.layer.name: {key: _variable(rng, key, shape) for key, shape in item.variables.items()}
+        for item in sorted(network.layers, key=lambda item: item.place)
+        if item.variables
+    }
+    _write_keras(arrays, path)
+    model = nplrp.load(path, architecture=name)
+    values, plan = [images(1, model.input_shape[0])], make_plan(model, "epsilon", merge=False)
+    for layer, step in zip(model, plan.steps, strict=True):
+        a = layers.gather(step, values)
+        if layer.kind == "batchnorm":
+            norm = arrays[layer.name]
+            norm["mean"], norm["variance"] = (f(a, axis=(0, 1, 2), dtype=np.float64).astype(np.float32) for f in (np.mean, np.var))
+            g = norm.get("gamma", 1.0) / np.sqrt(norm["variance"] + layer.epsilon)
+            z = (a * g + (norm["beta"] - norm["mean"] * g)).astype(np.float32)
+        else:
+            z, _ = layers.apply(step, a)
+        values.append(layers.activate(step, z, in_place=False))
+    _write_keras(arrays, path)
+
+
+def _variable(rng, key, shape):
+    """Return a layer's seeded array: kernels He-scaled, factors about 1, biases small."""
+    values = rng.standard_normal(shape, np.float32)
+    if key == "kernel":
+        taken = np.prod(shape[:-1]) if shape[-1] > 1 else np.prod(shape[:2])  # a depthwise one sees one channel
+        return values * np.float32(np.sqrt(2 / taken))
+    return 1 + np.float32(0.1) * values if key in ("gamma", "variance") else np.float32(0.1) * values
+
+
+def _write_keras(arrays, path):
+    variables = {"mean": "moving_mean", "variance": "moving_variance"}
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [name.encode() for name in arrays]
+        for name, found in arrays.items():
+            group = file.create_group(name)
+            names = {key: f"{name}/{variables.get(key, key)}:0" for key in found}
+            group.attrs["weight_names"] = [each.encode() for each in names.values()]
+            for key, array in found.items():
+                group.create_dataset(names[key], data=array)
+
+
+def describe_graph(weights, table, architecture):
+    """Write a JSON table of a network of keras.applications and the places of its arrays, for `protocol.read_network`."""
+    import nplrp
+
+    places = {}
+    with h5py.File(weights, "r") as file:
+        file.visititems(
+            lambda _, item: places.setdefault(_owner(item), []).append(_place(item)) if isinstance(item, h5py.Dataset) else None
+        )
+        order = {name: list(group[name]) for name, group in file.items()}
+    ours = {"moving_mean:0": "mean", "moving_variance:0": "variance"}
+    model, rows, before = nplrp.load(weights, architecture=architecture), [], "input"
+    for layer in model:
+        window = layer.window
+        row = {key: getattr(layer, key) for key in ("name", "kind", "activation", "input_shape", "pads", "epsilon")}
+        row["inputs"] = layer.inputs or (before,)
+        row["window"] = window and {"size": window.size, "stride": window.stride, "pads": window.pads(*layer.input_shape[:2])}
+        names = [ours.get(key, key.removesuffix(":0")) for key in order.get(layer.name, ())]
+        row["arrays"] = dict(zip(names, places.get(layer.name, ()), strict=True))
+        rows.append(row)
+        before = layer.name
+    Path(table).write_text(json.dumps({"file": str(weights), "architecture": architecture, "layers": rows}), "utf-8")
 
 
 def _owner(dataset):

@@ -59,7 +59,7 @@ class Jobs:
 
     def commands(self):
         """Return what `serve` needs."""
-        return {"prepare": self.prepare, "time": self.time, "save": self.save, "drop": self.drop}
+        return {"prepare": self.prepare, "time": self.time, "save": self.save, "drop": self.drop, "peak": peak}
 
 
 def serve(commands):
@@ -82,14 +82,26 @@ def read_network(path):
     Returns
     -------
     list of dict
-        ``name``, ``kind``, ``activation``, ``input_shape``, and ``kernel`` and ``bias`` where there are any.
+        ``name``, ``kind``, ``activation``, ``input_shape``, and ``kernel`` and ``bias`` where there are any. Of a network that isn't a
+        chain everything that `networks.describe_graph` writes down, with ``arrays`` by name.
     """
     table = json.loads(Path(path).read_text("utf-8"))
     layers = []
     for row in table["layers"]:
         arrays = {key: np.memmap(table["file"], "<f4", "r", offset, tuple(shape)) for key, (offset, shape) in row["arrays"].items()}
-        layers.append({key: row[key] for key in ("name", "kind", "activation", "input_shape")} | arrays)
+        layers.append(row | (arrays if "inputs" not in row else {"arrays": arrays}))
     return layers
+
+
+def is_graph(layers):
+    """Tell whether a network's layers say what they read."""
+    return "inputs" in layers[0]
+
+
+def peak():
+    """Return the most resident memory that this process has had, in bytes (Linux)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 def images(n, side=224):

@@ -20,24 +20,24 @@ from nplrp.workspace import Workspace, workspace_of
 
 def main(network):
     """Serve jobs on the weight file that a network table is of."""
-    path = json.loads(Path(network).read_text("utf-8"))["file"]
-    model = nplrp.load(path)
-    stacks = {}
+    table = json.loads(Path(network).read_text("utf-8"))
+    model = nplrp.load(table["file"], architecture=table.get("architecture"))
+    stacks, own = {}, model.input_shape[0]
 
     def net(side, stack=False):
-        if side == 224 and not stack:
+        if side == own and not stack:
             return model
         if side not in stacks:
             stacks[side] = conv_stack(model, side)
         return stacks[side]
 
-    def explain(composite, batch, side=224, dtype="float32", algorithm="auto", stack=False):
+    def explain(composite, batch, side=own, dtype="float32", algorithm="auto", stack=False):
         chosen = net(side, stack)
         x = images(batch, side)
         return lambda: nplrp.explain(chosen, x, composite, dtype=dtype, algorithm=algorithm).relevance
 
     def forward(batch):
-        plan, x = make_plan(model, "notebook"), images(batch)
+        plan, x = make_plan(model, "notebook"), images(batch, own)
 
         def run():
             with workspace_of(model) as workspace:

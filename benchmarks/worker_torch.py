@@ -4,24 +4,26 @@ import sys
 
 import numpy as np
 import torch
-from protocol import Jobs, images, read_network, serve
+import torch_graph
+from protocol import Jobs, images, is_graph, read_network, serve
 from torch import nn
 from torch_vgg import array, build, tensor
 
 
 def main(network):
     """Serve jobs on both memory formats."""
-    layers = read_network(network)
-    model = build(layers)
-    models = {False: model}
+    layers, models = read_network(network), {}
+    side = layers[0]["input_shape"][0]
 
-    def net(channels_last):
-        if channels_last not in models:
-            models[True] = build(layers).to(memory_format=torch.channels_last)
-        return models[channels_last]
+    def net(channels_last, merge=False):
+        key = channels_last, merge
+        if key not in models:
+            model = torch_graph.build(layers, merge=merge) if is_graph(layers) else build(layers)
+            models[key] = model.to(memory_format=torch.channels_last) if channels_last else model
+        return models[key]
 
-    def forward(batch, channels_last):
-        x, chosen = tensor(images(batch), channels_last), net(channels_last)
+    def forward(batch, channels_last, merge=False):
+        x, chosen = tensor(images(batch, side), channels_last), net(channels_last, merge)
 
         def run():
             with torch.inference_mode():
@@ -29,8 +31,8 @@ def main(network):
 
         return run
 
-    def gradient(batch, channels_last):
-        x, chosen = tensor(images(batch), channels_last).requires_grad_(), net(channels_last)
+    def gradient(batch, channels_last, merge=False):
+        x, chosen = tensor(images(batch, side), channels_last).requires_grad_(), net(channels_last, merge)
 
         def run():
             logits = chosen(x)

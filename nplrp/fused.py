@@ -27,6 +27,7 @@ import numpy as np
 from nplrp import layers
 from nplrp.gradients import behind_activation
 from nplrp.layers import Division, Operation, Step, operation
+from nplrp.layers.moves import IDENTITY
 from nplrp.lrp import Keep
 from nplrp.plan import Plan, dead_get_nothing, hands_slope
 from nplrp.rules import AS_IS, Clamp, Part, Rule, Term
@@ -50,12 +51,14 @@ class Fusion:
     ----------
     step : Step
         As it runs: an activation that is a layer of its own may be done by the step before it.
+    relu : bool or float
+        Line 1 ends with a clamp at 0, and at a number too if it is one.
     parts : tuple of Part
         Those of its rule as the pass runs them; none if the page has to.
     beside : tuple of Part
         The parts whose z is computed beside the step's own from the same input.
     plain : bool
-        Every part is one product with the activation itself, as all are behind a ReLU.
+        The kernels can run every part. All can where each is one product with the activation itself, as behind a ReLU.
     queued : bool
         Forward, it may be noted down in a queue.
     source : int
@@ -66,6 +69,7 @@ class Fusion:
     """
 
     step: Step
+    relu: bool | float
     parts: tuple[Part, ...]
     beside: tuple[Part, ...]
     plain: bool
@@ -94,14 +98,15 @@ def run_forward(plan: Plan, x: np.ndarray, workspace: Workspace | None = None) -
                 a = layers.activate(step, z, in_place=True)
             else:
                 z, besides = _forward(fusion, inputs, workspace)
-                opens = layers.activation(step.activation).opens
-                a = z if opens or step.activation == "linear" else layers.activate(step, z, in_place=False)
+                done = fusion.relu or step.activation == "linear"
+                a = z if done else layers.bend(step.activation, z, workspace.empty(z.shape, z.dtype))
         if fusion.parts:
             computed = iter(besides)
             if not fusion.plain:
                 queue.run()
             denominators[i] = tuple(
-                z if _is_own(part) else next(computed) if _is_plain(part) else _of_part(plan, i, inputs, part) for part in fusion.parts
+                z if _is_own(step, part) else next(computed) if part in fusion.beside else _of_part(plan, i, inputs, part)
+                for part in fusion.parts
             )
         if step.score:
             logits = z
@@ -155,17 +160,21 @@ def run_backward(
         op, carried = operation(step), None
         if i in trace.denominators:
             own = _division(plan, trace, i)
-            assert own is not None
-            with queue:
-                s = s or layers.divide_parts(R, own, workspace)
-            if not fusion.plain or (step.kind == "dense" and len(fusion.parts) > 1):
-                queue.run()
-            if fusion.plain and op.fused:
+            assert own is not None and op.fused is not None
+            if op.fused.whole and not s and own.weights == (1.0,):
                 with queue:
-                    carried = op.fused.carry(step, s, layers.clamps(fusion.parts), inputs, division, workspace)
+                    carried = op.fused.whole(step, R, own, fusion.parts[0], inputs, workspace)
             else:
-                carried = layers.Carried([_carry_parts(plan, i, s, inputs, fusion.parts)], False)
-            workspace.give(*s)
+                with queue:
+                    s = s or layers.divide_parts(R, own, workspace)
+                if not fusion.plain or (step.kind == "dense" and len(fusion.parts) > 1):
+                    queue.run()
+                if fusion.plain:
+                    with queue:
+                        carried = op.fused.carry(step, s, fusion.parts, inputs, division, workspace)
+                else:
+                    carried = layers.Carried([_carry_parts(plan, i, s, inputs, fusion.parts)], False)
+                workspace.give(*s)
         elif op.routes and _hands_on(op, rule):
             with queue:
                 carried = op.routes.route(step, R, trace.held[i], division, workspace)
@@ -174,7 +183,7 @@ def run_backward(
                 s = layers.divide_parts(R, Division((trace.activations[i + 1],), rule, (1.0,)), workspace)
                 carried = op.routes.times(step, s[0], trace.held[i], inputs[0], division, workspace)
             workspace.give(*s)
-        elif layers.only_moves(step) and op.queueable:
+        elif op.queueable and (layers.only_moves(step) or not plan.parts[i]):
             with queue:
                 moved = layers.move_back(step, R, workspace)
                 carried = layers.Carried(layers.scatter(step, moved, workspace), False)
@@ -235,17 +244,27 @@ def by_page(plan: Plan) -> list[bool]:
     return found
 
 
-def _fold(plan: Plan, steps: list[Step], dead: Sequence[bool], i: int) -> None:
+def _fold(plan: Plan, steps: list[Step], dead: list[bool], i: int) -> None:
     """Let a ReLU that is a layer of its own be done by the linear step that it alone reads, if units that it shuts get no relevance."""
-    if not (operation(steps[i]).view and layers.activation(steps[i].activation).opens and dead[i]):
-        return
+    op = operation(steps[i])
+    name = op.alone(steps[i]) if op.alone and not plan.parts[i] else steps[i].activation if op.view else "linear"
     below = _below(plan, steps, i)
-    if below < 0 or steps[below].activation != "linear":
+    if not (layers.activation(name).clamps and dead[i]) or below < 0 or steps[below].activation != "linear":
         return
-    fused, halves = operation(steps[below]).fused, any(part.units for part in plan.parts[below])
-    if fused and fused.fits(steps[below]) and not halves:  # the half for z < 0 adds 0, which makes 0 of -0
-        steps[below] = replace(steps[below], activation=steps[i].activation)
-        steps[i] = replace(steps[i], activation="linear")
+    halves = any(part.units for part in plan.parts[below])  # the half for z < 0 adds 0, which makes 0 of -0
+    fused, folded = operation(steps[below]).fused, replace(steps[below], activation=name)
+    if fused and fused.fits(folded) and not halves and _relu(folded, plan.parts[below], True):
+        steps[below], dead[below] = folded, True
+        steps[i] = replace(steps[i], kind=IDENTITY.name if op.alone else steps[i].kind, activation="linear")
+
+
+def _relu(step: Step, parts: Sequence[Part], dead: bool) -> bool | float:
+    """Return how line 1 of a linear step may be clamped for its activation: at a top only if nobody asks for what is cut off."""
+    clamps, fused = layers.activation(step.activation).clamps, operation(step).fused
+    if not clamps or isinstance(clamps, bool):
+        return clamps
+    fits = fused and fused.tops and fused.fits(step) and dead and not any(_is_own(step, part) for part in parts)
+    return clamps if fits else False
 
 
 def _below(plan: Plan, steps: Sequence[Step], i: int) -> int:
@@ -261,10 +280,11 @@ def _below(plan: Plan, steps: Sequence[Step], i: int) -> int:
 
 def _fusion(plan: Plan, step: Step, i: int, dead: bool, bends: bool) -> Fusion:
     parts = _fusible_parts(plan, step, i, dead)
-    beside = tuple(part for part in parts if _is_plain(part) and not _is_own(part))
-    plain = all(map(_is_plain, parts))
-    queued = operation(step).queueable and not (step.kind == "dense" and beside) and (not parts or plain) and not step.score
-    return Fusion(step, parts, beside, plain, queued, -1, bends)
+    fused = operation(step).fused
+    plain = all(map(_is_plain, parts)) or (fused is not None and 1 < max(len(part.terms) for part in parts) <= fused.terms)
+    beside = tuple(part for part in parts if (plain or _is_plain(part)) and not _is_own(step, part))
+    queued = operation(step).queueable and not (step.kind == "dense" and beside) and plain and not step.score
+    return Fusion(step, _relu(step, plan.parts[i], dead), parts, beside, plain, queued, -1, bends)
 
 
 def _fusible_parts(plan: Plan, step: Step, i: int, dead: bool) -> tuple[Part, ...]:
@@ -307,18 +327,17 @@ def _is_plain(part: Part) -> bool:
     return [term.input for term in part.terms] == ["a"]
 
 
-def _is_own(part: Part) -> bool:
+def _is_own(step: Step, part: Part) -> bool:
     """Tell whether a part's denominator is what the layer itself computes."""
-    return part.terms == (Term("a", AS_IS),) and part.bias == AS_IS
+    return part.terms == (Term("a", AS_IS),) and (part.bias == AS_IS or step.bias is None or not step.bias.any())
 
 
 def _forward(fusion: Fusion, inputs: Sequence[np.ndarray], workspace: Workspace) -> tuple[np.ndarray, list[np.ndarray]]:
     """Do line 1 of a linear step, clamped where its activation is a ReLU, and beside it for parts of its rule."""
     step, op = fusion.step, operation(fusion.step)
-    relu = layers.activation(step.activation).opens
     if op.fused and op.fused.fits(step):
-        return op.fused.forward(step, inputs, relu, fusion.beside, workspace)
-    return layers.forward(step, [op.gather(step, inputs)], [AS_IS], AS_IS, relu), []
+        return op.fused.forward(step, inputs, fusion.relu, fusion.beside, workspace)
+    return layers.forward(step, [op.gather(step, inputs)], [AS_IS], AS_IS, bool(fusion.relu)), []
 
 
 def _of_part(plan: Plan, i: int, inputs: Sequence[np.ndarray], part: Part) -> np.ndarray:

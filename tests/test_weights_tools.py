@@ -19,22 +19,19 @@ from nplrp.errors import NplrpError, OutputError, WeightsError
 from nplrp.model import Layer, Preprocessing, Window, chain
 from tests.networks import batch_norm, conv, dense, plain, pool, random_kernel
 from weights_tools.__main__ import main, read_classes
-from weights_tools.from_pytorch import from_pytorch, vgg
+from weights_tools.from_pytorch import from_pytorch
+from weights_tools.from_pytorch import model_of as vgg
 from weights_tools.torch_file import read_tensors
 from weights_tools.write_hdf5 import write
 
-onnx = pytest.importorskip("onnx", reason="needs the extra tools")
-runtime = pytest.importorskip("onnxruntime", reason="needs the extra test")
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+onnx_files = pytest.importorskip("tests.onnx_files", reason="needs the extras tools and test")
+from onnx import TensorProto, numpy_helper  # noqa: E402
 
+from tests.onnx_files import agrees, graph_file, node, numbers, output  # noqa: E402
 from weights_tools.from_onnx import from_onnx  # noqa: E402
 
 DATA = Path(__file__).parent / "data"
 TORCH = DATA / "torch_files"
-
-
-def output(model, x):
-    return list(nplrp.forward(model, x, "float64").values())[-1]
 
 
 def every_kind():
@@ -289,9 +286,9 @@ def test_deeper_vggs_and_imagenet(name, blocks):
         ({"features.0.weight": None}, "aren't those of torchvision's"),
         ({"classifier.6.bias": None}, "has no 'classifier.6.bias'"),
         ({"extra.weight": np.ones(3, "f4")}, "no extra.weight"),
-        ({"classifier.3.weight": np.ones((8, 10))}, "type float64"),
+        ({"classifier.3.weight": np.ones((8, 10), "i4")}, "type int32"),
         ({"classifier.3.weight": np.ones((8, 9), "f4")}, "fc2"),
-        ({"classifier.0.weight": np.ones((10, 18), "f4")}, "6 channels x a square"),
+        ({"classifier.0.weight": np.ones((10, 18), "f4")}, r"has 18 columns, but the layer before it gives \(1, 1, 6\)"),
     ],
 )
 def test_other_state_dicts_are_refused(change, message):
@@ -357,43 +354,6 @@ def test_damaged_checkpoints_are_refused_or_read(tmp_path, patches, cut, name):
 
 
 # ONNX
-
-
-def graph_file(path, nodes, constants, sizes, outputs=("y",), opset=17, producer="", extra_inputs=()):
-    """Write an ONNX model whose input is ``x``."""
-    tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
-    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, sizes)]
-    inputs += [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in extra_inputs]
-    results = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
-    graph = helper.make_graph(nodes, "graph", inputs, results, tensors)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], producer_name=producer, ir_version=8)
-    onnx.save(model, path)
-    return path
-
-
-def node(kind, inputs, outputs="y", name="", **options):
-    return helper.make_node(kind, inputs.split(), outputs.split(), name=name, **options)
-
-
-def by_runtime(path, x):
-    quiet = runtime.SessionOptions()
-    quiet.log_severity_level, quiet.intra_op_num_threads = 3, 1
-    return runtime.InferenceSession(path, quiet, providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
-
-
-def agrees(path, x, rtol=2e-5, channels_last=False, **options):
-    """Hold the converted model's output to onnxruntime's; x is given as the graph takes it."""
-    expected = by_runtime(path, x)
-    model = from_onnx(path, **options)
-    found = output(model, x if x.ndim == 2 or channels_last else x.transpose(0, 2, 3, 1))
-    if expected.ndim == 4 and not channels_last:
-        expected = expected.transpose(0, 2, 3, 1)
-    np.testing.assert_allclose(found, expected.reshape(found.shape), rtol=rtol, atol=rtol * np.abs(expected).max())
-    return model
-
-
-def numbers(*shape, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype("f4")
 
 
 def moments(channels, prefix=""):
@@ -596,49 +556,71 @@ CONV = {"w": numbers(4, 2, 3, 3), "k": numbers(64, 3), "one": numbers(1), "four"
 @pytest.mark.parametrize(
     ("nodes", "message"),
     [
-        ([node("Sigmoid", "x", name="s")], r"node 's' \(Sigmoid\): this operator isn't supported; supported is a chain of Conv, Relu"),
-        ([node("Conv", "x w", "a"), node("Relu", "a", "b"), node("Add", "a b")], "the graph branches"),
-        ([node("Conv", "x w", "a"), node("Relu", "a", "b"), node("Softmax", "a")], "the graph branches"),
-        ([node("Conv", "x w", "a"), node("Add", "a a")], "the graph branches"),
-        ([node("Conv", "x x")], "the graph branches"),
-        ([node("Conv", "x half", group=2)], "group=2"),
+        ([node("LRN", "x", name="s", size=3)], r"node 's' \(LRN\): local response normalisation isn't supported; rebuild the model"),
+        ([node("Det", "x", name="s")], r"node 's' \(Det\): this operator isn't supported; rebuild the model without it, or cut the graph"),
+        ([node("Conv", "x x")], r"its input 1 must be constant"),
+        ([node("Conv", "x w", group=2)], "weights have shape .* with group=2, but its input has 2 channels"),
         ([node("Conv", "x double")], "type float64, expected float32"),
-        ([node("MaxPool", "x", kernel_shape=[3, 3], pads=[1, 1, 0, 0])], "neither 'same' nor none"),
-        ([node("MaxPool", "x", kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1)], "ceil_mode=1"),
+        ([node("MaxPool", "x", "y i", kernel_shape=[2, 2])], "second output, where the maxima were"),
+        ([node("MaxPool", "x", kernel_shape=[2, 2], pads=[2, 2, 0, 0])], "some windows of .* lie outside the image"),
         ([node("MaxPool", "x", kernel_shape=[2, 2], dilations=[2, 2])], "dilations"),
-        ([node("Conv", "x w", "a"), node("Softmax", "a", axis=1)], "only the softmax over"),
-        ([node("Conv", "x w", "a"), node("Flatten", "a")], r"flattened in the order \(C, H, W\)"),
+        ([node("Conv", "x w", "a"), node("Softmax", "a", axis=0)], "only the one over an axis that isn't the batch's"),
         ([node("Conv", "x w", "a"), node("Flatten", "a", axis=2)], "axis=2"),
-        ([node("Conv", "x w", "a"), node("MatMul", "a k")], "reads its input as NC, but the tensor there is NCHW"),
-        ([node("Conv", "x w", "a"), node("Sub", "four4 a")], "subtracts the tensor from a constant"),
-        ([node("Conv", "x w", "a"), node("Mul", "a four")], "one number for each of the 4 channels"),
+        ([node("Conv", "x w", "a"), node("MatMul", "a k")], r"its kernel has shape \(64, 3\), expected \(4, units\)"),
+        ([node("Conv", "x w", "a"), node("MatMul", "a a")], "as attention does, which isn't explained yet"),
+        ([node("Conv", "x w", "a"), node("Mul", "a five")], "one number for each of the 4 channels"),
+        ([node("Conv", "x w", "a"), node("Mul", "a map")], "its constant differs along several axes"),
+        ([node("Conv", "x w", "a"), node("Div", "one a")], "divides a constant by what the model computes"),
         ([node("Conv", "x w", "a"), node("Transpose", "a", perm=[1, 0, 2, 3])], "moves the batch axis"),
-        ([node("Conv", "x w", "a"), node("Transpose", "a", "b", perm=[0, 2, 3, 1]), node("Conv", "b w")], "reads its input as NCHW"),
-        ([node("Conv", "x w", "a"), node("Reshape", "a target")], "only flattening is supported"),
+        ([node("Conv", "x w", "a"), node("Transpose", "a", "b", perm=[0, 2, 3, 1]), node("Conv", "b w")], "its input has 4 channels"),
+        ([node("Conv", "x w", "a"), node("Reshape", "a target")], "which doesn't keep the batch axis"),
         ([node("Pad", "x pads", "a", mode="edge"), node("Conv", "a w")], "only constant padding"),
-        ([node("Pad", "x chpads", "a"), node("Conv", "a w")], "only height and width"),
-        ([node("Conv", "x w", "a")], "chain ends at 'a'"),
+        ([node("Pad", "x batchpads", "a"), node("Conv", "a w")], "only height, width and channels may be padded"),
+        ([node("Conv", "x w", "a")], "no node gives the graph's output 'y'"),
         ([node("Identity", "x")], "no layers"),
-        ([node("Conv", "x w", "a"), node("Flatten", "a", "b"), node("Gemm", "b k", alpha=2.0)], "alpha=1"),
-        ([node("Conv", "x missing")], "the graph branches"),
-        ([node("Conv", "x w", domain="com.microsoft")], "isn't supported"),
+        ([node("Conv", "x w", "a"), node("Flatten", "a", "b"), node("Gemm", "b k", transA=1)], "only transA=0"),
+        ([node("Conv", "x missing")], "it reads 'missing', which no node gives"),
+        ([node("Conv", "x w", domain="com.microsoft")], "operators of com.microsoft aren't supported"),
+        (
+            [node("Add", "x b", "a", "n1"), node("Relu", "a", "b", "n2"), node("Conv", "b w")],
+            "read each other in a circle .'n.' <- 'n.' <- 'n.'",
+        ),
+        ([node("Erf", "x", "a"), node("Sqrt", "a", "b", "root"), node("Conv", "b w")], r"node 'root' \(Sqrt\): this operator isn't"),
+        ([node("Sqrt", "x", name="root")], r"node 'root' \(Sqrt\): this operator isn't supported"),
+        ([node("LSTM", "x w w", name="memory")], r"node 'memory' \(LSTM\): recurrence isn't explained"),
+        ([node("Slice", "x zero one zero")], r"it takes 0:0:1 of axis 0, expected a piece"),
+        ([node("Slice", "x zero two three two")], r"it takes 0:2:2 of axis 3"),
+        ([node("Resize", "x - scales", mode="cubic")], "mode='cubic'"),
+        ([node("Resize", "x - scales", mode="linear", coordinate_transformation_mode="align_corners")], "align_corners"),
+        ([node("Concat", "x four4", axis=1)], "its input 1 .'four4'. is a constant"),
+        ([node("Conv", "x w", "a"), node("Flatten", "a", "b"), node("Add", "a b")], "expected as many axes in each"),
         ([node("MaxPool", "x")], "breaks ONNX's own rules"),
     ],
 )
 def test_anything_else_is_refused_by_name(tmp_path, nodes, message):
-    constants = {**CONV, "half": numbers(4, 1, 3, 3), "double": numbers(4, 2, 3, 3).astype("f8"), "four4": numbers(4, 1, 1)}
-    constants |= {"target": np.array([1, 8, 8]), "pads": np.array([0, 0, 1, 1] * 2), "chpads": np.array([0, 1, 0, 0] * 2)}
+    constants = {**CONV, "double": numbers(4, 2, 3, 3).astype("f8"), "four4": numbers(4, 1, 1)}
+    constants |= {"five": numbers(5, 1, 1), "map": numbers(4, 4, 4), "zero": np.array([0]), "two": np.array([2]), "three": np.array([3])}
+    constants |= {"scales": np.array([1, 1, 2, 2], "f4"), "batchpads": np.array([1, 0, 0, 0] * 2)}
+    constants |= {"target": np.array([2, 8, 4]), "pads": np.array([0, 0, 1, 1] * 2), "chpads": np.array([0, 1, 0, 0] * 2)}
     path = graph_file(tmp_path / "net.onnx", nodes, constants, [1, 2, 6, 6])
     with pytest.raises(NplrpError, match=message) as caught:
         from_onnx(path)
-    assert str(caught.value).startswith(f"{path}: ")
+    assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
 
 
-def test_one_input_and_one_output(tmp_path):
-    for options in ({"outputs": ("y", "a")}, {"extra_inputs": ("z",)}):
-        path = graph_file(tmp_path / "net.onnx", [node("Conv", "x w", "a"), node("Relu", "a")], CONV, [1, 2, 6, 6], **options)
-        with pytest.raises(WeightsError, match="expected one of each"):
-            from_onnx(path)
+def test_several_inputs_are_refused_and_outputs_chosen(tmp_path):
+    nodes = [node("Conv", "x w", "a"), node("Relu", "a")]
+    both = graph_file(tmp_path / "net.onnx", nodes, CONV, [1, 2, 6, 6], outputs=("y", "a"))
+    with pytest.raises(WeightsError, match=r"the graph has 2 outputs \(y, a\), expected one: choose it by --output-name NAME"):
+        from_onnx(both)
+    with pytest.raises(WeightsError, match="the graph has no output 'yy'; it has y, a: did you mean 'y'"):
+        from_onnx(both, output="yy")
+    assert [from_onnx(both, output=name).layers[-1].activation for name in "ya"] == ["relu", "linear"]
+    more = graph_file(tmp_path / "more.onnx", nodes, CONV, [1, 2, 6, 6], extra_inputs=("z",))
+    assert len(from_onnx(more).layers) == 1  # nobody reads it
+    joined = graph_file(tmp_path / "two.onnx", [*nodes[:1], node("Add", "a z")], CONV, [1, 2, 6, 6], extra_inputs=("z",))
+    with pytest.raises(WeightsError, match=r"the graph has 2 inputs \(x, z\), expected one: export a model in which"):
+        from_onnx(joined)
 
 
 @FUZZ

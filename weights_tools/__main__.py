@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +14,11 @@ from typing import Any
 from nplrp.errors import NplrpError, WeightsError
 from nplrp.images import MODES, RESAMPLE
 from nplrp.model import Model
+from weights_tools.torchvision import ROWS
 from weights_tools.write_hdf5 import check_output, write
 
+#: The longest side of a picture.
+MAX_SIDE = 1 << 16
 #: Exit codes: everything went well; bad input, in one line on stderr; stopped by Ctrl-C.
 OK, BAD_INPUT, INTERRUPTED = 0, 2, 130
 
@@ -22,7 +26,13 @@ OK, BAD_INPUT, INTERRUPTED = 0, 2, 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Convert one file and return the exit code."""
     arguments = make_parser().parse_args(argv)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("weights_tools: %(message)s"))
+    loggers = [logging.getLogger(name) for name in ("weights_tools", "nplrp")]
     try:
+        for logger in loggers:
+            logger.addHandler(handler)
+            logger.setLevel(logging.INFO)
         check_output(arguments.output, arguments.force)
         model = _described(_read(arguments), arguments)
         write(model, arguments.output, arguments.input, arguments.command, arguments.force)
@@ -32,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("weights_tools: interrupted", file=sys.stderr)
         return INTERRUPTED
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
     print(f"{arguments.output}: {model.name}, {len(model.layers)} layers, input {' x '.join(map(str, model.input_shape))}")
     return OK
 
@@ -56,10 +69,34 @@ def make_parser() -> argparse.ArgumentParser:
     )
     common.add_argument("--force", action="store_true", help="replace OUT.h5 if it is there")
     commands.add_parser("from-keras", parents=[common], help="any file that Keras has written")
-    onnx = commands.add_parser("from-onnx", parents=[common], help="a graph that is a chain; needs --preprocessing")
-    onnx.add_argument("--input-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="where the graph leaves it open")
-    commands.add_parser("from-pytorch", parents=[common], help="a state dict (.pth or .safetensors) of one of torchvision's VGGs")
+    sized = argparse.ArgumentParser(add_help=False)
+    sized.add_argument(
+        "--input-size", type=_side, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of the pictures, where the file leaves it open"
+    )
+    onnx = commands.add_parser("from-onnx", parents=[common, sized], help="a graph with one input; needs --preprocessing")
+    onnx.add_argument("--output-name", metavar="NAME", help="which of several outputs; what doesn't lead to it is left out")
+    torch = commands.add_parser(
+        "from-pytorch",
+        parents=[common, sized],
+        help="a state dict (.pth or .safetensors) of one of torchvision's networks",
+        description=f"A state dict of one of torchvision's networks, with any number of classes: {', '.join(ROWS)}.",
+    )
+    torch.add_argument("--architecture", metavar="NAME", help="which of these it is, where its names and shapes don't tell")
+    torch.add_argument(
+        "--transform-input",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="torchvision's option of GoogLeNet and Inception v3: on, as with its own weights, if neither is given",
+    )
     return parser
+
+
+def _side(text: str) -> int:
+    """Read the length of a side in pixels."""
+    number = int(text)
+    if not 1 <= number <= MAX_SIDE:
+        raise ValueError
+    return number
 
 
 def read_classes(path: Path, outputs: int) -> tuple[tuple[str, str], ...]:
@@ -99,17 +136,18 @@ def _read(arguments: argparse.Namespace) -> Model:
         from nplrp.files.weights import load
 
         return load(arguments.input)
+    size = (arguments.input_size[0], arguments.input_size[1]) if arguments.input_size else None
     if arguments.command == "from-pytorch":
         from weights_tools.from_pytorch import from_pytorch
 
-        return from_pytorch(arguments.input)
+        return from_pytorch(arguments.input, arguments.architecture, size, arguments.transform_input)
     if arguments.preprocessing is None:
         raise WeightsError(
             f"{arguments.input}: an ONNX file doesn't say how its pictures were prepared; give --preprocessing {'|'.join(sorted(MODES))}"
         )
     from weights_tools.from_onnx import from_onnx
 
-    return from_onnx(arguments.input, arguments.input_size and tuple(arguments.input_size))
+    return from_onnx(arguments.input, size, arguments.output_name)
 
 
 def _described(model: Model, arguments: argparse.Namespace) -> Model:

@@ -1,130 +1,237 @@
-"""A state dict of torchvision's VGG11, 13, 16 or 19, with or without batch norm -> Model under Keras's layer names.
+"""A state dict of one of torchvision's classification networks -> Model; found by its tensors' names and shapes, or named.
 
-torchvision's models end in logits; a softmax is added, as in Keras. Its images are resized (shorter side 256) and cut (224), then
-normalised per channel: recorded as the model's preprocessing.
+torchvision's models end in logits; a softmax is added, as in Keras. Its images are resized and cut, then normalised per channel: recorded
+as the model's preprocessing. What a state dict doesn't tell and had to be assumed is logged.
 """
 
 from __future__ import annotations
 
+import difflib
+import logging
+import math
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from nplrp.errors import ModelError, WeightsError
 from nplrp.files.weights import imagenet_classes
-from nplrp.model import Layer, Model, Preprocessing, Window, chain
+from nplrp.model import Model, Preprocessing
 from weights_tools.torch_file import read_tensors
+from weights_tools.torchvision import ROWS, TRANSFORM_OFFSET, TRANSFORM_SCALE, Missing, Plan, Row, new_name
 
-#: Convolutions in each block: Simonyan and Zisserman 2014, table 1, columns A, B, D, E.
-BLOCKS = {"vgg11": (1, 1, 2, 2, 2), "vgg13": (2, 2, 2, 2, 2), "vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
-#: torchvision's places of the dense layers -> Keras's names.
-HEAD = {"classifier.0": "fc1", "classifier.3": "fc2", "classifier.6": "predictions"}
-#: torch.nn.BatchNorm2d's default; a state dict doesn't hold it.
-BATCHNORM_EPSILON = 1e-5
+_logger = logging.getLogger(__name__)
+
+#: What training wraps around a model puts in front of every name.
+WRAPPERS = ("module.", "_orig_mod.")
+#: The most names of models around the network that are taken away.
+MAX_PREFIXES = 4
+#: A state dict of which less is used is one of another network altogether.
+LEAST = 0.05
+#: Where the first convolution is.
+STEMS = ("conv1", "conv1.conv", "features.0", "features.0.0", "features.conv0", "Conv2d_1a_3x3.conv")
+FLOATS = (np.float16, np.float32, np.float64)
 
 
-def from_pytorch(path: str | os.PathLike[str]) -> Model:
+def from_pytorch(
+    path: str | os.PathLike[str],
+    architecture: str | None = None,
+    input_size: tuple[int, int] | None = None,
+    transform_input: bool | None = None,
+) -> Model:
     """Read a state dict: what `torch.save` writes (``.pth``, ``.pt``; no PyTorch needed) or ``.safetensors``.
+
+    Parameters
+    ----------
+    path : path
+    architecture : str or None
+        torchvision's name of the network, as in `ROWS`; None: the tensors tell.
+    input_size : (H, W) or None
+        None is what torchvision trained it on, or what its dense layers were made for.
+    transform_input : bool or None
+        Of GoogLeNet and Inception v3, torchvision's option of that name; None: as with torchvision's own weights, on.
 
     Raises
     ------
     WeightsError
-        If it can't be read, or isn't that of one of torchvision's VGGs.
+        If it can't be read, or isn't that of one of these networks.
     """
     path = Path(path)
     tensors = _read_safetensors(path) if path.suffix == ".safetensors" else read_tensors(path)
     try:
-        return vgg({name.removeprefix("module."): array for name, array in tensors.items()})
+        return model_of(tensors, architecture, input_size, transform_input)
     except (WeightsError, ModelError) as error:
         raise WeightsError(f"{path}: {error}") from None
 
 
-def vgg(tensors: Mapping[str, np.ndarray]) -> Model:
-    """Lay out a VGG over torchvision's state dict; widths and the input's side come from the shapes.
+def model_of(
+    tensors: Mapping[str, np.ndarray],
+    architecture: str | None = None,
+    input_size: tuple[int, int] | None = None,
+    transform_input: bool | None = None,
+) -> Model:
+    """Lay out a network over a state dict; widths, kernels, groups and the number of classes come from the shapes.
 
     Parameters
     ----------
     tensors : mapping of str to ndarray
-        ``features.<i>.weight`` [cout, cin, 3, 3], ``classifier.<i>.weight`` [out, in], the first with its rows in the order (C, H, W).
+        As torchvision names them, perhaps with prefixes: ``features.0.weight`` [cout, cin, 3, 3], ...
+    architecture, input_size, transform_input
+        As for `from_pytorch`.
 
     Raises
     ------
     WeightsError
-        If names or shapes are those of another network.
+        If names or shapes are those of another network; names the nearest one, and what doesn't fit.
     """
-    left = {name: array for name, array in tensors.items() if not name.endswith(".num_batches_tracked")}
-    name, with_norm = _recognise(left)
-    layers: list[Layer] = []
-    place = 0
-    for block, count in enumerate(BLOCKS[name], 1):
-        for i in range(1, count + 1):
-            conv = f"block{block}_conv{i}"
-            kernel, bias = _take(left, f"features.{place}.weight", 4), _take(left, f"features.{place}.bias", 1)
-            arrays = {"kernel": np.ascontiguousarray(kernel.transpose(2, 3, 1, 0)), "bias": bias}  # OIHW -> HWIO
-            window = Window((kernel.shape[2], kernel.shape[3]), padding="same")
-            layers.append(Layer(conv, "conv", (), (), "linear" if with_norm else "relu", window, arrays=arrays))
-            if with_norm:
-                keys = {"gamma": "weight", "beta": "bias", "mean": "running_mean", "variance": "running_var"}
-                arrays = {ours: _take(left, f"features.{place + 1}.{theirs}", 1) for ours, theirs in keys.items()}
-                layers.append(Layer(f"block{block}_bn{i}", "batchnorm", (), (), epsilon=BATCHNORM_EPSILON, arrays=arrays))
-                layers.append(Layer(f"block{block}_relu{i}", "activation", (), (), "relu"))
-            place += 3 if with_norm else 2
-        layers.append(Layer(f"block{block}_pool", "maxpool", (), (), window=Window((2, 2), (2, 2))))
-        place += 1
-    channels = kernel.shape[0]
-    layers.append(Layer("flatten", "flatten", (), ()))
-    side = 0
-    for theirs, ours in HEAD.items():
-        weight, bias = _take(left, f"{theirs}.weight", 2), _take(left, f"{theirs}.bias", 1)
-        if ours == "fc1":
-            side = round((weight.shape[1] / channels) ** 0.5)
-            if side * side * channels != weight.shape[1]:
-                raise WeightsError(f"{theirs}.weight has {weight.shape[1]} columns, expected {channels} channels x a square")
-            weight = weight.reshape(-1, channels, side, side).transpose(0, 2, 3, 1).reshape(weight.shape)  # rows CHW -> HWC
-        activation = "softmax" if ours == "predictions" else "relu"
-        layers.append(Layer(ours, "dense", (), (), activation, arrays={"kernel": np.ascontiguousarray(weight.T), "bias": bias}))
-    if left:
+    rows = [_named(architecture)] if architecture is not None else list(ROWS.values())
+    tries: list[Try] = []
+    for given in _without_prefixes(_floats(tensors)):
+        for row in rows:
+            tries.append(_try(given, row, input_size, transform_input))
+            if tries[-1].error is None and all(given[name].shape == shape for name, shape in row.marks.items()):
+                return _finished(tries[-1])
+    fitting = next((each for each in tries if each.error is None), None)
+    if fitting is not None:
+        return _finished(fitting)
+    best = max(tries, key=lambda each: (each.used, not isinstance(each.error, Missing)))
+    if best.used < LEAST * len(tensors) and architecture is None and isinstance(best.error, Missing):
         raise WeightsError(
-            f"{name}{'_bn' if with_norm else ''} has no {', '.join(sorted(left)[:3])}; only torchvision's VGGs are supported"
+            f"the state dict has {len(tensors)} tensors ({', '.join(sorted(tensors)[:3])}, ...), which aren't those of torchvision's "
+            f"{', '.join(ROWS)}; export other networks to ONNX and use from-onnx"
         )
-    size = 32 * side
-    # torchvision: shorter side to 256, then the centre 224 x 224; other sizes in proportion.
-    how = Preprocessing("torch", "bilinear", crop=True, resize_to=size * 8 // 7)
-    classes = imagenet_classes() if bias.shape == (1000,) else None
-    model = f"{name}_bn" if with_norm else name
-    return chain((size, size, layers[0].arrays["kernel"].shape[2]), layers, model, preprocessing=how, classes=classes)
+    why, plan = str(best.error), best.plan
+    if isinstance(best.error, Missing):
+        near = difflib.get_close_matches(best.error.name, plan.left, 1, 0.5)
+        why += f" (there is {near[0]!r}, of shape {plan.tensors[near[0]].shape})" if near else ""
+        why += "; give its name (--architecture), or export it to ONNX and use from-onnx"
+    raise WeightsError(f"{'it was to be read as' if architecture else 'it looks like'} torchvision's {best.row.name}, but {why}")
 
 
-def _recognise(tensors: Mapping[str, np.ndarray]) -> tuple[str, bool]:
-    """Tell which VGG it is, and whether with batch norms, by the places of its convolutions."""
-    convs = {name for name, array in tensors.items() if name.startswith("features.") and name.endswith(".weight") and array.ndim == 4}
-    for with_norm in (False, True):
-        for name, blocks in BLOCKS.items():
-            place, expected = 0, set()
-            for count in blocks:
-                for _ in range(count):
-                    expected.add(f"features.{place}.weight")
-                    place += 3 if with_norm else 2
-                place += 1
-            if convs == expected:
-                return name, with_norm
-    raise WeightsError(
-        f"the state dict has {len(tensors)} tensors ({', '.join(sorted(tensors)[:3])}, ...), which aren't those of torchvision's "
-        f"{', '.join(BLOCKS)} or "
-        "their _bn variants; export other networks to ONNX and use from-onnx"
-    )
+@dataclass(frozen=True)
+class Try:
+    """A network laid out over a state dict, as far as that went.
+
+    Attributes
+    ----------
+    row : Row
+    plan : Plan
+    used : int
+        How many tensors were taken.
+    error : Exception or None
+        Why they don't fit.
+    transformed : bool
+        Whether it begins with torchvision's `transform_input`.
+    """
+
+    row: Row
+    plan: Plan
+    used: int
+    error: WeightsError | ModelError | None = None
+    transformed: bool = False
 
 
-def _take(tensors: dict[str, np.ndarray], name: str, dims: int) -> np.ndarray:
-    """Take a tensor out, as float32; half precision is widened, which loses nothing."""
-    if name not in tensors:
-        raise WeightsError(f"the state dict has no {name!r}; only torchvision's VGGs are supported")
-    array = tensors.pop(name)
-    if array.ndim != dims or array.dtype not in (np.float32, np.float16):
-        raise WeightsError(f"{name!r} has shape {array.shape} and type {array.dtype}, expected {dims} axes of float32 or float16")
-    return np.ascontiguousarray(array, np.float32)
+def _named(architecture: str) -> Row:
+    wanted = architecture.lower().replace("-", "_")
+    if wanted in ROWS:
+        return ROWS[wanted]
+    near = difflib.get_close_matches(wanted, ROWS, 3)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(ROWS)}; export other networks to ONNX"
+    raise WeightsError(f"there is no architecture {architecture!r}: {hint}")
+
+
+def _floats(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the weights in float32: half precision is widened, double is rounded; counters are left out."""
+    found, rounded = {}, ""
+    for name, array in tensors.items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        if array.dtype.newbyteorder("=") not in FLOATS:
+            raise WeightsError(f"{name!r} has shape {array.shape} and type {array.dtype}, expected floats; save model.float().state_dict()")
+        rounded = rounded or (name if array.dtype == np.float64 else "")
+        found[new_name(name)] = array.astype(np.float32, copy=False)
+    if rounded:
+        _logger.info("weights are float64 (%s), and are rounded to float32", rounded)
+    return found
+
+
+def _without_prefixes(tensors: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+    """Yield the state dict with names as they are, then without what stands in front of all of them, word after word."""
+    for _ in range(MAX_PREFIXES):
+        wrapper = next((each for each in WRAPPERS if tensors and all(name.startswith(each) for name in tensors)), None)
+        if wrapper is None:
+            yield tensors
+            firsts = {name.partition(".")[0] for name in tensors}
+            if len(firsts) != 1:
+                return
+            wrapper = f"{firsts.pop()}."
+        tensors = {name.removeprefix(wrapper): array for name, array in tensors.items()}
+    yield tensors
+
+
+def _try(tensors: Mapping[str, np.ndarray], row: Row, input_size: tuple[int, int] | None, transform_input: bool | None) -> Try:
+    """Lay out a network as far as it fits."""
+    plan = Plan(tensors, _input_shape(tensors, row, input_size), row.epsilon)
+    transformed = row.transforms if transform_input is None else transform_input
+    error: WeightsError | ModelError | None = None
+    try:
+        if transformed and row.transforms:
+            plan.put("affine", "transform_input", arrays={"scale": np.array(TRANSFORM_SCALE), "offset": np.array(TRANSFORM_OFFSET)})
+        row.lay_out(plan, row)
+        plan.act("softmax", "softmax")
+        plan.left -= {name for name in plan.left if name.startswith(row.auxiliary or ("\0",))}
+        if plan.left:
+            listed = ", ".join(sorted(plan.left)[:3])
+            raise WeightsError(f"that has no {listed}; give its name (--architecture), or export it to ONNX and use from-onnx")
+        if transformed and not row.transforms:
+            raise WeightsError("that has no transform_input, which is GoogLeNet's and Inception v3's; leave it away")
+    except (WeightsError, ModelError) as found:
+        error = found
+    return Try(row, plan, len(tensors) - len(plan.left), error, transformed)
+
+
+def _input_shape(tensors: Mapping[str, np.ndarray], row: Row, input_size: tuple[int, int] | None) -> tuple[int, int, int]:
+    """Return what a network reads: its channels from the first convolution, a VGG's side from the rows of its first dense layer."""
+    stem = next((tensors[f"{name}.weight"] for name in STEMS if f"{name}.weight" in tensors), None)
+    channels = stem.shape[1] if stem is not None and stem.ndim == 4 else 3
+    side = row.side
+    if row.flat and f"{row.flat}.weight" in tensors:
+        places = [
+            int(found[1]) for name in tensors if (found := re.fullmatch(r"features\.(\d+)\.weight", name)) and tensors[name].ndim == 4
+        ]
+        deep = tensors[f"features.{max(places)}.weight"].shape[0] if places else 1
+        pixels = math.isqrt(tensors[f"{row.flat}.weight"].shape[-1] // max(deep, 1))
+        side = max(row.side * pixels // 7, 1)
+    height, width = input_size or (side, side)
+    return height, width, channels
+
+
+def _finished(found: Try) -> Model:
+    """Build the model, and log what was assumed."""
+    plan, row = found.plan, found.row
+    height, width, _ = plan.graph.input_shape
+    if not row.flat:
+        _logger.info("%s: input %d x %d (another: --input-size)", row.name, height, width)
+    if row.auxiliary and any(name.startswith(row.auxiliary) for name in plan.tensors):
+        _logger.info("%s: its auxiliary heads (%s) are for training only, and are left out", row.name, ", ".join(row.auxiliary))
+    if row.transforms:
+        _logger.info(
+            "%s: transform_input is %s, as %s (the other: --%stransform-input)",
+            row.name,
+            "on" if found.transformed else "off",
+            "with torchvision's own weights" if found.transformed else "asked for",
+            "no-" if found.transformed else "",
+        )
+    how = Preprocessing("torch", row.resample, crop=True, resize_to=min(height, width) * row.resize_to // row.side)
+    drafts = plan.graph.drafts
+    for place, draft in enumerate(drafts):
+        if draft.arrays:
+            drafts[place] = draft.given(arrays={key: np.ascontiguousarray(array) for key, array in draft.arrays.items()})
+    classes = imagenet_classes() if plan.shape == (1000,) else None
+    return plan.graph.model(plan.at, row.name, preprocessing=how, classes=classes)
 
 
 def _read_safetensors(path: Path) -> Mapping[str, np.ndarray]:

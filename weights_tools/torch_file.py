@@ -23,7 +23,28 @@ from nplrp.errors import WeightsError
 
 #: First number of the older format.
 MAGIC = 0x1950A86A20F9469CFC6C
-DTYPES = {"FloatStorage": "<f4", "HalfStorage": "<f2", "DoubleStorage": "<f8", "LongStorage": "<i8", "IntStorage": "<i4"}
+DTYPES = {
+    "FloatStorage": "<f4",
+    "HalfStorage": "<f2",
+    "DoubleStorage": "<f8",
+    "BFloat16Storage": "<u2",  # the upper half of a float32
+    "LongStorage": "<i8",
+    "IntStorage": "<i4",
+    "ShortStorage": "<i2",
+    "CharStorage": "<i1",
+    "ByteStorage": "<u1",
+    "BoolStorage": "|b1",
+}
+#: Where training scripts keep the state dict, from the outside in.
+KEYS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights")
+
+
+@dataclass(frozen=True)
+class _Type:
+    """A type of storage."""
+
+    dtype: np.dtype
+    bfloat16: bool
 
 
 @dataclass(frozen=True)
@@ -32,6 +53,12 @@ class _Storage:
 
     key: str
     dtype: np.dtype
+    bfloat16: bool = False
+
+    def values(self, data: bytes) -> np.ndarray:
+        """Return the numbers that bytes are."""
+        found = np.frombuffer(data, self.dtype)
+        return (found.astype("<u4") << 16).view("<f4") if self.bfloat16 else found
 
 
 @dataclass(frozen=True)
@@ -55,7 +82,7 @@ class _Tensor:
 
 
 def read_tensors(path: str | os.PathLike[str]) -> Mapping[str, np.ndarray]:
-    """Read a checkpoint that is a state dict, alone or under the key ``state_dict``, ``model_state_dict`` or ``model``.
+    """Read a checkpoint that is a state dict, alone or inside others under one of `KEYS`.
 
     Raises
     ------
@@ -95,7 +122,7 @@ def _read_zip(file: IO[bytes]) -> dict[str, np.ndarray]:
         for tensor in tensors.values():
             storage = tensor.storage
             if storage.key not in kept:
-                kept[storage.key] = np.frombuffer(archive.read(f"{folder}data/{storage.key}"), storage.dtype)
+                kept[storage.key] = storage.values(archive.read(f"{folder}data/{storage.key}"))
     return {name: tensor.array(kept[tensor.storage.key], name) for name, tensor in tensors.items()}
 
 
@@ -106,32 +133,34 @@ def _read_stream(file: IO[bytes]) -> dict[str, np.ndarray]:
     system = _Unpickler(file).load()
     if not system.get("little_endian", True):
         raise WeightsError("it was saved on a big-endian machine; save it again on a little-endian one")
-    tensors = _state_dict(_Unpickler(file).load())
-    dtypes = {tensor.storage.key: tensor.storage.dtype for tensor in tensors.values()}
+    unpickler = _Unpickler(file)
+    tensors = _state_dict(unpickler.load())
     kept: dict[str, np.ndarray] = {}
     for key in _Unpickler(file).load():
         (count,) = struct.unpack("<q", file.read(8))
-        if key not in dtypes:
-            raise WeightsError("it holds other tensors than its state dict; save only model.state_dict()")
-        data = file.read(count * dtypes[key].itemsize)
-        if count < 0 or len(data) < count * dtypes[key].itemsize:
+        if key not in unpickler.storages:
+            raise WeightsError("it holds tensors that nothing refers to; it is damaged: save model.state_dict() again")
+        storage = unpickler.storages[key]
+        data = file.read(count * storage.dtype.itemsize)
+        if count < 0 or len(data) < count * storage.dtype.itemsize:
             raise WeightsError("it ends in the middle of a tensor: the file was cut off; copy or download it again")
-        kept[key] = np.frombuffer(data, dtypes[key])
+        kept[key] = storage.values(data)
     return {name: tensor.array(kept[tensor.storage.key], name) for name, tensor in tensors.items()}
 
 
 def _state_dict(value: Any) -> dict[str, _Tensor]:
-    """Find the state dict in what was unpickled."""
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(value, dict) and isinstance(value.get(key), dict):
-            value = value[key]
-    if (
-        not isinstance(value, dict)
-        or not value
-        or not all(isinstance(item, _Tensor) and isinstance(name, str) for name, item in value.items())
-    ):
-        raise WeightsError("expected a state dict, names with tensors; save it with torch.save(model.state_dict(), path)")
-    return value
+    """Find the state dict in what was unpickled: what else a training script keeps beside it is passed over."""
+    for _ in KEYS:
+        inner = next((value[key] for key in KEYS if isinstance(value.get(key), dict)), None) if isinstance(value, dict) else None
+        if inner is None:
+            break
+        value = inner
+    tensors = {name: item for name, item in value.items() if isinstance(item, _Tensor)} if isinstance(value, dict) else {}
+    odd = [name for name, item in value.items() if isinstance(item, dict | list | tuple)] if tensors else []
+    if not tensors or odd or not all(isinstance(name, str) for name in tensors):
+        found = f"a {type(value).__name__}" + (f" of {', '.join(map(repr, list(value)[:6]))}" if isinstance(value, dict) and value else "")
+        raise WeightsError(f"expected a state dict, names with tensors, found {found}; save it with torch.save(model.state_dict(), path)")
+    return tensors
 
 
 def _rebuild_tensor(storage: _Storage, offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> _Tensor:
@@ -143,7 +172,17 @@ def _rebuild_parameter(tensor: _Tensor, *_: Any) -> _Tensor:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows what a state dict is made of; every other name is refused before anything of it is imported."""
+    """Knows what a state dict is made of; every other name is refused before anything of it is imported.
+
+    Attributes
+    ----------
+    storages : dict of str to _Storage
+        All that were met.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__(file)
+        self.storages: dict[str, _Storage] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
@@ -153,7 +192,9 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
             return _rebuild_parameter
         if module == "torch" and name in DTYPES:
-            return np.dtype(DTYPES[name])
+            return _Type(np.dtype(DTYPES[name]), name == "BFloat16Storage")
+        if module == "torch" and name == "Size":
+            return tuple
         known = ", ".join(sorted(DTYPES))
         raise WeightsError(
             f"it holds a {module}.{name}, which isn't read: it may run code, or its values have an unknown type (known are {known}); "
@@ -162,6 +203,6 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> _Storage:
         kind, dtype, key, *rest = pid
-        if kind != "storage" or not isinstance(dtype, np.dtype) or (len(rest) == 3 and rest[2] is not None):
+        if kind != "storage" or not isinstance(dtype, _Type) or (len(rest) == 3 and rest[2] is not None):
             raise WeightsError("it refers to something other than plain storages; save it with torch.save(model.state_dict(), path)")
-        return _Storage(str(key), dtype)
+        return self.storages.setdefault(str(key), _Storage(str(key), dtype.dtype, dtype.bfloat16))

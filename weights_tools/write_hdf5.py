@@ -17,8 +17,8 @@ import numpy as np
 from nplrp import __version__
 from nplrp.errors import OutputError, WeightsError
 from nplrp.files.atomic import atomic
-from nplrp.model import Layer, Model
-from weights_tools.keras2_config import ARRAYS, model_config
+from nplrp.model import INPUT, Layer, Model, sources
+from weights_tools.keras2_config import model_config, stored_arrays
 
 #: Keras 2's own limit for one attribute, below HDF5's 64 KB for an object's header.
 MAX_ATTRIBUTE = 64512
@@ -130,7 +130,7 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
 
 
 def _write_layer(group: h5py.Group, layer: Layer) -> None:
-    arrays = {keras: layer.arrays[ours] for ours, keras in ARRAYS.items() if ours in layer.arrays}
+    arrays = stored_arrays(layer)
     if not arrays:
         group.attrs["weight_names"] = np.zeros(0)
         return
@@ -141,15 +141,18 @@ def _write_layer(group: h5py.Group, layer: Layer) -> None:
 
 
 def _keras_names(model: Model) -> Model:
-    """Replace the slash in the names of nested layers: Keras and HDF5 read it as a path."""
-    layers, taken = [], {layer.name for layer in model.layers}
-    for layer in model.layers:
+    """Replace the slash in the names of nested layers: Keras and HDF5 read it as a path. Layers that are the model's input are left out."""
+    layers: list[Layer] = []
+    taken = {layer.name for layer in model.layers}
+    names = {-1: INPUT}  # what every layer is called, by its place
+    for i, (layer, reads) in enumerate(zip(model.layers, sources(model.layers), strict=True)):
         name = layer.name.replace("/", "_")
         while name != layer.name and name in taken:
             name += "_"
         taken.add(name)
+        names[i] = name if layer.kind != "input" else names[reads[0]]
         if layer.kind != "input":
-            layers.append(dataclasses.replace(layer, name=name))
+            layers.append(dataclasses.replace(layer, name=name, inputs=tuple(names[j] for j in reads)))
     return dataclasses.replace(model, layers=tuple(layers))
 
 

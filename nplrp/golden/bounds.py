@@ -176,11 +176,10 @@ def relevance_bounds(
     """
     rule, parts = plan.rules[i], plan.parts[i]
     if not parts:
+        behind = behind_activation(plan, trace, i, R)
         moves = layers.only_moves(plan.steps[i])
         copies = operation(plan.steps[i]).terms(plan.steps[i])[1] if moves else 1
-        expected, certified = (
-            g * UNIT * layers.move_back(plan.steps[i], np.abs(behind_activation(plan, trace, i, R))) for g in gains(copies)
-        )
+        expected, certified = (g * UNIT * layers.move_back(plan.steps[i], np.abs(behind)) for g in gains(copies))
         return Bounds(expected, certified, np.zeros_like(expected))
     step, a, held = as_linear(plan, trace, i)
     unsure = _unsure(step, a, held, rule.row.decision)

@@ -4,6 +4,7 @@ A number takes a slot; an array takes one for its address and one each for its l
 Before them are slots for what comes back, and for what a team of threads needs.
 """
 
+import ctypes
 import functools
 import struct
 
@@ -17,6 +18,15 @@ NOTHING, WHOLE, FLOAT, FAILED = range(4)
 _LAYOUT = 0x503  # C- or Fortran-contiguous, aligned, writeable
 _NUMBERS = {int: "q", np.int64: "q", bool: "?", np.bool_: "?", float: "d", np.float64: "d", np.float32: "f"}
 _FORMATS = {"q": "q", "?": "q", "d": "d", "f": "f4x"}
+
+
+#: Where an array's C struct, which is NumPy's binary interface, has the address of its numbers: behind what every object begins with.
+_DATA = object.__basicsize__
+
+
+def _address(array):
+    """Return `array.ctypes.data`, five times as fast: a small network's explanation asks for thousands."""
+    return ctypes.c_size_t.from_address(id(array) + _DATA).value
 
 
 def describe(arguments):
@@ -37,7 +47,7 @@ def _read(values, kinds, numbers, known):
         found = known.get(id(value))
         if found is None:
             if kind is np.ndarray:
-                found = [_array_kind(value.dtype, value.ndim, value.flags.num & _LAYOUT)], [value.ctypes.data, *value.shape, *value.strides]
+                found = [_array_kind(value.dtype, value.ndim, value.flags.num & _LAYOUT)], [_address(value), *value.shape, *value.strides]
             elif isinstance(value, tuple):
                 items = _number_kinds(kind, tuple(map(type, value)))
                 found = (items, value) if items else ([kind], [])

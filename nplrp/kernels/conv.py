@@ -177,7 +177,8 @@ def conv_transpose(
 
 def _run(x, x2, packed, e, threads, workspace, packed2=None, e2=None):
     problem, images = packed.problem, x.shape[0]
-    inputs = [frozen(x), frozen(x if x2 is None else x2)]
+    first = frozen(x)
+    inputs = [first, first if x2 is None else frozen(x2)]
     if packed.algorithm == "depthwise":
         depthwise.convolve(problem, packed.plan, *inputs, packed.weights.blocks, e, threads)
     if packed.algorithm == "direct":

@@ -121,9 +121,15 @@ def stabilise_divide(R, z, kind, eps, weight, out, nt=1):
 
 
 @queueable
-def affine(x, g, h, out, nt=1):
-    """Write x [..., c] * g [c] + h [c] to `out`: two roundings."""
-    _affine_rows(x, g, h, False, out, nt)
+def affine(x, g, h, out, nt=1, relu=False):
+    """Write x [..., c] * g [c] + h [c] to `out`, clamped at 0 if `relu`: two roundings."""
+    _affine_rows(x, g, h, bool(relu), out, nt)
+
+
+@queueable
+def multiply_rows(a, s, g, out, accumulate, nt=1):
+    """Write a * (g [c] * s [..., c]) to `out`, or add it to what is there: a rounding for each operation."""
+    _multiply_rows(nt if a.size > SMALL else 1, frozen(a), frozen(s), frozen(g), out.reshape(-1), bool(accumulate))
 
 
 @queueable
@@ -239,6 +245,20 @@ def _affine(t, nt, x, g, h, clamp, out):
         else:
             for i in range(width):
                 to[i] = row[i] * g[i] + h[i]
+
+
+@shared_kernel
+def _multiply_rows(t, nt, a, s, g, out, accumulate):
+    zero, width = a.dtype.type(0), g.size
+    rows = a.size // width if width else 0
+    for r in range(rows * t // nt, rows * (t + 1) // nt):
+        row, carried, to = a[r * width : (r + 1) * width], s[r * width : (r + 1) * width], out[r * width : (r + 1) * width]
+        if accumulate:
+            for i in range(width):
+                to[i] += row[i] * (carried[i] * g[i] + zero)
+        else:
+            for i in range(width):
+                to[i] = row[i] * (carried[i] * g[i] + zero)
 
 
 @shared_kernel

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from nplrp.errors import brief
+from nplrp.errors import RuleError, brief
 from nplrp.layers.config import Call, Options, Reader, Tensor, constant
+from nplrp.rules.rule import parse_call
 
 #: Our names -> their parameters' usual values.
 PARAMETERS: Mapping[str, Mapping[str, float]] = MappingProxyType(
@@ -103,6 +104,8 @@ def named(value: Any, dialect: int) -> str:
         package = str(value.get("registered_name") or "").rpartition(">")[0]
         value = inner if isinstance(inner, str) and package in ("", *_PACKAGES) else package or class_name
     value = "linear" if value is None else value
+    if isinstance(value, str) and value.endswith(")"):
+        return _called(value)
     if isinstance(value, str):
         package, _, name = value.rpartition(">")
         name = ALIASES.get(name, name)
@@ -115,6 +118,17 @@ def named(value: Any, dialect: int) -> str:
     raise ValueError(
         f"activation {brief(value)} isn't supported ({hint}: {', '.join(sorted({*PARAMETERS, *ALIASES} - {'hard_sigmoid_2', 'erf'}))})"
     )
+
+
+def _called(text: str) -> str:
+    """Return an activation that is written in our own words, with its parameters."""
+    try:
+        name, given = parse_call(text, "an activation")
+        if not all(isinstance(value, int | float) for value in given.values()) or not set(given) <= set(PARAMETERS[name]):
+            raise ValueError
+    except (RuleError, KeyError, ValueError):
+        raise ValueError(f"activation {text!r} isn't one of ours with its parameters, as in 'relu(max_value=6.0)'") from None
+    return written(name, **given)
 
 
 def _number(options: Options, *keys: str, none: float = math.nan) -> float:

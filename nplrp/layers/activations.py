@@ -62,6 +62,13 @@ class Activation:
     score: bool = True
 
     @property
+    def clamps(self) -> bool | float:
+        """Whether it is max(z, 0), or min(max(z, 0), top): True, the top, or False."""
+        if self.opens or self.name != "relu" or self.parameters[1:] != (0.0, 0.0):
+            return self.opens
+        return self.parameters[0]
+
+    @property
     def bends(self) -> bool:
         """Whether it is more than opening and shutting."""
         return not self.opens and self.name != "linear"
@@ -223,6 +230,7 @@ CURVE = Operation(
     unsure=_unsure,
     function=function,
     queueable=True,
+    alone=function,
     tie=point_row,
     positive=lambda step: activation(function(step)).positive,
 )

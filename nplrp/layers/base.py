@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from nplrp.errors import ModelError
-from nplrp.rules.rule import Clamp, Part, Rule
+from nplrp.rules.rule import Part, Rule
 
 if TYPE_CHECKING:
     from nplrp.workspace import Room, Workspace
@@ -278,17 +278,26 @@ class Fused:
     ----------
     forward : callable
         (step, inputs, relu, parts, workspace) -> (z, each part's z): line 1 with the step's own weights and bias, clamped at 0 if `relu`,
-        and beside it with those of parts, which have one term.
+        and beside it with those of parts.
     carry : callable
-        (step, s part by part, changes, inputs, division, workspace) -> Carried: lines 3 and 4, and with a division line 2 of the step
+        (step, s part by part, parts, inputs, division, workspace) -> Carried: lines 3 and 4, and with a division line 2 of the step
         below.
+    whole : callable or None
+        (step, R, division, part, inputs, workspace) -> Carried: lines 2, 3 and 4 of a rule of one part, whose division is the step's own.
     fits : callable
         Whether a step can run so.
+    terms : int
+        How many terms a part may have. If it is 1, that is one with the activation itself; else also with parts of it by sign.
+    tops : bool
+        `relu` may also be a number to clamp at.
     """
 
-    forward: Callable[[Step, Sequence[np.ndarray], bool, Sequence[Part], Workspace], tuple[np.ndarray, list[np.ndarray]]]
-    carry: Callable[[Step, Sequence[np.ndarray], Sequence[Clamp], Sequence[np.ndarray], Division | None, Workspace], Carried]
+    forward: Callable[[Step, Sequence[np.ndarray], bool | float, Sequence[Part], Workspace], tuple[np.ndarray, list[np.ndarray]]]
+    carry: Callable[[Step, Sequence[np.ndarray], Sequence[Part], Sequence[np.ndarray], Division | None, Workspace], Carried]
+    whole: Callable[[Step, np.ndarray, Division, Part, Sequence[np.ndarray], Workspace], Carried] | None = None
     fits: Callable[[Step], bool] = lambda step: True
+    terms: int = 1
+    tops: bool = False
 
 
 @dataclass(frozen=True)
@@ -378,6 +387,8 @@ class Operation:
         Its fused functions, or those that move, call kernels only: they may be noted down (`nplrp.jit`'s queue).
     view : bool
         It only looks at the same numbers in another way.
+    alone : callable or None
+        Of an activation that is a layer of its own: step -> its name and parameters.
     tie : callable or None
         step -> its window, as `nplrp.kernels.ties` has it; None: positions that see the same pixels can't be told behind it.
     windowed : bool
@@ -416,6 +427,7 @@ class Operation:
     average: Callable[[Step], Step] | None = None
     queueable: bool = False
     view: bool = False
+    alone: Callable[[Step], str] | None = None
     tie: Callable[[Step], tuple[int, ...] | None] | None = None
     windowed: bool = False
     rounds: Callable[[Step, np.dtype], bool] = lambda step, dtype: False

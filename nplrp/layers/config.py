@@ -351,6 +351,8 @@ class Call:
         padding = padding.lower() if isinstance(padding, str) else padding
         if padding == "causal" and dims == 1 and "conv" in self.class_name.lower():
             padding = (0, 0, dilation[0] * (shape[0] - 1), 0)
+        elif len(items(padding)) == 4 and all(is_size(side, 0) for side in items(padding)):
+            padding = tuple(items(padding))  # our own word, see docs/weights-format.md
         elif padding not in ("valid", "same"):
             raise ValueError(f"padding={padding!r} isn't supported, only 'valid' or 'same'")
         return Window(_two(shape), _two(strides), _two(dilation), padding)

@@ -38,7 +38,7 @@ from nplrp.layers.base import (
     window_of,
 )
 from nplrp.layers.config import Arrays, Call, Reader, Tensor, is_size, items
-from nplrp.layers.lines import change_weight, changed_bias, clamps, divide_parts, threads
+from nplrp.layers.lines import change_weight, changed_bias, clamps, divide_parts, signed_parts, threads
 from nplrp.layers.ties import window_row
 from nplrp.rules.rule import AS_IS, Change, Clamp, Part
 from nplrp.workspace import Workspace
@@ -172,28 +172,40 @@ def transpose(step: Step, s: np.ndarray, change: Change, held: Any, c: np.ndarra
 
 
 def fused_forward(
-    step: Step, inputs: Sequence[np.ndarray], relu: bool, parts: Sequence[Part], workspace: Workspace
+    step: Step, inputs: Sequence[np.ndarray], relu: bool | float, parts: Sequence[Part], workspace: Workspace
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Convolve, and with the first part's weights in the same pass over the input."""
+    """Convolve, and with the first part's weights in the same pass over the input, if these are all that it changes."""
     from nplrp.kernels import conv
 
     (a,) = inputs
-    nt, scratch = threads(), scratch_of(workspace)
+    nt, scratch, changed = threads(), scratch_of(workspace), signed_parts(a, parts, workspace)
     z = workspace.empty((len(a), *step.output_shape), a.dtype)
     besides = [workspace.empty(z.shape, z.dtype) for _ in parts]
-    packed = [packed_weights(step, (change,), False) for change in (AS_IS, *clamps(parts))]
-    pairs = list(zip(packed[1:], [changed_bias(step, part.bias) for part in parts], besides, strict=True))
-    second = dict(zip(("packed2", "bias2", "out2"), pairs[0], strict=True)) if pairs else {}
-    conv.conv_forward(a, packed[0], step.bias, relu, z, **second, threads=nt, workspace=scratch)
-    for each, b, out in pairs[1:]:
-        conv.conv_forward(a, each, b, False, out, threads=nt, workspace=scratch)
+    packed = [packed_weights(step, _weights(part), False) for part in parts]
+    rest = list(zip(parts, packed, [changed_bias(step, part.bias) for part in parts], besides, strict=True))
+    second = {}
+    if parts and _unchanged(parts[0]):
+        second = dict(zip(("packed2", "bias2", "out2"), rest.pop(0)[1:], strict=True))
+    conv.conv_forward(a, packed_weights(step, (AS_IS,), False), step.bias, relu, z, **second, threads=nt, workspace=scratch)
+    for part, each, b, out in rest:
+        x, *more = (changed[term.input] for term in part.terms)
+        conv.conv_forward(x, each, b, False, out, x2=more[0] if more else None, threads=nt, workspace=scratch)
+    workspace.give(*(array for name, array in changed.items() if name != "a"))
     return z, besides
+
+
+def _weights(part: Part) -> tuple[Change, ...]:
+    return tuple(term.weight for term in part.terms)
+
+
+def _unchanged(part: Part) -> bool:
+    return [term.input for term in part.terms] == ["a"]
 
 
 def carry(
     step: Step,
     s: Sequence[np.ndarray],
-    changes: Sequence[Clamp],
+    parts: Sequence[Part],
     inputs: Sequence[np.ndarray],
     division: Division | None,
     workspace: Workspace,
@@ -202,9 +214,12 @@ def carry(
     from nplrp.kernels import conv
 
     (a,) = inputs
+    if not all(map(_unchanged, parts)):
+        R = _carry_terms(step, s, parts, a, workspace)
+        return Carried([R], False) if division is None else Carried(divide_parts(R, division, workspace), True)
     outs = [workspace.empty(a.shape, a.dtype) for _ in (division.z if division else (a,))]
     second = {"s2": s[1]} if len(s) > 1 else {}
-    packed, nt, scratch = packed_weights(step, tuple(changes), True), threads(), scratch_of(workspace)
+    packed, nt, scratch = packed_weights(step, tuple(clamps(parts)), True), threads(), scratch_of(workspace)
     if division is None or (len(outs) == 1 and division.weights != (1.0,)):
         conv.conv_transpose(s[0], packed, outs[0], **second, a=a, threads=nt, workspace=scratch)
         return Carried(outs, False) if division is None else Carried(divide_parts(outs[0], division, workspace), True)
@@ -215,6 +230,29 @@ def carry(
         s[0], packed, outs[0], **second, a=a, z=division.z[0], eps=rule.epsilon, signed=signed, **two, threads=nt, workspace=scratch
     )
     return Carried(outs, True)
+
+
+def _carry_terms(step: Step, s: Sequence[np.ndarray], parts: Sequence[Part], a: np.ndarray, workspace: Workspace) -> np.ndarray:
+    """Do lines 3 and 4 term by term, and add up."""
+    from nplrp.kernels import conv, elementwise
+
+    nt, scratch, changed = threads(), scratch_of(workspace), signed_parts(a, parts, workspace)
+    total, c = (workspace.empty(a.shape, a.dtype) for _ in range(2))
+    share = total
+    for k, (each, part) in enumerate(zip(s, parts, strict=True)):
+        if k == 1:
+            share = workspace.empty(a.shape, a.dtype)
+        for t, term in enumerate(part.terms):
+            packed, x = packed_weights(step, (term.weight,), True), changed[term.input]
+            if t == 0:
+                conv.conv_transpose(each, packed, share, a=x, threads=nt, workspace=scratch)
+            else:
+                conv.conv_transpose(each, packed, c, threads=nt, workspace=scratch)
+                elementwise.multiply_add(x, c, share, nt)
+        if k > 0:
+            elementwise.add(total, share, total, nt)
+    workspace.give(c, *([share] if share is not total else []), *(array for name, array in changed.items() if name != "a"))
+    return total
 
 
 def geometry(step: Step) -> Geometry:
@@ -448,7 +486,7 @@ CONV = Operation(
     forward,
     transpose,
     terms=terms,
-    fused=Fused(fused_forward, carry),
+    fused=Fused(fused_forward, carry, terms=2, tops=True),
     queueable=True,
     tie=window_row,
     scale_outputs=scaled_outputs,

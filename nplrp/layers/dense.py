@@ -73,7 +73,7 @@ def transpose(step: Step, s: np.ndarray, change: Change, held: Any, c: np.ndarra
 
 
 def fused_forward(
-    step: Step, inputs: Sequence[np.ndarray], relu: bool, parts: Sequence[Part], workspace: Workspace
+    step: Step, inputs: Sequence[np.ndarray], relu: bool | float, parts: Sequence[Part], workspace: Workspace
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Multiply with the weights and with those of all parts in one pass over them."""
     from nplrp.kernels import dense, elementwise
@@ -81,11 +81,11 @@ def fused_forward(
     (a,) = inputs
     assert step.bias is not None
     if not parts:
-        return forward(step, inputs, [AS_IS], step.bias, relu), []
+        return forward(step, inputs, [AS_IS], step.bias, bool(relu)), []
     nt, z = threads(), workspace.empty((len(a), *step.output_shape), a.dtype)
     besides = [workspace.empty(z.shape, z.dtype) for _ in parts]
     dense.dense_forward_beside(_rows(a), step.weight, (AS_IS, *clamps(parts)), [_rows(each) for each in (z, *besides)], nt)
-    elementwise.add_bias(z, step.bias, relu, nt)
+    elementwise.add_bias(z, step.bias, bool(relu), nt)
     for part, out in zip(parts, besides, strict=True):
         elementwise.add_bias(out, changed_bias(step, part.bias), False, nt)
     return z, besides
@@ -94,7 +94,7 @@ def fused_forward(
 def carry(
     step: Step,
     s: Sequence[np.ndarray],
-    changes: Sequence[Clamp],
+    parts: Sequence[Part],
     inputs: Sequence[np.ndarray],
     division: Division | None,
     workspace: Workspace,
@@ -104,7 +104,7 @@ def carry(
 
     (a,) = inputs
     R = workspace.empty(a.shape, a.dtype)
-    dense.dense_transpose_times([_rows(each) for each in s], step.weight, changes, _rows(a), _rows(R), threads())
+    dense.dense_transpose_times([_rows(each) for each in s], step.weight, clamps(parts), _rows(a), _rows(R), threads())
     return Carried([R], False) if division is None else Carried(divide_parts(R, division, workspace), True)
 
 

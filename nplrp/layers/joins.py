@@ -32,9 +32,9 @@ from nplrp.layers.base import (
     fits,
     listed,
 )
-from nplrp.layers.lines import change_weight, clamps, threads
+from nplrp.layers.lines import change_weight, clamps, stabilisers, threads
 from nplrp.layers.ties import point_row
-from nplrp.rules.rule import AS_IS, Change, Clamp, Part
+from nplrp.rules.rule import AS_IS, Change, Part
 from nplrp.workspace import Workspace
 
 
@@ -110,38 +110,43 @@ def transpose(step: Step, s: np.ndarray, change: Change, held: Any, c: np.ndarra
 
 
 def fused_forward(
-    step: Step, inputs: Sequence[np.ndarray], relu: bool, parts: Sequence[Part], workspace: Workspace
+    step: Step, inputs: Sequence[np.ndarray], relu: bool | float, parts: Sequence[Part], workspace: Workspace
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Add up the inputs where they are."""
-    from nplrp.kernels import elementwise
+    from nplrp.kernels import joins
 
     outs = [workspace.empty((len(inputs[0]), *step.output_shape), inputs[0].dtype) for _ in (None, *parts)]
-    for out, change in zip(outs, (AS_IS, *clamps(parts)), strict=True):
-        for k, (a, weight) in enumerate(zip(inputs, change_weight(step.weight, change), strict=True)):
-            elementwise.add_scaled(a, weight, out, k > 0, threads())
-    if relu:
-        elementwise.relu(outs[0], outs[0], threads())
+    for k, (out, change) in enumerate(zip(outs, (AS_IS, *clamps(parts)), strict=True)):
+        joins.sum_forward(inputs, change_weight(step.weight, change), out, relu if k == 0 else False, threads())
     return outs[0], outs[1:]
 
 
 def carry(
     step: Step,
     s: Sequence[np.ndarray],
-    changes: Sequence[Clamp],
+    parts: Sequence[Part],
     inputs: Sequence[np.ndarray],
     division: Division | None,
     workspace: Workspace,
 ) -> Carried:
     """Do lines 3 and 4 for each input."""
-    from nplrp.kernels import elementwise
+    from nplrp.kernels import joins
 
-    shares = []
-    for k, a in enumerate(inputs):
-        R = workspace.empty(a.shape, a.dtype)
-        for p, (each, change) in enumerate(zip(s, changes, strict=True)):
-            weight = change_weight(step.weight, change)[k]
-            elementwise.multiply_scaled(a, each.reshape(a.shape), weight, R, p > 0, threads())
-        shares.append(R)
+    shares = [workspace.empty(a.shape, a.dtype) for a in inputs]
+    for p, (each, change) in enumerate(zip(s, clamps(parts), strict=True)):
+        joins.sum_transpose_times(each, inputs, change_weight(step.weight, change), shares, [p > 0] * len(shares), threads())
+    return Carried(shares, False)
+
+
+def whole(step: Step, R: np.ndarray, division: Division, part: Part, inputs: Sequence[np.ndarray], workspace: Workspace) -> Carried:
+    """Do lines 2, 3 and 4 for each input in one pass, without writing s."""
+    from nplrp.kernels import joins
+
+    shares = [workspace.empty(a.shape, a.dtype) for a in inputs]
+    ((_, kind, epsilon),) = stabilisers(division.z[0], division.rule)
+    weights = change_weight(step.weight, *clamps([part]))
+    joins.sum_relevance(R, division.z[0], kind, epsilon, inputs, weights, shares, None, threads())
+    workspace.give(R)
     return Carried(shares, False)
 
 
@@ -261,7 +266,7 @@ SUM = Operation(
     gather=stack,
     scatter=unstack,
     terms=sum_terms,
-    fused=Fused(fused_forward, carry, _fusible),
+    fused=Fused(fused_forward, carry, whole, _fusible, tops=True),
     queueable=True,
     tie=point_row,
     keeps_sign=True,

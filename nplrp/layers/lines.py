@@ -33,6 +33,18 @@ def _changed_input(a: np.ndarray, rule: Rule, change: str) -> np.ndarray:
     return part
 
 
+def signed_parts(a: np.ndarray, parts: Sequence[Part], workspace: Workspace) -> dict[str, np.ndarray]:
+    """Return what the terms of parts work on, by name: the activation a itself, and those of its parts that any of them asks for."""
+    from nplrp.kernels import elementwise
+
+    found = {"a": a}
+    for name, function in (("a+", elementwise.positive_part), ("a-", elementwise.negative_part)):
+        if any(term.input == name for part in parts for term in part.terms):
+            found[name] = workspace.empty(a.shape, a.dtype)
+            function(a, found[name], threads())
+    return found
+
+
 def change_weight(w: np.ndarray | None, change: Change) -> np.ndarray:
     """Return positive * max(w, 0) + negative * min(w, 0), or w^2, or ones."""
     assert w is not None
@@ -44,8 +56,15 @@ def change_weight(w: np.ndarray | None, change: Change) -> np.ndarray:
 
 
 def changed_bias(step: Step, change: Change) -> np.ndarray:
-    """Return a linear step's bias after a change; zeros for `NOTHING`."""
-    return np.zeros_like(step.bias) if change == NOTHING else change_weight(step.bias, change)
+    """Return a linear step's bias after a change, made once for each; zeros for `NOTHING`."""
+    assert step.bias is not None
+    if change == AS_IS:
+        return step.bias
+    key = "bias", change
+    if key not in step.prepared:
+        step.prepared[key] = np.zeros_like(step.bias) if change == NOTHING else change_weight(step.bias, change)
+    bias: np.ndarray = step.prepared[key]
+    return bias
 
 
 def clamps(parts: Sequence[Part]) -> list[Clamp]:
@@ -96,7 +115,8 @@ def stabilisers(z: np.ndarray, rule: Rule) -> list[tuple[slice, int, float]]:
     """Return (images, the kernels' number of a stabiliser, epsilon): one for all images, or one for each if it is relative to z."""
     from nplrp.kernels import elementwise
 
-    rule = rule.resolved()
+    if rule.stabiliser is None or rule.epsilon is None:
+        rule = rule.resolved()
     name, epsilon = rule.stabiliser or "sign", rule.epsilon or 0.0
     if name == "sign" and epsilon == 0:  # without an epsilon, a unit with z = 0 passes nothing on
         name = "drop"

@@ -15,6 +15,7 @@ from nplrp.layers.base import (
     Carried,
     Choice,
     Division,
+    Fused,
     Kind,
     Layer,
     Operation,
@@ -27,9 +28,9 @@ from nplrp.layers.base import (
     window_of,
 )
 from nplrp.layers.config import Call, Reader, Tensor
-from nplrp.layers.lines import divide_parts, scale_of_ones, stabilisers, threads
+from nplrp.layers.lines import clamps, divide_parts, scale_of_ones, stabilisers, threads
 from nplrp.layers.ties import window_row
-from nplrp.rules.rule import Change
+from nplrp.rules.rule import Change, Part
 from nplrp.workspace import Workspace
 
 
@@ -243,6 +244,42 @@ def avg_transpose(step: Step, s: np.ndarray, change: Change, held: Any, c: np.nd
         c *= c.dtype.type(scale_of_ones(change))
 
 
+def avg_fused(
+    step: Step, inputs: Sequence[np.ndarray], relu: bool | float, parts: Sequence[Part], workspace: Workspace
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Return the means, and beside them those of parts, whose weights are another multiple of them."""
+    from nplrp.kernels import elementwise, pool
+
+    (a,), nt = inputs, threads()
+    z, *besides = (workspace.empty((len(a), *step.output_shape), a.dtype) for _ in (None, *parts))
+    pool.avg_forward(a, *_window(step), _image(z, step), nt)
+    for out, change in zip(besides, clamps(parts), strict=True):
+        elementwise.add_scaled(z, scale_of_ones(change), out, False, nt)
+    if relu:
+        elementwise.relu(z, z, nt)
+    return z, besides
+
+
+def avg_carry(
+    step: Step,
+    s: Sequence[np.ndarray],
+    parts: Sequence[Part],
+    inputs: Sequence[np.ndarray],
+    division: Division | None,
+    workspace: Workspace,
+) -> Carried:
+    """Do lines 3 and 4; line 2 of the step below by itself."""
+    from nplrp.kernels import elementwise, pool
+
+    (a,), nt = inputs, threads()
+    R, c = (workspace.empty(a.shape, a.dtype) for _ in range(2))
+    for p, (each, change) in enumerate(zip(s, clamps(parts), strict=True)):
+        pool.avg_transpose(_image(each, step), *_window(step), c, nt)
+        elementwise.multiply_scaled(a, c, scale_of_ones(change), R, p > 0, nt)
+    workspace.give(c)
+    return Carried([R], False) if division is None else Carried(divide_parts(R, division, workspace), True)
+
+
 def _image(x: np.ndarray, step: Step) -> np.ndarray:
     """View a pool's output with height and width, which a global pool may have dropped."""
     height, width = window_of(step).output_size(*step.input_shape[:2])
@@ -363,7 +400,18 @@ MAXIMUM = Operation(
     keeps_sign=True,
     keeps_zero=True,
 )
-AVERAGE = Operation("avgpool", LINEAR, "avgpool", avg_forward, avg_transpose, terms=_terms, tie=window_row, keeps_sign=True)
+AVERAGE = Operation(
+    "avgpool",
+    LINEAR,
+    "avgpool",
+    avg_forward,
+    avg_transpose,
+    terms=_terms,
+    fused=Fused(avg_fused, avg_carry),
+    queueable=True,
+    tie=window_row,
+    keeps_sign=True,
+)
 
 _MAX_OVER = {"Max": _reduction("maxpool"), "tf.math.reduce_max": _reduction("maxpool")}
 _MEAN_OVER = {"Mean": _reduction("avgpool"), "tf.math.reduce_mean": _reduction("avgpool")}

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from nplrp.errors import ModelError, NumericsError, brief
-from nplrp.layers.base import LINEAR, Kind, Layer, Operation, Shape, Step, Weights, check_vector, scaled_outputs
+from nplrp.layers.base import LINEAR, Carried, Division, Fused, Kind, Layer, Operation, Shape, Step, Weights, check_vector, scaled_outputs
 from nplrp.layers.config import Arrays, Call, Tensor, constant
-from nplrp.layers.lines import change_weight, threads
+from nplrp.layers.lines import change_weight, changed_bias, clamps, divide_parts, threads
 from nplrp.layers.ties import point_row
-from nplrp.rules.rule import Change
+from nplrp.rules.rule import Change, Part
+from nplrp.workspace import Workspace
 
 
 def shape(layer: Layer, shapes: tuple[Shape, ...]) -> Shape:
@@ -75,6 +76,38 @@ def transpose(step: Step, s: np.ndarray, change: Change, held: Any, c: np.ndarra
     elementwise.affine(s, g, np.zeros_like(g), c, threads())
 
 
+def fused_forward(
+    step: Step, inputs: Sequence[np.ndarray], relu: bool | float, parts: Sequence[Part], workspace: Workspace
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Scale in one pass, and in one for each part."""
+    from nplrp.kernels import elementwise
+
+    (a,) = inputs
+    z, *besides = (workspace.empty(a.shape, a.dtype) for _ in (None, *parts))
+    elementwise.affine(a, step.weight, step.bias, z, threads(), relu=bool(relu))
+    for part, change, out in zip(parts, clamps(parts), besides, strict=True):
+        elementwise.affine(a, change_weight(step.weight, change), changed_bias(step, part.bias), out, threads())
+    return z, besides
+
+
+def carry(
+    step: Step,
+    s: Sequence[np.ndarray],
+    parts: Sequence[Part],
+    inputs: Sequence[np.ndarray],
+    division: Division | None,
+    workspace: Workspace,
+) -> Carried:
+    """Do lines 3 and 4 in one pass for each part; line 2 of the step below by itself."""
+    from nplrp.kernels import elementwise
+
+    (a,) = inputs
+    R = workspace.empty(a.shape, a.dtype)
+    for p, (each, change) in enumerate(zip(s, clamps(parts), strict=True)):
+        elementwise.multiply_rows(a, each, change_weight(step.weight, change), R, p > 0, threads())
+    return Carried([R], False) if division is None else Carried(divide_parts(R, division, workspace), True)
+
+
 # From Keras
 
 
@@ -124,7 +157,8 @@ def scaled(call: Call, x: Tensor, scale: np.ndarray | None = None, offset: np.nd
 def read_rescaling(call: Call) -> Tensor:
     """Read y = scale x + offset, the constants as the configuration has them (TensorFlow rounds them to float32)."""
     scale, offset = (constant(call.get(key)) for key in ("scale", "offset"))
-    return scaled(call, call.tensor, scale, offset if offset.any() else None)
+    only_shifts = scale.size == 1 and scale.item() == 1 and offset.any()
+    return scaled(call, call.tensor, None if only_shifts else scale, offset if offset.any() else None)
 
 
 #: What Keras takes for a deviation that is smaller, its `epsilon()`.
@@ -168,7 +202,18 @@ def read_layer_scale(call: Call) -> Tensor:
     return call.add("affine", x, variables={"gamma": x.shape[-1:]}, make=lambda arrays: {"scale": arrays["gamma"]})
 
 
-SCALE = Operation("scale", LINEAR, "scale", forward, transpose, terms=lambda step: (2, 1), tie=point_row, scale_outputs=scaled_outputs)
+SCALE = Operation(
+    "scale",
+    LINEAR,
+    "scale",
+    forward,
+    transpose,
+    terms=lambda step: (2, 1),
+    fused=Fused(fused_forward, carry),
+    queueable=True,
+    tie=point_row,
+    scale_outputs=scaled_outputs,
+)
 
 _BATCH_NORM = dict.fromkeys(
     ("BatchNormalization", "BatchNormalizationV1", "BatchNormalizationV2", "SyncBatchNormalization"),

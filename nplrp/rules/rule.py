@@ -506,7 +506,9 @@ def parse_call(text: str, what: str) -> tuple[str, dict[str, Any]]:
 
 def _value(node: ast.expr) -> Any:
     if isinstance(node, ast.Name):
-        return {"true": True, "false": False}.get(node.id, node.id)
+        return {"true": True, "false": False, "inf": math.inf}.get(node.id, node.id)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Name) and node.operand.id == "inf":
+        return -math.inf
     return ast.literal_eval(node)
 
 
