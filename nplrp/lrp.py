@@ -108,7 +108,7 @@ def run_backward(
     span : Span or None
         None is all of the network.
     back : callable or None
-        Instead of `step_back`: (i, relevance of the output of step i) -> that of what it works on.
+        Instead of `step_back`.
 
     Returns
     -------

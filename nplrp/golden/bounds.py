@@ -18,7 +18,7 @@ The bounds hold for sums in any order. What Winograd and FFT convolutions lose t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -193,14 +193,14 @@ def relevance_bounds(
         inputs, changes = layers.changed_inputs(a, rule, part), [term.weight for term in part.terms]
         z, s, R_part = lines.z, np.abs(lines.s), of_units.reshape(lines.z.shape)
         d = np.abs(layers.denominator(z, rule))
-        A, *errors = _errors_of_sums(step, inputs, changes, part.bias, convolutions, held, unsure)
-        if rule.undivided:
-            A, errors = np.zeros_like(d), [np.zeros_like(d)] * 2
+        A, *errors = [np.zeros_like(d)] * 3
+        if not rule.undivided:
+            A, *errors = _errors_of_sums(step, inputs, changes, part.bias, convolutions, held, unsure)
         carried = [_error_of_s(s, each, d) for each in errors]
         lost = (d == 0) & (A > 0) & (R_part != 0)  # dropped as 0 / 0 here, but rounding may leave a denominator there
-        blind = np.where(_rho(_likely_error(step, A, z, errors[0], fast), d) >= 0.5, s, 0.0) + np.where(
-            lost, np.abs(R_part) / (UNIT * A + TINY), 0.0
-        )
+        likely = _likely_error(step, A, z, errors[0], fast)
+        turns = (layers.denominator(z + likely, rule) > 0) != (layers.denominator(z - likely, rule) > 0)  # with an epsilon's sign, say
+        blind = np.where(turns | (_rho(likely, d) >= 0.5), s, 0.0) + np.where(lost, np.abs(R_part) / (UNIT * A + TINY), 0.0)
         if halves is not None:
             blind = np.where(halves, np.abs(R.reshape(z.shape)) / np.where(d > 0, d, UNIT * A + TINY), blind)
         stacked = np.concatenate([*carried, s, blind])
@@ -291,7 +291,7 @@ def _unsure_halves(step: Step, a: np.ndarray, units: str, convolutions: str, hel
     return np.asarray(np.abs(z) <= _likely_error(step, A, z, expected, fast_convolutions.is_fast(step, convolutions)))
 
 
-def _unsure(step: Step, a: np.ndarray, held: Any, decision: str) -> np.ndarray | None:
+def _unsure(step: Step, a: np.ndarray, held: Any, decision: str) -> Any:
     """Return how far what makes a step linear may be off, in gains times unit roundoffs; None where that is nothing more."""
     unsure = operation(step).unsure
     return unsure(step, a, held, decision, UNIT) if unsure and held is not None else None
@@ -336,7 +336,7 @@ def _magnitudes(step: Step, inputs: Sequence[np.ndarray], changes: Sequence[Chan
     total = None
     for t, (a, change) in enumerate(zip(inputs, changes, strict=True)):
         of, weight = _absolute(step, change, bias if t == 0 else NOTHING)
-        term = layers.forward(of, [np.abs(a)], [weight], AS_IS, held=_size(held))
+        term = layers.forward(of, [np.abs(a)], [weight], AS_IS, held=_of_all(held, _size))
         total = term if total is None else total + term
     assert total is not None
     return total
@@ -345,14 +345,19 @@ def _magnitudes(step: Step, inputs: Sequence[np.ndarray], changes: Sequence[Chan
 def _transposed(step: Step, s: np.ndarray, change: Change, held: Any, arrays: int = 1) -> np.ndarray:
     """Carry arrays of the step's output back, one behind the other, with the absolute values of its weights."""
     of, weight = _absolute(step, change, NOTHING)
-    if held is not None:
-        held = np.concatenate([_size(held)] * arrays)
-    return layers.transpose(of, s, [weight], held)[0]
+    return layers.transpose(of, s, [weight], _of_all(held, lambda each: np.concatenate([_size(each)] * arrays)))[0]
 
 
-def _size(held: Any) -> Any:
+def _of_all(held: Any, change: Callable[[np.ndarray], np.ndarray]) -> Any:
+    """Change what is held: an array, several in a named tuple, or nothing."""
+    if held is None or isinstance(held, np.ndarray):
+        return None if held is None else change(held)
+    return type(held)(*map(change, held))
+
+
+def _size(held: np.ndarray) -> np.ndarray:
     """Return decisions that are numbers by their absolute values; places of winners stay."""
-    return np.abs(held) if held is not None and held.dtype.kind == "f" else held
+    return np.abs(held) if held.dtype.kind == "f" else held
 
 
 def _absolute(step: Step, change: Change, bias: Change) -> tuple[Step, Change]:

@@ -416,7 +416,7 @@ class Operation:
     scatter: Callable[..., list[np.ndarray]] = lambda step, R, workspace=None: [R]
     terms: Callable[[Step], tuple[int, int]] = lambda step: (2, 1)
     absolute: Callable[[Step], Step] = absolute
-    unsure: Callable[[Step, np.ndarray, np.ndarray, str, float], np.ndarray] | None = None
+    unsure: Callable[[Step, np.ndarray, Any, str, float], Any] | None = None
     function: Callable[[Step], str] | None = None
     choice: Choice | None = None
     tiled: Callable[[Step], bool] = lambda step: False

@@ -226,24 +226,42 @@ def _means(step: Step, x: np.ndarray) -> np.ndarray:
 
 
 def _absolute(step: Step) -> Step:
-    """Return the step that adds the means where this one subtracts them."""
-    plain = absolute(step)
-    if not step.options["centred"]:
-        return plain
-    return dataclasses.replace(plain, kind=ADDED.name, options={**step.options, "centred": False})
+    """Return the step that adds what this one subtracts."""
+    return dataclasses.replace(
+        absolute(step), kind=ADDED.name, options={**step.options, "centred": False, "added": step.options["centred"]}
+    )
 
 
 def _added(step: Step, inputs: Sequence[np.ndarray], changes: Sequence[Change], b: np.ndarray, relu: bool, held: np.ndarray) -> np.ndarray:
-    return forward(step, [a + _means(step, a) for a in inputs], changes, b, relu, held)
+    return forward(step, [a + _means(step, a) if step.options["added"] else a for a in inputs], changes, b, relu, held)
 
 
-def _added_back(step: Step, s: np.ndarray, change: Change, held: np.ndarray, c: np.ndarray) -> None:
+def _added_back(step: Step, s: np.ndarray, change: Change, held: np.ndarray | Tangent, c: np.ndarray) -> None:
+    """Add what the transpose subtracts; of the derivative also what the deviation takes, by n = (|a| + mean |a|) / deviation."""
+    centred = step.options["added"]
+    if isinstance(held, Tangent):
+        plain = _repeated(step, held.held, s)
+        n = plain * (held.a + (_means(step, held.a) if centred else 0))
+        t = _kept(step, "weight") * _matrices(step, s)
+        t = t.reshape(s.shape)
+        length = math.prod(step.options["layout"][1::2]) if step.options["divisor"] == "LENGTH" else 1
+        c[...] = plain * (t + (_means(step, t) if centred else 0) + n * _means(step, n * t) * length)
+        return
     transpose(step, s, change, held, c)
-    c += _means(step, c)
+    if centred:
+        c += _means(step, c)
 
 
-def _unsure(step: Step, a: np.ndarray, held: np.ndarray, decision: str, unit: float) -> np.ndarray:
-    """Return the relative error of 1 / deviation: as of a sum of squares, more where the mean is large beside the deviation."""
+def _repeated(step: Step, held: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """Return one number of each group for every number of an array."""
+    _, rows, groups, numbers = step.options["layout"]
+    return np.broadcast_to(held.reshape(-1, 1, groups, 1), (held.size // groups, rows, groups, numbers)).reshape(like.shape)
+
+
+def _unsure(step: Step, a: np.ndarray, held: np.ndarray | Tangent, decision: str, unit: float) -> np.ndarray | Tangent:
+    """Return the error of 1 / deviation: as of a sum of squares, more where the mean is large beside the deviation; at least twice it."""
+    if isinstance(held, Tangent):
+        return Tangent(held.a, np.asarray(_unsure(step, a, held.held, decision, unit)))
     _, rows, groups, numbers = step.options["layout"]
     squares = np.square(a).reshape(-1, rows, groups, numbers).mean(axis=(1, 3)).reshape(held.shape)
     length = rows * numbers if step.options["divisor"] == "LENGTH" else 1
