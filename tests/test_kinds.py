@@ -556,13 +556,23 @@ def test_large_images_are_shared_by_threads():
 
 def test_what_is_fused_and_queued():
     for network, expected in (
-        ("convolutions", {"conv", "conv_transpose", "maxpool", "dense", "identity", "reshape"}),
-        ("norms", {"conv", "dense", "norm", "prelu", "nearest"}),
+        ("convolutions", {"conv", "conv_transpose", "maxpool", "avgpool", "dense", "identity", "reshape"}),
+        ("norms", {"conv", "avgpool", "dense", "norm", "prelu", "nearest"}),
     ):
         fusions = nplrp.fused.fusions(make_plan(NETWORKS[network](), "epsilon"))
         assert {fusion.step.kind for fusion in fusions if fusion.queued} == expected
     fusions = nplrp.fused.fusions(make_plan(convolutions(), "epsilon"))
-    assert {fusion.step.name for fusion in fusions if fusion.parts} == {"stem", "depth", "point", "grouped", "doubled", "up", "wide", "top"}
+    assert {fusion.step.name for fusion in fusions if fusion.parts} == {
+        "stem",
+        "depth",
+        "point",
+        "grouped",
+        "doubled",
+        "means",
+        "up",
+        "wide",
+        "top",
+    }
     assert [fusion.step.name for fusion in fusions if fusion.step.merged] == ["depth_bn", "up_bn"]
 
 

@@ -65,6 +65,8 @@ def test_a_copy_has_the_same_bits(shape, dtype):
 def test_affine_and_bias_over_the_last_axis(shape, dtype):
     x, g, h = numbers(shape, dtype), numbers(shape[-1], dtype, 1), numbers(shape[-1], dtype, 2)
     assert same_bits(run(lambda out, nt: ew.affine(x, g, h, out, nt), [x, g, h], shape, dtype), x * g + h)
+    clamped = run(lambda out, nt: ew.affine(x, g, h, out, nt, relu=True), [x, g, h], shape, dtype)
+    assert np.array_equal(clamped, np.maximum(x * g + h, 0))
     for clamp in (False, True):
 
         def add_bias(out, nt, clamp=clamp):
@@ -72,6 +74,27 @@ def test_affine_and_bias_over_the_last_axis(shape, dtype):
             ew.add_bias(out, h, clamp, nt)
 
         assert np.array_equal(run(add_bias, [h], shape, dtype), np.maximum(x + h, 0) if clamp else x + h)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [s for s in SHAPES if len(s) > 1])
+def test_rows_times_factors_of_the_last_axis(shape, dtype):
+    a, s, g = numbers(shape, dtype), numbers(shape, dtype, 1), numbers(shape[-1], dtype, 2)
+    a[0], s.reshape(-1)[:2] = a[0] + 1, (np.nan, np.inf)
+    with np.errstate(invalid="ignore"):
+        expected = a * (g * s)
+
+    def write(out, nt):
+        out[...] = 7
+        ew.multiply_rows(a, s, g, out, False, nt)
+
+    def add(out, nt):
+        out[...] = 1.5
+        ew.multiply_rows(a, s, g, out, True, nt)
+
+    found = run(write, [a, s, g], shape, dtype)
+    assert np.isnan(found.reshape(-1)[0]) and np.array_equal(found, expected, equal_nan=True)
+    assert np.array_equal(run(add, [a, s, g], shape, dtype), dtype(1.5) + expected, equal_nan=True)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -14,7 +14,7 @@ import pytest
 import nplrp.kernels
 from nplrp.jit import DISABLED, Queue, is_queueable, shared_kernel
 from nplrp.jit.queue import DataRaceError
-from nplrp.kernels import conv, dense, elementwise, pool, softmax, sums, ties
+from nplrp.kernels import activations, conv, dense, depthwise, elementwise, joins, moves, norms, pool, resize, softmax, sums, ties
 
 pytestmark = pytest.mark.skipif(DISABLED, reason="plain Python runs at once")
 
@@ -48,7 +48,92 @@ def elementwise_cases(rng, dtype):
         yield partial(elementwise.stabilise, a, kind, 0.01, out, 2), [a], [out]
         yield partial(elementwise.stabilise_divide, c, a, kind, 0.01, 1.5, out, 2), [a, c], [out]
     yield partial(elementwise.affine, a, g, h, out, 2), [a, g, h], [out]
+    yield partial(elementwise.add, a, c, out, 2), [a, c], [out]
+    for accumulate in (False, True):
+        yield partial(elementwise.add_scaled, a, 1.5, out, accumulate, 2), [a], [out]
+        yield partial(elementwise.multiply_scaled, a, c, 1.5, out, accumulate, 2), [a, c], [out]
+        yield partial(elementwise.multiply_rows, a, c, g, out, accumulate, 2), [a, c, g], [out]
+    alpha, slope = np.full(3, 0.5, dtype), np.empty_like(out)
+    yield partial(elementwise.leaky, a, alpha, out, slope, 2), [a, alpha], [out, slope]
     yield partial(elementwise.add_bias, out, h, True, 2), [h], [out]
+
+
+def joins_cases(rng, dtype):
+    shape = (2, 70, 41, 3)
+    a, b, R, z, out, out2 = _random(rng, dtype, *[shape] * 6)
+    arrays, weights, winner = [a, b], (1.0, -0.5), np.zeros(shape, np.uint8)
+    for relu in (False, True, 0.5):
+        yield partial(joins.sum_forward, arrays, weights, out, relu, 2), arrays, [out]
+    for add in (False, True):
+        yield partial(joins.sum_transpose, R, 1.5, out, add, 2), [R], [out]
+        flags, outs = [add, not add], [out, out2]
+        yield partial(joins.sum_transpose_times, R, arrays, weights, outs, flags, 2), [R, *arrays], outs
+        yield partial(joins.sum_relevance, R, z, elementwise.SIGN, 0.3, arrays, weights, outs, flags, 2), [R, z, *arrays], outs
+        yield partial(joins.extreme_transpose, R, winner, 0, out, add, 2), [R, winner], [out]
+    yield partial(joins.accumulate, a, out, 2), [a], [out]
+    for lowest in (False, True):
+        yield partial(joins.extreme_forward, arrays, out, winner, lowest, 2), arrays, [out, winner]
+    g, to = _random(rng, dtype, (2, 3), (2, 3))
+    yield partial(joins.gate_forward, a, g, out, 2), [a, g], [out]
+    yield partial(joins.gate_transpose, R, a, to, 2), [R, a], [to]
+
+
+def moves_cases(rng, dtype):
+    x, out, small = _random(rng, dtype, (2, 40, 180), (2, 43, 189), (2, 38, 170))
+    for fill in (False, True):
+        yield partial(moves.copy_box, x, out, 2, 6, fill, 2), [x], [out]
+        yield partial(moves.copy_box, x, small, -1, -3, fill, 2), [x], [small]
+    image, wide = _random(rng, dtype, (2, 30, 31, 3), (2, 60, 93, 3))
+    yield partial(moves.repeat, image, 2, 3, wide, 2), [image], [wide]
+    yield partial(moves.repeat_transpose, wide, 2, 3, image, 2), [wide], [image]
+
+
+def depthwise_cases(rng, dtype):
+    for m in (1, 2):
+        geometry = conv.Geometry(31, 30, 12, 12 * m, (3, 3), (2, 1), (1, 1), (1, 1, 1, 1), 12)
+        below, above = (2, 31, 30, 12), (2, geometry.out_height, geometry.out_width, 12 * m)
+        x, x2, a, d, out = _random(rng, dtype, *[below] * 5)
+        s, s2, z = _random(rng, dtype, *[above] * 3)
+        w, bias = rng.standard_normal((3, 3, 12, m)).astype(dtype), rng.standard_normal(12 * m).astype(dtype)
+        one, two = ((1, 1),), ((1, 0), (0, 1))
+        forward, transpose = (partial(each, threads=2) for each in (depthwise.depthwise_forward, depthwise.depthwise_transpose))
+        yield partial(forward, x, w, geometry, one, bias, True, z), [x, bias], [z]
+        yield partial(forward, x, w, geometry, two, bias, 0.5, z, x2), [x, x2, bias], [z]
+        yield partial(transpose, s, w, geometry, one, out), [s], [out]
+        yield partial(transpose, s, w, geometry, two, out, s2, a=a, z=d, eps=0.25, signed=True), [s, s2, a, d], [out]
+
+
+def activations_cases(rng, dtype):
+    x, g, out = _random(rng, dtype, *[(2, 70, 41, 3)] * 3)
+    for name in ("relu", "sigmoid"):
+        row = activations.ACTIVATIONS[name]
+        number, parameters = row.number, row.with_defaults()
+        yield partial(activations.activate, number, parameters, x, out, 2), [x], [out]
+        yield partial(activations.derivative, number, parameters, x, out, 2), [x], [out]
+    alpha = np.full(3, 0.5, dtype)
+    yield partial(activations.prelu, x, alpha, out, 2), [x], [out]
+    yield partial(activations.prelu_derivative, x, alpha, out, 2), [x], [out]
+    yield partial(activations.log_softmax, x, out, 2), [x], [out]
+    yield partial(activations.log_softmax_back, x, g, out, 2), [x, g], [out]
+
+
+def norms_cases(rng, dtype):
+    x, s, z, c = _random(rng, dtype, *[(2, 150, 60)] * 4)
+    weights, bias = _random(rng, dtype, (1, 60), (1, 60))
+    held = np.ones((2, 20))
+    yield partial(norms.measure, x, 3, norms.DEVIATION, 0.1, held, 2), [x], [held]
+    held = np.array(rng.uniform(1, 2, (2, 20)))
+    yield partial(norms.normalise, x, 3, weights, bias, held, True, z, 2), [x, weights, bias, held], [z]
+    yield partial(norms.normalise_transpose, s, 3, weights, held, True, c, 2), [s, weights, held], [c]
+    for turned in (False, True):
+        tangent = partial(norms.normalise_tangent, x, s, 3, norms.DEVIATION, 0.1, weights, held, True, turned, c, 2)
+        yield tangent, [x, s, weights, held], [c]
+
+
+def resize_cases(rng, dtype):
+    x, out = _random(rng, dtype, (2, 40, 41, 6), (2, 3, 2, 6))
+    rows, columns = (resize.table([[(i, 0.25), (i + 1, 0.75)] for i in range(n)], dtype) for n in (3, 2))
+    yield partial(resize.separable, x, rows, columns, out, 2), [x], [out]
 
 
 def dense_cases(rng, dtype):
@@ -112,7 +197,18 @@ def conv_cases(rng, dtype):
             yield partial(transpose, s, back, out, **ratio, out2=out2, z2=d2, weights=(2.0, -1.0)), inputs, outputs
 
 
-GROUPS = [elementwise_cases, dense_cases, pool_cases, conv_cases]
+GROUPS = [
+    elementwise_cases,
+    joins_cases,
+    moves_cases,
+    depthwise_cases,
+    activations_cases,
+    norms_cases,
+    resize_cases,
+    dense_cases,
+    pool_cases,
+    conv_cases,
+]
 
 
 def kernel_functions():
@@ -125,14 +221,7 @@ def kernel_functions():
 
 
 def test_every_queueable_function_has_a_case():
-    # their own tests compare calls that wait, and test_queue_rule.py whole passes
-    elsewhere = ("activations", "depthwise", "joins", "moves", "norms", "resize")
-    later = {"add", "add_scaled", "multiply_scaled", "leaky"}
-    found = {
-        function
-        for _, function in kernel_functions()
-        if is_queueable(function) and function.__module__.rpartition(".")[2] not in elsewhere and function.__name__ not in later
-    }
+    found = {function for _, function in kernel_functions() if is_queueable(function)}
     assert found == {call.func for group in GROUPS for call, *_ in group(np.random.default_rng(0), np.float32)}
 
 
