@@ -283,7 +283,8 @@ def _fusion(plan: Plan, step: Step, i: int, dead: bool, bends: bool) -> Fusion:
     fused = operation(step).fused
     plain = all(map(_is_plain, parts)) or (fused is not None and 1 < max(len(part.terms) for part in parts) <= fused.terms)
     beside = tuple(part for part in parts if (plain or _is_plain(part)) and not _is_own(step, part))
-    queued = operation(step).queueable and not (step.kind == "dense" and beside) and plain and not step.score
+    by_kernels = not layers.is_linear(step) or (fused is not None and fused.fits(step))  # else NumPy reads what a queue hasn't written
+    queued = operation(step).queueable and by_kernels and not (step.kind == "dense" and beside) and plain and not step.score
     return Fusion(step, _relu(step, plan.parts[i], dead), parts, beside, plain, queued, -1, bends)
 
 

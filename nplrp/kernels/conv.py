@@ -101,12 +101,12 @@ def pack(w, geometry, transposed=False, changes=((1.0, 1.0),), dtype=None, algor
     if few is not None:
         blocks = depthwise.pack(problem, few, _flat(w.astype(dtype, copy=False)), factors)
         return Packed(problem, "depthwise", len(changes), Weights(_read_only(nothing), transposed, factors, blocks), few)
-    if name == "direct":
+    if name in ("direct", "depthwise"):  # vectors may be too short for the groups
         cut = direct.plan(problem, len(changes), transposed)
         blocks = _scratch(problem.groups * cut.layout.slabs * cut.layout.slab_size, dtype)
         source = _flat(w.astype(dtype, copy=False))
         packing.pack_direct(threads, problem, cut.layout, cut.taps, source, transposed, factors, blocks)
-        return Packed(problem, name, len(changes), Weights(_read_only(nothing), transposed, factors, blocks), cut)
+        return Packed(problem, "direct", len(changes), Weights(_read_only(nothing), transposed, factors, blocks), cut)
     weights = Weights(_flat(w.astype(dtype, copy=False)), transposed, factors, nothing)
     plan = winograd_conv.plan(problem, 1, len(changes))
     if stored if stored is not None else not plan.small:

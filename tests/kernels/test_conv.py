@@ -133,7 +133,7 @@ def test_groups_are_convolutions_side_by_side(g, dtype):
     for i in range(g.groups):
         part = {k: np.ascontiguousarray(np.split(v, g.groups, axis=-1)[i]) for k, v in d.items()}
         assert same(np.split(out, g.groups, axis=3)[i].copy(), forward(one, part["x"], part["w"], part["b"], relu=True, name="direct"))
-        if one.cin * one.kernel[1] > 16:  # else it is folded, and added up in another order
+        if one.cin * one.kernel[1] > 24:  # else it may be folded, and added up in another order
             assert same(np.split(back, g.groups, axis=3)[i].copy(), transpose(one, part["s"], part["w"], name="direct", a=part["a"]))
 
 
