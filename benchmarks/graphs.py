@@ -7,7 +7,7 @@ from report import print_table
 NETWORKS = ("vgg16", "resnet50", "densenet121", "inceptionv3", "mobilenetv2")
 COLUMNS = {"": "name", "median ms": "median_ms", "least ms": "least_ms", "times ours": "ratio", "by round": "ratio_by_round"}
 COLUMNS |= {"range": "ratio_range", "differs by": "difference", "peak MB": "peak_mb"}
-ROUNDS = 9
+ROUNDS = 5
 
 
 def sections(graph):
