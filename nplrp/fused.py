@@ -167,7 +167,7 @@ def run_backward(
             else:
                 with queue:
                     s = s or layers.divide_parts(R, own, workspace)
-                if not fusion.plain or (step.kind == "dense" and len(fusion.parts) > 1):
+                if not fusion.plain or (op.fused.singly and len(fusion.parts) > 1):
                     queue.run()
                 if fusion.plain:
                     with queue:
@@ -284,7 +284,7 @@ def _fusion(plan: Plan, step: Step, i: int, dead: bool, bends: bool) -> Fusion:
     plain = all(map(_is_plain, parts)) or (fused is not None and 1 < max(len(part.terms) for part in parts) <= fused.terms)
     beside = tuple(part for part in parts if (plain or _is_plain(part)) and not _is_own(step, part))
     by_kernels = not layers.is_linear(step) or (fused is not None and fused.fits(step))  # else NumPy reads what a queue hasn't written
-    queued = operation(step).queueable and by_kernels and not (step.kind == "dense" and beside) and plain and not step.score
+    queued = operation(step).queueable and by_kernels and not (fused is not None and fused.singly and beside) and plain and not step.score
     return Fusion(step, _relu(step, plan.parts[i], dead), parts, beside, plain, queued, -1, bends)
 
 

@@ -32,8 +32,6 @@ DTYPES = ("float32", "float64")
 ALGORITHMS = ("auto", "direct")
 #: Columns that the names of a layer's inputs are given in a printed plan; longer ones push the rule to the right.
 _INPUTS_WIDTH = 50
-#: The side of an image that is four of Winograd's tiles.
-FEW_TILES = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +168,7 @@ def _with_stand_in(step: Step, layer: Layer) -> Step:
     if stand_in is None or step.weight is None:
         return step
     weight, bias = (np.asarray(array, step.weight.dtype) for array in stand_in(layer))
-    return dataclasses.replace(step, stand_in=(weight, bias))
+    return dataclasses.replace(step, stand_in=dataclasses.replace(step, weight=weight, bias=bias, prepared={}))
 
 
 def _readers_of_input(steps: Sequence[Step]) -> set[int]:
@@ -319,11 +317,7 @@ def make_steps(model: Model, dtype: np.dtype, algorithm: str, merge: bool) -> tu
     steps = model.kept.steps.get(key)
     if steps is None:
         check_weights(model)
-        reads = sources(model.layers)
-        chain = all(each == (i - 1,) for i, each in enumerate(reads))
-        own = _with_scores(
-            [_step(layer, each, _algorithm(layer, algorithm, chain)) for layer, each in zip(model.layers, reads, strict=True)]
-        )
+        own = _with_scores([_step(layer, reads, algorithm) for layer, reads in zip(model.layers, sources(model.layers), strict=True)])
         merged = _merged_scales(own)
         same = all(one is other for one, other in zip(own, merged, strict=True))
         steps = model.kept.steps.get((dtype.name, algorithm, not merge)) if same else None  # they share what is prepared
@@ -360,14 +354,6 @@ def check_weights(model: Model) -> None:
 
 def _cast(array: np.ndarray | None, dtype: np.dtype) -> np.ndarray | None:
     return None if array is None else np.require(array, dtype=dtype, requirements=["C", "A"])  # a file may hold it unaligned
-
-
-def _algorithm(layer: Layer, algorithm: str, chain: bool) -> str:
-    """Return a layer's algorithm: direct where all of an image are four of Winograd's tiles, for which transforming weights doesn't pay.
-
-    Chains keep the algorithm, and so the bits, that they have had from the beginning.
-    """
-    return "direct" if not chain and len(layer.output_shape) == 3 and max(layer.output_shape[:2]) <= FEW_TILES else algorithm
 
 
 def _step(layer: Layer, inputs: tuple[int, ...], algorithm: str) -> Step:

@@ -227,8 +227,8 @@ class Step:
         As of `Layer`.
     input_shapes : tuple of tuple of int
         Of all inputs; empty means one, `input_shape`.
-    stand_in : (ndarray, ndarray) or None
-        Weight and bias that rules run on in place of the step's own (`nplrp.rules.dialects.Dialect.stand_ins`).
+    stand_in : Step or None
+        What rules run on in the step's place (`nplrp.rules.dialects.Dialect.stand_ins`).
     """
 
     name: str
@@ -248,7 +248,7 @@ class Step:
     inputs: tuple[int, ...] = (-1,)
     options: Mapping[str, Any] = field(default_factory=dict)
     input_shapes: tuple[Shape, ...] = ()
-    stand_in: Weights | None = field(default=None, repr=False)
+    stand_in: Step | None = field(default=None, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is prepared: it can be made again."""
@@ -281,7 +281,7 @@ class Fused:
         and beside it with those of parts.
     carry : callable
         (step, s part by part, parts, inputs, division, workspace) -> Carried: lines 3 and 4, and with a division line 2 of the step
-        below.
+        below, if that costs its kernel nothing.
     whole : callable or None
         (step, R, division, part, inputs, workspace) -> Carried: lines 2, 3 and 4 of a rule of one part, whose division is the step's own.
     fits : callable
@@ -290,6 +290,8 @@ class Fused:
         How many terms a part may have. If it is 1, that is one with the activation itself; else also with parts of it by sign.
     tops : bool
         `relu` may also be a number to clamp at.
+    singly : bool
+        Its kernels may be queued for one part alone.
     """
 
     forward: Callable[[Step, Sequence[np.ndarray], bool | float, Sequence[Part], Workspace], tuple[np.ndarray, list[np.ndarray]]]
@@ -298,6 +300,7 @@ class Fused:
     fits: Callable[[Step], bool] = lambda step: True
     terms: int = 1
     tops: bool = False
+    singly: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -114,8 +113,7 @@ def only_moves(step: Step) -> bool:
 def linear_step(step: Step, rule: Rule) -> Step:
     """Return what a rule runs on: what stands in for the step; for rules that don't ask who won, the mean; else the step itself."""
     if step.stand_in is not None and not rule.undivided:
-        weight, bias = step.stand_in
-        return dataclasses.replace(step, weight=weight, bias=bias, stand_in=None, prepared={})
+        return step.stand_in
     average = operation(step).average
     return average(step) if average and rule.averages else step
 

@@ -216,7 +216,7 @@ def carry(
     (a,) = inputs
     if not all(map(_unchanged, parts)):
         R = _carry_terms(step, s, parts, a, workspace)
-        return Carried([R], False) if division is None else Carried(divide_parts(R, division, workspace), True)
+        return Carried([R], False)
     outs = [workspace.empty(a.shape, a.dtype) for _ in (division.z if division else (a,))]
     second = {"s2": s[1]} if len(s) > 1 else {}
     packed, nt, scratch = packed_weights(step, tuple(clamps(parts)), True), threads(), scratch_of(workspace)

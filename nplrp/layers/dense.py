@@ -28,7 +28,7 @@ from nplrp.layers.base import (
 )
 from nplrp.layers.config import Call, Tensor
 from nplrp.layers.conv import OWN_CHANNELS, weights_of
-from nplrp.layers.lines import change_weight, changed_bias, clamps, divide_parts, threads
+from nplrp.layers.lines import change_weight, changed_bias, clamps, threads
 from nplrp.layers.ties import point_row
 from nplrp.rules.rule import AS_IS, Change, Clamp, Part
 from nplrp.workspace import Workspace
@@ -99,13 +99,13 @@ def carry(
     division: Division | None,
     workspace: Workspace,
 ) -> Carried:
-    """Do lines 3 and 4 in one pass over the weights; line 2 of the step below by itself."""
+    """Do lines 3 and 4 in one pass over the weights."""
     from nplrp.kernels import dense
 
     (a,) = inputs
     R = workspace.empty(a.shape, a.dtype)
     dense.dense_transpose_times([_rows(each) for each in s], step.weight, clamps(parts), _rows(a), _rows(R), threads())
-    return Carried([R], False) if division is None else Carried(divide_parts(R, division, workspace), True)
+    return Carried([R], False)
 
 
 def _rows(x: np.ndarray) -> np.ndarray:
@@ -155,7 +155,7 @@ DENSE = Operation(
     forward,
     transpose,
     terms=terms,
-    fused=Fused(fused_forward, carry),
+    fused=Fused(fused_forward, carry, singly=True),
     queueable=True,
     scale_outputs=scaled_outputs,
     scale_inputs=scaled_inputs,

@@ -268,7 +268,7 @@ def avg_carry(
     division: Division | None,
     workspace: Workspace,
 ) -> Carried:
-    """Do lines 3 and 4; line 2 of the step below by itself."""
+    """Do lines 3 and 4."""
     from nplrp.kernels import elementwise, pool
 
     (a,), nt = inputs, threads()
@@ -277,7 +277,7 @@ def avg_carry(
         pool.avg_transpose(_image(each, step), *_window(step), c, nt)
         elementwise.multiply_scaled(a, c, scale_of_ones(change), R, p > 0, nt)
     workspace.give(c)
-    return Carried([R], False) if division is None else Carried(divide_parts(R, division, workspace), True)
+    return Carried([R], False)
 
 
 def _image(x: np.ndarray, step: Step) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 from nplrp.errors import ModelError, NumericsError, brief
 from nplrp.layers.base import LINEAR, Carried, Division, Fused, Kind, Layer, Operation, Shape, Step, Weights, check_vector, scaled_outputs
 from nplrp.layers.config import Arrays, Call, Tensor, constant
-from nplrp.layers.lines import change_weight, changed_bias, clamps, divide_parts, threads
+from nplrp.layers.lines import change_weight, changed_bias, clamps, threads
 from nplrp.layers.ties import point_row
 from nplrp.rules.rule import Change, Part
 from nplrp.workspace import Workspace
@@ -98,14 +98,14 @@ def carry(
     division: Division | None,
     workspace: Workspace,
 ) -> Carried:
-    """Do lines 3 and 4 in one pass for each part; line 2 of the step below by itself."""
+    """Do lines 3 and 4 in one pass for each part."""
     from nplrp.kernels import elementwise
 
     (a,) = inputs
     R = workspace.empty(a.shape, a.dtype)
     for p, (each, change) in enumerate(zip(s, clamps(parts), strict=True)):
         elementwise.multiply_rows(a, each, change_weight(step.weight, change), R, p > 0, threads())
-    return Carried([R], False) if division is None else Carried(divide_parts(R, division, workspace), True)
+    return Carried([R], False)
 
 
 # From Keras

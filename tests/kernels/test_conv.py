@@ -123,6 +123,12 @@ def test_winograd_is_the_definition(g, threads, stored):
     assert_close(back, transpose_loops(g, d["s"], d["w"]), sizes[1], 60, np.float32)
 
 
+def folds(g):
+    """Whether a transposed convolution adds up its kernel's columns at the end: few channels, several columns for an output."""
+    per_phase = max(sum((j * g.dilation[1] - g.pads[2] + x) % g.stride[1] == 0 for j in range(g.kernel[1])) for x in range(g.stride[1]))
+    return per_phase > 1 and per_phase * g.cin <= 16
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 @settings(deadline=None, max_examples=30)
 @given(g=geometries())
@@ -133,7 +139,7 @@ def test_groups_are_convolutions_side_by_side(g, dtype):
     for i in range(g.groups):
         part = {k: np.ascontiguousarray(np.split(v, g.groups, axis=-1)[i]) for k, v in d.items()}
         assert same(np.split(out, g.groups, axis=3)[i].copy(), forward(one, part["x"], part["w"], part["b"], relu=True, name="direct"))
-        if one.cin * one.kernel[1] > 24:  # else it may be folded, and added up in another order
+        if not folds(one):  # else it is added up in another order
             assert same(np.split(back, g.groups, axis=3)[i].copy(), transpose(one, part["s"], part["w"], name="direct", a=part["a"]))
 
 
