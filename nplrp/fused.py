@@ -171,7 +171,8 @@ def run_backward(
                     queue.run()
                 if fusion.plain:
                     with queue:
-                        carried = op.fused.carry(step, s, fusion.parts, inputs, division, workspace)
+                        below = (division,) if op.fused.divides else ()
+                        carried = op.fused.carry(step, s, fusion.parts, inputs, workspace, *below)
                 else:
                     carried = layers.Carried([_carry_parts(plan, i, s, inputs, fusion.parts)], False)
                 workspace.give(*s)
@@ -183,7 +184,7 @@ def run_backward(
                 s = layers.divide_parts(R, Division((trace.activations[i + 1],), rule, (1.0,)), workspace)
                 carried = op.routes.times(step, s[0], trace.held[i], inputs[0], division, workspace)
             workspace.give(*s)
-        elif op.queueable and (layers.only_moves(step) or not plan.parts[i]):
+        elif _passes(step, plan.parts[i]):
             with queue:
                 moved = layers.move_back(step, R, workspace)
                 carried = layers.Carried(layers.scatter(step, moved, workspace), False)
@@ -237,10 +238,10 @@ def fusions(plan: Plan) -> list[Fusion]:
 def by_page(plan: Plan) -> list[bool]:
     """Tell for each step whether the fused pass leaves the way back through it to the page."""
     found = []
-    for fusion, rule in zip(fusions(plan), plan.rules, strict=True):
+    for fusion, rule, parts in zip(fusions(plan), plan.rules, plan.parts, strict=True):
         op = operation(fusion.step)
-        moves = layers.only_moves(fusion.step) and op.queueable
-        found.append(not (fusion.parts or moves or _hands_on(op, rule) or _divides_and_hands_on(op, rule)))
+        kernels = fusion.parts and fusion.plain
+        found.append(not (kernels or _passes(fusion.step, parts) or _hands_on(op, rule) or _divides_and_hands_on(op, rule)))
     return found
 
 
@@ -302,6 +303,11 @@ def _fusible_parts(plan: Plan, step: Step, i: int, dead: bool) -> tuple[Part, ..
             return ()
         parts = tuple(replace(part, units="") for part in parts if part.units not in ("z<0", "y<0"))
     return parts if all(_is_simple(part) for part in parts) and len(parts) <= 2 else ()
+
+
+def _passes(step: Step, parts: Sequence[Part]) -> bool:
+    """Tell whether relevance passes a step as it is, or is only moved, and there are kernels for that."""
+    return operation(step).queueable and (layers.only_moves(step) or not parts)
 
 
 def _hands_on(op: Operation, rule: Rule) -> bool:

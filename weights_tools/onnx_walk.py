@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from nplrp.errors import WeightsError
+from nplrp.layers.config import with_last
 from nplrp.model import Shape
 from weights_tools.graph import Graph
 
@@ -338,10 +339,7 @@ class Walk:
         rank = len(value.shape)
         if value.axes[axis] == rank - 1:
             return value
-        others = sorted(place for i, place in enumerate(value.axes) if i != axis)
-        first = rank - len(value.axes)
-        axes = tuple(rank - 1 if i == axis else first + others.index(place) for i, place in enumerate(value.axes))
-        return self.arrange(node, value, axes, rank)
+        return self.arrange(node, value, with_last(value.axes, axis, rank), rank)
 
     def alike(self, node: Any, values: Sequence[Value]) -> list[Value]:
         """Return tensors of as many axes that lie alike.

@@ -280,8 +280,7 @@ class Fused:
         (step, inputs, relu, parts, workspace) -> (z, each part's z): line 1 with the step's own weights and bias, clamped at 0 if `relu`,
         and beside it with those of parts.
     carry : callable
-        (step, s part by part, parts, inputs, division, workspace) -> Carried: lines 3 and 4, and with a division line 2 of the step
-        below, if that costs its kernel nothing.
+        (step, s part by part, parts, inputs, workspace) -> Carried: lines 3 and 4.
     whole : callable or None
         (step, R, division, part, inputs, workspace) -> Carried: lines 2, 3 and 4 of a rule of one part, whose division is the step's own.
     fits : callable
@@ -290,16 +289,19 @@ class Fused:
         How many terms a part may have. If it is 1, that is one with the activation itself; else also with parts of it by sign.
     tops : bool
         `relu` may also be a number to clamp at.
+    divides : bool
+        `carry` takes a division as well, None or what line 2 of the step below divides by, which it then does as the last thing.
     singly : bool
         Its kernels may be queued for one part alone.
     """
 
     forward: Callable[[Step, Sequence[np.ndarray], bool | float, Sequence[Part], Workspace], tuple[np.ndarray, list[np.ndarray]]]
-    carry: Callable[[Step, Sequence[np.ndarray], Sequence[Part], Sequence[np.ndarray], Division | None, Workspace], Carried]
+    carry: Callable[..., Carried]
     whole: Callable[[Step, np.ndarray, Division, Part, Sequence[np.ndarray], Workspace], Carried] | None = None
     fits: Callable[[Step], bool] = lambda step: True
     terms: int = 1
     tops: bool = False
+    divides: bool = False
     singly: bool = False
 
 

@@ -260,6 +260,13 @@ def _short_names(paths: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], str]
     return names
 
 
+def with_last(axes: tuple[int, ...], axis: int, rank: int) -> tuple[int, ...]:
+    """Return where axes lie once one of them is the last of `rank`, and the others keep their order."""
+    others = sorted(place for i, place in enumerate(axes) if i != axis)
+    first = rank - len(axes)
+    return tuple(rank - 1 if i == axis else first + others.index(place) for i, place in enumerate(axes))
+
+
 class Call:
     """One use of a layer of Keras's: its options, what it is given, and where its layers are put.
 
@@ -422,10 +429,7 @@ class Call:
         rank = len(tensor.shape)
         if tensor.axes[axis] == rank - 1:
             return tensor
-        others = sorted(place for i, place in enumerate(tensor.axes) if i != axis)
-        first = rank - len(tensor.axes)
-        axes = tuple(rank - 1 if i == axis else first + others.index(place) for i, place in enumerate(tensor.axes))
-        return self._sketch.arrange(tensor, axes, rank)
+        return self._sketch.arrange(tensor, with_last(tensor.axes, axis, rank), rank)
 
     def alike(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Return tensors that lie alike; those of fewer axes get axes of size 1 in front, as Keras's merging layers do it."""

@@ -207,8 +207,8 @@ def carry(
     s: Sequence[np.ndarray],
     parts: Sequence[Part],
     inputs: Sequence[np.ndarray],
-    division: Division | None,
     workspace: Workspace,
+    division: Division | None,
 ) -> Carried:
     """Do lines 3 and 4 as the last thing that the kernel does with a number, and line 2 of the step below."""
     from nplrp.kernels import conv
@@ -486,7 +486,7 @@ CONV = Operation(
     forward,
     transpose,
     terms=terms,
-    fused=Fused(fused_forward, carry, terms=2, tops=True),
+    fused=Fused(fused_forward, carry, terms=2, tops=True, divides=True),
     queueable=True,
     tie=window_row,
     scale_outputs=scaled_outputs,

@@ -13,7 +13,6 @@ from nplrp.layers.activation_names import read_activation
 from nplrp.layers.base import (
     LINEAR,
     Carried,
-    Division,
     Fused,
     Kind,
     Layer,
@@ -91,14 +90,7 @@ def fused_forward(
     return z, besides
 
 
-def carry(
-    step: Step,
-    s: Sequence[np.ndarray],
-    parts: Sequence[Part],
-    inputs: Sequence[np.ndarray],
-    division: Division | None,
-    workspace: Workspace,
-) -> Carried:
+def carry(step: Step, s: Sequence[np.ndarray], parts: Sequence[Part], inputs: Sequence[np.ndarray], workspace: Workspace) -> Carried:
     """Do lines 3 and 4 in one pass over the weights."""
     from nplrp.kernels import dense
 

@@ -121,14 +121,7 @@ def fused_forward(
     return outs[0], outs[1:]
 
 
-def carry(
-    step: Step,
-    s: Sequence[np.ndarray],
-    parts: Sequence[Part],
-    inputs: Sequence[np.ndarray],
-    division: Division | None,
-    workspace: Workspace,
-) -> Carried:
+def carry(step: Step, s: Sequence[np.ndarray], parts: Sequence[Part], inputs: Sequence[np.ndarray], workspace: Workspace) -> Carried:
     """Do lines 3 and 4 for each input."""
     from nplrp.kernels import joins
 

@@ -260,14 +260,7 @@ def avg_fused(
     return z, besides
 
 
-def avg_carry(
-    step: Step,
-    s: Sequence[np.ndarray],
-    parts: Sequence[Part],
-    inputs: Sequence[np.ndarray],
-    division: Division | None,
-    workspace: Workspace,
-) -> Carried:
+def avg_carry(step: Step, s: Sequence[np.ndarray], parts: Sequence[Part], inputs: Sequence[np.ndarray], workspace: Workspace) -> Carried:
     """Do lines 3 and 4."""
     from nplrp.kernels import elementwise, pool
 

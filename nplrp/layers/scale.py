@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nplrp.errors import ModelError, NumericsError, brief
-from nplrp.layers.base import LINEAR, Carried, Division, Fused, Kind, Layer, Operation, Shape, Step, Weights, check_vector, scaled_outputs
+from nplrp.layers.base import LINEAR, Carried, Fused, Kind, Layer, Operation, Shape, Step, Weights, check_vector, scaled_outputs
 from nplrp.layers.config import Arrays, Call, Tensor, constant
 from nplrp.layers.lines import change_weight, changed_bias, clamps, threads
 from nplrp.layers.ties import point_row
@@ -90,14 +90,7 @@ def fused_forward(
     return z, besides
 
 
-def carry(
-    step: Step,
-    s: Sequence[np.ndarray],
-    parts: Sequence[Part],
-    inputs: Sequence[np.ndarray],
-    division: Division | None,
-    workspace: Workspace,
-) -> Carried:
+def carry(step: Step, s: Sequence[np.ndarray], parts: Sequence[Part], inputs: Sequence[np.ndarray], workspace: Workspace) -> Carried:
     """Do lines 3 and 4 in one pass for each part."""
     from nplrp.kernels import elementwise
 
