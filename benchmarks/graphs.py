@@ -20,7 +20,7 @@ def sections(graph):
         rows = [("default", False, False), ("channels_last", True, False)] + [("channels_last, merged", True, True)] * graph
         return [Entry(f"torch {what}, {name}", "torch", kind, {"batch": 1, "channels_last": last, "merge": m}) for name, last, m in rows]
 
-    ours = Entry("nplrp epsilon_plus", "nplrp", "explain", {"composite": "epsilon_plus", "batch": 1})
+    ours = Entry("nplrp epsilon_plus", "nplrp", "explain", {"composite": "epsilon_plus", "batch": 1, "start": "logit"})  # as Zennit's
     zennit = [
         Entry(f"zennit EpsilonPlus, {name}", "zennit", "epsilon_plus", {"batch": 1, "channels_last": last})
         for name, last in (("default", False), ("channels_last", True))

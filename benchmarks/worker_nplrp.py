@@ -31,10 +31,10 @@ def main(network):
             stacks[side] = conv_stack(model, side)
         return stacks[side]
 
-    def explain(composite, batch, side=own, dtype="float32", algorithm="auto", stack=False):
+    def explain(composite, batch, side=own, dtype="float32", algorithm="auto", stack=False, start=None):
         chosen = net(side, stack)
         x = images(batch, side)
-        return lambda: nplrp.explain(chosen, x, composite, dtype=dtype, algorithm=algorithm).relevance
+        return lambda: nplrp.explain(chosen, x, composite, dtype=dtype, algorithm=algorithm, start=start).relevance
 
     def forward(batch):
         plan, x = make_plan(model, "notebook"), images(batch, own)
