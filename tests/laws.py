@@ -57,9 +57,12 @@ def fused_is_the_page(model, x, composite, dtype="float64", tolerance=None, **op
     x = x.astype(dtype)
     page, fast = lrp.run_forward(plan.steps, x), fused.run_forward(plan, x)
     close(fast.logits, page.logits, tolerance)
-    folded = any(step.activation != fusion.step.activation for step, fusion in zip(plan.steps, fused.fusions(plan), strict=True))
-    for step, one, other in zip(plan.steps, fast.activations[1:], page.activations[1:], strict=True):
-        close(np.maximum(one, 0) if folded else one, np.maximum(other, 0) if folded else other, tolerance, step.name)
+    bent = []  # what a step does for the step that reads it, as well: its ReLU; what lies between has it too
+    for step, fusion, one, other in zip(plan.steps, fused.fusions(plan), fast.activations[1:], page.activations[1:], strict=True):
+        own = fusion.step.activation if step.activation == "linear" else "linear"
+        between = operation(step).view and step.activation == own == "linear" and step.inputs[0] >= 0
+        bent.append(bent[step.inputs[0]] if between else own)
+        close(one, layers.bend(bent[-1], other), tolerance, step.name)
     R = np.random.default_rng(3).normal(size=page.logits.shape).astype(dtype)
     kept = {}
     by_page = lrp.run_backward(plan, page, R, kept.__setitem__)

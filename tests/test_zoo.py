@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import nplrp
-from tests import zoo
+from tests import laws, zoo
 
 GROUPS = [(group, dialect) for group in ("everyday", "applications") for dialect in ("keras2", "keras3")]
 #: How many networks of a group the engine loads, at least. It only grows.
@@ -93,3 +93,29 @@ def test_the_engine_is_right_or_refuses(group, dialect, tmp_path):
             assert got.shape == expected.shape, network.name
             assert np.abs(got - expected).max() <= 1e-9 * np.abs(expected).max(), (network.name, layout)
     assert loaded >= LOADED[group, dialect]
+
+
+#: Every kind of join, of gate and of branch, and what is queued around them.
+BRANCHED = (
+    *(
+        "residual_projection",
+        "residual_preactivation",
+        "add_broadcast",
+        "maximum_join",
+        "subtract_join",
+        "concatenate_pools",
+        "gate_spatial",
+    ),
+    *("inverted_residual", "inception_residual", "convnext_block", "shuffle", "unet", "pyramid", "shared_conv", "operations"),
+)
+
+
+@pytest.mark.parametrize("name", [*(f"keras3/{name}" for name in BRANCHED), "keras2/operations_tf"])
+def test_the_fused_pass_is_the_page_and_has_the_same_bits_anywhere(name, tmp_path):
+    network = zoo.network(name)
+    model, x = nplrp.load(zoo.write(network, tmp_path)), np.concatenate([network.inputs()[:1], 0.7 * network.inputs()[:1]])
+    start = "all" if len(model.output_shape) != 1 else "logit"
+    for composite in ("epsilon_plus", "gamma"):
+        laws.any_threads(model, x.astype(np.float32), composite, start=start)
+        laws.batch_is_singles(model, x.astype(np.float32), composite, start=start)
+        laws.fused_is_the_page(model, x, composite, tolerance=1e-11)
