@@ -1,5 +1,7 @@
 # The workshop. PYTHON is any Python >= 3.11 with `pip install -e ".[dev]"`.
 PYTHON ?= python
+# Processes that run tests beside each other, each with a file of them.
+WORKERS ?= 2
 
 .PHONY: check lint types imports test demo bench
 
@@ -16,7 +18,7 @@ imports:
 	$(PYTHON) -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
 
 test:
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n $(WORKERS) --dist loadfile
 
 demo:
 	$(PYTHON) -m nplrp.cli demo -o docs/demo.png

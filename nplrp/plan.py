@@ -19,7 +19,7 @@ from nplrp.errors import ModelError, NumericsError, RuleError
 from nplrp.layers import INPUT, KINDS, Layer, Step, activation, operation
 from nplrp.layers.activations import CURVE, OVER_AXIS, RECTIFIER, function
 from nplrp.layers.moves import IDENTITY
-from nplrp.layers.scale import SCALE
+from nplrp.layers.scale import BATCH_NORM, SCALE
 from nplrp.model import Model, sources
 from nplrp.rules import Part, Rule
 from nplrp.rules.composites import Composite, composite_named
@@ -139,15 +139,15 @@ def make_plan(
     plan = model.kept.plans.get(key)
     if plan is None:
         steps = make_steps(model, dtype, algorithm, merge)
-        if dialect.stand_ins and not merge:
+        if dialect.stand_ins:
             steps = tuple(_with_stand_in(step, layer) for step, layer in zip(steps, model.layers, strict=True))
-        rules, readers = _rules(model, steps, composite, dialect, merge), consumers(steps)
+        rules, readers = _rules(model, steps, composite, dialect), consumers(steps)
         parts = parts_below(steps, rules, len(steps) - 1, composite.slopes)
         plan = model.kept.plans[key] = Plan(model, composite, dtype, algorithm, steps, rules, parts, dialect, readers)
     return plan
 
 
-def _rules(model: Model, steps: Sequence[Step], composite: Composite, dialect: Dialect, merge: bool) -> tuple[Rule, ...]:
+def _rules(model: Model, steps: Sequence[Step], composite: Composite, dialect: Dialect) -> tuple[Rule, ...]:
     """Return every step's rule with all its switches and constants set."""
     if composite.gradient:
         return (Rule("pass"),) * len(steps)
@@ -156,8 +156,9 @@ def _rules(model: Model, steps: Sequence[Step], composite: Composite, dialect: D
     ]
     chosen = list(composite.choose(families, _readers_of_input(steps)))
     kept = composite.batch_norm or dialect.batch_norm
-    if not merge and kept is not None:
-        chosen = [kept if family == "scale" else rule for rule, (_, family) in zip(chosen, families, strict=True)]
+    if kept is not None:
+        stay = [KINDS[layer.kind] is BATCH_NORM and not step.merged for layer, step in zip(model.layers, steps, strict=True)]
+        chosen = [kept if stays else rule for rule, stays in zip(chosen, stay, strict=True)]
     rules = [dialect.resolve(rule, family) for rule, (_, family) in zip(chosen, families, strict=True)]
     return tuple(_with_box(rule, step, model) if rule.row.boxed else rule for rule, step in zip(rules, steps, strict=True))
 

@@ -75,9 +75,7 @@ def explained(peer, name, variant, case, **more):
             list(network.targets),
             "float64",
             dialect=DIALECTS[peer],
-            merge=False,
-            **start,
-            **more,
+            **{"merge": False, **start, **more},
         )
 
 
@@ -104,6 +102,19 @@ def test_maps_are_the_peers(peer):
     assert not wrong
     assert told == {row for row in OTHERWISE if row[0] == peer}, "a reason that no map needs"
     assert equal == EQUAL[peer]
+
+
+@pytest.mark.parametrize(("peer", "count"), [("zennit", 64), ("innvestigate", 63)])
+def test_batch_norms_that_can_not_be_merged_have_the_peers_rule(peer, count):
+    """What the engine merges is what folding by hand does; a batch norm that stays has the peer's own rule."""
+    equal, stayed = 0, 0
+    for name, variant, case, expected in cases(peer):
+        if variant == "folded" and case not in ("gradient", "input_t_gradient") and "until_idx" not in case:
+            found = explained(peer, name, "", case, merge=True)
+            assert error(found.relevance, expected) <= 1e-9, (name, case)
+            equal += 1
+            stayed += any(step.kind == "scale" and not step.merged for step in found.plan.steps)
+    assert equal == count and stayed >= 8
 
 
 def test_a_bare_plus_doubles_as_in_zennit():

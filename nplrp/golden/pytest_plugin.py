@@ -47,7 +47,7 @@ def lrp_check(request: pytest.FixtureRequest, lrp_golden: Callable[[str], Golden
     def compare(name: str, actual: Any, regenerate: Callable[[], Golden] | None = None, **options: Any) -> Report | None:
         from nplrp.testing import assert_lrp_close
 
-        if request.config.getoption("--lrp-regen"):
+        if request.config.option.lrp_regen:
             if regenerate is None:
                 pytest.fail(f"--lrp-regen: this test of {name!r} doesn't say how its golden values are recorded: give regenerate=")
             pytest.fail(_regenerated(_path(request, name), regenerate()), pytrace=False)
@@ -57,7 +57,7 @@ def lrp_check(request: pytest.FixtureRequest, lrp_golden: Callable[[str], Golden
 
 
 def _path(request: pytest.FixtureRequest, name: str) -> Path:
-    folder = request.config.getoption("--lrp-goldens")
+    folder = request.config.option.lrp_goldens
     return (Path(folder) if folder else request.path.parent / "goldens") / f"{name}.lrpgold.h5"
 
 

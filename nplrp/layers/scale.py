@@ -208,11 +208,12 @@ SCALE = Operation(
     scale_outputs=scaled_outputs,
 )
 
-_BATCH_NORM = dict.fromkeys(
+_CLASSES = dict.fromkeys(
     ("BatchNormalization", "BatchNormalizationV1", "BatchNormalizationV2", "SyncBatchNormalization"),
     read_batch_norm,
 )
 _AFFINE = {"Rescaling": read_rescaling, "Normalization": read_normalization, "LayerScale": read_layer_scale}
 
-KINDS = (Kind("batchnorm", shape, batch_norm, keras=_BATCH_NORM, stand_in=surrogate), Kind("affine", shape, affine, keras=_AFFINE))
+BATCH_NORM = Kind("batchnorm", shape, batch_norm, keras=_CLASSES, stand_in=surrogate)
+KINDS = (BATCH_NORM, Kind("affine", shape, affine, keras=_AFFINE))
 OPERATIONS = (SCALE,)

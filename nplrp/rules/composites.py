@@ -101,7 +101,7 @@ class Composite:
         Which activations hand down their slope times R, as systems do that have no rule for them: ``"layers"`` that are nothing else, or
         ``"all"``, those inside other layers too; all others hand down R.
     batch_norm : Rule or None
-        Of batch norms that are kept as they are (`nplrp.plan.make_plan`'s `merge`); None is the dialect's, or else the rows'.
+        Of batch norms that stay: those that can't be merged, and all with `merge=False`; None is the dialect's, or else the rows'.
     """
 
     name: str

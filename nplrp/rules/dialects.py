@@ -42,7 +42,7 @@ class Dialect:
         Of sums, means, differences and maxima of several inputs, of products, of normalisations by their own deviation, and of activations
         that are layers of their own and no ReLUs: smooth ones, and ReLU6, leaky ReLU, ELU, PReLU.
     batch_norm : Rule or None
-        Of batch norms that are kept as they are (`nplrp.plan.make_plan`'s `merge`); None is the composite's.
+        Of batch norms that stay: those that can't be merged, and all with `merge=False`; None is the composite's.
     stand_ins : bool
         Rules run on another function in place of a batch norm that is kept: divided by sqrt(variance^2 + epsilon), the mean not scaled.
     clipped : bool

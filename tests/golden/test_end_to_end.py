@@ -28,7 +28,7 @@ NOTEBOOK_NAMES = {"input_1": "input", "fc_out": "predictions"}
 @pytest.fixture(autouse=True)
 def committed(request, monkeypatch):
     """Golden values are in tests/data."""
-    if not request.config.getoption("--lrp-goldens"):
+    if not request.config.option.lrp_goldens:
         monkeypatch.setattr(request.config.option, "lrp_goldens", str(GOLDENS))
 
 
