@@ -3,8 +3,13 @@
 Every message says what is wrong, where, what was expected, what was found, and what to do about it.
 """
 
+import difflib
 import reprlib
+from collections.abc import Iterable
 from typing import Any
+
+#: Of so many names all are shown to whoever has mistyped one; of more only those that look like it.
+FEW = 8
 
 
 def brief(value: Any, most: int = 80) -> str:
@@ -22,6 +27,28 @@ def brief(value: Any, most: int = 80) -> str:
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
+def nearest(name: Any, names: Iterable[Any], listed: str = "") -> str:
+    """Go on about a name that there isn't: with those that look like it, else with all if they are few, else with where they are listed.
+
+    Examples
+    --------
+    >>> nearest("epsilom", ["zero", "epsilon", "gamma"]), nearest("x", ["zero", "epsilon"])
+    ("did you mean 'epsilon'?", 'there are zero, epsilon')
+    >>> nearest("Conv_7", [f"conv_{i}" for i in range(20)]), nearest("x", map(str, range(20)), "nplrp info lists them")
+    ("did you mean 'conv_7', 'conv_9' or 'conv_8'?", 'there are 20, such as 0, 1, 2 (nplrp info lists them)')
+    """
+    known = list(dict.fromkeys(map(str, names)))
+    wanted, plain = str(name).strip().lower(), {each.lower(): each for each in reversed(known)}
+    close = [plain[each] for each in difflib.get_close_matches(wanted, plain, 3, 0.6)]
+    close += [each for each in known if len(wanted) > 2 and wanted in each.lower() and each not in close][: 3 - len(close)]
+    if close:
+        *others, last = (repr(each) for each in close)
+        return f"did you mean {', '.join(others)}{' or ' if others else ''}{last}?"
+    if len(known) <= FEW:
+        return f"there are {', '.join(known)}" if known else "there are none"
+    return f"there are {len(known)}, such as {', '.join(known[:3])}{f' ({listed})' if listed else ''}"
+
+
 class NplrpError(Exception):
     """Base of every error that nplrp raises on purpose; the command line prints it as one line and exits with 2."""
 
@@ -36,6 +63,12 @@ class ImageError(NplrpError):
 
 class ModelError(NplrpError):
     """Layers that don't fit together, or a target that the model doesn't have."""
+
+
+class LayerError(ModelError, KeyError):
+    """A name that no layer has."""
+
+    __str__ = Exception.__str__  # a KeyError puts its message into quotes
 
 
 class RuleError(NplrpError):

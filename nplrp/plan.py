@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nplrp import layers
+from nplrp.box import with_box
 from nplrp.errors import ModelError, NumericsError, RuleError
 from nplrp.layers import INPUT, KINDS, Layer, Step, activation, operation
 from nplrp.layers.activations import CURVE, OVER_AXIS, RECTIFIER, function
@@ -160,7 +161,7 @@ def _rules(model: Model, steps: Sequence[Step], composite: Composite, dialect: D
         stay = [KINDS[layer.kind] is BATCH_NORM and not step.merged for layer, step in zip(model.layers, steps, strict=True)]
         chosen = [kept if stays else rule for rule, stays in zip(chosen, stay, strict=True)]
     rules = [dialect.resolve(rule, family) for rule, (_, family) in zip(chosen, families, strict=True)]
-    return tuple(_with_box(rule, step, model) if rule.row.boxed else rule for rule, step in zip(rules, steps, strict=True))
+    return tuple(with_box(rule, steps, i, model) if rule.row.boxed else rule for i, rule in enumerate(rules))
 
 
 def _with_stand_in(step: Step, layer: Layer) -> Step:
@@ -179,47 +180,6 @@ def _readers_of_input(steps: Sequence[Step]) -> set[int]:
         if all(j in seen for j in step.inputs):
             (seen if layers.only_moves(step) and step.activation == "linear" else found).add(i)
     return found
-
-
-def _with_box(rule: Rule, step: Step, model: Model) -> Rule:
-    """Return a zB rule with the ends of its box: those given, else those of the model's pixels (the widest where channels are others).
-
-    Raises
-    ------
-    RuleError
-        If given ends don't fit the layer's channels.
-    """
-    if rule.low is None or rule.high is None:
-        low, high = pixel_bounds(model.preprocessing.mode)
-        if len(low) != step.input_shape[-1] or step.input_shape != model.input_shape:
-            low, high = (min(low),), (max(high),)
-        return dataclasses.replace(rule, low=low if len(low) > 1 else low[0], high=high if len(high) > 1 else high[0])
-    for end in ("low", "high"):
-        value = getattr(rule, end)
-        if isinstance(value, tuple) and len(value) not in (1, step.input_shape[-1]):
-            raise RuleError(
-                f"rule {rule} doesn't fit layer {step.name!r}: {end} has {len(value)} numbers, expected one for each of its "
-                f"{step.input_shape[-1]} input channels, or one for all"
-            )
-    return rule
-
-
-def pixel_bounds(mode: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the least and the largest value that a pixel has after preprocessing, channel by channel in the tensor's order.
-
-    Examples
-    --------
-    >>> pixel_bounds("caffe")
-    ((-103.939, -116.779, -123.68), (151.061, 138.221, 131.32))
-    """
-    mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    if mode == "caffe":
-        shift = (103.939, 116.779, 123.68)
-        return tuple(-v for v in shift), tuple(255 - v for v in shift)
-    if mode == "torch":
-        return tuple(-m / d for m, d in zip(mean, deviation, strict=True)), tuple((1 - m) / d for m, d in zip(mean, deviation, strict=True))
-    low, high = {"tf": (-1.0, 1.0), "unit": (0.0, 1.0)}.get(mode, (0.0, 255.0))
-    return (low,) * 3, (high,) * 3
 
 
 def consumers(steps: Sequence[Step]) -> tuple[tuple[int, ...], ...]:

@@ -309,7 +309,7 @@ def _in_format(at: Place, bits: int) -> np.ndarray:
 
 def _bare(rule: Rule) -> Rule:
     """Return a rule with its switches left to the dialect; what a composite sets stays."""
-    kept = {key: getattr(rule, key) for key in ("gamma", "alpha", "beta", "low", "high") if getattr(rule, key) is not None}
+    kept = {key: getattr(rule, key) for key in ("gamma", "alpha", "beta", "low", "high", "box") if getattr(rule, key) is not None}
     return Rule(rule.name, **kept)
 
 

@@ -362,11 +362,15 @@ def rule_facts(rule: Rule) -> dict[str, Any]:
     if rule.made is not None:
         raise RuleError(f"golden files know rules by name; {rule.name!r} is made of parts of your own, which they can't hold")
     values = {key: getattr(rule, key) for key in SWITCHES if key in rule.row.parameters}
+    if rule.box is not None:
+        values["box"] = "by pixel"
     return {"name": rule.name, **{key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}}
 
 
 def _settings(rule: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in rule.items() if key != "name" and value is not None}
+    derived = ("low", "high", "box") if "box" in rule else ()  # from the picture again, as it differs by pixel
+    given = {key: value for key, value in rule.items() if value is not None and key not in ("name", *derived)}
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
 
 
 def _literal(name: str) -> str:

@@ -26,6 +26,7 @@ from nplrp.layers.base import (
 from nplrp.layers.computing import (
     apply,
     decides,
+    ends,
     forward,
     gather,
     is_linear,
@@ -88,6 +89,7 @@ __all__ = [
     "denominator",
     "divide",
     "divide_parts",
+    "ends",
     "first_nonfinite",
     "forward",
     "gather",

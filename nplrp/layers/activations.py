@@ -69,6 +69,15 @@ class Activation:
         return self.parameters[0]
 
     @property
+    def rises(self) -> bool:
+        """Whether a larger z never gives a smaller y, and each number counts alone."""
+        if self.opens or self.name == "linear":
+            return True
+        from nplrp.kernels.activations import ACTIVATIONS
+
+        return self.name in ACTIVATIONS and ACTIVATIONS[self.name].monotone(self.parameters)
+
+    @property
     def bends(self) -> bool:
         """Whether it is more than opening and shutting."""
         return not self.opens and self.name != "linear"
@@ -143,6 +152,11 @@ def slope(text: str, z: np.ndarray) -> np.ndarray:
         parameters = activations.ACTIVATIONS["relu"].with_defaults() if found.opens else found.parameters
         activations.derivative(number, parameters, z, out, threads())
     return out
+
+
+def bend_ends(text: str, a: np.ndarray) -> np.ndarray | None:
+    """Return what an activation makes of the ends that its inputs lie between, a [2, ...]; None if it isn't one that only rises."""
+    return bend(text, a) if activation(text).rises else None
 
 
 def bend_error(text: str, z: np.ndarray, error: np.ndarray, unit: float) -> np.ndarray:
@@ -233,6 +247,7 @@ CURVE = Operation(
     alone=function,
     tie=point_row,
     positive=lambda step: activation(function(step)).positive,
+    ends=lambda step, a: bend_ends(function(step), a),
 )
 
 RECTIFIER = dataclasses.replace(CURVE, name="rectifier", family="rectifier")

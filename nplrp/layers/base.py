@@ -406,6 +406,10 @@ class Operation:
         step -> whether its outputs can't be negative, whatever its inputs.
     keeps_zero : bool
         Relevance that is 0 wherever the output is, handed on, is 0 wherever the input is.
+    ends : callable or None
+        (step, a [2, *input_shape]) -> the least and the largest that its outputs can be before its activation, [2, *output_shape], for
+        inputs that lie between the two rows of a, float64; None, or a result of None, where numbers are mixed, so that bounds would be
+        loose or unknown.
     scale_outputs, scale_inputs : callable or None
         (step, g, h) -> (weight, bias) of the step followed, or preceded, by y = g x + h channel by channel, in float64; None where that
         isn't exact.
@@ -439,6 +443,7 @@ class Operation:
     keeps_sign: bool = False
     positive: Callable[[Step], bool] = lambda step: False
     keeps_zero: bool = False
+    ends: Callable[[Step, np.ndarray], np.ndarray | None] | None = None
     scale_outputs: Callable[[Step, np.ndarray, np.ndarray], Weights | None] | None = None
     scale_inputs: Callable[[Step, np.ndarray, np.ndarray], Weights | None] | None = None
 

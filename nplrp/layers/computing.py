@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nplrp.layers import ties
-from nplrp.layers.activations import activation
+from nplrp.layers.activations import activation, bend_ends
 from nplrp.layers.base import DECIDES, LINEAR, MOVES, Step
 from nplrp.layers.lines import changed_bias
 from nplrp.layers.table import operation
@@ -85,7 +85,17 @@ def move_back(step: Step, R: np.ndarray, workspace: Workspace | None = None) -> 
     return moved
 
 
-def gather(step: Step, activations: Sequence[np.ndarray]) -> np.ndarray:
+def ends(step: Step, a: np.ndarray) -> np.ndarray | None:
+    """Return the ends that a step's outputs lie between, [2, *output_shape], for inputs between those of a [2, *input_shape], float64.
+
+    None: where numbers are mixed, or an activation doesn't only rise.
+    """
+    op = operation(step)
+    z = op.ends(step, a) if op.ends else None
+    return None if z is None else bend_ends(step.activation, z)
+
+
+def gather(step: Step, activations: Sequence[np.ndarray] | Mapping[int, np.ndarray]) -> np.ndarray:
     """Return the one array [n, *input_shape] that a step works on; `activations` are the model's input and every step's output."""
     return operation(step).gather(step, [activations[j + 1] for j in step.inputs])
 

@@ -27,7 +27,7 @@ def _changed_input(a: np.ndarray, rule: Rule, change: str) -> np.ndarray:
     if change == "1":
         return np.ones_like(a)
     if change in ("low", "high"):
-        return np.ascontiguousarray(np.broadcast_to(np.asarray(getattr(rule, change), a.dtype), a.shape))
+        return np.ascontiguousarray(np.broadcast_to(np.asarray(getattr(rule.box or rule, change), a.dtype), a.shape))
     part = np.empty_like(a)
     (elementwise.positive_part if change == "a+" else elementwise.negative_part)(a, part, threads())
     return part

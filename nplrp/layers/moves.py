@@ -234,7 +234,7 @@ def _repeats(step: Step) -> tuple[int, int]:
 
 def mover(name: str, family: str, forward: Any, back: Any, **more: Any) -> Operation:
     """Return an operation that moves numbers; it is queued unless `more` says otherwise."""
-    facts = {"queueable": True, "keeps_sign": True, "keeps_zero": True} | more
+    facts = {"queueable": True, "keeps_sign": True, "keeps_zero": True, "ends": forward} | more
     return Operation(name, MOVES, family, forward, back, **facts)
 
 

@@ -30,7 +30,7 @@ from nplrp.layers.base import (
 from nplrp.layers.config import Call, Reader, Tensor
 from nplrp.layers.lines import clamps, divide_parts, scale_of_ones, stabilisers, threads
 from nplrp.layers.ties import window_row
-from nplrp.rules.rule import Change, Part
+from nplrp.rules.rule import AS_IS, Change, Part
 from nplrp.workspace import Workspace
 
 
@@ -273,6 +273,16 @@ def avg_carry(step: Step, s: Sequence[np.ndarray], parts: Sequence[Part], inputs
     return Carried([R], False)
 
 
+def max_ends(step: Step, a: np.ndarray) -> np.ndarray:
+    """Return the maxima of both ends."""
+    return choose(step, a)[0]
+
+
+def avg_ends(step: Step, a: np.ndarray) -> np.ndarray:
+    """Return the means of both ends."""
+    return avg_forward(step, [a], [AS_IS], np.zeros(step.input_shape[-1]), False)
+
+
 def _image(x: np.ndarray, step: Step) -> np.ndarray:
     """View a pool's output with height and width, which a global pool may have dropped."""
     height, width = window_of(step).output_size(*step.input_shape[:2])
@@ -392,6 +402,7 @@ MAXIMUM = Operation(
     windowed=True,
     keeps_sign=True,
     keeps_zero=True,
+    ends=max_ends,
 )
 AVERAGE = Operation(
     "avgpool",
@@ -404,6 +415,7 @@ AVERAGE = Operation(
     queueable=True,
     tie=window_row,
     keeps_sign=True,
+    ends=avg_ends,
 )
 
 _MAX_OVER = {"Max": _reduction("maxpool"), "tf.math.reduce_max": _reduction("maxpool")}

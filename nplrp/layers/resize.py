@@ -156,7 +156,12 @@ def terms(step: Step) -> tuple[int, int]:
     return 5, math.prod(most)
 
 
-RESIZE = Operation("resize", LINEAR, "avgpool", forward, transpose, terms=terms, keeps_sign=True)
+def ends(step: Step, a: np.ndarray) -> np.ndarray:
+    """Resize both ends: no weight is negative."""
+    return forward(step, [a], [AS_IS], np.zeros(step.input_shape[-1]), False)
+
+
+RESIZE = Operation("resize", LINEAR, "avgpool", forward, transpose, terms=terms, keeps_sign=True, ends=ends)
 NEAREST = mover("nearest", "reshape", move, move_back, terms=terms)
 
 KINDS = (

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nplrp.errors import ModelError, NumericsError, brief
-from nplrp.layers.base import LINEAR, Carried, Fused, Kind, Layer, Operation, Shape, Step, Weights, check_vector, scaled_outputs
+from nplrp.layers.base import LINEAR, Carried, Fused, Kind, Layer, Operation, Shape, Step, Weights, check_vector, float64, scaled_outputs
 from nplrp.layers.config import Arrays, Call, Tensor, constant
 from nplrp.layers.lines import change_weight, changed_bias, clamps, threads
 from nplrp.layers.ties import point_row
@@ -99,6 +99,12 @@ def carry(step: Step, s: Sequence[np.ndarray], parts: Sequence[Part], inputs: Se
     for p, (each, change) in enumerate(zip(s, clamps(parts), strict=True)):
         elementwise.multiply_rows(a, each, change_weight(step.weight, change), R, p > 0, threads())
     return Carried([R], False)
+
+
+def ends(step: Step, a: np.ndarray) -> np.ndarray:
+    """Scale both ends, which change places where the scale is negative."""
+    g, h = float64(step)
+    return np.sort(a * g + h, axis=0)
 
 
 # From Keras
@@ -205,6 +211,7 @@ SCALE = Operation(
     fused=Fused(fused_forward, carry),
     queueable=True,
     tie=point_row,
+    ends=ends,
     scale_outputs=scaled_outputs,
 )
 

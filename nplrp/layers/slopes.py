@@ -70,6 +70,13 @@ def redecide(step: Step, a: np.ndarray, labels: Any, decision: str) -> np.ndarra
     return decide(step, a)[1]
 
 
+def ends(step: Step, a: np.ndarray) -> np.ndarray:
+    """Return the least and the largest of what the ends give, and of the 0 between them: slopes may be negative."""
+    low, high = a
+    given = [np.where(end < 0, np.asarray(step.weight, np.float64) * end, end) for end in (low, high, np.clip(0.0, low, high))]
+    return np.stack([np.min(given, axis=0), np.max(given, axis=0)])
+
+
 def _row(step: Step) -> tuple[int, ...] | None:
     assert step.weight is not None
     return point_row(step) if step.weight.ndim == 1 else None
@@ -87,6 +94,7 @@ PRELU = Operation(
     tie=_row,
     keeps_sign=True,
     keeps_zero=True,
+    ends=ends,
 )
 
 

@@ -27,7 +27,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from nplrp.errors import RuleError
+from nplrp.errors import RuleError, brief, nearest
 
 
 class Clamp(NamedTuple):
@@ -104,6 +104,13 @@ class Part:
     units: str = ""
 
 
+class Box(NamedTuple):
+    """The ends of a box number by number, arrays [*input_shape] of a layer: equal where a number is a constant, such as padding."""
+
+    low: Any
+    high: Any
+
+
 @dataclass(frozen=True)
 class Rule:
     """How relevance passes one layer. Whatever is None is set by the dialect; its default here is in `RULES`.
@@ -124,13 +131,17 @@ class Rule:
         Shares of the positive and the negative contributions, alpha - beta = 1; one of them follows from the other. With Bach's and
         lrp_toolbox's convention alpha + beta = 1 (for example 2, -1) beta is stored with its sign turned.
     low, high : float, tuple of float (one for each channel), or None
-        The box that inputs lie in; None takes it from the model's preprocessing.
+        The box that inputs lie in; None takes it from the model's preprocessing (`nplrp.box`).
     split : bool or None
         Treat positive and negative inputs apart, so that it is contributions a w, and not weights, that are told by sign.
     branch : str or None
         Of the split gamma: ``"z"`` or ``"y"``, whether its two halves are chosen before or after the activation.
     made : (parts, families) or None
         Of a rule of one's own (`Rule.from_parts`).
+    widest : bool
+        Where there is no box of the picture, take the widest pair of ends that a pixel has: of the preset that has the rule everywhere.
+    box : Box or None
+        Of a box taken from the preprocessing that isn't the same all over a channel; `low` and `high` are its ends where pixels are.
 
     Raises
     ------
@@ -150,10 +161,12 @@ class Rule:
     split: bool | None = None
     branch: str | None = None
     made: tuple[tuple[Part, ...], tuple[str, ...]] | None = None
+    widest: bool = False
+    box: Box | None = dataclasses.field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.made is None and self.name not in RULES:
-            raise RuleError(f"there is no rule {self.name!r}; the rules are {', '.join(RULES)}")
+            raise RuleError(f"there is no rule {brief(self.name)}; {nearest(self.name, RULES, 'docs/rules has a page for each')}")
         taken = self.row.parameters
         for field in SWITCHES:
             if getattr(self, field) is not None and field not in taken:
@@ -207,7 +220,7 @@ class Rule:
                 raise RuleError(f"rule {self.name!r}: {field} must be a number or one for each channel, not {value!r}; give low and high")
             object.__setattr__(self, field, tuple(map(float, values)) if isinstance(value, (tuple, list)) else float(value))
         ends = _pairs(self.low, self.high)
-        if ends is None or not all(low < high for low, high in ends):
+        if ends is None or not all(low <= high for low, high in ends) or all(low == high for low, high in ends):
             raise RuleError(f"rule {self.name!r}: low = {self.low!r} must lie below high = {self.high!r}, channel by channel")
 
     @classmethod
@@ -267,7 +280,7 @@ class Rule:
         name, parameters = parse_call(text, "a rule")
         unknown = [key for key in parameters if key not in SWITCHES]
         if unknown:
-            raise RuleError(f"rule {name!r} takes no {unknown[0]}; parameters of rules are {', '.join(SWITCHES)}")
+            raise RuleError(f"rule {name!r} takes no {unknown[0]}; parameters of rules: {nearest(unknown[0], SWITCHES)}")
         return cls(name, **parameters)
 
     def resolved(self, template: Rule | None = None) -> Rule:
