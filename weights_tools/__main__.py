@@ -14,6 +14,7 @@ from typing import Any
 from nplrp.errors import NplrpError, WeightsError
 from nplrp.images import MODES, RESAMPLE
 from nplrp.model import Model
+from nplrp.pipes import heedless
 from weights_tools.torchvision import ROWS
 from weights_tools.write_hdf5 import check_output, write
 
@@ -24,7 +25,12 @@ OK, BAD_INPUT, INTERRUPTED = 0, 2, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Convert one file and return the exit code."""
+    """Convert one file and return the exit code, whether or not somebody reads what is printed."""
+    with heedless():
+        return _run(argv)
+
+
+def _run(argv: Sequence[str] | None) -> int:
     arguments = make_parser().parse_args(argv)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("weights_tools: %(message)s"))
@@ -36,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_output(arguments.output, arguments.force)
         model = _described(_read(arguments), arguments)
         write(model, arguments.output, arguments.input, arguments.command, arguments.force)
+        print(f"{arguments.output}: {model.name}, {len(model.layers)} layers, input {' x '.join(map(str, model.input_shape))}", flush=True)
     except NplrpError as error:
         print(f"weights_tools: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_INPUT
@@ -45,7 +52,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         for logger in loggers:
             logger.removeHandler(handler)
-    print(f"{arguments.output}: {model.name}, {len(model.layers)} layers, input {' x '.join(map(str, model.input_shape))}")
     return OK
 
 

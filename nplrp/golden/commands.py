@@ -201,15 +201,16 @@ def run_check(arguments: argparse.Namespace) -> int:
         atol=arguments.atol,
         model=model,
     )
-    if arguments.json:
-        report.write_json(arguments.json)
-    if arguments.json != "-":
-        print(report)
     if arguments.png:
         from nplrp.golden.picture import report_figure
         from nplrp.heatmaps import save_png
 
         save_png(report_figure(report), arguments.png)
+    if arguments.json:
+        report.write_json(arguments.json)
+    if arguments.json != "-":
+        print(report)
+    if arguments.png:
         print(f"wrote {arguments.png}", file=sys.stderr if arguments.json == "-" else sys.stdout)
     return PASSED if report.passed else DIVERGED
 
