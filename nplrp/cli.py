@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from nplrp import __version__
 from nplrp.errors import NplrpError, OutputError
 from nplrp.files.given import add_flags, given
+from nplrp.pipes import heedless
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,14 +29,20 @@ OK, BAD_INPUT, INTERRUPTED = 0, 2, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code."""
+    """Run a command and return its exit code, whether or not somebody reads what it prints."""
+    with heedless():
+        return _run(argv)
+
+
+def _run(argv: Sequence[str] | None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     arguments = make_parser(argv[0] if argv else None).parse_args(argv)
     _listen()
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # nothing here uses it, and its threads take time to start
     try:
         code = arguments.run(arguments)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except NplrpError as error:
         message = " ".join(str(error).split())
         print(f"nplrp: {message}", file=sys.stderr)
@@ -43,10 +50,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("nplrp: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader has gone (as in `nplrp info | head`): nothing is wrong, and nobody is left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
     return int(code or OK)
 
 
@@ -126,6 +129,14 @@ def make_parser(command: str | None = None) -> argparse.ArgumentParser:
     plan.add_argument("weights", nargs="?", metavar="W", help="weights file; default: as for explain")
     plan.set_defaults(run=run_plan)
 
+    composites = commands.add_parser(
+        "composites",
+        help="the presets: which rules run where",
+        description="List the presets, whatever the model, or print some in full.",
+    )
+    composites.add_argument("names", nargs="*", metavar="NAME", help="presets to print in full, or NAME(parameter=value)")
+    composites.set_defaults(run=run_composites)
+
     dialects = commands.add_parser(
         "dialects",
         help="how other LRP systems set the switches",
@@ -199,19 +210,18 @@ def run_explain(arguments: argparse.Namespace) -> None:
         from nplrp.files.save import save
 
         save(explanations[0], arguments.save, arguments.layers)
+    for i, path in enumerate(pictures):
+        path.parent.mkdir(exist_ok=True)
+        _progress(f"drawing {i + 1} of {len(pictures)}", len(pictures) > 1)
+        _draw(pixels[i : i + 1], explanations, i, path)
     if arguments.json:
         from nplrp.files.save import about
 
         print(json.dumps([{"about": about(e), "images": _results(e, arguments)} for e in explanations], indent=2))
     else:
         _print_explanations(explanations, arguments)
-    for i, path in enumerate(pictures):
-        path.parent.mkdir(exist_ok=True)
-        _progress(f"drawing {i + 1} of {len(pictures)}", len(pictures) > 1)
-        _draw(pixels[i : i + 1], explanations, i, path)
-        print(f"wrote {path}", file=sys.stderr if arguments.json else sys.stdout)
-    if arguments.save:
-        print(f"wrote {arguments.save}", file=sys.stderr if arguments.json else sys.stdout)
+    for written in [*pictures, *([arguments.save] if arguments.save else [])]:
+        print(f"wrote {written}", file=sys.stderr if arguments.json else sys.stdout)
 
 
 def run_predict(arguments: argparse.Namespace) -> None:
@@ -264,6 +274,14 @@ def run_plan(arguments: argparse.Namespace) -> None:
     model = given(arguments).load()
     for name in split_names(arguments.composite or "notebook"):
         print(make_plan(model, name, arguments.dtype, arguments.algorithm, arguments.dialect))
+
+
+def run_composites(arguments: argparse.Namespace) -> None:
+    """Print the presets, one line each, or some in full."""
+    from nplrp.rules.composites import composite_named
+    from nplrp.rules.presets import described, listing
+
+    print("\n\n".join(described(composite_named(name)) for name in arguments.names) or listing())
 
 
 def run_dialects(arguments: argparse.Namespace) -> None:

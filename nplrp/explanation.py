@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nplrp import fused, layers
-from nplrp.errors import ModelError, RuleError
+from nplrp.errors import LayerError, ModelError, RuleError, nearest
 from nplrp.ledger import Ledger, balance
 from nplrp.lrp import Keep, check_finite, run_backward, run_forward, step_back
 from nplrp.model import Model
@@ -198,6 +198,13 @@ def predict(model: Model, x: np.ndarray, top: int = 5, dtype: Any = "float32", a
     return [labels_of(model, scores, top) for scores in layers.softmax(np.concatenate(logits))]
 
 
+class ByLayer(dict[str, np.ndarray]):
+    """Arrays by layer."""
+
+    def __missing__(self, name: Any) -> np.ndarray:
+        raise LayerError(f"there is no layer {name!r} here; {nearest(name, self, 'they are its keys')}")
+
+
 class Passes(NamedTuple):
     """What passes back leave: relevance at the output of every layer that they came by, [maps, *shape], after masks; and the ledger."""
 
@@ -255,7 +262,7 @@ class Explanation:
     @cached_property
     def activations(self) -> Mapping[str, np.ndarray]:
         """Activation of every layer by name, [n, *output_shape]; the last one after its softmax."""
-        return MappingProxyType(forward(self.model, self.x, self.plan.dtype, self.plan.algorithm))
+        return MappingProxyType(ByLayer(forward(self.model, self.x, self.plan.dtype, self.plan.algorithm)))
 
     @property
     def relevances(self) -> Mapping[str, np.ndarray]:
@@ -317,8 +324,8 @@ class Explanation:
                     books.append(balance(plan, trace, start, span, at))
         rows = np.concatenate(order)
         names = [INPUT, *(step.name for step in plan.steps)]
-        relevances = {names[i + 1]: np.concatenate([at[i] for at in kept])[rows] for i in sorted(kept[0])}
-        return Passes(MappingProxyType(relevances), Ledger.join(books).take(rows) if books else Ledger(()))
+        relevances: dict[str, np.ndarray] = {names[i + 1]: np.concatenate([at[i] for at in kept])[rows] for i in sorted(kept[0])}
+        return Passes(MappingProxyType(ByLayer(relevances)), Ledger.join(books).take(rows) if books else Ledger(()))
 
     @property
     def _maps_per_image(self) -> int:
@@ -345,7 +352,7 @@ def _check_start(plan: Plan, start: str | np.ndarray, span: Span, target: Any, i
     above = steps[span.top + 1 :]
     if isinstance(start, str):
         if start not in STARTS:
-            raise RuleError(f"there is no start {start!r}; expected one of {', '.join(STARTS)}, or an array of relevance")
+            raise RuleError(f"there is no start {start!r}, and it is no array of relevance; {nearest(start, STARTS)}")
         if any(not layers.operation(step).view or step.output_shape != step.input_shape for step in above):
             raise RuleError(f"a pass that begins at layer {steps[span.top].name!r} needs relevance to begin with; give start=array")
         shape = plan.model.output_shape

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from nplrp import layers
+from nplrp.errors import LayerError, nearest
 from nplrp.gradients import behind_activation
 from nplrp.lrp import four_lines, step_back
 from nplrp.plan import Plan
@@ -108,7 +109,7 @@ class Ledger:
         for entry in self.entries:
             if entry.layer == layer:
                 return entry
-        raise KeyError(f"the ledger has no layer {layer!r}; it has {', '.join(entry.layer for entry in self.entries)}")
+        raise LayerError(f"the ledger has no layer {layer!r}; {nearest(layer, (entry.layer for entry in self.entries))}")
 
     def __len__(self) -> int:
         return len(self.entries)

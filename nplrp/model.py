@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nplrp.cache import remembered_hash
-from nplrp.errors import ModelError, brief
+from nplrp.errors import LayerError, ModelError, brief, nearest
 from nplrp.layers.activations import activation
 from nplrp.layers.base import INPUT, MAX_VALUES, Layer, Shape, Window, output_shape
 from nplrp.layers.table import KINDS
@@ -102,7 +102,7 @@ def build(input_shape: Shape, layers: Sequence[Layer], name: str = "model", **at
             )
         kind = KINDS.get(layer.kind)
         if kind is None:
-            raise ModelError(f"layer {layer.name!r} is of kind {layer.kind!r}, which there isn't; there are {', '.join(KINDS)}")
+            raise ModelError(f"layer {layer.name!r} is of kind {layer.kind!r}, which there isn't; {nearest(layer.kind, KINDS)}")
         activation(layer.activation)
         inputs = tuple(layer.inputs) or (before,)
         for source in inputs:
@@ -198,7 +198,8 @@ class Model:
         for layer in self.layers:
             if layer.name == name:
                 return layer
-        raise ModelError(f"the model has no layer {name!r}; its layers are {', '.join(layer.name for layer in self.layers)}")
+        hint = nearest(name, (layer.name for layer in self.layers), "nplrp info lists them")
+        raise LayerError(f"the model has no layer {name!r}; {hint}")
 
     @property
     def output_shape(self) -> Shape:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nplrp.errors import ModelError
+from nplrp.errors import LayerError, ModelError, nearest
 from nplrp.layers.base import INPUT, Step
 
 
@@ -63,7 +63,7 @@ def find_span(steps: Sequence[Step], at: str | None, until: str | None, masks: M
 
     def place(name: str) -> int:
         if name not in names:
-            raise ModelError(f"the model has no layer {name!r}; its layers are {', '.join(names)}")
+            raise LayerError(f"the model has no layer {name!r}; {nearest(name, names, 'nplrp info lists them')}")
         return len(names) - 2 - names[::-1].index(name)  # a layer called "input" is meant before the input itself
 
     top = len(steps) - 1 if at is None else place(at)

@@ -8,9 +8,10 @@ import pytest
 
 import nplrp
 from nplrp import explanation
+from nplrp.box import pixel_bounds
 from nplrp.errors import ModelError, NumericsError, RuleError
 from nplrp.ledger import LedgerWarning
-from nplrp.plan import make_plan, pixel_bounds
+from nplrp.plan import make_plan
 from nplrp.rules import Rule
 from nplrp.rules.composites import COMPOSITES, GRADIENTS, LINEAR, POOL, POOLS, STARTS, Composite, Select, composite_named
 from nplrp.rules.dialects import DIALECTS
@@ -183,7 +184,7 @@ def test_a_composite_from_a_dict_on_a_base():
         ({"rows": [{"rule": "zplus", "first": True, "last": True}]}, "first and last exclude each other"),
         ({"rows": [{"rule": "zplus", "range": [1]}]}, "a range of layers is a pair"),
         ({"rows": [{"rule": "zplus", "range": 3}]}, r"range is \[start, stop\], not 3"),
-        ({"rows": [{"rule": "zplus", "layer": "x"}]}, "a row has no 'layer'; it has first, kind, last, name, range, reads_input, rule"),
+        ({"rows": [{"rule": "zplus", "layer": "x"}]}, "a row has no 'layer'; there are first, kind, last, name, range, reads_input, rule"),
         ({"rules": []}, "a composite has no 'rules'"),
         ({}, "a composite needs rows"),
         ({"start": "none", "rows": [{"rule": "zplus"}]}, "there is no start 'none'"),
@@ -365,7 +366,7 @@ def test_masks_part_the_relevance():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"until": "fc9"}, "no layer 'fc9'; its layers are input, block1_conv1"),
+        ({"until": "fc9"}, "no layer 'fc9'; did you mean 'fc1'"),
         ({"at": "fc1", "until": "predictions", "start": np.zeros((1, 7))}, "but layer 'predictions' lies above it"),
         ({"masks": {"fc1": [7]}}, "they run from 0 to 6"),
         ({"masks": {"fc1": [-1]}}, "they run from 0 to 6"),
@@ -383,7 +384,7 @@ def test_spans_and_starts_that_do_not_fit(settings, message):
 
 def test_starts_that_do_not_exist():
     model, x = small_vgg(), images(13, 1, (8, 8, 3))
-    with pytest.raises(RuleError, match="there is no start 'max'; expected one of one, logit"):
+    with pytest.raises(RuleError, match="there is no start 'max', and it is no array of relevance; did you mean 'softmax'"):
         nplrp.explain(model, x, "zplus", start="max")
     with pytest.raises(RuleError, match="begins at layer 'fc1' needs relevance"):
         nplrp.explain(model, x, "zplus", at="fc1")

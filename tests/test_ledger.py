@@ -98,7 +98,7 @@ def test_images_join_and_part():
     assert np.array_equal(whole.image(9)["block1_conv2"].epsilon, alone["block1_conv2"].epsilon)
     assert "sums over 11 images" in str(whole)
     assert "sums over" not in str(alone)
-    with pytest.raises(KeyError, match="no layer 'fc9'; it has predictions, fc1"):
+    with pytest.raises(KeyError, match="no layer 'fc9'; did you mean 'fc1'"):
         whole["fc9"]
 
 

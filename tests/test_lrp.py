@@ -661,7 +661,7 @@ def test_nothing_divided_by_nothing_is_named():
 
 def test_unknown_names():
     model, x = small_vgg(), images(13, 1, (8, 8, 3))
-    with pytest.raises(RuleError, match="no composite 'lrp'; the composites are notebook, zplus"):
+    with pytest.raises(RuleError, match=r"no composite 'lrp'; did you mean 'lrp\.z'"):
         nplrp.explain(model, x, "lrp")
     with pytest.raises(RuleError, match="no dtype 'float16' to compute in; expected float32 or float64"):
         nplrp.explain(model, x, dtype="float16")

@@ -210,7 +210,7 @@ def test_weights_are_converted_not_changed():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "epsilom"}, "no rule 'epsilom'; the rules are"),
+        ({"name": "epsilom"}, "no rule 'epsilom'; did you mean 'epsilon'"),
         ({"name": "epsilon", "epsilon": -1}, "epsilon must be a finite number >= 0, not -1"),
         ({"name": "epsilon", "epsilon": float("nan")}, "epsilon must be a finite number"),
         ({"name": "epsilon", "stabiliser": "none"}, "no stabiliser 'none'"),

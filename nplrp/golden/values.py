@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from nplrp.errors import nearest
 from nplrp.files.hdf5 import path_name
 from nplrp.golden.errors import GoldenError
 
@@ -121,7 +122,7 @@ class Golden:
         for layer in self.layers:
             if layer.name == name:
                 return layer
-        raise GoldenError(f"the golden values have no layer {name!r}; they have {', '.join(self.names)}")
+        raise GoldenError(f"the golden values have no layer {name!r}; {nearest(name, self.names, 'nplrp golden show lists them')}")
 
     @cached_property
     def inputs(self) -> Mapping[str, tuple[str, ...]]:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nplrp.errors import RuleError
+from nplrp.errors import RuleError, brief, nearest
 from nplrp.rules import SWITCHES, Rule, parse_call
 from nplrp.rules.dialects import OWN
 
@@ -60,7 +61,7 @@ class Select:
     def __post_init__(self) -> None:
         for kind in self.kinds:
             if kind not in (*KINDS, *PASSED):
-                raise RuleError(f"there is no kind of layer {kind!r}; expected {', '.join(KINDS)}")
+                raise RuleError(f"there is no kind of layer {brief(kind)}; {nearest(kind, (*KINDS, *PASSED))}")
         if len(self.range) != 2 or not all(end is None or (isinstance(end, int) and not isinstance(end, bool)) for end in self.range):
             raise RuleError(f"a range of layers is a pair (start, stop) of whole numbers or None, not {self.range!r}")
 
@@ -117,7 +118,7 @@ class Composite:
         if self.slopes not in SLOPES:
             raise RuleError(f"composite {self.name!r}: there is no slopes {self.slopes!r}; expected one of {', '.join(map(repr, SLOPES))}")
         if self.start is not None and self.start not in STARTS:
-            raise RuleError(f"composite {self.name!r}: there is no start {self.start!r}; expected one of {', '.join(STARTS)}")
+            raise RuleError(f"composite {self.name!r}: there is no start {self.start!r}; {nearest(self.start, STARTS)}")
 
     def choose(self, layers: Sequence[tuple[str, str]], readers: Collection[int] = ()) -> tuple[Rule | None, ...]:
         """Return the rule of each layer, given as (name, kind of step or "input"); None where the dialect decides.
@@ -260,7 +261,7 @@ def _texts(row: Mapping[str, Any], key: str) -> tuple[str, ...]:
 def _refuse_unknown(table: Mapping[str, Any], known: set[str], what: str) -> None:
     unknown = sorted(set(table) - known)
     if unknown:
-        raise RuleError(f"{what} has no {unknown[0]!r}; it has {', '.join(sorted(known))}")
+        raise RuleError(f"{what} has no {unknown[0]!r}; {nearest(unknown[0], sorted(known))}")
 
 
 def _everywhere(
@@ -323,7 +324,7 @@ COMPOSITES: dict[str, Composite] = {
         _everywhere("alpha1_beta0", Rule("alpha_beta", alpha=1.0, beta=0.0), f"{_BACH}, eq. 60"),
         _everywhere("wsquare", Rule("wsquare"), f"{_MONTAVON}, eq. 12"),
         _everywhere("flat", Rule("flat"), "Lapuschkin et al. 2019"),
-        _everywhere("zbox", Rule("zbox"), f"{_MONTAVON}, eq. 15"),
+        _everywhere("zbox", Rule("zbox", widest=True), f"{_MONTAVON}, eq. 15"),
         # Zennit
         _zennit("epsilon_gamma_box", Rule("gamma"), (_FIRST_CONV, Rule("zbox"))),
         _zennit("epsilon_plus", Rule("zplus")),
@@ -399,35 +400,44 @@ def split_names(text: str) -> list[str]:
     return [name.strip() for name in names]
 
 
-def composite_named(composite: str | Composite | Mapping[str, Any]) -> Composite:
+def composite_named(composite: str | os.PathLike[str] | Composite | Mapping[str, Any]) -> Composite:
     """Return the composite of that name, or the argument if it is one.
 
     Parameters
     ----------
-    composite : str, Composite or mapping
+    composite : str, path, Composite or mapping
         A preset, perhaps with parameters (``"epsilon_gamma_box(gamma=0.5, low=-1, high=1)"``), a path to a TOML file, or a table (see
         `Composite.from_dict`).
 
     Raises
     ------
     RuleError
-        If the name is unknown; the message lists the names.
+        If the name is unknown, or the argument is something else; the message says what is near, or expected.
     """
     if isinstance(composite, Composite):
         return composite
     if isinstance(composite, Mapping):
         return Composite.from_dict(composite)
+    if isinstance(composite, os.PathLike):
+        return Composite.from_file(Path(composite))
+    if not isinstance(composite, str):
+        several = isinstance(composite, tuple | list)
+        raise RuleError(
+            f"a composite is a name such as 'epsilon_plus', perhaps with parameters, a Composite, a table or a TOML file; found a "
+            f"{type(composite).__name__}, {brief(composite)}"
+            + ("; of several composites explain each by itself, and give rows of rules as a table, {'rows': [...]}" if several else "")
+        )
     if composite in COMPOSITES:
         return COMPOSITES[composite]
     if composite.endswith(".toml"):
         return Composite.from_file(composite)
     name, parameters = parse_call(composite, "a composite") if "(" in composite else (composite, {})
     if name not in COMPOSITES:
-        raise RuleError(f"there is no composite {name!r}; the composites are {', '.join(COMPOSITES)}")
+        raise RuleError(f"there is no composite {brief(name)}; {nearest(name, COMPOSITES, 'nplrp composites lists them')}")
     indexed = name == "lrp.sequential_preset_b_flat_until_idx"
     unknown = [key for key in parameters if key not in SWITCHES and not (indexed and key == "until_idx")]
     if unknown:
-        raise RuleError(f"composite {name!r} has no parameter {unknown[0]!r}; parameters of rules are {', '.join(SWITCHES)}")
+        raise RuleError(f"composite {name!r} has no parameter {unknown[0]!r}; {nearest(unknown[0], SWITCHES)}")
     return _until_index(**parameters) if indexed else COMPOSITES[name].with_parameters(**parameters)
 
 

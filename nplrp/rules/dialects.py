@@ -14,7 +14,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from nplrp.errors import RuleError
+from nplrp.errors import RuleError, brief, nearest
 from nplrp.rules import AS_IS, NOTHING, RULES, STABILISERS, SWITCHES, Change, Clamp, Part, Rule
 
 WINNER, NORM, SIGNAL, EPSILON, PASS = Rule("winner"), Rule("norm"), Rule("signal"), Rule("epsilon"), Rule("pass")
@@ -278,7 +278,7 @@ def dialect_named(dialect: str | Dialect) -> Dialect:
         return dialect
     found = [each for name, each in DIALECTS.items() if dialect in (name, name.rpartition("-")[0])]
     if not found:
-        raise RuleError(f"there is no dialect {dialect!r}; the dialects are {', '.join(DIALECTS)}")
+        raise RuleError(f"there is no dialect {brief(dialect)}; {nearest(dialect, DIALECTS, 'nplrp dialects lists them')}")
     return found[0]
 
 

@@ -1,4 +1,4 @@
-"""What the presets are called, do, and belong to, as a client's menu shows them."""
+"""What the presets are called, do, and belong to, as menus and `nplrp composites` show them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 from nplrp.rules import Rule
 from nplrp.rules.composites import COMPOSITES, FIRST, Composite, Select
+from nplrp.rules.dialects import dialect_named
 
 _OWNERS = {"zennit-0.5": "Zennit", "innvestigate-2.1": "iNNvestigate", "montavon": "Montavon"}
 _NAMES = {"maxpool": "max-pools", "avgpool": "average pools"}
@@ -25,6 +26,37 @@ def presets() -> list[dict[str, Any]]:
         }
         for composite in COMPOSITES.values()
     ]
+
+
+def listing() -> str:
+    """Return all presets, one line each, under their owners' headings."""
+    width, lines = max(map(len, COMPOSITES)), list[str]()
+    groups: dict[str, list[Composite]] = {}
+    for composite in COMPOSITES.values():
+        groups.setdefault(group(composite), []).append(composite)
+    for heading, members in groups.items():
+        lines += [heading, *(f"  {each.name:<{width}}  {summary(each)}" for each in members), ""]
+    return "\n".join([*lines, "nplrp composites NAME prints one in full, with its source."])
+
+
+def described(composite: Composite) -> str:
+    """Return a preset in full: source, start, dialect, and its rows.
+
+    Examples
+    --------
+    >>> print(described(COMPOSITES["epsilon_plus"]))
+    epsilon_plus
+      source   Zennit 0.5.1, composites.py
+      dialect  zennit-0.5
+      start    one
+      rules    zplus in conv
+               epsilon in dense
+               the dialect's in max-pools and average pools
+    """
+    rows = [_row(select, rule) for select, rule in composite.rows] or [summary(composite)]
+    start = composite.start or dialect_named(composite.dialect).start
+    facts = [("source", composite.source), ("dialect", composite.dialect), ("start", start), ("rules", rows[0])]
+    return "\n".join([composite.name, *(f"  {key:<7}  {value}" for key, value in facts), *(f"{'':<11}{row}" for row in rows[1:])])
 
 
 def group(composite: Composite) -> str:
@@ -49,13 +81,16 @@ def summary(composite: Composite) -> str:
     return "; ".join(_row(select, rule) for select, rule in composite.rows if rule is not None)
 
 
-def _row(select: Select | tuple[str, ...], rule: Rule) -> str:
+def _row(select: Select | tuple[str, ...], rule: Rule | None) -> str:
     chosen = select if isinstance(select, Select) else Select(select)
     kinds = [kind for kind in chosen.kinds if kind != "scale"]  # batch norms go with the dense layers
     where = "every layer" if {"conv", "dense"} <= set(kinds) else " and ".join(_NAMES.get(kind, kind) for kind in kinds)
     start, stop = chosen.range
-    if chosen.range == FIRST:
+    if chosen.reads_input:
+        where = "layers that read the input"
+    elif chosen.range == FIRST:
         where = "the first layer"
     elif not start and stop is not None:
         where = f"the first {stop} {where}"
-    return f"{rule} in {where}"
+    what = "the dialect's" if rule is None else str(rule)
+    return f"{what} in {where}"

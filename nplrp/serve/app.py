@@ -26,13 +26,13 @@ from nplrp.heatmaps import encode_png
 from nplrp.model import INPUT, Model
 from nplrp.rules.composites import STARTS
 from nplrp.rules.dialects import DIALECTS
+from nplrp.rules.presets import presets
 from nplrp.serve import answers, metrics
 from nplrp.serve.bodies import MULTIPART, Body, Inputs, body_kind, read_form, read_inputs
 from nplrp.serve.engine import Engine, Result
 from nplrp.serve.front import Front, Record
 from nplrp.serve.lane import Full, Job, Lane, Overdue
 from nplrp.serve.openapi import openapi
-from nplrp.serve.presets import presets
 from nplrp.serve.problems import Problem, problem_of, try_again
 from nplrp.serve.settings import Settings
 from nplrp.serve.startup import prepare

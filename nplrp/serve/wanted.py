@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nplrp.errors import ModelError, RuleError
+from nplrp.errors import ModelError, RuleError, nearest
 from nplrp.model import Model
 from nplrp.plan import ALGORITHMS
 from nplrp.rules.composites import COMPOSITES, STARTS, composite_named
@@ -211,7 +211,7 @@ def _check_rules(wanted: Wanted) -> None:
     """Look the composite and the dialect up: presets with parameters only, never a client's path to a file of the server's."""
     name = wanted.composite.partition("(")[0].strip()
     if name not in COMPOSITES:
-        raise Problem("bad_rule", f"there is no composite {_quoted(name)}; the composites are {', '.join(COMPOSITES)}")
+        raise Problem("bad_rule", f"there is no composite {_quoted(name)}; {nearest(name[:100], COMPOSITES)}")
     if "(" in wanted.composite and not wanted.composite.rstrip().endswith(")"):
         raise Problem("bad_rule", f"{_quoted(wanted.composite)} is no composite; expected name or name(parameter=value, ...)")
     try:
@@ -228,7 +228,7 @@ def _check_layers(wanted: Wanted, model: Model) -> None:
     names = [INPUT, *(layer.name for layer in model)]
     for name in wanted.layers:
         if name not in names:
-            raise Problem("bad_parameter", f"layers: the model has no layer {_quoted(name)}; its layers are {', '.join(names)}")
+            raise Problem("bad_parameter", f"layers: the model has no layer {_quoted(name)}; {nearest(name[:100], names)}")
 
 
 def _target(target: Target, model: Model) -> Target:

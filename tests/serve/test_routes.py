@@ -15,8 +15,8 @@ from nplrp.explanation import predict
 from nplrp.heatmaps import encode_png, figure, panel
 from nplrp.images import display, load_pixels
 from nplrp.rules.composites import COMPOSITES
+from nplrp.rules.presets import presets
 from nplrp.serve import answers
-from nplrp.serve.presets import presets
 from tests.networks import images
 from tests.serve.servers import picture
 
