@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from nplrp.errors import ModelError, RuleError
+from nplrp.errors import ModelError, RuleError, brief, nearest
 from nplrp.layers import activation_names
 from nplrp.layers.base import DECIDES, Kind, Layer, Operation, Shape, Step
 from nplrp.layers.lines import threads
@@ -109,7 +109,7 @@ def activation(text: str) -> Activation:
     except RuleError as error:
         raise ModelError(str(error)) from None
     except KeyError:
-        raise ModelError(f"there is no activation {text!r}; there are {', '.join((*ACTIVATIONS, *OVER_AXIS))}") from None
+        raise ModelError(f"there is no activation {brief(text)}; {nearest(text, (*ACTIVATIONS, *OVER_AXIS))}") from None
     except (TypeError, ValueError) as error:
         raise ModelError(f"activation {text!r}: {error}") from None
     opens = name == "relu" and parameters == row.with_defaults()
