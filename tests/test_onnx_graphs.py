@@ -369,6 +369,8 @@ def test_gemm_with_factors(tmp_path):
         ([node("HardSwish", "x")], "hard_silu"),
         ([node("HardSigmoid", "x")], "hard_sigmoid_2"),
         ([node("HardSigmoid", "x", alpha=1 / 6)], "hard_sigmoid"),
+        ([node("HardSigmoid", "x", alpha=0.3, beta=0.4)], "clipped_line(slope=0.3, offset=0.4)"),
+        ([node("Selu", "x", alpha=1.5, gamma=0.75)], "selu(alpha=1.5, scale=0.75)"),
         ([node("ThresholdedRelu", "x", alpha=0.5)], "relu(threshold=0.5)"),
         ([node("Erf", "x")], "erf"),
         ([node("Exp", "x")], "exponential"),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nplrp.errors import ModelError
-from nplrp.layers.activation_names import written
+from nplrp.layers.activation_names import PARAMETERS, written
 from nplrp.model import Window
 from weights_tools.onnx_walk import Value, Walk, unsupported
 
@@ -645,14 +645,14 @@ def _hard_sigmoid(walk: Walk, node: Any, options: Options) -> None:
     alpha, beta = options.get("alpha", 0.2), options.get("beta", 0.5)
     name = next((name for name, slope in (("hard_sigmoid", 1 / 6), ("hard_sigmoid_2", 0.2)) if abs(alpha - slope) < 1e-5), None)
     if name is None or beta != 0.5:
-        raise unsupported(node, f"alpha={alpha:g}, beta={beta:g} isn't supported, only slopes of 1/6 and 0.2 with 0.5")
+        name = written("clipped_line", slope=_short(alpha), offset=_short(beta))
     walk.activate(node, name, walk.value(node, 0))
 
 
 def _selu(walk: Walk, node: Any, options: Options) -> None:
-    if abs(options.get("alpha", 1.6732632) - 1.6732632) > 1e-6 or abs(options.get("gamma", 1.0507010) - 1.0507010) > 1e-6:
-        raise unsupported(node, "only alpha=1.67326, gamma=1.0507 are supported")
-    walk.activate(node, "selu", walk.value(node, 0))
+    given = {"alpha": options.get("alpha", 1.6732632), "scale": options.get("gamma", 1.0507010)}
+    others = {key: _short(value) for key, value in given.items() if abs(value - PARAMETERS["selu"][key]) > 1e-6}
+    walk.activate(node, written("selu", **others), walk.value(node, 0))
 
 
 def _gelu(walk: Walk, node: Any, options: Options) -> None:

@@ -691,6 +691,8 @@ _REASONS = MappingProxyType(
         "Lambda": "it is Python code, which isn't run; replace it by layers that say what they do (Rescaling, Normalization, Add, "
         "Multiply, Activation, Reshape, ...) or by arithmetic (x / 127.5 - 1), and save the model again",
         "integers": "it works on text or whole numbers; explain the model behind it, from the first floats on",
+        "choice": "it compares numbers; where that makes an activation, such as keras.activations.relu with a slope or a ceiling, use the "
+        "layer (ReLU, LeakyReLU, ELU, ...), and save the model again",
         "wrapper": "it wraps another layer; use that layer itself, and save the model again",
         "own": "it isn't one of Keras's, and its Python code isn't in the file; build it from Keras's layers, and save the model again",
     }
@@ -702,6 +704,7 @@ _PATTERNS = (
     (r"3D", "3-D"),
     (r"Embedding|Lookup|Vectorization|Hash|CategoryEncoding|Discretization|Masking|IntegerLookup|MelSpectrogram|STFT", "integers"),
     (r"SpectralNormalization|Wrapper$", "wrapper"),
+    (r"(?i)^(tf\.)?(math\.|compat\.v1\.)*(greater|less|where|cond|select)", "choice"),
 )
 
 

@@ -127,7 +127,7 @@ def forward_bounds(step: Step, a: np.ndarray, y: np.ndarray, a_error: np.ndarray
         n = y.shape[-1]
         worst = [np.max(each, axis=-1, keepdims=True) for each in (expected, certified)]
         expected, certified = (y * np.expm1(np.minimum(2 * w + g * UNIT, 50)) + TINY for w, g in zip(worst, gains(n), strict=True))
-    elif step.activation == "log_softmax":
+    elif step.activation in ("log_softmax", "sparsemax"):
         expected, certified = (
             2 * np.max(each, axis=-1, keepdims=True) + g * UNIT * (np.abs(y) + 1)
             for each, g in zip((expected, certified), gains(y.shape[-1]), strict=True)

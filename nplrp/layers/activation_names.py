@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from nplrp.errors import RuleError, brief
+from nplrp.errors import RuleError, brief, nearest
 from nplrp.layers.config import Call, Options, Reader, Tensor, constant
+from nplrp.layers.shapes import cut
 from nplrp.rules.rule import parse_call
 
 #: Our names -> their parameters' usual values.
@@ -46,7 +47,8 @@ PARAMETERS: Mapping[str, Mapping[str, float]] = MappingProxyType(
         "relu": {"max_value": math.inf, "negative_slope": 0.0, "threshold": 0.0},
         "leaky_relu": {"negative_slope": 0.2},
         "elu": {"alpha": 1.0},
-        "selu": {},
+        "selu": {"alpha": 1.6732632423543772, "scale": 1.0507009873554805},
+        "clipped_line": {"slope": 0.2, "offset": 0.5},
         "celu": {"alpha": 1.0},
         "hard_tanh": {"low": -1.0, "high": 1.0},
         "hard_shrink": {"threshold": 0.5},
@@ -67,6 +69,8 @@ ALIASES: Mapping[str, str] = MappingProxyType(
         "swish_v2": "silu",
     }
 )
+#: Names that Keras doesn't have.
+_OURS = ("hard_sigmoid_2", "clipped_line", "erf")
 #: In front of names that Keras has registered itself.
 _PACKAGES = ("keras", "keras.activations", "keras.src.activations", "tf_keras", "builtins")
 
@@ -114,10 +118,13 @@ def named(value: Any, dialect: int) -> str:
         if package in ("", *_PACKAGES) and (name in PARAMETERS or name in ALIASES.values()):
             return name
     what = brief(given)
-    hint = "make it a PReLU layer behind this one" if "PReLU" in what else "replace it by one of Keras's own"
-    raise ValueError(
-        f"activation {brief(value)} isn't supported ({hint}: {', '.join(sorted({*PARAMETERS, *ALIASES} - {'hard_sigmoid_2', 'erf'}))})"
-    )
+    if "PReLU" in what:
+        hint = "make it a PReLU layer behind this one"
+    elif value == "glu":
+        hint = "it halves the channels; use keras.ops.glu behind the layer"
+    else:
+        hint = f"replace it by one of Keras's own: {nearest(value, {*PARAMETERS, *ALIASES} - set(_OURS), 'docs/layers.md has them all')}"
+    raise ValueError(f"activation {brief(value)} isn't supported; {hint}")
 
 
 def _called(text: str) -> str:
@@ -210,6 +217,18 @@ def _gelu(usual: bool) -> Reader:
     return read
 
 
+def _glu(call: Call) -> Tensor:
+    """Read a gate of its own: the first half of the channels times the sigmoid of the second."""
+    x, axis = call.tensor, {"axis": -1, **call.keywords, **call.options}["axis"]
+    (along,) = call.axes(-1 if axis is None else axis, len(x.axes))
+    size = x.keras_shape[along]
+    if size % 2:
+        raise ValueError(f"it halves {size} places along axis={brief(axis)}, expected an even number")
+    signal = cut(call, x, along, range(size // 2), "signal")
+    gate = call.add("activation", cut(call, x, along, range(size // 2, size), "gate"), activation="sigmoid", part="open")
+    return call.add("multiply", signal, gate, options={"signal": 0})
+
+
 def _clip(low: str, high: str) -> Reader:
     def read(call: Call) -> Tensor:
         given = {**call.keywords, **call.options}
@@ -234,6 +253,7 @@ READERS: Mapping[str, Reader] = MappingProxyType(
         "Erf": _operation("erf"),
         "Exp": _operation("exponential"),
         "Gelu": _gelu(True),
+        "Glu": _glu,
         "HardShrink": _operation("hard_shrink", threshold="threshold"),
         "HardSigmoid": _operation("hard_sigmoid"),
         "HardSilu": _operation("hard_silu"),
@@ -259,6 +279,7 @@ READERS: Mapping[str, Reader] = MappingProxyType(
         "Threshold": _operation("threshold", threshold="threshold", value="default_value"),
         # functions of TensorFlow
         "tf.clip_by_value": _clip("clip_value_min", "clip_value_max"),
+        "tf.math.erf": _operation("erf"),
         "tf.math.exp": _operation("exponential"),
         "tf.math.log_sigmoid": _operation("log_sigmoid"),
         "tf.math.sigmoid": _operation("sigmoid"),

@@ -26,7 +26,7 @@ from nplrp.rules.rule import Change, parse_call
 from nplrp.workspace import Workspace
 
 #: Over the last axis; only as the last thing that a model does.
-OVER_AXIS = ("softmax", "log_softmax")
+OVER_AXIS = ("softmax", "log_softmax", "sparsemax")
 #: What Keras has layers for beside ReLU: some systems have rules for these layers.
 RECTIFIERS = ("relu", "leaky_relu", "elu")
 
@@ -99,7 +99,7 @@ def activation(text: str) -> Activation:
     if text in ("linear", "relu"):  # without the kernels
         return LINEAR if text == "linear" else RELU
     if text in OVER_AXIS:
-        return Activation(text, positive=text == "softmax")
+        return Activation(text, positive=text != "log_softmax")
     from nplrp.kernels.activations import ACTIVATIONS
 
     try:
@@ -130,8 +130,8 @@ def bend(text: str, z: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     found = activation(text)
     if found.name == "linear":
         return z
-    if found.name == "softmax":
-        return softmax(z)
+    if found.name in ("softmax", "sparsemax"):
+        return softmax(z) if found.name == "softmax" else sparsemax(z)
     a = np.empty_like(z) if out is None else out
     if found.opens:
         elementwise.relu(z, a, threads())
@@ -178,6 +178,16 @@ def softmax(z: np.ndarray) -> np.ndarray:
     p = np.empty_like(z)
     kernel.softmax(z.reshape(-1, z.shape[-1]), p.reshape(-1, z.shape[-1]))
     return p
+
+
+def sparsemax(z: np.ndarray) -> np.ndarray:
+    """Return the nearest probabilities to z [..., units], max(z - tau, 0) (Martins and Astudillo 2016), in float64 and in one order."""
+    given = z.astype(np.float64)
+    falling = np.flip(np.sort(given, axis=-1), axis=-1)
+    sums, count = np.cumsum(falling, axis=-1), np.arange(1, z.shape[-1] + 1)
+    kept = np.sum(1 + count * falling > sums, axis=-1, keepdims=True)
+    tau = (np.take_along_axis(sums, np.maximum(kept, 1) - 1, axis=-1) - 1) / np.maximum(kept, 1)
+    return np.maximum(given - tau, 0).astype(z.dtype)
 
 
 # Activations that bend, as steps

@@ -149,7 +149,7 @@ SUBTRACT: Mapping[str, Reader] = MappingProxyType(dict.fromkeys(("Subtract", "tf
 MULTIPLY: Mapping[str, Reader] = MappingProxyType(
     {
         **dict.fromkeys(("Multiply", "tf.math.multiply", "op.Mul"), multiply),
-        **dict.fromkeys(("Divide", "TrueDivide", "tf.math.divide", "tf.math.truediv", "op.RealDiv"), divide),
+        **dict.fromkeys(("Divide", "TrueDivide", "tf.math.divide", "tf.math.divide_no_nan", "tf.math.truediv", "op.RealDiv"), divide),
         **dict.fromkeys(("Negative", "tf.math.negative", "op.Neg"), negative),
     }
 )

@@ -259,7 +259,7 @@ def get_item(call: Call) -> Tensor:
         found = call.add("identity", x, part="whole") if gone or new else call.add("identity", x)
     for number, (i, places) in enumerate(cuts.items(), 1):
         last = number == len(cuts) and not gone and not new
-        found = _cut(call, found, i, places, "" if last else f"axis_{i + 1}")
+        found = cut(call, found, i, places, "" if last else f"axis_{i + 1}")
     if gone or new:
         shape = [side for i, side in enumerate(found.keras_shape) if i not in gone]
         if new and gone:
@@ -294,7 +294,19 @@ def _places(key: Any, size: int) -> range:
     return found
 
 
-def _cut(call: Call, x: Tensor, axis: int, places: range, part: str) -> Tensor:
+def flip(call: Call) -> Tensor:
+    """Read places in the opposite order, along one axis or several: channels from RGB to BGR."""
+    x, given = call.tensor, {"axis": call.arguments[1] if len(call.arguments) > 1 else None, **call.keywords, **call.options}["axis"]
+    if given is None:
+        raise ValueError("it turns the batch around; give it the axis of the channels")
+    axes = call.axes(given, len(x.axes))
+    for number, axis in enumerate(axes, 1):
+        size = x.keras_shape[axis]
+        x = cut(call, x, axis, range(size - 1, -1, -1), "" if number == len(axes) else f"axis_{axis + 1}")
+    return x
+
+
+def cut(call: Call, x: Tensor, axis: int, places: range, part: str) -> Tensor:
     """Take some places along one of Keras's axes: one crop for each run of neighbours, put behind each other."""
     runs = [(places[0], places[-1] + 1)] if places.step == 1 or len(places) == 1 else [(place, place + 1) for place in places]
     if len(runs) > MAX_PIECES:
@@ -390,6 +402,7 @@ CROP: Mapping[str, Reader] = MappingProxyType(
         "Cropping1D": cropping(1),
         "Cropping2D": cropping(2),
         **dict.fromkeys(("GetItem", "tf.__operators__.getitem"), get_item),
+        **dict.fromkeys(("Flip", "tf.reverse"), flip),
     }
 )
 UPSAMPLE: Mapping[str, Reader] = MappingProxyType(
