@@ -18,7 +18,7 @@ def brief(value: Any, most: int = 80) -> str:
     Examples
     --------
     >>> brief([None, "a", [1.5]]), brief("x" * 100, 20)
-    ("[None, 'a', [1.5]]", "'xxxxxxxxxxxxxxxx...")
+    ("[None, 'a', [1.5]]", "'xxxxxxx...xxxxxxxx'")
     """
     writer = reprlib.Repr()
     writer.maxlist = writer.maxtuple = writer.maxdict = 20
@@ -35,7 +35,7 @@ def nearest(name: Any, names: Iterable[Any], listed: str = "") -> str:
     >>> nearest("epsilom", ["zero", "epsilon", "gamma"]), nearest("x", ["zero", "epsilon"])
     ("did you mean 'epsilon'?", 'there are zero, epsilon')
     >>> nearest("Conv_7", [f"conv_{i}" for i in range(20)]), nearest("x", map(str, range(20)), "nplrp info lists them")
-    ("did you mean 'conv_7', 'conv_9' or 'conv_8'?", 'there are 20, such as 0, 1, 2 (nplrp info lists them)')
+    ("did you mean 'conv_7', 'conv_17' or 'conv_9'?", 'there are 20, such as 0, 1, 2 (nplrp info lists them)')
     """
     known = list(dict.fromkeys(map(str, names)))
     wanted, plain = str(name).strip().lower(), {each.lower(): each for each in reversed(known)}

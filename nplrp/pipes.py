@@ -57,17 +57,13 @@ class Heedless:
 @contextlib.contextmanager
 def heedless() -> Iterator[None]:
     """Print to whoever still reads, for the time of a command; flush at its end."""
-    kept = sys.stdout, sys.stderr
-    try:
-        for name, what in (("stdout", "standard output"), ("stderr", "")):
-            stream = getattr(sys, name)
+    with contextlib.ExitStack() as stack:
+        for stream, name, redirect in (
+            (sys.stdout, "standard output", contextlib.redirect_stdout),
+            (sys.stderr, "", contextlib.redirect_stderr),
+        ):
             if stream is not None:  # there is none if it was closed from the start
-                setattr(sys, name, Heedless(stream, what))
+                own = Heedless(stream, name)
+                stack.enter_context(redirect(own))
+                stack.callback(own.flush)
         yield
-    finally:
-        with contextlib.ExitStack() as last:
-            last.callback(lambda: setattr(sys, "stdout", kept[0]))
-            last.callback(lambda: setattr(sys, "stderr", kept[1]))
-            for stream in (sys.stderr, sys.stdout):
-                if stream is not None:
-                    last.callback(stream.flush)

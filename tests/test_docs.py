@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from nplrp.layers.activation_names import ALIASES, PARAMETERS
+from nplrp.layers.table import READERS
 from nplrp.rules import RULES
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -19,7 +21,7 @@ def test_worked_examples(page):
     assert found.failed == 0
 
 
-@pytest.mark.parametrize("module", ["rules.dialects", "plan", "worked"])
+@pytest.mark.parametrize("module", ["rules.dialects", "rules.presets", "errors", "box", "worked"])
 def test_doctests_of_modules(module):
     found = doctest.testmod(__import__(f"nplrp.{module}", fromlist=[module]))
     assert found.attempted >= 1
@@ -43,6 +45,13 @@ def test_every_rule_has_a_page():
         text = page.read_text()
         assert "**When.**" in text
         assert "**Switches.**" in text or page.stem == "pass"
+
+
+def test_what_is_read_is_listed():
+    """Every class and function of Keras that has a reader, and every activation, stands in the page of layers."""
+    text = (DOCS / "layers.md").read_text("utf-8")
+    wanted = {name.removeprefix("op.") for name in (*READERS, *PARAMETERS, *ALIASES)}
+    assert sorted(name for name in wanted if f"`{name}`" not in text) == []
 
 
 def test_links_lead_somewhere():

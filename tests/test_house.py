@@ -120,7 +120,7 @@ STATE = {
         for name in ("one", "one_of_4", "one_of_8", "some", "some_of_4", "some_of_8")
     },
     **{f"operators.py: changeable _{name}": "a function that reads" for name in ("maximum", "minimum")},
-    "scale.py: changeable _BATCH_NORM": "a table of functions that read, which nobody writes to",
+    "scale.py: changeable _CLASSES": "a table of functions that read, which nobody writes to",
     **{f"elementary.py: changeable _{name}": "a function to compile" for name in _SERIES},
     "target.py: cache _linker": _COMPILER,
     "target.py: cache cpu": _MACHINE,
@@ -132,7 +132,7 @@ STATE = {
     "heatmaps.py: cache _font": _TABLE,
     "answers.py: cache versions": _MACHINE,
     "__init__.py: write to globals() in __getattr__": "a public name is imported when it is first asked for",
-    "cli.py: write to os in main": _ENVIRONMENT,
+    "cli.py: write to os in _run": _ENVIRONMENT,
     "cli.py: write to warnings in _listen": "the command line prints warnings in its own way",
     "commands.py: write to os in run_serve": _ENVIRONMENT,
     "workers.py: write to os in supervise": _ENVIRONMENT,

@@ -718,4 +718,4 @@ def _reason(class_name: str, raw: Mapping[str, Any]) -> str:
     hint = f"; names that look like it: {', '.join(near)}" if near else ""
     if package:
         return _REASONS["own"] + hint
-    return "put layers of Keras in its place that are (docs/networks.md lists them), and save the model again" + hint
+    return "put layers of Keras in its place that are (docs/layers.md lists them), and save the model again" + hint

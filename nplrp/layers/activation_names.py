@@ -123,7 +123,7 @@ def named(value: Any, dialect: int) -> str:
     elif value == "glu":
         hint = "it halves the channels; use keras.ops.glu behind the layer"
     else:
-        hint = f"replace it by one of Keras's own: {nearest(value, {*PARAMETERS, *ALIASES} - set(_OURS), 'docs/layers.md has them all')}"
+        hint = f"replace it by one of Keras's own: {nearest(value, {*PARAMETERS, *ALIASES} - set(_OURS), 'docs/layers.md lists them')}"
     raise ValueError(f"activation {brief(value)} isn't supported; {hint}")
 
 
