@@ -97,6 +97,8 @@ def _of_picture(rule: Rule, steps: Sequence[Step], i: int, model: Model) -> Rule
         )
     nothing = ~free.any(axis=0)  # channels of constants alone
     least, most = np.where(nothing, low.min(axis=0), least), np.where(nothing, high.max(axis=0), most)
+    if not all(layers.only_moves(steps[j]) for j in _below(steps, i)):
+        least, most = (np.array([float(f"{v:.12g}") for v in end]) for end in (least, most))  # without what was rounded on the way
     alike = bool(np.all(least == least[0]) and np.all(most == most[0]))
     if len(least) == len(_pixels(model)[0]) or (not alike and len(least) <= MOST_NAMED):
         ends, exact = (tuple(least.tolist()), tuple(most.tolist())), True

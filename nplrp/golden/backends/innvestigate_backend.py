@@ -26,6 +26,8 @@ def rule(layer):
     """Return iNNvestigate's rule for a layer with weights, as a class that knows its constants."""
     r, name = layer.rule, layer.rule["name"]
     bias = {"bias": r.get("bias") != "none"}
+    if name == "zbox" and "box" in r:
+        raise SystemExit(f"{layer.name}: its box isn't the same all over a channel; record with low and high given")
     if name == "zbox":
         ends = [set(np.ravel(r[end]).tolist()) for end in ("low", "high")]
         if any(len(end) > 1 for end in ends):

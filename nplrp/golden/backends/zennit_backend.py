@@ -34,6 +34,8 @@ def rule(layer, dtype):
         return None
     if name in ("epsilon", "zero"):
         return zr.Epsilon(r["epsilon"], **zero)
+    if name == "zbox" and "box" in r:
+        raise SystemExit(f"{layer.name}: its box isn't the same all over a channel; record with low and high given")
     if name == "zbox":
         low, high = (torch.tensor(r[end], dtype=dtype).reshape(1, -1, *[1] * (len(layer.shape) - 1)) for end in ("low", "high"))
         return zr.ZBox(low, high, **e, **zero)
