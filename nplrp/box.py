@@ -58,6 +58,11 @@ def with_box(rule: Rule, steps: Sequence[Step], i: int, model: Model) -> Rule:
 def pixel_bounds(mode: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the least and the largest value that a pixel has after preprocessing, channel by channel in the tensor's order.
 
+    Raises
+    ------
+    RuleError
+        If that isn't known.
+
     Examples
     --------
     >>> pixel_bounds("caffe")
@@ -69,8 +74,10 @@ def pixel_bounds(mode: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
         return tuple(-v for v in shift), tuple(255 - v for v in shift)
     if mode == "torch":
         return tuple(-m / d for m, d in zip(mean, deviation, strict=True)), tuple((1 - m) / d for m, d in zip(mean, deviation, strict=True))
-    low, high = {"tf": (-1.0, 1.0), "unit": (0.0, 1.0)}.get(mode, (0.0, 255.0))
-    return (low,) * 3, (high,) * 3
+    ends = {"tf": (-1.0, 1.0), "unit": (0.0, 1.0), "none": (0.0, 255.0)}.get(mode)
+    if ends is None:
+        raise RuleError(f"it isn't known what values pixels have after the model's preprocessing, {mode!r}; {_GIVE}")
+    return (ends[0],) * 3, (ends[1],) * 3
 
 
 def _pixels(model: Model) -> tuple[tuple[float, ...], tuple[float, ...]]:

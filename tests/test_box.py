@@ -152,6 +152,12 @@ def test_behind_what_mixes_channels_the_box_has_to_be_given(name):
     assert box_of(model, rules).box is None
 
 
+def test_pixels_whose_range_is_not_known_have_no_box():
+    with pytest.raises(RuleError, match=r"isn't known what values pixels have .* 'mine'; give low and high"):
+        make_plan(network(mode="mine"), "epsilon_gamma_box")
+    assert box_of(network(mode="mine"), "epsilon_gamma_box(low=-1, high=1)").low == -1
+
+
 def test_ends_that_are_given_hold_for_padding_too():
     """As in Zennit and iNNvestigate."""
     model = network(plain("p", "pad", pads=(1, 1, 1, 1)), window=VALID)
