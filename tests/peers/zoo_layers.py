@@ -479,6 +479,30 @@ def operations_tf(k, L):
     return k.Model(x, head(L, h))
 
 
+@everyday("operation", "flip", "glu", "erf", dialects=KERAS3)
+def gates(k, L):
+    ops = k.ops
+    x = k.Input(IMAGE)
+    h = ops.glu(L.Conv2D(8, 3)(ops.flip(x, axis=-1)), axis=-1)
+    h = ops.erf(ops.glu(L.Conv2D(4, 3)(h), axis=1))
+    return k.Model(x, head(L, h))
+
+
+@everyday("operation", "flip", "erf", dialects=KERAS2)
+def flips_tf(k, L):
+    import tensorflow as tf
+
+    x = k.Input(IMAGE)
+    h = tf.math.divide_no_nan(tf.reverse(x, axis=[-1]), 4.0)
+    return k.Model(x, head(L, tf.math.erf(L.Conv2D(4, 3)(h))))
+
+
+@everyday("sparsemax", "on top", dialects=KERAS3)
+def sparsemax_top(k, L):
+    x, h = start(k, L)
+    return k.Model(x, head(L, h, 5, "sparsemax"))
+
+
 @everyday("operation", "slices")
 def slices(k, L):
     x = k.Input(IMAGE)
