@@ -77,18 +77,16 @@ def test_flips_belong_to_the_picture(tmp_path):
     assert np.array_equal(found[max(found)], ends[..., ::-1])
 
 
-def test_sparsemax_is_the_nearest_distribution():
-    z = np.random.default_rng(1).normal(0, 2, (200, 7))
-    z[0], z[1] = 0, [50, 50, 1, 1, 1, 1, -50]
+def test_sparsemax_is_what_keras_gives():
+    """tau is (sum of the prefix sums of the k largest numbers - 1) / k; for k = 1 that is the paper's. Real Keras: tests/data/zoo."""
     for dtype in (np.float32, np.float64):
-        p = sparsemax(z.astype(dtype))
-        assert p.dtype == dtype
-        np.testing.assert_allclose(p.sum(axis=-1), 1, atol=4 * np.finfo(dtype).eps)
-        support = p > 0
-        slack = np.where(support, z - p, -np.inf).max(axis=-1)
-        np.testing.assert_allclose(np.where(support, z - p, slack[:, None]), np.broadcast_to(slack[:, None], z.shape), atol=1e-5)
-        assert (np.where(support, -np.inf, z).max(axis=-1) <= slack + 1e-5).all()
-    np.testing.assert_allclose(sparsemax(z)[1, :2], 0.5)
+        found = sparsemax(np.array([[5, 1, 0], [0.5, 0.25, -3], [0, 0, 0]], dtype))
+        assert found.dtype == dtype
+        # k = 2: 0.5 > 0.25 > -3, prefix sums 0.5 and 0.75, tau = (1.25 - 1) / 2; k = 3: tau = -1 / 3
+        np.testing.assert_allclose(found, [[1, 0, 0], [0.375, 0.125, 0], [1 / 3] * 3], rtol=1e-7)
+    rng = np.random.default_rng(1)
+    rows = rng.normal(0, 2, (50, 7))
+    assert np.array_equal(sparsemax(rows), np.concatenate([sparsemax(row[None]) for row in rows]))
 
 
 def test_sparsemax_is_a_score(tmp_path):

@@ -181,13 +181,17 @@ def softmax(z: np.ndarray) -> np.ndarray:
 
 
 def sparsemax(z: np.ndarray) -> np.ndarray:
-    """Return the nearest probabilities to z [..., units], max(z - tau, 0) (Martins and Astudillo 2016), in float64 and in one order."""
+    """Return max(z - tau, 0) over the last axis of z [..., units], as Keras 3 computes it, in float64 and in one order.
+
+    Martins and Astudillo (2016) take tau from the sum of the largest k numbers, so that the result adds up to 1. Keras adds up that sum for
+    1, 2, ... k, and so gives less where k > 1; networks are trained with what it gives.
+    """
     given = z.astype(np.float64)
     falling = np.flip(np.sort(given, axis=-1), axis=-1)
     sums, count = np.cumsum(falling, axis=-1), np.arange(1, z.shape[-1] + 1)
-    kept = np.sum(1 + count * falling > sums, axis=-1, keepdims=True)
-    tau = (np.take_along_axis(sums, np.maximum(kept, 1) - 1, axis=-1) - 1) / np.maximum(kept, 1)
-    return np.maximum(given - tau, 0).astype(z.dtype)
+    kept = falling - (sums - 1) / count > 0
+    total, k = (np.cumsum(each, axis=-1)[..., -1:] for each in (np.where(kept, sums, 0), kept))
+    return np.maximum(given - (total - 1) / k, 0).astype(z.dtype)
 
 
 # Activations that bend, as steps
