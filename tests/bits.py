@@ -16,9 +16,12 @@ import numpy as np
 import nplrp
 from nplrp.model import Window, chain
 from nplrp.rules.composites import COMPOSITES
+from tests.engine_graph import model_of
 from tests.networks import batch_norm, conv, dense, images, plain, pool, random_kernel
+from tests.peers.graph_file import read
 
 STORED = Path(__file__).parent / "data" / "bits.json"
+GRAPHS = Path(__file__).parent / "data" / "peers" / "graphs_networks.npz"
 
 
 def network():
@@ -150,14 +153,16 @@ def digest(explanation):
 
 
 def main(names):
-    """Print `composite dtype hash` lines."""
+    """Print `composite dtype hash` lines; a composite may stand behind the name of one of the peers' networks, as in d_densenet/epsilon."""
     if names == ["--store"]:
         STORED.write_text(json.dumps(stored_hashes(), indent=1) + "\n")
         return
-    model, x = network(), pictures()
+    graphs = read(GRAPHS) if any("/" in name for name in names) else {}
     for name in names or sorted(COMPOSITES):
+        graph, _, composite = name.rpartition("/")
+        model, x = (model_of(graphs[graph]), graphs[graph].x) if graph else (network(), pictures())
         for dtype in ("float32", "float64"):
-            print(name, dtype, digest(nplrp.explain(model, x, name, dtype=dtype)))
+            print(name, dtype, digest(nplrp.explain(model, x, composite, dtype=dtype)))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ from tests.bits import STORED, network, pictures, stored_hashes
 ROOT = Path(__file__).parent.parent
 #: A CPU with narrower vectors than this one (the same trick as in tests/kernels/test_same_bits.py).
 NARROWER = {512: "haswell", 256: "x86-64-v2"}
+#: Of the peers' networks (`tests.peers.graph_networks`).
+GRAPHS = ("b_projection", "c_inception", "d_densenet", "e_mobilenet", "l_activations", "n_layernorm")
 SOME = ("notebook", "zplus", "alpha_beta", "gamma", "epsilon_plus_flat")
 
 
@@ -90,7 +92,13 @@ def test_without_numpys_own_dispatch():
 @pytest.mark.skipif(VECTOR_BITS not in NARROWER, reason="no narrower vectors than this CPU's")
 def test_on_a_cpu_with_narrower_vectors():
     settings = {"NUMBA_CPU_NAME": NARROWER[VECTOR_BITS], "NUMBA_CPU_FEATURES": "", "NPY_DISABLE_CPU_FEATURES": numpy_features()}
-    assert hashes("notebook", "alpha_beta", **settings) == hashes("notebook", "alpha_beta")
+    names = ("notebook", "alpha_beta", *(f"{graph}/epsilon_plus" for graph in GRAPHS))
+    assert hashes(*names, **settings) == hashes(*names)
+
+
+def test_graphs_on_numbers_of_threads():
+    names = tuple(f"{graph}/{composite}" for graph in GRAPHS for composite in ("epsilon_plus", "lrp.alpha_2_beta_1", "notebook"))
+    assert hashes(*names, NUMBA_NUM_THREADS="1") == hashes(*names, NUMBA_NUM_THREADS="3")
 
 
 @pytest.mark.parametrize("composite", SOME)
