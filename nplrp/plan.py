@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nplrp import layers
-from nplrp.errors import ModelError, NumericsError, RuleError
+from nplrp.errors import ImageError, ModelError, NumericsError, RuleError
 from nplrp.layers import INPUT, KINDS, Layer, Step, activation, operation
 from nplrp.layers.activations import CURVE, OVER_AXIS, RECTIFIER, function
 from nplrp.layers.moves import IDENTITY
 from nplrp.layers.scale import BATCH_NORM, SCALE
 from nplrp.model import Model, sources
+from nplrp.preprocessing import pixel_bounds
 from nplrp.rules import Part, Rule
 from nplrp.rules.composites import Composite, composite_named
 from nplrp.rules.dialects import Dialect, dialect_named
@@ -190,7 +191,12 @@ def _with_box(rule: Rule, step: Step, model: Model) -> Rule:
         If given ends don't fit the layer's channels.
     """
     if rule.low is None or rule.high is None:
-        low, high = pixel_bounds(model.preprocessing.mode)
+        try:
+            low, high = pixel_bounds(model.preprocessing.mode, model.input_shape[-1])
+        except ImageError as error:
+            raise RuleError(
+                f"rule {rule} of layer {step.name!r} needs the box that pixels lie in: {error}; or give the rule low and high"
+            ) from None
         if len(low) != step.input_shape[-1] or step.input_shape != model.input_shape:
             low, high = (min(low),), (max(high),)
         return dataclasses.replace(rule, low=low if len(low) > 1 else low[0], high=high if len(high) > 1 else high[0])
@@ -202,24 +208,6 @@ def _with_box(rule: Rule, step: Step, model: Model) -> Rule:
                 f"{step.input_shape[-1]} input channels, or one for all"
             )
     return rule
-
-
-def pixel_bounds(mode: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the least and the largest value that a pixel has after preprocessing, channel by channel in the tensor's order.
-
-    Examples
-    --------
-    >>> pixel_bounds("caffe")
-    ((-103.939, -116.779, -123.68), (151.061, 138.221, 131.32))
-    """
-    mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    if mode == "caffe":
-        shift = (103.939, 116.779, 123.68)
-        return tuple(-v for v in shift), tuple(255 - v for v in shift)
-    if mode == "torch":
-        return tuple(-m / d for m, d in zip(mean, deviation, strict=True)), tuple((1 - m) / d for m, d in zip(mean, deviation, strict=True))
-    low, high = {"tf": (-1.0, 1.0), "unit": (0.0, 1.0)}.get(mode, (0.0, 255.0))
-    return (low,) * 3, (high,) * 3
 
 
 def consumers(steps: Sequence[Step]) -> tuple[tuple[int, ...], ...]:

@@ -10,7 +10,8 @@ import nplrp
 from nplrp import explanation
 from nplrp.errors import ModelError, NumericsError, RuleError
 from nplrp.ledger import LedgerWarning
-from nplrp.plan import make_plan, pixel_bounds
+from nplrp.plan import make_plan
+from nplrp.preprocessing import pixel_bounds
 from nplrp.rules import Rule
 from nplrp.rules.composites import COMPOSITES, GRADIENTS, LINEAR, POOL, POOLS, STARTS, Composite, Select, composite_named
 from nplrp.rules.dialects import DIALECTS

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from nplrp.errors import ImageError
-from nplrp.images import FORMATS, MODES, RESAMPLE, display, load_pixels, normalize, open_image, preprocess
+from nplrp.images import FORMATS, RESAMPLE, display, load_pixels, normalize, open_image, preprocess
 from nplrp.model import Model, Preprocessing
+from nplrp.preprocessing import MODES
 
 DATA = Path(__file__).parent / "data" / "images"
 RGB = DATA / "rgb.png"
