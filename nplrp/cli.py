@@ -32,10 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     argv = sys.argv[1:] if argv is None else argv
     arguments = make_parser(argv[0] if argv else None).parse_args(argv)
-    _listen()
+    spoken = _listen(arguments)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # nothing here uses it, and its threads take time to start
     try:
         code = arguments.run(arguments)
+        spoken.let_go()
         sys.stdout.flush()
     except NplrpError as error:
         message = " ".join(str(error).split())
@@ -309,23 +310,49 @@ def run_fetch(arguments: argparse.Namespace) -> None:
     print(fetch(arguments.model))
 
 
-def _listen() -> None:
+def _listen(arguments: argparse.Namespace) -> _Spoken:
     """Print what the package has to say, such as that kernels are being compiled or that a ledger looks bad, on stderr."""
     warnings.showwarning = lambda message, *_: print(f"nplrp: note: {message}", file=sys.stderr)
     logger = logging.getLogger("nplrp")
-    if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("nplrp: %(message)s"))
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
+    for handler in [each for each in logger.handlers if isinstance(each, _Spoken)]:
+        logger.removeHandler(handler)
+    spoken = _Spoken(getattr(arguments, "hold", True))
+    logger.addHandler(spoken)
+    logger.setLevel(logging.INFO)
+    return spoken
+
+
+class _Spoken(logging.Handler):
+    """Prints what is logged as a line on stderr; warnings, that something was assumed, beside results: an error is alone.
+
+    Parameters
+    ----------
+    hold : bool
+        Whether warnings wait for `let_go`.
+    """
+
+    def __init__(self, hold: bool) -> None:
+        super().__init__()
+        self._hold, self._held = hold, list[str]()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record's message, or hold it."""
+        line = f"nplrp: {record.getMessage()}"
+        if self._hold and record.levelno >= logging.WARNING:
+            self._held.append(line)
+        else:
+            print(line, file=sys.stderr)
+
+    def let_go(self) -> None:
+        """Print what was held."""
+        for line in dict.fromkeys(self._held):
+            print(line, file=sys.stderr)
+        self._held.clear()
 
 
 def _images(arguments: argparse.Namespace, model: Model) -> tuple[np.ndarray, np.ndarray]:
     """Return the images at the model's size, and the tensor made of them."""
     from nplrp.images import load_pixels, normalize
-    from nplrp.preprocessing import arithmetic
-
-    arithmetic(model.preprocessing.mode, model.input_shape[-1])  # before anything is decoded
     pixels = load_pixels(list(arguments.images), model, resample=arguments.resample, crop=arguments.crop)
     return pixels, normalize(pixels, model.preprocessing.mode)
 

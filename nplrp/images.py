@@ -74,7 +74,6 @@ def preprocess(
         pictures were prepared.
     """
     mode = model.preprocessing.mode if preprocessing is None else check_mode(preprocessing)
-    arithmetic(mode, model.input_shape[-1])  # before anything is decoded
     pixels = load_pixels(images, model, resample=resample, crop=crop, resize_to=resize_to, exif=exif, max_pixels=max_pixels)
     return normalize(pixels, mode)
 

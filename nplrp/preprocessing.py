@@ -166,12 +166,13 @@ def suspicion(x: np.ndarray, mode: str, pictures: bool) -> str:
     least, most = map(np.array, pixel_bounds(mode, x.shape[-1]))
     lie = f"the input's values lie from {low.min():g} to {high.max():g}"
     said = f"{lie}, those of pictures prepared as {mode!r} from {least.min():g} to {most.max():g}"
-    slack = 0.1 * (most - least)
-    if np.any(low < least - slack) or np.any(high > most + slack) or (x.dtype == np.uint8 and mode != "none"):
+    wide = most - least
+    raw = mode != "none" and low.min() >= 0 and (x.dtype == np.uint8 or (least.max() < 0 and np.any(high > most + 0.1 * wide)))
+    if raw or np.any(low < least - wide) or np.any(high > most + wide):
         return f"{said}; {call}, or say how it was prepared (preprocessing=..., --preprocessing)"
     if mode == "none" and 0 < high.max() <= 1 and low.min() >= 0:
         return f"{said}, as they are; multiply it by 255, or {call}"
-    near = 1e-3 * (most - least)
+    near = 1e-3 * wide
 
     def fits(low: np.ndarray, high: np.ndarray) -> bool:
         return bool(np.all(low >= least - near) and np.all(high <= most + near))

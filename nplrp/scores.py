@@ -81,12 +81,12 @@ class Scoring:
 
     def logits(self, logits: np.ndarray) -> np.ndarray:
         """Return the logit of each class, [n, classes], from the model's [n, *shape]."""
-        flat = logits.reshape(len(logits), -1)
+        flat = logits.reshape(len(logits), math.prod(self.shape))
         return np.concatenate([-flat, flat], axis=1) if self.binary else flat
 
     def scores(self, output: np.ndarray) -> np.ndarray:
         """Return the score of each class, [n, classes], from the model's output [n, *shape]."""
-        flat = output.reshape(len(output), -1)
+        flat = output.reshape(len(output), math.prod(self.shape))
         return np.concatenate([1 - flat, flat], axis=1) if self.binary else flat
 
     def begin(self, start: str, logits: np.ndarray, output: np.ndarray, chosen: np.ndarray | None, gradient: bool = False) -> np.ndarray:

@@ -466,7 +466,8 @@ def test_a_network_of_every_kind_of_layer_in_every_rule():
         pool("global_average", "global_avgpool"),
         dense("logits", rng.normal(size=(8, 4)), rng.normal(size=4), "softmax"),
     ]
-    model, x = nplrp.model.chain((9, 10, 3), layers), images(10, 2, (9, 10, 3))
+    model = nplrp.model.chain((9, 10, 3), layers, preprocessing=nplrp.Preprocessing("caffe"))
+    x = images(10, 2, (9, 10, 3))
     for name in ("gamma", "alpha_beta", "wsquare", "flat", "zbox"):
         for dialect in ("zennit", "lrp_toolbox", "montavon"):
             e = nplrp.explain(model, x, Composite("c", COMPOSITES[name].rows, "logit"), dtype="float64", dialect=dialect)

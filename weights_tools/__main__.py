@@ -141,7 +141,7 @@ def _read(arguments: argparse.Namespace) -> Model:
     if arguments.command == "from-keras":
         from nplrp.files.weights import load
 
-        return load(arguments.input)
+        return load(arguments.input, preprocessing=arguments.preprocessing)
     size = (arguments.input_size[0], arguments.input_size[1]) if arguments.input_size else None
     if arguments.command == "from-pytorch":
         from weights_tools.from_pytorch import from_pytorch

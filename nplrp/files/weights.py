@@ -118,7 +118,7 @@ def load(
     WeightsError
         If the file is missing, damaged, of no known layout, or describes what isn't supported. One line.
     """
-    path = Path(path)
+    path, assumed = Path(path), False
     try:
         if config is not None and architecture is not None:
             raise WeightsError("config and architecture exclude each other: both say what network the weights are for; give one")
@@ -126,8 +126,10 @@ def load(
         said = _Said(output, None if config is None else Path(config), architecture, _size(input_size))
         contents, stamps = _read(path)
         network, lookup, more = _understand(path, contents, said)
+        assumed = network.assumed_size
         layers = [_layer(item, lookup) for item in network.layers]
         model = build(network.input_shape, layers, network.name)
+        assumed = False
         if network.assumed_size:
             height, width = model.input_shape[:2]
             _logger.warning(
@@ -141,7 +143,8 @@ def load(
         model.remember_hash([*stamps, *more], f"{output or ''} {architecture or ''} {sides}".strip())
         return model
     except (WeightsError, ModelError, ImageError) as error:
-        raise WeightsError(_one_line(f"{path}: {error}")) from error
+        sides = "; the sides of its input are open and were taken as 224 x 224: give them (input_size=, --input-size HxW)" if assumed else ""
+        raise WeightsError(_one_line(f"{path}: {error}{sides}")) from error
 
 
 def _one_line(message: str) -> str:
