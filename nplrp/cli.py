@@ -353,6 +353,7 @@ class _Spoken(logging.Handler):
 def _images(arguments: argparse.Namespace, model: Model) -> tuple[np.ndarray, np.ndarray]:
     """Return the images at the model's size, and the tensor made of them."""
     from nplrp.images import load_pixels, normalize
+
     pixels = load_pixels(list(arguments.images), model, resample=arguments.resample, crop=arguments.crop)
     return pixels, normalize(pixels, model.preprocessing.mode)
 

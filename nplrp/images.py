@@ -148,6 +148,20 @@ def normalize(pixels: np.ndarray, mode: str) -> np.ndarray:
     return x
 
 
+def denormalize(x: np.ndarray, mode: str) -> np.ndarray:
+    """Return the pixels that `normalize` made an input of, (N, H, W, C), 0 to 255, RGB.
+
+    Raises
+    ------
+    ImageError
+        As `normalize`.
+    """
+    bgr, divisor, mean, deviation = arithmetic(mode, x.shape[-1])
+    pixels = np.asarray(x, np.float64) * (1.0 if deviation is None else np.array(deviation)) + (0.0 if mean is None else np.array(mean))
+    pixels = pixels * (divisor or 1.0)
+    return np.ascontiguousarray(pixels[..., ::-1] if bgr else pixels)
+
+
 def display(pixels: np.ndarray) -> np.ndarray:
     """Turn pixels at the model's size into what a figure shows.
 

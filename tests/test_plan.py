@@ -161,7 +161,8 @@ def test_softmax_of_an_image_is_refused():
 def test_only_the_input_has_a_box_for_each_channel():
     rng = np.random.default_rng(8)
     model = chain(
-        (4, 4, 3), [conv("first", random_kernel(rng, 2, 2, 3, 3), window=Window((2, 2))), conv("second", random_kernel(rng, 3, 3, 3, 3))],
+        (4, 4, 3),
+        [conv("first", random_kernel(rng, 2, 2, 3, 3), window=Window((2, 2))), conv("second", random_kernel(rng, 3, 3, 3, 3))],
         preprocessing=Preprocessing("caffe"),
     )
     first, second = make_plan(model, "zbox").rules

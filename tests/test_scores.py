@@ -189,7 +189,11 @@ def test_command_line(tmp_path, capsys):
 
     rng = np.random.default_rng(2)
     Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(tmp_path / "x.png")
-    for activation, units, said in (("sigmoid", 1, "the probability of class 1"), ("linear", 3, "logits"), ("sigmoid", 3, "for each label")):
+    for activation, units, said in (
+        ("sigmoid", 1, "the probability of class 1"),
+        ("linear", 3, "logits"),
+        ("sigmoid", 3, "for each label"),
+    ):
         layers = [plain("flatten", "flatten"), dense("last", random_kernel(rng, 192, units), None, activation)]
         model, weights = chain((8, 8, 3), layers, "net", preprocessing=Preprocessing("tf")), tmp_path / f"{activation}{units}.h5"
         write(model, weights, tmp_path / "x.png", "tests")

@@ -143,7 +143,9 @@ def load(
         model.remember_hash([*stamps, *more], f"{output or ''} {architecture or ''} {sides}".strip())
         return model
     except (WeightsError, ModelError, ImageError) as error:
-        sides = "; the sides of its input are open and were taken as 224 x 224: give them (input_size=, --input-size HxW)" if assumed else ""
+        sides = (
+            "; the sides of its input are open and were taken as 224 x 224: give them (input_size=, --input-size HxW)" if assumed else ""
+        )
         raise WeightsError(_one_line(f"{path}: {error}{sides}")) from error
 
 

@@ -342,7 +342,7 @@ def _facts(e: Run, profile: str, input_name: str) -> dict[str, Any]:
         "weights_sha256": model.content_hash,
         "input_sha256": sha256(e.x),
         "layout": "NHWC",
-        "preprocessing": {"mode": how.mode, "resample": how.resample, "crop": how.crop, "resize_to": how.resize_to},
+        "preprocessing": {"mode": how.mode, "resample": how.resample, "crop": how.crop, "resize_to": how.resize_to, "source": how.source},
         "images": len(e.x),
         "start": e.start,
         "targets": None if e.targets is None else list(e.targets),
