@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nplrp import layers
-from nplrp.errors import RuleError
+from nplrp.errors import ImageError, RuleError
 from nplrp.layers import Step
+from nplrp.preprocessing import pixel_bounds
 from nplrp.rules import Box, Rule
 
 if TYPE_CHECKING:
@@ -55,37 +56,18 @@ def with_box(rule: Rule, steps: Sequence[Step], i: int, model: Model) -> Rule:
     return rule
 
 
-def pixel_bounds(mode: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the least and the largest value that a pixel has after preprocessing, channel by channel in the tensor's order.
+def _pixels(model: Model) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return a pixel's ends for each channel of the model's input.
 
     Raises
     ------
     RuleError
-        If that isn't known.
-
-    Examples
-    --------
-    >>> pixel_bounds("caffe")
-    ((-103.939, -116.779, -123.68), (151.061, 138.221, 131.32))
+        If they aren't known.
     """
-    mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    if mode == "caffe":
-        shift = (103.939, 116.779, 123.68)
-        return tuple(-v for v in shift), tuple(255 - v for v in shift)
-    if mode == "torch":
-        return tuple(-m / d for m, d in zip(mean, deviation, strict=True)), tuple((1 - m) / d for m, d in zip(mean, deviation, strict=True))
-    ends = {"tf": (-1.0, 1.0), "unit": (0.0, 1.0), "none": (0.0, 255.0)}.get(mode)
-    if ends is None:
-        raise RuleError(f"it isn't known what values pixels have after the model's preprocessing, {mode!r}; {_GIVE}")
-    return (ends[0],) * 3, (ends[1],) * 3
-
-
-def _pixels(model: Model) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return a pixel's ends for each channel of the model's input; the widest pair for all where channels are others."""
-    low, high = pixel_bounds(model.preprocessing.mode)
-    if len(low) == model.input_shape[-1]:
-        return low, high
-    return (min(low),), (max(high),)
+    try:
+        return pixel_bounds(model.preprocessing.mode, model.input_shape[-1])
+    except ImageError as error:
+        raise RuleError(f"{error}; or {_GIVE}") from None
 
 
 def _of_picture(rule: Rule, steps: Sequence[Step], i: int, model: Model) -> Rule:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nplrp.explanation import Explanation
     from nplrp.ledger import Ledger
     from nplrp.model import Model
+    from nplrp.targets import Label
 
 #: Exit codes: everything went well; bad input, in one line on stderr; stopped by Ctrl-C.
 OK, BAD_INPUT, INTERRUPTED = 0, 2, 130
@@ -37,10 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     arguments = make_parser(argv[0] if argv else None).parse_args(argv)
-    _listen()
+    spoken = _listen(arguments)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # nothing here uses it, and its threads take time to start
     try:
         code = arguments.run(arguments)
+        spoken.let_go()
         if sys.stdout is not None:
             sys.stdout.flush()
     except NplrpError as error:
@@ -99,7 +101,7 @@ def make_parser(command: str | None = None) -> argparse.ArgumentParser:
         "--target",
         "-t",
         metavar="T",
-        help="output to explain: index, class id or class name, or top-3, a map each; default: the start's",
+        help="output to explain: index, class id or class name, or top-3, a map each; of an image ROW,COLUMN,CHANNEL; default: the start's",
     )
     explain.add_argument("--start", metavar="S", help="one, logit, softmax, all, relu_logit or contrastive; default: the dialect's")
     explain.add_argument("-o", "--output", metavar="OUT.png", help="picture to write, or a folder; default: IMAGE-COMPOSITE.png here")
@@ -243,8 +245,10 @@ def run_predict(arguments: argparse.Namespace) -> None:
 
 def run_info(arguments: argparse.Namespace) -> None:
     """Print a model's layers."""
+    from nplrp.scores import scoring_of
+
     model = given(arguments).load()
-    how = model.preprocessing
+    how, scoring = model.preprocessing, scoring_of(model)
     if arguments.json:
         reads = model.reads
         facts = {
@@ -252,6 +256,7 @@ def run_info(arguments: argparse.Namespace) -> None:
             "input_shape": model.input_shape,
             "layers": [layer.describe() | {"inputs": reads[layer.name]} for layer in model],
             "preprocessing": vars(how),
+            "output": {"shape": model.output_shape, "activation": scoring.function, "scores": scoring.what},
             "classes": model.classes,
             "content_sha256": model.content_hash,
         }
@@ -259,7 +264,8 @@ def run_info(arguments: argparse.Namespace) -> None:
         return
     print(model)
     size, crop = " x ".join(map(str, model.input_shape)), ", centre crop" if how.crop else ""
-    print(f"input           {size}, {how.mode} preprocessing, {how.resample} resize{crop}")
+    print(f"input           {size}, {how.mode} preprocessing{f' ({how.source})' if how.source else ''}, {how.resample} resize{crop}")
+    print(f"output          {' x '.join(map(str, model.output_shape))}, {scoring.function}: {scoring.said}")
     if model.classes:
         names = [name for _, name in model.classes]
         print(f"classes         {len(names)}: {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}")
@@ -322,15 +328,44 @@ def run_fetch(arguments: argparse.Namespace) -> None:
     print(fetch(arguments.model))
 
 
-def _listen() -> None:
+def _listen(arguments: argparse.Namespace) -> _Spoken:
     """Print what the package has to say, such as that kernels are being compiled or that a ledger looks bad, on stderr."""
     warnings.showwarning = lambda message, *_: print(f"nplrp: note: {message}", file=sys.stderr)
     logger = logging.getLogger("nplrp")
-    if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("nplrp: %(message)s"))
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
+    for handler in [each for each in logger.handlers if isinstance(each, _Spoken)]:
+        logger.removeHandler(handler)
+    spoken = _Spoken(getattr(arguments, "hold", True))
+    logger.addHandler(spoken)
+    logger.setLevel(logging.INFO)
+    return spoken
+
+
+class _Spoken(logging.Handler):
+    """Prints what is logged as a line on stderr; warnings, that something was assumed, beside results: an error is alone.
+
+    Parameters
+    ----------
+    hold : bool
+        Whether warnings wait for `let_go`.
+    """
+
+    def __init__(self, hold: bool) -> None:
+        super().__init__()
+        self._hold, self._held = hold, list[str]()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record's message, or hold it."""
+        line = f"nplrp: {record.getMessage()}"
+        if self._hold and record.levelno >= logging.WARNING:
+            self._held.append(line)
+        else:
+            print(line, file=sys.stderr)
+
+    def let_go(self) -> None:
+        """Print what was held."""
+        for line in dict.fromkeys(self._held):
+            print(line, file=sys.stderr)
+        self._held.clear()
 
 
 def _images(arguments: argparse.Namespace, model: Model) -> tuple[np.ndarray, np.ndarray]:
@@ -375,19 +410,19 @@ def _draw(pixels: np.ndarray, explanations: Sequence[Explanation], i: int, path:
     first = _maps(explanations[0], i)
     label = explanations[0].target_labels()[first[0]]
     if len(explanations) == 1 and len(first) == 1:
-        save_png(figure(picture, heatmap(explanations[0].relevance[first])[0], label.id, label.name, label.score), path)
+        save_png(figure(picture, heatmap(explanations[0].relevance[first])[0], *label[1:]), path)
         return
     if len(first) == 1:
         maps = {e.plan.composite.name: e.relevance[_maps(e, i)[0]] for e in explanations}
     else:
-        label = explanations[0].labels(1)[i][0]
+        label = next(iter(_labels(explanations[0])[i]), label)
         maps = {f"{e.plan.composite.name}: {e.target_labels()[m].name}": e.relevance[m] for e in explanations for m in _maps(e, i)}
-    save_png(panel(picture, maps, f"{label.name} ({label.id}), {label.score:.4f}"), path)
+    save_png(panel(picture, maps, f"{label.name} ({label.id}), {label.said}"), path)
 
 
 def _results(explanation: Explanation, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Return each image's results as JSON values."""
-    top, chosen = explanation.labels(5), explanation.target_labels()
+    top, chosen = _labels(explanation), explanation.target_labels()
     ledger = _ledger(explanation) if arguments.ledger else None
     rows: list[dict[str, Any]] = []
     for m, i in enumerate(explanation.images):
@@ -404,6 +439,12 @@ def _results(explanation: Explanation, arguments: argparse.Namespace) -> list[di
             row["ledger"] = ledger.image(m).as_rows()
         rows.append(row)
     return rows
+
+
+def _labels(explanation: Explanation) -> list[list[Label]]:
+    """Return each image's largest outputs; none of an output that is no vector."""
+    vector = len(explanation.model.output_shape) == 1
+    return explanation.labels(5) if vector else [[] for _ in explanation.x]
 
 
 def _maps(explanation: Explanation, i: int) -> list[int]:
@@ -425,11 +466,12 @@ def _print_explanations(explanations: Sequence[Explanation], arguments: argparse
     ledgers = [_ledger(e) if arguments.ledger else None for e in explanations]
     for i, path in enumerate(arguments.images):
         print(path)
-        _print_labels(explanations[0].labels(5)[i])
+        _print_labels(_labels(explanations[0])[i])
         for e, ledger in zip(explanations, ledgers, strict=True):
             for m in _maps(e, i):
                 what = "all outputs" if e.targets is None else e.target_labels()[m].name
-                print(f"  {e.plan.composite.name}: relevance of {what}, sum over pixels {e.relevance[m].sum(dtype=float):.6g}")
+                begins = f" (begins with {e.begins_with})" if e.begins_with else ""
+                print(f"  {e.plan.composite.name}: relevance of {what}{begins}, sum over pixels {e.relevance[m].sum(dtype=float):.6g}")
                 if arguments.layers:
                     for name, R in e.relevances.items():
                         print(f"    {name:<20} sum {R[m].sum(dtype=float):>12.6g}   min {R[m].min():>12.6g}   max {R[m].max():>12.6g}")
@@ -439,7 +481,8 @@ def _print_explanations(explanations: Sequence[Explanation], arguments: argparse
 
 def _print_labels(labels: Sequence[Any]) -> None:
     for label in labels:
-        print(f"  {label.score:8.4f}  {label.id:<10} {label.name}")
+        score = f"{label.score:8.4f}" if label.what == "probability" else f"{label.what} {label.score:.6g}"
+        print(f"  {score}  {label.id:<10} {label.name}")
 
 
 def _progress(message: str, wanted: bool) -> None:

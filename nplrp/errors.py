@@ -79,5 +79,9 @@ class NumericsError(NplrpError):
     """A NaN or an infinity; the message names the layer and the unit."""
 
 
+class InputWarning(UserWarning):
+    """An input that the model can hardly have been trained on, such as pixels as they are; the message names the call to make."""
+
+
 class OutputError(NplrpError):
     """A result that could not be written; the file that was there before is untouched."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,15 +12,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nplrp import fused, layers
-from nplrp.errors import LayerError, ModelError, RuleError, nearest
+from nplrp.errors import InputWarning, LayerError, ModelError, RuleError, nearest
 from nplrp.ledger import Ledger, balance
 from nplrp.lrp import Keep, check_finite, run_backward, run_forward, step_back
 from nplrp.model import Model
 from nplrp.plan import Plan, check_dtype, make_plan, make_steps, parts_below
+from nplrp.preprocessing import suspicion
 from nplrp.rules.composites import STARTS, Composite
 from nplrp.rules.dialects import Dialect
+from nplrp.scores import WHOLE, Scoring, scoring_of
 from nplrp.span import INPUT, Span, find_span
-from nplrp.targets import WHOLE, Label, find_several, label_of, labels_of, start_relevance
+from nplrp.targets import Label, find_several, label_of, labels_of
 from nplrp.trace import Trace
 from nplrp.workspace import Workspace, workspace_of
 
@@ -105,8 +108,9 @@ def explain(
         file, or your own.
     target : int, str, a sequence of them, or None
         Which output to explain, by index, class id or class name, one for all images or one for each; ``"top-3"``, or a list for each
-        image, gives several maps of each image. None leaves it to the start: all of the vector for "softmax" and "all", else the
-        largest logit.
+        image, gives several maps of each image. A single sigmoid unit stands for the classes 1 and 0. In an output that is no vector a
+        target is a position, such as (row, column, channel). None leaves it to the start: all of the output for "softmax" and "all",
+        else the largest logit.
     dtype : "float32" or "float64"
     algorithm : "auto" or "direct"
         ``"direct"``: every convolution by its definition.
@@ -137,14 +141,14 @@ def explain(
     plan = make_plan(model, composite, dtype, algorithm, dialect, merge)
     span = find_span(plan.steps, at, until, masks)
     x = _tensor(model, x, plan.dtype)
-    begin = _check_start(plan, plan.start if start is None else start, span, target, len(x))
+    begin, scoring = _check_start(plan, plan.start if start is None else start, span, target, len(x)), scoring_of(model)
     wanted = None if isinstance(begin, np.ndarray) else find_several(model, target, len(x))
     done = []
     with workspace_of(model) as workspace:
         for chunk in _chunks(len(x)):
             trace = run(plan, x[chunk], workspace)
-            targets = _targets(wanted, begin, trace.logits, chunk)
-            starts = [_start(begin, trace.logits, chosen, chunk) for chosen in _columns(targets)]
+            targets = _targets(wanted, begin, scoring.logits(trace.logits), chunk)
+            starts = [_start(begin, plan, scoring, trace, chosen, chunk) for chosen in _columns(targets)]
             maps = np.stack([carry_back(plan, trace, R, span, workspace) for R in starts], axis=1)
             outputs = trace.output.copy(), trace.logits.copy()
             done.append((*outputs, maps.reshape(-1, *maps.shape[2:]), None if targets is None else targets.reshape(-1)))
@@ -178,7 +182,7 @@ def forward(model: Model, x: np.ndarray, dtype: Any = "float32", algorithm: str 
 
 
 def predict(model: Model, x: np.ndarray, top: int = 5, dtype: Any = "float32", algorithm: str = "auto") -> list[list[Label]]:
-    """Return for each image the `top` outputs with the largest softmax scores.
+    """Return for each image the `top` outputs with the largest scores, as the model gives them: `Label.what` says what they are.
 
     Parameters
     ----------
@@ -191,11 +195,11 @@ def predict(model: Model, x: np.ndarray, top: int = 5, dtype: Any = "float32", a
     plan = make_plan(model, "notebook", dtype, algorithm)
     x = _tensor(model, x, plan.dtype)
     with workspace_of(model) as workspace:
-        logits = []
+        outputs = []
         for chunk in _chunks(len(x)):
-            logits.append(run(plan, x[chunk], workspace).logits.copy())
+            outputs.append(run(plan, x[chunk], workspace).output.copy())
             workspace.give_all()
-    return [labels_of(model, scores, top) for scores in layers.softmax(np.concatenate(logits))]
+    return [labels_of(model, scores, top) for scores in scoring_of(model).scores(np.concatenate(outputs))]
 
 
 class ByLayer(dict[str, np.ndarray]):
@@ -227,8 +231,8 @@ class Explanation:
         The explained outputs; None: all of them at once, or relevance that was given.
     relevance : ndarray [maps, *input_shape]
         Relevance of the input, or of the layer where the pass ended, in the units of the start (probability or logit).
-    output, logits : ndarray [n, units]
-        The model's output, and the same before its softmax.
+    output, logits : ndarray [n, *output_shape]
+        The model's output, and the same before its last activation.
     start : str or ndarray
         What the pass began with.
     span : Span
@@ -286,17 +290,27 @@ class Explanation:
 
     def labels(self, top: int = 5) -> list[list[Label]]:
         """Return for each image its `top` outputs with the largest scores (of equal ones the first)."""
-        return [labels_of(self.model, scores, top) for scores in self._probabilities]
+        return [labels_of(self.model, scores, top) for scores in self._scores]
 
     def target_labels(self) -> list[Label]:
-        """Return for each map the label of the output that was explained, or of the largest one where all were."""
-        scores = self._probabilities[self.images]
+        """Return for each map the label of the output that was explained, or of the largest one where all were.
+
+        Where all of an output were explained that is no vector, there is no largest one: the label says so, and has the unit -1.
+        """
+        scores = self._scores[self.images]
+        if self.targets is None and len(self.model.output_shape) != 1:
+            return [Label(-1, "all", "all outputs", float(each.sum(dtype=float)), "sum") for each in scores]
         targets = np.argmax(scores, axis=-1) if self.targets is None else self.targets
         return [label_of(self.model, int(t), float(p[t])) for t, p in zip(targets, scores, strict=True)]
 
     @property
-    def _probabilities(self) -> np.ndarray:
-        return layers.softmax(self.logits)
+    def begins_with(self) -> str:
+        """What the pass began with, where the name of its start would mislead; else an empty text."""
+        return scoring_of(self.model).told(self.start) if isinstance(self.start, str) else ""
+
+    @property
+    def _scores(self) -> np.ndarray:
+        return scoring_of(self.model).scores(self.output)
 
     @cached_property
     def passes(self) -> Passes:
@@ -316,7 +330,7 @@ class Explanation:
             order.append(count + np.arange(len(columns) * len(trace.logits)).reshape(len(columns), -1).T.reshape(-1))
             count += len(order[-1])
             for chosen in columns:
-                start = _start(self.start, trace.logits, chosen, chunk)
+                start = _start(self.start, plan, scoring_of(self.model), trace, chosen, chunk)
                 at: dict[int, np.ndarray] = {}
                 carry_back(self.plan, trace, start, span, keep=at.__setitem__)
                 kept.append(at)
@@ -356,10 +370,10 @@ def _check_start(plan: Plan, start: str | np.ndarray, span: Span, target: Any, i
         if any(not layers.operation(step).view or step.output_shape != step.input_shape for step in above):
             raise RuleError(f"a pass that begins at layer {steps[span.top].name!r} needs relevance to begin with; give start=array")
         shape = plan.model.output_shape
-        if len(shape) != 1 and (start not in WHOLE or target is not None):
+        if len(shape) != 1 and start not in WHOLE and target is None:
             raise ModelError(
-                f"the model ends in an output of shape {shape}, which has no units to choose one from; begin with all of it (start='all'), "
-                f"or with relevance of your own (start=array, {(images, *shape)})"
+                f"the model ends in an output of shape {shape}, so there is no class to choose; begin with all of it (start='all'), with "
+                f"one position (target=(row, column, channel)), or with relevance of your own (start=array, {(images, *shape)})"
             )
         return start
     if target is not None:
@@ -390,11 +404,11 @@ def _columns(targets: np.ndarray | None) -> list[np.ndarray | None]:
     return [None] if targets is None else list(targets.T)
 
 
-def _start(begin: str | np.ndarray, logits: np.ndarray, chosen: np.ndarray | None, chunk: slice) -> np.ndarray:
+def _start(begin: str | np.ndarray, plan: Plan, scoring: Scoring, trace: Trace, chosen: np.ndarray | None, chunk: slice) -> np.ndarray:
     """Return the relevance that a chunk's pass begins with."""
     if isinstance(begin, np.ndarray):
         return begin[chunk]
-    return start_relevance(begin, logits, layers.softmax(logits), chosen)
+    return scoring.begin(begin, trace.logits, trace.output, chosen, bool(plan.composite.gradient))
 
 
 def _chunks(n: int) -> list[slice]:
@@ -429,6 +443,9 @@ def _tensor(model: Model, x: Any, dtype: np.dtype) -> np.ndarray:
     if x.dtype.kind not in "fiu":
         raise ModelError(f"the input has dtype {x.dtype}, expected float32 or float64; {make}")
     with np.errstate(over="ignore"):
-        x = np.ascontiguousarray(x, dtype=dtype)
-    check_finite(x, "the input")
-    return x
+        taken = np.ascontiguousarray(x, dtype=dtype)
+    check_finite(taken, "the input")
+    doubt = suspicion(x, model.preprocessing.mode, pictures)
+    if doubt:
+        warnings.warn(doubt, InputWarning, stacklevel=3)
+    return taken

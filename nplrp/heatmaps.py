@@ -130,7 +130,7 @@ def _colours(cmap: str) -> np.ndarray:
     return np.asarray(colours(np.arange(colours.N)), dtype=np.float64)[:, :3]
 
 
-def figure(image: np.ndarray, heatmap: np.ndarray, name: str, description: str, score: float) -> np.ndarray:
+def figure(image: np.ndarray, heatmap: np.ndarray, name: str, description: str, score: float, what: str = "probability") -> np.ndarray:
     """Draw a picture and its heatmap side by side under the class's name, description and score, as the document does.
 
     Parameters
@@ -143,6 +143,8 @@ def figure(image: np.ndarray, heatmap: np.ndarray, name: str, description: str, 
         The class's id and what it is called; long ones are wrapped.
     score : float
         Written with four decimals.
+    what : str
+        What it is (`nplrp.targets.Label`): a probability is called "Score", as in the document.
 
     Returns
     -------
@@ -153,7 +155,8 @@ def figure(image: np.ndarray, heatmap: np.ndarray, name: str, description: str, 
     ImageError
         If one of the arrays is no picture.
     """
-    title = _wrapped(f"Class name: {name} \n Class description: {description} \n Score: {score:.4f}", width=100)
+    called = "Score" if what == "probability" else what.capitalize()
+    title = _wrapped(f"Class name: {name} \n Class description: {description} \n {called}: {score:.4f}", width=100)
     lines = title.split("\n")[:12]
     canvas = Image.new("RGB", _SIZE, "white")
     draw, room = ImageDraw.Draw(canvas), _SIZE[0] - 40

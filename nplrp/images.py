@@ -20,7 +20,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from nplrp.errors import ImageError
-from nplrp.model import Model, Preprocessing
+from nplrp.model import Model
+from nplrp.preprocessing import Preprocessing, arithmetic, check_mode
 
 ImageLike = str | os.PathLike[str] | IO[bytes] | Image.Image | np.ndarray
 
@@ -32,20 +33,12 @@ MAX_PIXELS = 64_000_000
 
 RESAMPLE = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 
-#: mode -> (BGR order, divisor, subtracted per channel, divided by per channel), applied in this order as Keras does.
-MODES: dict[str, tuple[bool, float | None, tuple[float, ...] | None, tuple[float, ...] | None]] = {
-    "caffe": (True, None, (103.939, 116.779, 123.68), None),
-    "tf": (False, 127.5, (1.0,), None),
-    "torch": (False, 255.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "unit": (False, 255.0, None, None),
-    "none": (False, None, None, None),
-}
-
 
 def preprocess(
     images: ImageLike | Iterable[ImageLike],
     model: Model,
     *,
+    preprocessing: str | None = None,
     resample: str | None = None,
     crop: bool | None = None,
     resize_to: int | None = None,
@@ -61,6 +54,8 @@ def preprocess(
         is scaled by 1/257; or floating with values 0 to 255, which are resized without rounding.
     model : Model
         Gives the size and, in ``model.preprocessing``, the filter and the mode.
+    preprocessing : str or None
+        The mode, where the model's isn't known or isn't meant: see `nplrp.Preprocessing`.
     resample, crop, resize_to
         Override those of ``model.preprocessing``.
     exif : bool
@@ -75,10 +70,12 @@ def preprocess(
     Raises
     ------
     ImageError
-        If a picture can't be read or isn't one; the message names the file or the position in `images`.
+        If a picture can't be read or isn't one; the message names the file or the position in `images`. If nothing tells how the model's
+        pictures were prepared.
     """
+    mode = model.preprocessing.mode if preprocessing is None else check_mode(preprocessing)
     pixels = load_pixels(images, model, resample=resample, crop=crop, resize_to=resize_to, exif=exif, max_pixels=max_pixels)
-    return normalize(pixels, model.preprocessing.mode)
+    return normalize(pixels, mode)
 
 
 def load_pixels(
@@ -129,7 +126,7 @@ def normalize(pixels: np.ndarray, mode: str) -> np.ndarray:
     pixels : ndarray (N, H, W, C)
         0 to 255, RGB.
     mode : str
-        A key of `MODES`; see `nplrp.model.Preprocessing`.
+        See `nplrp.Preprocessing`.
 
     Returns
     -------
@@ -140,14 +137,7 @@ def normalize(pixels: np.ndarray, mode: str) -> np.ndarray:
     ImageError
         If the mode is unknown or is for colour and the pixels are grey.
     """
-    if mode not in MODES:
-        raise ImageError(f"unknown preprocessing mode {mode!r}; there are {', '.join(MODES)}")
-    bgr, divisor, mean, deviation = MODES[mode]
-    if pixels.shape[-1] != 3 and (bgr or deviation):
-        raise ImageError(
-            f"preprocessing mode {mode!r} is for 3 channels, the model's input has {pixels.shape[-1]}: "
-            "give the model preprocessing=Preprocessing(mode='unit'), 'tf' or 'none', as it was trained"
-        )
+    bgr, divisor, mean, deviation = arithmetic(mode, pixels.shape[-1])
     x = np.array(pixels[..., ::-1] if bgr else pixels, dtype=np.float32, order="C")
     if divisor is not None:
         x /= np.float32(divisor)
@@ -156,6 +146,20 @@ def normalize(pixels: np.ndarray, mode: str) -> np.ndarray:
     if deviation is not None:
         x /= np.array(deviation, dtype=np.float32)
     return x
+
+
+def denormalize(x: np.ndarray, mode: str) -> np.ndarray:
+    """Return the pixels that `normalize` made an input of, (N, H, W, C), 0 to 255, RGB.
+
+    Raises
+    ------
+    ImageError
+        As `normalize`.
+    """
+    bgr, divisor, mean, deviation = arithmetic(mode, x.shape[-1])
+    pixels = np.asarray(x, np.float64) * (1.0 if deviation is None else np.array(deviation)) + (0.0 if mean is None else np.array(mean))
+    pixels = pixels * (divisor or 1.0)
+    return np.ascontiguousarray(pixels[..., ::-1] if bgr else pixels)
 
 
 def display(pixels: np.ndarray) -> np.ndarray:

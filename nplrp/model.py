@@ -22,6 +22,7 @@ from nplrp.errors import LayerError, ModelError, brief, nearest
 from nplrp.layers.activations import activation
 from nplrp.layers.base import INPUT, MAX_VALUES, Layer, Shape, Window, output_shape
 from nplrp.layers.table import KINDS
+from nplrp.preprocessing import Preprocessing
 from nplrp.workspace import ROOM, Room, Workspace
 
 if TYPE_CHECKING:
@@ -32,30 +33,6 @@ __all__ = ["INPUT", "Layer", "Model", "Preprocessing", "Shape", "Window", "build
 
 #: The most layers of a model; more is taken for damage.
 MAX_LAYERS = 20_000
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """How an image becomes the tensor that a model was trained on.
-
-    Attributes
-    ----------
-    mode : str
-        ``"caffe"`` (RGB -> BGR, minus the ImageNet mean), ``"tf"`` (x / 127.5 - 1), ``"torch"`` (x / 255, then per-channel
-        mean and deviation), ``"unit"`` (x / 255) or ``"none"`` (0 to 255 as it is).
-    resample : str
-        Pillow's filter for the resize: ``"nearest"`` (Keras's default), ``"bilinear"``, ``"bicubic"``, ``"lanczos"``, ``"box"``,
-        ``"hamming"``.
-    crop : bool
-        Resize the shorter side and cut out the centre, instead of squeezing the picture to the input's shape.
-    resize_to : int or None
-        With `crop`: the length of the shorter side before the cut, in pixels; None is the input's own.
-    """
-
-    mode: str = "caffe"
-    resample: str = "nearest"
-    crop: bool = False
-    resize_to: int | None = None
 
 
 def size_of(shape: Shape) -> int:
@@ -182,7 +159,7 @@ class Model:
     name: str
     input_shape: Shape
     layers: tuple[Layer, ...]
-    preprocessing: Preprocessing = Preprocessing()
+    preprocessing: Preprocessing = Preprocessing()  # noqa: RUF009 - frozen
     classes: tuple[tuple[str, str], ...] | None = None
     source: str | None = None
     kept: Kept = field(default_factory=Kept, init=False, repr=False)  # not handed on by `replace`

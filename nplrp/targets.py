@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from nplrp.errors import ModelError
+from nplrp.errors import ModelError, brief
+from nplrp.layers.config import is_size
 from nplrp.model import Model
+from nplrp.scores import Scoring, scoring_of
 
 
 class Label(NamedTuple):
@@ -18,17 +20,25 @@ class Label(NamedTuple):
     Attributes
     ----------
     unit : int
-        Its index.
+        Its index; of a single sigmoid unit the class, 1 or 0; in outputs that are no vector the place, row by row.
     id, name : str
         The class's id (ImageNet: its WordNet id) and description; the index as text where the model has no class names.
     score : float
-        Softmax probability.
+        What the model gives.
+    what : str
+        What that is: "probability", "log-probability", "score" (of one of several labels), "logit" or "value".
     """
 
     unit: int
     id: str
     name: str
     score: float
+    what: str = "probability"
+
+    @property
+    def said(self) -> str:
+        """The score as figures and lists show it, named unless it is a probability."""
+        return f"{self.score:.4f}" if self.what == "probability" else f"{self.what} {self.score:.4g}"
 
 
 def find_targets(model: Model, target: Any, images: int) -> np.ndarray | None:
@@ -38,7 +48,8 @@ def find_targets(model: Model, target: Any, images: int) -> np.ndarray | None:
     ----------
     model : Model
     target : int, str, a sequence of them (one for each image), or None
-        A unit's index, a class id, or a class name (case, spaces and underscores don't matter).
+        A unit's index, a class id, or a class name (case, spaces and underscores don't matter). Of a single sigmoid unit 1 is the class
+        that it speaks for, 0 the other one. Of outputs that are no vector a position, such as (row, column, channel).
     images : int
         Number of images.
 
@@ -49,7 +60,7 @@ def find_targets(model: Model, target: Any, images: int) -> np.ndarray | None:
     """
     if target is None:
         return None
-    if isinstance(target, (str, int, np.integer)):
+    if isinstance(target, (str, int, np.integer)) or _is_position(model, target):
         return np.full(images, find_target(model, target), dtype=np.int64)
     targets = list(target)
     if len(targets) != images:
@@ -79,13 +90,16 @@ def find_several(model: Model, target: Any, images: int) -> np.ndarray | int | N
     ModelError
         If the model has no such output, or images have different numbers of them.
     """
-    units = model.output_shape[-1]
+    units = scoring_of(model).classes
     top = re.fullmatch(r"top-?(\d+)", target.strip()) if isinstance(target, str) else None
     if top:
         if not 1 <= int(top[1]) <= units:
             raise ModelError(f"target {target!r}: the model has {units} outputs; give a number from 1 to {units}")
         return int(top[1])
-    if target is not None and not isinstance(target, (str, int, np.integer)) and any(_is_list(each) for each in target):
+    if target is not None and not isinstance(target, (str, int, np.integer, Iterable)):
+        raise ModelError(f"a target is an index, a class id or a class name, or a list of them, not {brief(target)}")
+    positions = len(model.output_shape) > 1
+    if isinstance(target, Iterable) and not isinstance(target, str) and not positions and any(_is_list(each) for each in target):
         rows = [list(each) if _is_list(each) else [each] for each in target]
         if len(rows) != images or len({len(row) for row in rows}) != 1:
             raise ModelError(
@@ -100,55 +114,33 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim > 0)
 
 
-def start_relevance(start: str, logits: np.ndarray, probabilities: np.ndarray, chosen: np.ndarray | None) -> np.ndarray:
-    """Return the relevance of the logits that a pass begins with, [n, units].
-
-    Parameters
-    ----------
-    start : str
-        ``"one"``: 1 at the target; ``"logit"``: its logit; ``"relu_logit"``: its logit, or 0 if that is negative; ``"softmax"``: its
-        probability, or without a target all of them; ``"all"``: likewise the logits; ``"contrastive"``: the target's logit, and
-        minus the same amount spread evenly over all other outputs (CLRP1; Gu, Yang and Tresp 2018).
-    logits, probabilities : ndarray [n, units]
-    chosen : ndarray [n] of int, or None
-        The targets; None: the largest logit, or all for the starts that can.
-    """
-    if chosen is None and start in WHOLE:
-        return probabilities if start == "softmax" else logits.copy()
-    chosen = np.argmax(logits, axis=-1) if chosen is None else chosen
-    rows = np.arange(len(logits))
-    values = (probabilities if start == "softmax" else logits)[rows, chosen]
-    if start == "one":
-        values = np.ones_like(values)
-    if start == "relu_logit":
-        values = np.maximum(values, 0)
-    R = np.zeros_like(logits)
-    if start == "contrastive":
-        R[...] = -(values / max(logits.shape[1] - 1, 1))[:, None]
-    R[rows, chosen] = values
-    return R
-
-
-#: Starts that begin with all outputs at once unless there is a target.
-WHOLE = ("softmax", "all")
+def _is_position(model: Model, target: Any) -> bool:
+    """Whether a target is a place in an output that is no vector."""
+    shape = model.output_shape
+    return len(shape) > 1 and _is_list(target) and len(target) == len(shape) and all(is_size(each, 0) for each in target)
 
 
 def find_target(model: Model, target: Any) -> int:
-    """Return the index of one output, given by index, class id or class name.
+    """Return the index of one output, given by index, class id or class name, or in outputs that are no vector by its position.
 
     Raises
     ------
     ModelError
         If there is no such output, or several.
     """
-    units = model.output_shape[-1]
+    scoring = scoring_of(model)
+    units = scoring.classes
+    if len(scoring.shape) > 1:
+        return _find_position(scoring, target)
     if isinstance(target, (int, np.integer)) and not isinstance(target, bool):
+        if not 0 <= target < units and scoring.binary:
+            raise ModelError(f"there is no class {int(target)}: the model's one sigmoid unit tells class 1 from class 0")
         if not 0 <= target < units:
             raise ModelError(f"there is no output {int(target)}; the model has {units} outputs, 0 to {units - 1}")
         return int(target)
     if not isinstance(target, str):
         raise ModelError(f"a target is an index, a class id or a class name, not {target!r}")
-    classes = model.classes or ()
+    classes = _classes(model, scoring) if model.classes else ()
     wanted = _plain(target)
     found = [i for i, (id_, name) in enumerate(classes) if wanted in (_plain(id_), _plain(name))]
     if len(found) == 1:
@@ -165,27 +157,69 @@ def find_target(model: Model, target: Any) -> int:
     raise ModelError(f"the model has no class {target!r}{hint}")
 
 
-def labels_of(model: Model, probabilities: np.ndarray, top: int) -> list[Label]:
-    """Return the `top` outputs of one image with the largest scores, the first of equal ones first; probabilities [classes].
+def _find_position(scoring: Scoring, target: Any) -> int:
+    """Return the place of (row, column, channel), or of "row,column,channel", in a flattened output."""
+    given = target.split(",") if isinstance(target, str) else target
+    try:
+        position = tuple(int(each) for each in given)
+    except (TypeError, ValueError):
+        position = ()
+    axes = ("row", "column", "channel") if len(scoring.shape) == 3 else ("step", "channel")
+    if len(position) != len(scoring.shape):
+        raise ModelError(
+            f"the model ends in an output of shape {scoring.shape}, where a target is a position ({', '.join(axes)}), not {brief(target)}"
+        )
+    if not all(0 <= each < side for each, side in zip(position, scoring.shape, strict=True)):
+        raise ModelError(f"there is no position {position} in the model's output, whose shape is {scoring.shape}; counting begins at 0")
+    return int(np.ravel_multi_index(position, scoring.shape))
+
+
+def labels_of(model: Model, scores: np.ndarray, top: int) -> list[Label]:
+    """Return the `top` outputs of one image with the largest scores, the first of equal ones first.
+
+    Parameters
+    ----------
+    model : Model
+    scores : ndarray [classes]
+        From `Scoring.scores`.
+    top : int
 
     Raises
     ------
     ModelError
         If the model doesn't end in a vector.
     """
-    if probabilities.ndim != 1:
+    if len(model.output_shape) != 1:
         raise ModelError(
             f"the model ends in an output of shape {model.output_shape}, so it has no classes to name; look at its numbers "
-            "(nplrp.forward), or explain all of it with nplrp.explain(..., start='all')"
+            "(nplrp.forward), or explain all of it with nplrp.explain(..., start='all') or one position with target=(row, column, channel)"
         )
-    order = np.argsort(-probabilities, kind="stable")[: max(top, 0)]
-    return [label_of(model, int(i), float(probabilities[i])) for i in order]
+    order = np.argsort(-scores, kind="stable")[: max(top, 0)]
+    return [label_of(model, int(i), float(scores[i])) for i in order]
 
 
 def label_of(model: Model, unit: int, score: float) -> Label:
     """Return the label of one output."""
-    id_, name = model.classes[unit] if model.classes else (str(unit), f"output {unit}")
-    return Label(unit, id_, name, score)
+    scoring = scoring_of(model)
+    if len(scoring.shape) > 1:
+        position = tuple(int(each) for each in np.unravel_index(unit, scoring.shape))
+        return Label(unit, ",".join(map(str, position)), f"output {position}", score, scoring.what)
+    id_, name = _classes(model, scoring)[unit]
+    return Label(unit, id_, name, score, scoring.what)
+
+
+def classes_of(model: Model) -> Sequence[tuple[str, str]]:
+    """Return id and name of every class that can be explained; none of an output that is no vector."""
+    scoring = scoring_of(model)
+    return _classes(model, scoring) if len(scoring.shape) == 1 else ()
+
+
+def _classes(model: Model, scoring: Scoring) -> Sequence[tuple[str, str]]:
+    own = model.classes or ()
+    if not scoring.binary or len(own) == 2:
+        return own or [(str(unit), f"output {unit}") for unit in range(scoring.classes)]
+    id_, name = own[0] if own else ("1", "class 1")
+    return [("0", f"not {name}" if own else "class 0"), (id_, name)]
 
 
 def _plain(text: str) -> str:

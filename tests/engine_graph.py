@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from nplrp.model import INPUT, Layer, Window, build
+from nplrp.model import INPUT, Layer, Preprocessing, Window, build
 
 #: Kinds whose names are the engine's too, without any attribute.
 SAME = ("global_maxpool", "global_avgpool", "flatten", "add", "subtract", "average", "maximum", "minimum", "multiply")
@@ -17,7 +17,7 @@ def model_of(network):
         layers.append(_layer(described, inputs, ranks[inputs[0]]))
         flat = described["kind"] in ("flatten", "global_maxpool", "global_avgpool")
         ranks[described["name"]] = 1 if flat else len(described["shape"]) if described["kind"] == "reshape" else ranks[inputs[0]]
-    return build(shape, layers, network.name)
+    return build(shape, layers, network.name, preprocessing=Preprocessing("caffe"))
 
 
 def _layer(described, inputs, rank):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from nplrp.model import Layer, Window, chain
+from nplrp.model import Layer, Preprocessing, Window, chain
 
 SAME3 = Window((3, 3), padding="same")
 POOL2 = Window((2, 2), (2, 2))
@@ -62,7 +62,7 @@ def small_vgg(seed=0, size=8, classes=5, biases=0.2):
         dense("fc1", random_kernel(rng, flat, 7), biases * rng.normal(size=7)),
         dense("predictions", random_kernel(rng, 7, classes), biases * rng.normal(size=classes), "softmax"),
     ]
-    return chain((size, size, 3), layers, "small VGG")
+    return chain((size, size, 3), layers, "small VGG", preprocessing=Preprocessing("caffe"))
 
 
 def images(seed, n, shape):
@@ -98,4 +98,4 @@ def small_resnet(seed=0, size=16, classes=5, padding=(1, 1, 1, 1)):
         plain("flatten", "flatten"),
         dense("predictions", random_kernel(rng, (size // 8) ** 2 * 9, classes), 0.2 * rng.normal(size=classes), "softmax"),
     ]
-    return chain((size, size, 3), layers, "small ResNet")
+    return chain((size, size, 3), layers, "small ResNet", preprocessing=Preprocessing("caffe"))

@@ -7,12 +7,12 @@ import pytest
 
 import nplrp
 from nplrp import golden
-from nplrp.box import pixel_bounds
 from nplrp.errors import RuleError
 from nplrp.images import normalize
 from nplrp.lrp import run_forward
 from nplrp.model import Preprocessing, Window, build
 from nplrp.plan import make_plan
+from nplrp.preprocessing import pixel_bounds
 from tests.laws import fused_is_the_page
 from tests.networks import batch_norm, conv, dense, plain, random_kernel
 

@@ -8,10 +8,10 @@ import pytest
 
 import nplrp
 from nplrp import explanation
-from nplrp.box import pixel_bounds
 from nplrp.errors import ModelError, NumericsError, RuleError
 from nplrp.ledger import LedgerWarning
 from nplrp.plan import make_plan
+from nplrp.preprocessing import pixel_bounds
 from nplrp.rules import Rule
 from nplrp.rules.composites import COMPOSITES, GRADIENTS, LINEAR, POOL, POOLS, STARTS, Composite, Select, composite_named
 from nplrp.rules.dialects import DIALECTS
@@ -466,7 +466,8 @@ def test_a_network_of_every_kind_of_layer_in_every_rule():
         pool("global_average", "global_avgpool"),
         dense("logits", rng.normal(size=(8, 4)), rng.normal(size=4), "softmax"),
     ]
-    model, x = nplrp.model.chain((9, 10, 3), layers), images(10, 2, (9, 10, 3))
+    model = nplrp.model.chain((9, 10, 3), layers, preprocessing=nplrp.Preprocessing("caffe"))
+    x = images(10, 2, (9, 10, 3))
     for name in ("gamma", "alpha_beta", "wsquare", "flat", "zbox"):
         for dialect in ("zennit", "lrp_toolbox", "montavon"):
             e = nplrp.explain(model, x, Composite("c", COMPOSITES[name].rows, "logit"), dtype="float64", dialect=dialect)

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from nplrp.errors import ImageError
-from nplrp.images import FORMATS, MODES, RESAMPLE, display, load_pixels, normalize, open_image, preprocess
+from nplrp.images import FORMATS, RESAMPLE, display, load_pixels, normalize, open_image, preprocess
 from nplrp.model import Model, Preprocessing
+from nplrp.preprocessing import MODES
 
 DATA = Path(__file__).parent / "data" / "images"
 RGB = DATA / "rgb.png"
@@ -24,7 +25,7 @@ MODES_OF_KERAS = ("none|3", "unit|3", "caffe|3", "tf|3", "torch|3", "none|1")
 
 
 def model(height=9, width=13, channels=3, **preprocessing):
-    return Model("small", (height, width, channels), (), preprocessing=Preprocessing(**preprocessing))
+    return Model("small", (height, width, channels), (), preprocessing=Preprocessing(**{"mode": "caffe", **preprocessing}))
 
 
 def picture(height=20, width=17, channels=3, seed=0):

@@ -186,10 +186,41 @@ def test_images_sequences_and_vectors(shape):
     assert parse(sequential(("Flatten", {}), shape=shape)).input_shape == shape
 
 
-@pytest.mark.parametrize("shape", [(None, 3), (8, 8, None), (None,) * 3, (0, 8, 3), (8, 8, 8, 3), ("8", 8, 3), (8.0, 8, 3), ()])
+@pytest.mark.parametrize("shape", [(8, 8, None), (None,) * 3, (0, 8, 3), (8, 8, 8, 3), ("8", 8, 3), (8.0, 8, 3), ()])
 def test_other_input_shapes_are_refused(shape):
     with pytest.raises(WeightsError, match="input shape"):
         parse(sequential(("Flatten", {}), shape=shape))
+
+
+@pytest.mark.parametrize(
+    ("shape", "given", "expected"),
+    [
+        ((None, None, 3), (150, 200), (150, 200, 3)),
+        ((None, 40, 3), (150, 40), (150, 40, 3)),
+        ((40, None, 3), (40, 20), (40, 20, 3)),
+        ((3, None, None), (150, 200), (3, 150, 200)),
+        ((None, 3), (20, 20), (20, 3)),
+        ((32, 32, 3), (32, 32), (32, 32, 3)),
+    ],
+)
+def test_open_sides_are_those_that_are_given(shape, given, expected):
+    network = parse(sequential(("Flatten", {}), shape=shape), input_size=given)
+    assert network.input_shape == expected and not network.assumed_size
+
+
+@pytest.mark.parametrize(
+    ("shape", "given", "message"),
+    [
+        ((32, 32, 3), (64, 64), "32 x 32 x 3, so it can't be 64 x 64; leave the input size out"),
+        ((None, 40, 3), (40, 50), "open x 40 x 3, so it can't be 40 x 50; .* the sides that it has"),
+        ((7,), (7, 7), "its input is 7, so it can't be 7 x 7"),
+        ((None, 3), (20, 30), "can't be 20 x 30"),
+        ((None, 3), None, "its input is open x 3; say how many steps"),
+    ],
+)
+def test_other_sizes_are_refused(shape, given, message):
+    with pytest.raises(WeightsError, match=message):
+        parse(sequential(("Flatten", {}), shape=shape), input_size=given)
 
 
 def test_old_sequential_without_input_layer():

@@ -21,7 +21,7 @@ from nplrp.rules.composites import COMPOSITES, LINEAR, POOL, STARTS, Composite
 from nplrp.rules.dialects import DIALECTS
 from nplrp.workspace import Hold, Workspace
 from tests import naive
-from tests.bits import NETWORKS, pictures
+from tests.bits import NETWORKS, boxed, pictures
 from tests.laws import assert_balanced
 from tests.networks import conv, dense, images, plain, pool, random_kernel, small_vgg
 
@@ -214,7 +214,7 @@ def algorithms(plan):
 )
 def test_the_fused_pass_is_the_page(composite, network, dtype, ways, chains):
     model, x = chains[network]
-    plan = nplrp.make_plan(model, composite, dtype)
+    plan = nplrp.make_plan(model, boxed(composite, x), dtype)
     hold_fused_to_the_page(plan, x.astype(dtype))
     assert algorithms(plan) == ways
 
@@ -323,7 +323,7 @@ def test_a_pass_that_begins_inside_is_that_of_the_network_below(composite, layer
     """Relevance is given to dead units as well."""
     model, x = small_vgg(), images(23, 2, (8, 8, 3))
     place = [each.name for each in model].index(layer)
-    below = chain(model.input_shape, model.layers[: place + 1])
+    below = chain(model.input_shape, model.layers[: place + 1], preprocessing=model.preprocessing)
     R = np.random.default_rng(24).normal(size=(2, *below.output_shape))
     inside = nplrp.explain(model, x, composite, dtype="float64", at=layer, start=R)
     alone = nplrp.explain(below, x, composite, dtype="float64", start=R)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import nplrp
-from nplrp.model import chain
+from nplrp.model import Preprocessing, chain
 from tests.networks import conv, dense, plain, pool, random_kernel
 
 HERE = Path(__file__).parent
@@ -45,7 +45,7 @@ def vgg16_small(pools="max"):
     for name, width, activation in (("fc1", 12, "relu"), ("fc2", 12, "relu"), ("predictions", 10, "linear")):
         layers.append(dense(name, random_kernel(rng, cin, width), rng.normal(0.05, 0.15, width), activation))
         cin = width
-    return chain((32, 32, 3), layers, f"small VGG16 ({pools})")
+    return chain((32, 32, 3), layers, f"small VGG16 ({pools})", preprocessing=Preprocessing("caffe"))
 
 
 NETWORKS = {pools: vgg16_small(pools) for pools in ("max", "avg")}

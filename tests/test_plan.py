@@ -8,7 +8,7 @@ import pytest
 import nplrp
 from nplrp.errors import ModelError, NumericsError, RuleError
 from nplrp.lrp import run_backward, run_forward
-from nplrp.model import Layer, Window, chain
+from nplrp.model import Layer, Preprocessing, Window, chain
 from nplrp.plan import make_plan, make_steps
 from nplrp.rules import Rule
 from nplrp.rules.composites import POOL, Composite
@@ -107,9 +107,9 @@ def test_a_merged_batch_norm_before_a_dense_layer_is_worked_by_hand():
     bn = Layer("bn", "batchnorm", (), (), epsilon=1.0, arrays={key: np.array(v, np.float32) for key, v in arrays.items()})
     model = chain((2,), [bn, dense("out", [[1], [4]], [3], "linear")])
     explanation = nplrp.explain(model, np.array([[2.0, 1.0]]), "notebook", target=0, dtype="float64")
-    # z = 2*(2*2+1) ... merged: w' = (2, 2), b' = 3 + 1*1 - 1*4 = 0 -> z = 2*2 + 1*2 = 6; start = softmax of one unit = 1
+    # z = 2*(2*2+1) ... merged: w' = (2, 2), b' = 3 + 1*1 - 1*4 = 0 -> z = 2*2 + 1*2 = 6; start = the one unit's value, 6
     assert explanation.output.tolist() == [[6.0]]
-    assert explanation.relevance[0] == pytest.approx([4 / 6, 2 / 6], rel=1e-6)
+    assert explanation.relevance[0] == pytest.approx([4, 2], rel=1e-6)
 
 
 def test_variance_that_cannot_be_divided_by():
@@ -161,7 +161,9 @@ def test_softmax_of_an_image_is_refused():
 def test_only_the_input_has_a_box_for_each_channel():
     rng = np.random.default_rng(8)
     model = chain(
-        (4, 4, 3), [conv("first", random_kernel(rng, 2, 2, 3, 3), window=Window((2, 2))), conv("second", random_kernel(rng, 3, 3, 3, 3))]
+        (4, 4, 3),
+        [conv("first", random_kernel(rng, 2, 2, 3, 3), window=Window((2, 2))), conv("second", random_kernel(rng, 3, 3, 3, 3))],
+        preprocessing=Preprocessing("caffe"),
     )
     first, second = make_plan(model, "zbox").rules
     assert (first.low, first.high) == ((-103.939, -116.779, -123.68), (151.061, 138.221, 131.32))

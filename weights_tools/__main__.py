@@ -12,11 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from nplrp.errors import NplrpError, WeightsError
-from nplrp.images import MODES, RESAMPLE
+from nplrp.files.preparing import of_layers
+from nplrp.images import RESAMPLE
 from nplrp.model import Model
 from nplrp.pipes import heedless
+from nplrp.preprocessing import CHOICES, UNKNOWN, check_mode
 from weights_tools.torchvision import ROWS
 from weights_tools.write_hdf5 import check_output, write
+
+_logger = logging.getLogger("weights_tools")
 
 #: The longest side of a picture.
 MAX_SIDE = 1 << 16
@@ -64,7 +68,7 @@ def make_parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("input", type=Path, metavar="IN")
     common.add_argument("output", type=Path, metavar="OUT.h5")
-    common.add_argument("--preprocessing", choices=sorted(MODES), help="how a picture's values become the model's input")
+    common.add_argument("--preprocessing", metavar=CHOICES, help="how a picture's values become the model's input")
     common.add_argument("--resample", choices=RESAMPLE, help="filter that pictures are resized with")
     common.add_argument(
         "--crop", action=argparse.BooleanOptionalAction, default=None, help="resize the shorter side and cut out the centre"
@@ -79,7 +83,9 @@ def make_parser() -> argparse.ArgumentParser:
     sized.add_argument(
         "--input-size", type=_side, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of the pictures, where the file leaves it open"
     )
-    onnx = commands.add_parser("from-onnx", parents=[common, sized], help="a graph with one input; needs --preprocessing")
+    onnx = commands.add_parser(
+        "from-onnx", parents=[common, sized], help="a graph with one input; give --preprocessing where it takes pictures"
+    )
     onnx.add_argument("--output-name", metavar="NAME", help="which of several outputs; what doesn't lead to it is left out")
     torch = commands.add_parser(
         "from-pytorch",
@@ -141,16 +147,12 @@ def _read(arguments: argparse.Namespace) -> Model:
     if arguments.command == "from-keras":
         from nplrp.files.weights import load
 
-        return load(arguments.input)
+        return load(arguments.input, preprocessing=arguments.preprocessing)
     size = (arguments.input_size[0], arguments.input_size[1]) if arguments.input_size else None
     if arguments.command == "from-pytorch":
         from weights_tools.from_pytorch import from_pytorch
 
         return from_pytorch(arguments.input, arguments.architecture, size, arguments.transform_input)
-    if arguments.preprocessing is None:
-        raise WeightsError(
-            f"{arguments.input}: an ONNX file doesn't say how its pictures were prepared; give --preprocessing {'|'.join(sorted(MODES))}"
-        )
     from weights_tools.from_onnx import from_onnx
 
     return from_onnx(arguments.input, size, arguments.output_name)
@@ -158,10 +160,16 @@ def _read(arguments: argparse.Namespace) -> Model:
 
 def _described(model: Model, arguments: argparse.Namespace) -> Model:
     """Put what the command line says about pictures and classes into the model."""
+    if arguments.preprocessing is not None:
+        check_mode(arguments.preprocessing)
     said = {"mode": arguments.preprocessing, "resample": arguments.resample, "crop": arguments.crop, "resize_to": arguments.resize_to}
     how = dataclasses.replace(model.preprocessing, **{key: value for key, value in said.items() if value is not None})
     if how.resize_to is not None and how.resize_to < 1:
         raise WeightsError(f"--resize-to {how.resize_to}: expected at least 1 pixel")
+    if how.mode == UNKNOWN and of_layers(model) is None and len(model.input_shape) == 3 and model.input_shape[2] in (1, 3):
+        _logger.warning(
+            "nothing tells how pictures were prepared, and the new file won't either; give --preprocessing %s here or later", CHOICES
+        )
     classes = model.classes if arguments.classes is None else read_classes(arguments.classes, model.output_shape[-1])
     return dataclasses.replace(model, preprocessing=how, classes=classes)
 

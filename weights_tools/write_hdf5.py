@@ -17,7 +17,8 @@ import numpy as np
 from nplrp import __version__
 from nplrp.errors import OutputError, WeightsError
 from nplrp.files.atomic import atomic
-from nplrp.model import INPUT, Layer, Model, sources
+from nplrp.model import INPUT, Layer, Model, Preprocessing, sources
+from nplrp.preprocessing import UNKNOWN
 from weights_tools.keras2_config import model_config, stored_arrays
 
 #: Keras 2's own limit for one attribute, below HDF5's 64 KB for an object's header.
@@ -60,7 +61,7 @@ def write(model: Model, path: str | os.PathLike[str], source: str | os.PathLike[
         "backend": "tensorflow",
         "keras_version": KERAS_VERSION,
         "model_config": json.dumps(config),
-        "nplrp_preprocessing": json.dumps(dataclasses.asdict(model.preprocessing)),
+        "nplrp_preprocessing": json.dumps(_prepared(model.preprocessing)),
         "nplrp_source_sha256": file_sha256(source),
         "nplrp_tool": f"weights_tools {__version__} {command}",
     }
@@ -164,3 +165,8 @@ def _check_finite(layer: Layer) -> None:
             raise WeightsError(
                 f"layer {layer.name!r}: its {key} holds {array[where]} at {where}; the weights are damaged, nothing was written"
             )
+
+
+def _prepared(how: Preprocessing) -> dict[str, object]:
+    """Return what a file says of how pictures were prepared; what was only assumed stays unknown."""
+    return {"mode": UNKNOWN if how.assumed else how.mode, "resample": how.resample, "crop": how.crop, "resize_to": how.resize_to}

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from nplrp.errors import WeightsError
-from nplrp.files.keras_config import OPEN_SIDE, ConfigLayer, Network, store_names
-from nplrp.model import Layer, Shape, Window
+from nplrp.files.keras_config import ConfigLayer, Network, sized, store_names
+from nplrp.model import Layer, Window
 
 #: Convolutions in each block; after each block the sides are halved.
 BLOCKS = MappingProxyType({"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)})
@@ -37,7 +37,7 @@ def conv_names(name: str) -> tuple[str, ...]:
     return tuple(f"block{b}_conv{i}" for b, count in enumerate(BLOCKS[name], 1) for i in range(1, count + 1))
 
 
-def network(name: str, names: Sequence[str], kernels: Sequence[np.ndarray]) -> Network:
+def network(name: str, names: Sequence[str], kernels: Sequence[np.ndarray], input_size: tuple[int, int] | None = None) -> Network:
     """Lay out VGG16 or VGG19 over given kernels.
 
     Parameters
@@ -48,7 +48,9 @@ def network(name: str, names: Sequence[str], kernels: Sequence[np.ndarray]) -> N
         What the layers with weights are called: the convolutions, then the three dense layers or none.
     kernels : sequence of ndarray
         Theirs, in the same order: [3, 3, cin, cout], (in, out). Widths come from the convolutions, the input's side from the rows of
-        the first dense kernel; without dense layers the model ends at ``block5_pool`` and the side is 224.
+        the first dense kernel; without dense layers the model ends at ``block5_pool``, and its sides are open.
+    input_size : (height, width) or None
+        Of open sides; None: 224.
 
     Raises
     ------
@@ -72,7 +74,8 @@ def network(name: str, names: Sequence[str], kernels: Sequence[np.ndarray]) -> N
         layers.append(ConfigLayer(Layer("flatten", "flatten", (), ())))
         last = len(head) - 1
         layers += [_with_weights(layer, "dense", "softmax" if i == last else "relu", kernel) for i, (layer, kernel) in enumerate(head)]
-    return Network(name, _input_shape(name, convs, head), tuple(layers))
+    declared = _input_shape(name, convs, head)
+    return Network(name, sized(declared, input_size, name), tuple(layers), assumed_size=None in declared and input_size is None)
 
 
 def _with_weights(name: str, kind: str, activation: str, kernel: np.ndarray, window: Window | None = None) -> ConfigLayer:
@@ -80,10 +83,10 @@ def _with_weights(name: str, kind: str, activation: str, kernel: np.ndarray, win
     return ConfigLayer(Layer(name, kind, activation=activation, window=window), variables, path=(name,))
 
 
-def _input_shape(name: str, convs: Sequence[tuple[str, np.ndarray]], head: Sequence[tuple[str, np.ndarray]]) -> Shape:
+def _input_shape(name: str, convs: Sequence[tuple[str, np.ndarray]], head: Sequence[tuple[str, np.ndarray]]) -> tuple[int | None, ...]:
     channels, width = convs[0][1].shape[2], convs[-1][1].shape[3]
     if not head:
-        return (OPEN_SIDE, OPEN_SIDE, channels)
+        return (None, None, channels)
     rows = head[0][1].shape[0]
     side = math.isqrt(rows // width)
     if side < 1 or side * side * width != rows:
@@ -92,6 +95,36 @@ def _input_shape(name: str, convs: Sequence[tuple[str, np.ndarray]], head: Seque
             "poolings); for other inputs save the whole model, which carries its configuration"
         )
     return (side << len(BLOCKS[name]), side << len(BLOCKS[name]), channels)
+
+
+def vgg_of(layers: Sequence[Layer]) -> str | None:
+    """Return which VGG a network begins with: blocks of 3 x 3 convolutions, each with a max-pool behind it; None if with none."""
+    seen = [layer for layer in layers if layer.parameters or layer.window]
+    for name, blocks in BLOCKS.items():
+        pattern = [kind for depth in blocks for kind in (*["conv"] * depth, "maxpool")]
+        found = seen[: len(pattern)]
+        convs = [layer.window.size for layer in found if layer.kind == "conv" and layer.window]
+        if [layer.kind for layer in found] == pattern and set(convs) == {_CONV.size} and not any(layer.inputs for layer in found):
+            return name
+    return None
+
+
+def has_layers_of(name: str, layers: Sequence[Layer]) -> bool:
+    """Whether a network has the layers of one of keras.applications, by their names; a VGG's also with their widths."""
+    if name in BLOCKS:
+        widths = [64, 128, 256, 512, 512]
+        wanted = {f"block{b}_conv{i}": widths[b - 1] for b, count in enumerate(BLOCKS[name], 1) for i in range(1, count + 1)}
+        return {layer.name: layer.output_shape[-1] for layer in layers if layer.name in wanted} == wanted
+    mine = {layer.name for layer in layers}
+    for known in names():
+        if not (name.startswith(known) or known.startswith(name)):
+            continue
+        config = json.loads(_lines()[1 + names().index(known)])["config"]
+        own = {layer["name"] for layer in config["layers"] if layer["class_name"] in ("Conv2D", "BatchNormalization", "Concatenate")}
+        own = {each for each in own if not re.fullmatch(r"(conv2d|batch_normalization|concatenate)(_\d+)?", each)}  # numbered by Keras
+        if own and own <= mine:
+            return True
+    return False
 
 
 # All of keras.applications

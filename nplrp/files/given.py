@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,8 @@ class Given:
     ----------
     weights : str or None
         A path; None is looked for (`nplrp.find_weights`).
-    output, config, architecture : str or None
+    output, config, architecture, preprocessing : str or None
+    input_size : (int, int) or None
         As of `nplrp.load`.
     """
 
@@ -26,6 +28,8 @@ class Given:
     output: str | None = None
     config: str | None = None
     architecture: str | None = None
+    preprocessing: str | None = None
+    input_size: tuple[int, int] | None = None
 
     def load(self) -> Model:
         """Return the model.
@@ -37,7 +41,14 @@ class Given:
         from nplrp.files.fetch import find_weights
         from nplrp.files.weights import load
 
-        return load(find_weights(self.weights), output=self.output, config=self.config, architecture=self.architecture)
+        return load(
+            find_weights(self.weights),
+            output=self.output,
+            config=self.config,
+            architecture=self.architecture,
+            preprocessing=self.preprocessing,
+            input_size=self.input_size,
+        )
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -47,8 +58,29 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--architecture", metavar="NAME", help="network of keras.applications that weights without one are of: resnet50, ..."
     )
+    parser.add_argument(
+        "--preprocessing",
+        metavar="MODE",
+        help="how pictures were prepared: caffe, tf, torch, unit (x / 255), none (0 to 255), or MEAN,STD; default: as the file tells",
+    )
+    parser.add_argument("--input-size", metavar="H[xW]", type=_sides, help="of an input whose sides the file leaves open (default 224x224)")
 
 
 def given(arguments: argparse.Namespace) -> Given:
     """Return what a command line gives."""
-    return Given(arguments.weights, arguments.output_layer, arguments.config, arguments.architecture)
+    return Given(
+        arguments.weights,
+        arguments.output_layer,
+        arguments.config,
+        arguments.architecture,
+        arguments.preprocessing,
+        arguments.input_size,
+    )
+
+
+def _sides(text: str) -> tuple[int, int]:
+    """Read H or HxW."""
+    found = re.fullmatch(r"([1-9]\d{0,5})(?:\s*[x,]\s*([1-9]\d{0,5}))?", text.strip().lower())
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; expected a number of pixels, or HxW such as 150x200")
+    return int(found[1]), int(found[2] or found[1])

@@ -47,15 +47,18 @@ class Network:
         In forward order; the last one gives the output.
     whole : bool
         Whether all layers of the configuration are among them: nothing lay beside the way to the output.
+    assumed_size : bool
+        Whether the configuration leaves sides of the input open, and nobody said what they are.
     """
 
     name: str
     input_shape: Shape
     layers: tuple[ConfigLayer, ...]
     whole: bool = True
+    assumed_size: bool = False
 
 
-def parse(config: Any, output: str | None = None, version: str | None = None) -> Network:
+def parse(config: Any, output: str | None = None, version: str | None = None, input_size: tuple[int, int] | None = None) -> Network:
     """Read a whole model's configuration.
 
     Parameters
@@ -66,6 +69,8 @@ def parse(config: Any, output: str | None = None, version: str | None = None) ->
         Which of several outputs: the name of its layer, or the model's name for it.
     version : str or None
         Of the Keras that wrote it; None: the configuration tells.
+    input_size : (height, width) or None
+        Of an input whose sides are open; None: `OPEN_SIDE` for images.
 
     Raises
     ------
@@ -90,9 +95,10 @@ def parse(config: Any, output: str | None = None, version: str | None = None) ->
             if feeds
             else f"model {graph.name!r}: its output doesn't depend on its input; the configuration is damaged"
         )
-    shape = _input_shape(graph)
-    if shape is None:
+    declared = _input_shape(graph)
+    if declared is None:
         raise WeightsError(f"model {graph.name!r}: its configuration has no input shape; call the model once on data and save it again")
+    shape = sized(declared, input_size, graph.name)
     dialect = _dialect(config, version)
     sketch = Sketch(KINDS, shape)
     try:
@@ -103,7 +109,8 @@ def parse(config: Any, output: str | None = None, version: str | None = None) ->
         raise WeightsError(str(error)) from error
     if not layers:
         raise WeightsError(f"model {graph.name!r} has no layers but its input, expected some; save the whole model")
-    return Network(graph.name, shape, tuple(layers), {item.entry for item in order} == set(range(len(graph.entries))))
+    whole = {item.entry for item in order} == set(range(len(graph.entries)))
+    return Network(graph.name, shape, tuple(layers), whole, None in declared and input_size is None)
 
 
 # From JSON to entries and nodes
@@ -493,8 +500,32 @@ def _listed(names: Sequence[str]) -> str:
 # The input
 
 
-def _input_shape(graph: Graph) -> Shape | None:
-    """Return the shape that a model declares for its input, None if it declares none."""
+def sized(declared: Sequence[int | None], input_size: tuple[int, int] | None, name: str) -> Shape:
+    """Return the shape of an input whose open sides are None: as given, else `OPEN_SIDE` for images.
+
+    Raises
+    ------
+    WeightsError
+        If another size is given than the model has, or none for an input that is no image.
+    """
+    places = {3: (1, 2) if tuple(declared[1:]) == (None, None) and declared[0] is not None else (0, 1), 2: (0,)}.get(len(declared), ())
+    shown = " x ".join("open" if side is None else str(side) for side in declared)
+    if input_size is None:
+        if None in declared and len(declared) < 3:
+            raise WeightsError(f"model {name!r}: its input is {shown}; say how many steps it has (input_size=N, --input-size N)")
+        return tuple(OPEN_SIDE if side is None else side for side in declared)
+    given = dict(zip(places, input_size, strict=False))
+    found = tuple(given.get(i, 0) if side is None else side for i, side in enumerate(declared))
+    if not places or any(found[i] != side for i, side in given.items()) or len(set(input_size)) > len(places):
+        raise WeightsError(
+            f"model {name!r}: its input is {shown}, so it can't be {' x '.join(map(str, input_size))}; leave the input size out"
+            + (", or give one that fits the sides that it has" if None in declared else "")
+        )
+    return found
+
+
+def _input_shape(graph: Graph) -> tuple[int | None, ...] | None:
+    """Return the shape that a model declares for its input, open sides as None; None if it declares none."""
     if graph.shape is not None:
         return _shape(graph.shape, graph.name)
     for number in graph.inputs:
@@ -513,17 +544,17 @@ def _inner(entry: Entry, depth: int) -> Graph:
     return entry.graph
 
 
-def _shape(value: Any, name: str) -> Shape | None:
-    """Return [batch, H, W, C], [batch, steps, C] or [batch, C] without the batch axis; open sides of images become `OPEN_SIDE`."""
+def _shape(value: Any, name: str) -> tuple[int | None, ...] | None:
+    """Return [batch, H, W, C], [batch, steps, C] or [batch, C] without the batch axis; open sides of images, and open steps, stay None."""
     sizes = items(value)[1:]
     if value is None:
         return None
     open_sides = [i for i, side in enumerate(sizes) if side is None]
     if len(sizes) == 4:
         raise WeightsError(f"layer {name!r}: its input shape is {brief(value)}: {_REASONS['3-D']}")
-    if len(sizes) == 3 and open_sides in ([0], [1], [0, 1], [1, 2]):
-        sizes = [OPEN_SIDE if side is None else side for side in sizes]
-    if len(sizes) not in (1, 2, 3) or not all(is_size(size, 1) for size in sizes):
+    may_be_open = open_sides in {3: ([0], [1], [0, 1], [1, 2]), 2: ([0],)}.get(len(sizes), ())
+    known = [size for size in sizes if size is not None] if may_be_open else sizes
+    if len(sizes) not in (1, 2, 3) or not all(is_size(size, 1) for size in known):
         raise WeightsError(
             f"layer {name!r}: its input shape is {brief(value)}, expected [None, height, width, channels], [None, steps, channels] or "
             "[None, units]" + ("; give its axes their sizes and save the model again" if open_sides else "")

@@ -16,6 +16,7 @@ from nplrp.explanation import Explanation, explain
 from nplrp.files.atomic import atomic
 from nplrp.model import Model
 from nplrp.rules.composites import Composite, composite_named
+from nplrp.scores import scoring_of
 from nplrp.span import INPUT
 
 SUFFIXES = (".npz", ".h5")
@@ -75,7 +76,11 @@ def about(explanation: Explanation) -> dict[str, Any]:
         "weights_sha256": plan.model.content_hash,
         "composite": plan.composite.name,
         "dialect": plan.dialect.name,
+        "preprocessing": vars(plan.model.preprocessing),
+        "input_shape": list(plan.model.input_shape),
+        "scores": scoring_of(plan.model).what,
         "start": explanation.start if isinstance(explanation.start, str) else "given",
+        "begins_with": explanation.begins_with or "what the start says",
         "relevance_of": explanation.layer,
         "rules": {step.name: str(rule) for step, rule in zip(plan.steps, plan.rules, strict=True)},
         "dtype": plan.dtype.name,

@@ -26,10 +26,13 @@ from typing import Any
 
 import numpy as np
 
-from nplrp.errors import ModelError, WeightsError
+from nplrp.errors import ImageError, ModelError, WeightsError
 from nplrp.files import architectures, hdf5, keras_config
 from nplrp.files.keras_config import ConfigLayer, Network
-from nplrp.model import Layer, Model, Preprocessing, build
+from nplrp.files.preparing import prepared
+from nplrp.layers.config import is_size
+from nplrp.model import Layer, Model, build
+from nplrp.preprocessing import check_mode
 
 #: Keras's names of variables -> ours, where they differ.
 VARIABLES = MappingProxyType(
@@ -81,6 +84,8 @@ def load(
     output: str | None = None,
     config: str | os.PathLike[str] | None = None,
     architecture: str | None = None,
+    preprocessing: str | None = None,
+    input_size: int | tuple[int, int] | None = None,
 ) -> Model:
     """Load a model from a weight file that Keras wrote: ``.h5``, ``.weights.h5``, ``.keras`` or ``.weights.json``.
 
@@ -97,6 +102,12 @@ def load(
         as ``model.json``, ``config.json`` or under the weights' own name.
     architecture : str or None
         For weights that carry no configuration: a network of keras.applications, like ``"resnet50"``.
+    preprocessing : str or None
+        How pictures were prepared, as `Preprocessing.mode` has it. None: what the file tells, in words or by the arithmetic that the model
+        begins with; then what the official weights of its architecture take; for a VGG with other weights this is assumed, and logged.
+        Else it stays unknown, and pictures aren't taken.
+    input_size : int, (int, int) or None
+        Height and width, or one number for both, of an input whose sides the file leaves open; None is 224, and logged.
 
     Returns
     -------
@@ -107,19 +118,35 @@ def load(
     WeightsError
         If the file is missing, damaged, of no known layout, or describes what isn't supported. One line.
     """
-    path = Path(path)
+    path, assumed = Path(path), False
     try:
         if config is not None and architecture is not None:
             raise WeightsError("config and architecture exclude each other: both say what network the weights are for; give one")
+        mode = None if preprocessing is None else check_mode(preprocessing)
+        said = _Said(output, None if config is None else Path(config), architecture, _size(input_size))
         contents, stamps = _read(path)
-        network, lookup, more = _understand(path, contents, output, None if config is None else Path(config), architecture)
+        network, lookup, more = _understand(path, contents, said)
+        assumed = network.assumed_size
         layers = [_layer(item, lookup) for item in network.layers]
         model = build(network.input_shape, layers, network.name)
-        model = replace(model, preprocessing=_preprocessing(contents), classes=_classes(contents, model), source=str(path))
-        model.remember_hash([*stamps, *more], f"{output or ''} {architecture or ''}".strip())
+        assumed = False
+        if network.assumed_size:
+            height, width = model.input_shape[:2]
+            _logger.warning(
+                "the sides of the model's input are open: assuming %d x %d (another: --input-size HxW, load(..., input_size=))",
+                height,
+                width,
+            )
+        how = prepared(model, contents.preprocessing, mode, architecture)
+        model = replace(model, preprocessing=how, classes=_classes(contents, model), source=str(path))
+        sides = "" if said.input_size is None else f"{said.input_size[0]}x{said.input_size[1]}"
+        model.remember_hash([*stamps, *more], f"{output or ''} {architecture or ''} {sides}".strip())
         return model
-    except (WeightsError, ModelError) as error:
-        raise WeightsError(_one_line(f"{path}: {error}")) from error
+    except (WeightsError, ModelError, ImageError) as error:
+        sides = (
+            "; the sides of its input are open and were taken as 224 x 224: give them (input_size=, --input-size HxW)" if assumed else ""
+        )
+        raise WeightsError(_one_line(f"{path}: {error}{sides}")) from error
 
 
 def _one_line(message: str) -> str:
@@ -363,25 +390,44 @@ def _read_shards(path: Path, data: memoryview) -> tuple[_Contents, list[tuple[st
 # From the contents to the network
 
 
+@dataclass(frozen=True)
+class _Said:
+    """What the caller says of the network: as `load` has it."""
+
+    output: str | None
+    config: Path | None
+    architecture: str | None
+    input_size: tuple[int, int] | None
+
+
+def _size(given: Any) -> tuple[int, int] | None:
+    """Return (height, width) of what the caller gives: these, or one number for both."""
+    sides = [given, given] if isinstance(given, (int, np.integer)) else given
+    if given is None:
+        return None
+    if not isinstance(sides, (list, tuple)) or len(sides) != 2 or not all(is_size(side, 1) for side in sides):
+        raise WeightsError(f"the input size is {given!r}, expected one whole number from 1 on, or (height, width)")
+    return int(sides[0]), int(sides[1])
+
+
 Lookup = Callable[[ConfigLayer], _Stored]
 Stamps = list[tuple[str, int, int]]
 
 
-def _understand(
-    path: Path, contents: _Contents, output: str | None, config: Path | None, architecture: str | None
-) -> tuple[Network, Lookup, Stamps]:
+def _understand(path: Path, contents: _Contents, said: _Said) -> tuple[Network, Lookup, Stamps]:
     """Return the network, what finds a layer's arrays among those stored, and what other files were read."""
     stamps: Stamps = []
+    architecture, output = said.architecture, said.output
     if architecture is not None:
         if architectures.canonical(architecture) in architectures.BLOCKS and output is None:
-            network, found = _recognise(contents, architectures.canonical(architecture))
+            network, found = _recognise(contents, said, architectures.canonical(architecture))
             return network, lambda item: found[item.layer.name], stamps
-        return *_named(contents, architecture, output), stamps
-    if config is not None:
-        given, stamp = _read_config(config)
-        return *_configured(contents, given, output, config), [stamp]
+        return *_named(contents, architecture, said), stamps
+    if said.config is not None:
+        given, stamp = _read_config(said.config)
+        return *_configured(contents, given, said, said.config), [stamp]
     if contents.config is not None:
-        network = keras_config.parse(contents.config, output, contents.version)
+        network = keras_config.parse(contents.config, output, contents.version, said.input_size)
         return network, _finder(contents, network, True), stamps
     named = path.with_name(re.sub(r"(\.weights)?\.[^.]*$", "", path.name) + ".json")
     for beside in (named, path.with_name("model.json"), path.with_name("config.json")):
@@ -394,14 +440,14 @@ def _understand(
                 continue  # it may be anything
             if isinstance(given, dict) and "class_name" in given and "config" in given:
                 _logger.info("%s has no configuration of its own; using %s beside it (another: --config FILE)", path.name, beside.name)
-                return *_configured(contents, given, output, beside), [stamp]
-    network, found = _recognise(contents)
+                return *_configured(contents, given, said, beside), [stamp]
+    network, found = _recognise(contents, said)
     if output is not None and output != network.layers[-1].layer.name:
         raise WeightsError(f"the weights are those of {network.name}, which has one output, {network.layers[-1].layer.name!r}")
     return network, lambda item: found[item.layer.name], stamps
 
 
-def _named(contents: _Contents, architecture: str, output: str | None) -> tuple[Network, Lookup]:
+def _named(contents: _Contents, architecture: str, said: _Said) -> tuple[Network, Lookup]:
     """Read weights as those of a network by name, with its head or without, whichever has as many layers with weights as the file."""
     weighted = {place: stored for place, stored in contents.stored.items() if stored.arrays}
     last = next(reversed(weighted.values()), None) if contents.by_name else None
@@ -411,7 +457,7 @@ def _named(contents: _Contents, architecture: str, output: str | None) -> tuple[
         return _first(stored).shape[-1] if stored else None
 
     for given in architectures.configurations(architecture, outputs):
-        network = keras_config.parse(given, output)
+        network = keras_config.parse(given, said.output, None, said.input_size)
         top = {item.path[0] if contents.by_name else item.store for item in network.layers if item.variables}
         if top == set(weighted) or (contents.by_name and len(top) == len(weighted)):
             return network, _finder(contents, network, False)
@@ -422,10 +468,10 @@ def _named(contents: _Contents, architecture: str, output: str | None) -> tuple[
     )
 
 
-def _configured(contents: _Contents, given: Any, output: str | None, path: Path) -> tuple[Network, Lookup]:
+def _configured(contents: _Contents, given: Any, said: _Said, path: Path) -> tuple[Network, Lookup]:
     """Read a configuration that lies in a file of its own."""
     try:
-        network = keras_config.parse(given, output)
+        network = keras_config.parse(given, said.output, None, said.input_size)
         return network, _finder(contents, network, False)
     except WeightsError as error:
         raise WeightsError(f"with the configuration {path.name}: {error}") from error
@@ -479,7 +525,7 @@ def _found(contents: _Contents) -> str:
     return f"found {len(weighted)} layers with weights: {', '.join(weighted[:6])}{', ...' if len(weighted) > 6 else ''}"
 
 
-def _recognise(contents: _Contents, wanted: str | None = None) -> tuple[Network, dict[str, _Stored]]:
+def _recognise(contents: _Contents, said: _Said, wanted: str | None = None) -> tuple[Network, dict[str, _Stored]]:
     """Understand weights without configuration as VGG16 or VGG19: by layer names, else by order and shapes."""
     weighted = [contents.stored[place] for place in _in_order(contents) if contents.stored[place].arrays]
     named = {stored.name: stored for stored in weighted if stored.name}
@@ -487,7 +533,7 @@ def _recognise(contents: _Contents, wanted: str | None = None) -> tuple[Network,
     for name in possible:
         for names in ([*architectures.conv_names(name), *head] for head in _HEADS):
             if set(named) == set(names) and len(weighted) == len(named):
-                return _lay_out(name, names, [named[layer] for layer in names])
+                return _lay_out(name, names, [named[layer] for layer in names], said)
     convs, dense = ([stored for stored in weighted if _first(stored).ndim == ndim] for ndim in (4, 2))
     for name in possible:
         blocks = architectures.BLOCKS[name]
@@ -496,7 +542,7 @@ def _recognise(contents: _Contents, wanted: str | None = None) -> tuple[Network,
             names = [*architectures.conv_names(name), *((*architectures.HIDDEN, architectures.OUTPUTS[0]) if dense else ())]
             if all(stored.name for stored in weighted) and len(named) == len(weighted):
                 names = [str(stored.name) for stored in weighted]
-            return _lay_out(name, names, weighted)
+            return _lay_out(name, names, weighted, said)
     others = {f"{place}/{name}": kind for place, stored in contents.stored.items() for name, kind in stored.others.items()}
     odd = "".join(f"; {name!r} has type {kind}, expected float32" for name, kind in list(others.items())[:1])
     expected = f"aren't those of {wanted.upper()}" if wanted else "aren't those of VGG16 or VGG19"
@@ -531,11 +577,12 @@ def _widths_by_block(blocks: tuple[int, ...], widths: list[int]) -> bool:
     return all(len(set(widths[start : start + count])) == 1 for start, count in zip(starts, blocks, strict=True))
 
 
-def _lay_out(name: str, names: list[str], stored: list[_Stored]) -> tuple[Network, dict[str, _Stored]]:
+def _lay_out(name: str, names: list[str], stored: list[_Stored], said: _Said) -> tuple[Network, dict[str, _Stored]]:
     for layer, one in zip(names, stored, strict=True):
         for variable, kind in one.others.items():
             raise WeightsError(f"layer {layer!r}: dataset {variable!r} has type {kind}, expected float32; save the model in float32")
-    return architectures.network(name, names, [_first(one) for one in stored]), dict(zip(names, stored, strict=True))
+    network = architectures.network(name, names, [_first(one) for one in stored], said.input_size)
+    return network, dict(zip(names, stored, strict=True))
 
 
 # From the network to the model
@@ -585,16 +632,6 @@ def _our_name(name: str, variables: Mapping[str, Any]) -> str:
 
 def _names(stored: _Stored) -> str:
     return ", ".join(map(repr, stored.arrays)) or "no weights"
-
-
-def _preprocessing(contents: _Contents) -> Preprocessing:
-    value = contents.preprocessing
-    if value is None:
-        return Preprocessing()
-    types: dict[str, tuple[type, ...]] = {"mode": (str,), "resample": (str,), "crop": (bool,), "resize_to": (int, type(None))}
-    if not isinstance(value, dict) or not all(type(item) in types.get(key, ()) for key, item in value.items()):
-        raise WeightsError(f"attribute 'nplrp_preprocessing' is {value!r}, expected a JSON object with {', '.join(types)}; write it again")
-    return Preprocessing(**value)
 
 
 def _classes(contents: _Contents, model: Model) -> tuple[tuple[str, str], ...] | None:

@@ -224,15 +224,15 @@ def relevance_bounds(
     return Bounds(*total)
 
 
-def start_bounds(start: str, R: np.ndarray, probabilities: np.ndarray, logits: Bounds) -> Bounds:
-    """Bound the error of the relevance that a pass begins with, from that of the logits."""
+def start_bounds(start: str, R: np.ndarray, numbers: Bounds, soft: bool) -> Bounds:
+    """Bound the error of the relevance that a pass begins with, from that of the numbers it is made of: by a softmax if `soft`."""
     nothing, small = np.zeros(R.shape), (1 + EXTRA) * UNIT * np.abs(R)
     if start not in ("logit", "relu_logit", "all", "softmax", "contrastive"):
         return Bounds(small, small, nothing)
     found = []
-    for error, g in ((logits.expected, gains(R.shape[-1])[0]), (logits.certified, gains(R.shape[-1])[1])):
+    for error, g in ((numbers.expected, gains(R.shape[-1])[0]), (numbers.certified, gains(R.shape[-1])[1])):
         largest = np.max(error, axis=-1, keepdims=True)
-        if start == "softmax":
+        if soft:
             found.append(np.abs(R) * np.expm1(np.minimum(2 * largest + g * UNIT, 50)) + TINY)
         else:
             found.append(np.where(R != 0, largest, 0) + small)

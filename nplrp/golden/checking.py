@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
-from nplrp import layers
+from nplrp import layers, preprocessing
+from nplrp.errors import ImageError, brief
 from nplrp.golden import edges
 from nplrp.golden.bounds import forward_bounds, relevance_bounds
 from nplrp.golden.candidate import Candidate
@@ -207,6 +209,16 @@ def _check_arguments(mode: str, layout: str, precision: str | None, convolutions
 
 
 def _check_provenance(golden: Golden, candidate: Candidate, first: int | None, layout: str) -> None:
+    recorded_mode, shape = golden.facts["preprocessing"]["mode"], list(golden.facts["layers"][0]["output_shape"])
+    how = candidate.about.get("preprocessing")
+    mode = how.get("mode") if isinstance(how, dict) else how
+    if mode is not None and recorded_mode != preprocessing.UNKNOWN and str(mode) != recorded_mode:
+        raise ProvenanceError(
+            f"{candidate.source}: says that its pictures were prepared as {mode!r}, recorded was {recorded_mode!r}; prepare them alike"
+        )
+    size = candidate.about.get("input_shape")
+    if size is not None and [str(each) for each in np.ravel(size)] != [str(each) for each in shape]:
+        raise ProvenanceError(f"{candidate.source}: says that its input has shape {brief(size)}, recorded was {shape}; use the same size")
     for key, what in (("weights_sha256", "weights"), ("input_sha256", "input")):
         stated, recorded = candidate.about.get(key), golden.facts[key]
         if stated is not None and str(stated) != recorded:
@@ -223,7 +235,25 @@ def _check_provenance(golden: Golden, candidate: Candidate, first: int | None, l
         same, flipped = sha256(x) == golden.facts["input_sha256"] or _samples_agree(golden, x), False
     if not same:
         hint = "its channels are in the opposite order (RGB for BGR)" if flipped else "preprocess the same image in the same way"
+        if golden.input is not None and x.shape == golden.input.shape and not flipped:
+            hint = _prepared_otherwise(golden.input, x, recorded_mode) or hint
         raise ProvenanceError(f"{candidate.source}: its input is not the one that was recorded; {hint}")
+
+
+def _prepared_otherwise(recorded: np.ndarray, x: np.ndarray, mode: str) -> str:
+    """Tell how a candidate's pictures were prepared, if by another mode than the recorded ones."""
+    from nplrp.images import denormalize, normalize
+
+    channels = recorded.shape[-1]
+    try:
+        pixels = denormalize(recorded, mode)
+    except ImageError:
+        return ""
+    for other in preprocessing.MODES:
+        with suppress(ImageError):
+            if np.allclose(x, normalize(pixels, other), atol=1e-3 * np.ptp(preprocessing.pixel_bounds(other, channels))):
+                return f"its pictures were prepared as {other!r}, recorded was {mode!r}: prepare them alike"
+    return ""
 
 
 def _samples_agree(golden: Golden, x: np.ndarray) -> bool:

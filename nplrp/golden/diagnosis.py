@@ -24,6 +24,7 @@ from nplrp.layers import Step
 from nplrp.lrp import run_forward, run_step
 from nplrp.model import Model
 from nplrp.plan import Plan, make_plan, make_steps
+from nplrp.scores import scoring_of
 from nplrp.trace import Trace
 
 if TYPE_CHECKING:
@@ -181,7 +182,8 @@ def _of_relevance(
     plan = plan_of(golden, model)
     if row.layer == "start":
         chosen = golden.facts["targets"]
-        tries = other_starts(golden.facts["start"], golden.logits, None if chosen is None else np.array(chosen))
+        wanted = None if chosen is None else np.array(chosen)
+        tries = other_starts(scoring_of(model), golden.facts["start"], golden.logits, golden.output, wanted)
         return _matched(row.layer, candidate, tensor.values.reshape(candidate.shape), tries, tensor, report)[1]
     j = golden.names.index(row.array) - 1
     trace = trace_of(golden, plan, activations if report.mode == "local" else {})

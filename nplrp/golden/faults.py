@@ -21,7 +21,7 @@ from nplrp.plan import Plan
 from nplrp.rules import RULES, STABILISERS, Change, Clamp, Part, Rule
 from nplrp.rules.composites import STARTS
 from nplrp.rules.dialects import DIALECTS, OWN
-from nplrp.targets import start_relevance
+from nplrp.scores import Scoring
 from nplrp.trace import Trace
 
 
@@ -276,13 +276,14 @@ def dialect_switches(at: Place) -> Iterator[tuple[str, np.ndarray]]:
             yield from attempt(f"another rule: {name}", Rule(name).resolved())
 
 
-def other_starts(start: str, logits: np.ndarray, chosen: np.ndarray | None) -> Iterator[tuple[str, np.ndarray]]:
+def other_starts(
+    scoring: Scoring, start: str, logits: np.ndarray, output: np.ndarray, chosen: np.ndarray | None
+) -> Iterator[tuple[str, np.ndarray]]:
     """Return what a pass would begin with under every other start."""
-    probabilities = layers.softmax(logits)
     for other in STARTS:
         for targets, what in ((chosen, ""), (None, ", all outputs")):
             if other != start or targets is not chosen:
-                yield f"start {other}{what}", start_relevance(other, logits, probabilities, targets)
+                yield f"start {other}{what}", scoring.begin(other, logits, output, targets)
 
 
 def redistributed(at: Place, transpose: Callable[[np.ndarray, Sequence[Change]], list[np.ndarray]]) -> np.ndarray:

@@ -26,6 +26,7 @@ from nplrp.plan import make_plan, make_steps
 from nplrp.rules import SWITCHES, Rule
 from nplrp.rules.composites import Composite
 from nplrp.rules.dialects import Dialect
+from nplrp.scores import scoring_of
 
 #: Samples of each array in a digest; and the largest input that it holds whole.
 SAMPLES = 576
@@ -261,12 +262,13 @@ def _start_bounds(e: Run) -> Bounds:
     while last >= 0 and layers.operation(steps[last]).view and steps[last].input_shape == steps[last].output_shape:
         last = steps[last].inputs[0]
     exact = np.zeros(logits.shape)
-    of_logits = Bounds(exact, exact, exact)
+    numbers, soft = Bounds(exact, exact, exact), e.start == "softmax" and scoring_of(e.model).has_softmax
     if last >= 0:
-        a = layers.gather(steps[last], e.trace.activations)
-        of_logits = forward_bounds(dataclasses.replace(steps[last], activation="linear"), a, logits, np.zeros(a.shape)).bounds
+        a, before = layers.gather(steps[last], e.trace.activations), e.start != "softmax" or soft
+        step = dataclasses.replace(steps[last], activation="linear") if before else steps[last]
+        numbers = forward_bounds(step, a, logits, np.zeros(a.shape)).bounds
     top = e.relevances[steps[-1].name]
-    found = start_bounds(e.start, top.reshape(logits.shape), e.trace.output, of_logits)
+    found = start_bounds(e.start, top.reshape(logits.shape), numbers, soft)
     return Bounds(*(each.reshape(top.shape) for each in found))
 
 
@@ -340,7 +342,7 @@ def _facts(e: Run, profile: str, input_name: str) -> dict[str, Any]:
         "weights_sha256": model.content_hash,
         "input_sha256": sha256(e.x),
         "layout": "NHWC",
-        "preprocessing": {"mode": how.mode, "resample": how.resample, "crop": how.crop, "resize_to": how.resize_to},
+        "preprocessing": {"mode": how.mode, "resample": how.resample, "crop": how.crop, "resize_to": how.resize_to, "source": how.source},
         "images": len(e.x),
         "start": e.start,
         "targets": None if e.targets is None else list(e.targets),

@@ -14,8 +14,8 @@ from nplrp.fused import fusions
 from nplrp.lrp import run_backward, step_back
 from nplrp.model import Model
 from nplrp.plan import Plan, make_steps
+from nplrp.scores import scoring_of
 from nplrp.span import find_span
-from nplrp.targets import start_relevance
 from nplrp.trace import Trace
 
 #: Told what is being done.
@@ -117,10 +117,11 @@ def whole_run(
     """
     x = np.ascontiguousarray(x, plan.dtype)
     trace = run(plan, x) if noise is None else _noisy_forward(plan, x, noise)
+    scoring = scoring_of(plan.model)
     if largest:
-        targets = np.argmax(trace.logits, axis=-1).tolist()
+        targets = np.argmax(scoring.logits(trace.logits), axis=-1).tolist()
     chosen = None if targets is None else np.array(targets)
-    R = start_relevance(start, trace.logits, layers.softmax(trace.logits), chosen)
+    R = scoring.begin(start, trace.logits, trace.output, chosen)
     at: dict[int, np.ndarray] = {}
     if noise is None:
         carry_back(plan, trace, R, find_span(plan.steps, None, None, None), keep=at.__setitem__)

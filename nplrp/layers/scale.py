@@ -222,5 +222,6 @@ _CLASSES = dict.fromkeys(
 _AFFINE = {"Rescaling": read_rescaling, "Normalization": read_normalization, "LayerScale": read_layer_scale}
 
 BATCH_NORM = Kind("batchnorm", shape, batch_norm, keras=_CLASSES, stand_in=surrogate)
-KINDS = (BATCH_NORM, Kind("affine", shape, affine, keras=_AFFINE))
+AFFINE = Kind("affine", shape, affine, keras=_AFFINE)
+KINDS = (BATCH_NORM, AFFINE)
 OPERATIONS = (SCALE,)

@@ -137,7 +137,7 @@ def draw(each: Map, name: str, i: int, inputs: Inputs) -> bytes:
     shown = display(pixels[None])[0]
     label = each.target
     if wanted.picture == "panel":
-        title = f"{label.name} ({label.id}), {label.score:.4f}" if label else "all outputs"
+        title = f"{label.name} ({label.id}), {label.said}" if label else "all outputs"
         return encode_png(panel(shown, {wanted.composite: R}, title, wanted.cmap))
     return encode_png(figure(shown, heatmap(R[None], wanted.cmap)[0], *(label[1:] if label else ("all", "all outputs", 1.0))))
 
@@ -181,6 +181,7 @@ def _provenance(model: Model, result: Result, wanted: Wanted) -> dict[str, Any]:
             "mode": how.mode,
             "resample": wanted.resample or how.resample,
             "crop": how.crop if wanted.crop is None else wanted.crop,
+            "source": how.source or "the model",
         },
         **result[0].about,
     }

@@ -27,6 +27,7 @@ from nplrp.model import INPUT, Model
 from nplrp.rules.composites import STARTS
 from nplrp.rules.dialects import DIALECTS
 from nplrp.rules.presets import presets
+from nplrp.scores import scoring_of
 from nplrp.serve import answers, metrics
 from nplrp.serve.bodies import MULTIPART, Body, Inputs, body_kind, read_form, read_inputs
 from nplrp.serve.engine import Engine, Result
@@ -37,6 +38,7 @@ from nplrp.serve.problems import Problem, problem_of, try_again
 from nplrp.serve.settings import Settings
 from nplrp.serve.startup import prepare
 from nplrp.serve.wanted import Wanted
+from nplrp.targets import classes_of
 
 log = logging.getLogger("nplrp.serve")
 
@@ -309,7 +311,8 @@ class Service:
             "model": self.name,
             "version": model.content_hash[:12],
             "input": {"height": height, "width": width, "shape": list(model.input_shape), **vars(model.preprocessing)},
-            "classes": [{"unit": i, "id": id_, "name": name} for i, (id_, name) in enumerate(_classes(model))],
+            "classes": [{"unit": i, "id": id_, "name": name} for i, (id_, name) in enumerate(classes_of(model))],
+            "scores": scoring_of(model).what,
             "composites": presets(),
             "dialects": [{"name": each.name, "summary": each.system} for each in DIALECTS.values()],
             "starts": list(STARTS),
@@ -466,7 +469,3 @@ def _texts(request: Request, form: dict[str, str]) -> dict[str, str]:
             raise Problem("bad_parameter", f"the query has the parameter {key[:80]!a} twice")
         texts[key] = value
     return texts | form
-
-
-def _classes(model: Model) -> list[tuple[str, str]]:
-    return list(model.classes) if model.classes else [(str(i), f"output {i}") for i in range(model.output_shape[-1])]

@@ -25,7 +25,7 @@ def add_commands(commands: Any) -> None:
     which.add_argument("--demo", action="store_true", help="serve the demonstration's model (needs the extra demo)")
     add_model_flags(serve)
     add_flags(serve)
-    serve.set_defaults(run=run_serve)
+    serve.set_defaults(run=run_serve, hold=False)
 
     warmup = commands.add_parser(
         "warmup",

@@ -10,6 +10,7 @@ from nplrp.model import Model
 from nplrp.plan import ALGORITHMS
 from nplrp.rules.composites import COMPOSITES, STARTS
 from nplrp.rules.dialects import DIALECTS
+from nplrp.scores import scoring_of
 from nplrp.serve.problems import CODES
 from nplrp.serve.settings import Settings
 from nplrp.serve.wanted import ENCODINGS, PICTURES, PREDICT, RESAMPLE
@@ -146,7 +147,7 @@ def _work(verb: str, summary: str, model: Model, settings: Settings) -> Schema:
 
 def _parameters(verb: str, model: Model, settings: Settings, as_text: bool = False) -> Schema:
     """Return the schemas of the parameters; as texts, as queries and forms have them."""
-    units, layers = model.output_shape[-1], ["input", *(layer.name for layer in model)]
+    units, layers = scoring_of(model).classes, ["input", *(layer.name for layer in model)]
     top: Schema = {"type": "string", "pattern": "^top-[1-9][0-9]*$", "description": "Several maps, of the largest outputs."}
     one: Schema = {"type": "integer", "minimum": 0, "maximum": units - 1}
     named: Schema = {"enum": sorted({each for pair in model.classes or () for each in pair})} if model.classes else {}
@@ -217,7 +218,8 @@ def _schemas(name: str, model: Model, settings: Settings) -> Schema:
     }
     ledger_row["required"].append("edges")
     ledger_row["description"] = "in + created = out + bias + epsilon + dropped + residual; from the output down to the input."
-    label = _object({"unit": _WHOLE, "id": _TEXT, "name": _TEXT, "score": _NUMBER})
+    what = {**_TEXT, "description": "What the score is: probability, log-probability, score (of one of several labels), logit, value."}
+    label = _object({"unit": _WHOLE, "id": _TEXT, "name": _TEXT, "score": _NUMBER, "what": what})
     encoded = _object({"b64": {"type": "string", "contentEncoding": "base64", "description": "A JPEG or PNG."}})
     encoded["additionalProperties"] = False
     array = {
@@ -267,8 +269,11 @@ def _schemas(name: str, model: Model, settings: Settings) -> Schema:
             {
                 "model": {"const": name},
                 "version": _TEXT,
-                "input": _object({"height": _WHOLE, "width": _WHOLE, "shape": _list(_WHOLE), "mode": _TEXT, "resample": _TEXT}),
+                "input": _object(
+                    {"height": _WHOLE, "width": _WHOLE, "shape": _list(_WHOLE), "mode": _TEXT, "source": _TEXT, "resample": _TEXT}
+                ),
                 "classes": _list(_object({"unit": _WHOLE, "id": _TEXT, "name": _TEXT})),
+                "scores": _TEXT,
                 "composites": _list(_ref("Preset")),
                 "dialects": _list(_object({"name": _TEXT, "summary": _TEXT})),
                 "starts": _list(_TEXT),

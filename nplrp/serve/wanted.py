@@ -12,6 +12,7 @@ from nplrp.model import Model
 from nplrp.plan import ALGORITHMS
 from nplrp.rules.composites import COMPOSITES, STARTS, composite_named
 from nplrp.rules.dialects import dialect_named
+from nplrp.scores import scoring_of
 from nplrp.serve.problems import Problem
 from nplrp.serve.settings import Settings
 from nplrp.span import INPUT
@@ -235,7 +236,7 @@ def _target(target: Target, model: Model) -> Target:
     """Look targets up, as indices."""
     if target is None or target == "argmax":
         return target
-    units = model.output_shape[-1]
+    units = scoring_of(model).classes
     if isinstance(target, str) and target.startswith("top-"):
         digits = target[4:]
         if not (digits.isascii() and digits.isdigit() and len(digits) < 10 and 1 <= int(digits) <= units):

@@ -14,6 +14,7 @@ from nplrp.golden.candidate import Candidate, read_candidate, sorted_out
 from nplrp.golden.errors import GoldenError, NothingComparedError, ProvenanceError
 from nplrp.golden.faults import FAULTS
 from nplrp.golden.isolated import isolated_run, places_of
+from nplrp.images import normalize
 from nplrp.model import chain
 from nplrp.testing import assert_lrp_close
 from tests import networks
@@ -304,3 +305,24 @@ def test_picture_shows_a_digest_without_maps_too(model, x, isolated, tmp_path):
     figure = golden.report_figure(golden.check(recorded, isolated["epsilon_plus"], mode="isolated"))
     save_png(figure, tmp_path / "p.png")
     assert len(figure.axes) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"x": "tf"}, "its pictures were prepared as 'tf', recorded was 'caffe': prepare them alike"),
+        ({"x": "torch"}, "its pictures were prepared as 'torch'"),
+        ({"about": {"preprocessing": "unit"}}, "says that its pictures were prepared as 'unit', recorded was 'caffe'"),
+        ({"about": {"preprocessing": {"mode": "tf", "resample": "nearest"}}}, "prepared as 'tf', recorded was 'caffe'"),
+        ({"about": {"input_shape": [9, 8, 3]}}, r"its input has shape \[9, 8, 3\], recorded was \[8, 8, 3\]; use the same size"),
+    ],
+)
+def test_a_candidate_that_was_fed_otherwise_is_told_so(given, message):
+    pixels = np.random.default_rng(1).integers(0, 256, (1, 8, 8, 3), dtype=np.uint8)
+    recorded = golden.record(small_vgg(2), normalize(pixels, "caffe"), "epsilon")
+    x = normalize(pixels, given["x"]) if "x" in given else None
+    candidate = Candidate({"input": recorded["input"].relevance.values}, x=x, about=given.get("about", {}))
+    with pytest.raises(ProvenanceError, match=message):
+        golden.check(recorded, candidate)
+    alike = Candidate(candidate.relevances, x=recorded.input, about={"preprocessing": "caffe", "input_shape": (8, 8, 3)})
+    assert golden.check(recorded, alike).passed

@@ -1,7 +1,7 @@
 // The class to explain: the five likeliest with their probabilities, or any other by search.
 
 import { element } from "./dom.js";
-import { percent } from "./numbers.js";
+import { scored } from "./numbers.js";
 
 const SHOWN = 60;
 
@@ -35,13 +35,15 @@ export function chooser(classes, chosen) {
 
   function row(label, unit) {
     const bar = element("span", { className: "bar" }, element("span", { className: "filled" }));
-    if (label.score !== undefined) bar.firstChild.style.width = `${100 * label.score}%`;
+    const share = label.what === "probability" || label.what === "score"; // else there is no whole to be a share of
+    bar.hidden = label.score !== undefined && !share;
+    if (share) bar.firstChild.style.width = `${100 * label.score}%`;
     return element(
       "label",
       { className: "class-row" },
       element("input", { type: "radio", name: "target", value: String(label.unit), checked: target === unit, on: { change: () => choose(unit) } }),
       element("span", { className: "name", title: label.id === String(label.unit) ? "" : label.id }, plain(label.name)),
-      element("span", { className: "score" }, label.score === undefined ? "chosen" : percent(label.score)),
+      element("span", { className: "score" }, label.score === undefined ? "chosen" : scored(label)),
       bar,
     );
   }

@@ -6,7 +6,7 @@ import * as classes from "./classes.js";
 import { MAPS, table } from "./colours.js";
 import { alert, download, element } from "./dom.js";
 import * as ledger from "./ledger.js";
-import { percent } from "./numbers.js";
+import { scored } from "./numbers.js";
 import { panel } from "./panel.js";
 import * as picture from "./picture.js";
 import * as presets from "./presets.js";
@@ -28,8 +28,9 @@ async function begin() {
     return alert(byId("page-alert"), `${error.message} Load the page again when it does.`);
   }
   const { facts } = state;
-  const { height, width } = facts.input;
-  byId("model").textContent = `${facts.model}: sees ${width} × ${height} pixels, knows ${facts.classes.length} classes`;
+  const { height, width, mode, source } = facts.input;
+  const prepared = mode === "unknown" ? "; nothing tells how pictures were prepared" : source.startsWith("assumed") ? `; prepared as ${mode} (${source})` : "";
+  byId("model").textContent = `${facts.model}: sees ${width} × ${height} pixels, knows ${facts.classes.length} classes${prepared}`;
   chosenClass = classes.chooser(facts.classes, (unit) => {
     state.target = unit;
     explainAll();
@@ -141,7 +142,7 @@ async function explain(card) {
     const digest = await sha256(array.bytes);
     if (signal.aborted) return;
     const label = explanation.target;
-    const about = label ? `${classes.plain(label.name)}, ${percent(label.score)}` : "all classes at once";
+    const about = label ? `${classes.plain(label.name)}, ${scored(label)}` : "all classes at once";
     card.show({
       array,
       label,
@@ -153,7 +154,7 @@ async function explain(card) {
       picture: image.seen,
       imageName: image.name,
       model: facts.model,
-      title: label ? about : `${classes.plain(state.label.name)}, ${percent(state.label.score)}`,
+      title: label ? about : `${classes.plain(state.label.name)}, ${scored(state.label)}`,
       subtitle: `of ${about}; start: ${answer.provenance.start}, dialect: ${answer.provenance.dialect}`,
     });
   } catch (error) {

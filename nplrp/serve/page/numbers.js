@@ -13,6 +13,11 @@ export function signed(value, digits = 4) {
   return (value > 0 ? "+" : "") + short(value, digits);
 }
 
+/** A label's score: a probability or the score of a label in percent, else named for what it is. */
+export function scored({ score, what }) {
+  return what === "probability" || what === "score" ? percent(score) : `${what} ${short(score)}`;
+}
+
 /** A probability or a share in percent. */
 export function percent(share) {
   const value = 100 * share;
