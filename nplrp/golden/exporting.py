@@ -91,7 +91,8 @@ def _arrays(golden: Golden, model: Model | None, dtype: np.dtype) -> Iterator[tu
         for step, unmerged in zip(steps, own, strict=True):
             if step.weight is None or step.bias is None or unmerged.weight is None:
                 continue
-            if not np.array_equal(step.weight, unmerged.weight):
+            same = np.array_equal(step.weight, unmerged.weight) and np.array_equal(step.bias, unmerged.bias)
+            if not same:
                 kernel = model[step.name].arrays.get("kernel", step.weight)
                 yield f"merged/{path_name(step.name)}/kernel", step.weight.reshape(kernel.shape).astype(dtype)
                 yield f"merged/{path_name(step.name)}/bias", step.bias.astype(dtype)
