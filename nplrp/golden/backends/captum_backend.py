@@ -32,8 +32,10 @@ class Additions(torch.nn.Module):
 
     def forward(self, xs):
         """Add up."""
-        additions = iter(self.additions)
-        return functools.reduce(lambda total, x: next(additions)(total, x), xs)
+        total = xs[0]
+        for addition, x in zip(self.additions, xs[1:]):
+            total = addition(total, x)
+        return total
 
 
 def join(layer):

@@ -256,7 +256,7 @@ def isolated(job):
     for layer in job.layers:
         fresh()
         graph, above = Graph([layer], {}), kl.Input(layer.output_shape)
-        graph.analyzer._head_mapping = lambda y, R=above: R
+        graph.analyzer._head_mapping = lambda y, R=above: tf.identity(R)
         found = graph.analyzer._create_analysis(graph.model)[0]
         given = [*job.inputs(layer).values(), job.relevance(layer)]
         arrays = keras.backend.function([*graph.model.inputs, above], found)(given)
@@ -272,8 +272,9 @@ def chained(job):
     fresh()
     graph = Graph(job.layers, job.readers)
     score = bend(job.layers[-1], job.score)
-    tensors = {name: score(y) if name in job.scored else y for name, y in graph.values.items()}
-    activations = dict(zip(tensors, keras.backend.function(graph.model.inputs, list(tensors.values()))([job.input])))
+    outputs = {layer.name: tf.identity(graph.values[layer.name]) for layer in job.layers}
+    outputs = {name: score(y) if name in job.scored else y for name, y in outputs.items()}
+    activations = dict(zip(outputs, keras.backend.function(graph.model.inputs, list(outputs.values()))([job.input])))
     reverse, tensors, kept = graph.analyzer._reverse_model, [], []
 
     def seen(*args, **more):
@@ -285,7 +286,7 @@ def chained(job):
     graph.analyzer.analyze(job.input, np.array(targets))
     found = dict(zip(tensors, kept))
     relevances, edges = ({name: found[id(x)] for name, x in group.items() if id(x) in found} for group in (graph.values, graph.edges))
-    return relevances, {layer.name: activations[layer.name] for layer in job.layers}, edges
+    return relevances, activations, edges
 
 
 def fresh():

@@ -166,7 +166,7 @@ def uneven(layer):
 
 
 def _pool(layer):
-    top, bottom, left, right = layer.pads
+    top, _, left, _ = layer.pads
     sides = list(zip(layer.shape, layer.size, layer.stride, (top, left), layer.output_shape if not layer.whole else (1, 1)))
     down = all((n + 2 * p - k) // s + 1 == out for n, k, s, p, out in sides)
     up = all(-(-(n + 2 * p - k) // s) + 1 == out for n, k, s, p, out in sides)  # the last windows reach over the edge
@@ -178,14 +178,10 @@ def _pool(layer):
 
 
 def _scale(layer):
-    """Return a batch norm with its own statistics, or with those that leave g x + h as it is."""
+    """Return a batch norm that is g x + h, with statistics that change nothing: so rules change g and h, as LRP sees them."""
     kind = torch.nn.BatchNorm2d if len(layer.shape) == 3 else torch.nn.BatchNorm1d
-    own = layer.kind == "batchnorm" and layer.kernel is None
-    made = kind(layer.shape[-1], eps=layer.epsilon if own else 0.0, dtype=torch.float64)
-    arrays = layer.arrays if own else dict(zip(("gamma", "beta"), layer.gain))
-    for name, key in (("weight", "gamma"), ("bias", "beta"), ("running_mean", "mean"), ("running_var", "variance")):
-        if key in arrays:
-            getattr(made, name).data = _float64(arrays[key])
+    made = kind(layer.shape[-1], eps=0.0, dtype=torch.float64)
+    made.weight.data, made.bias.data = map(_float64, layer.gain)
     return made
 
 
@@ -242,13 +238,13 @@ def reported(job, values):
 
 
 def channels_first(x):
-    """[n, ..., c] -> [n, c, ...]."""
-    return x.movedim(-1, 1)
+    """[n, ..., c] -> [n, c, ...]; vectors stay the tensor that they are, as Captum's hooks are per tensor."""
+    return x if x.ndim == 2 else x.movedim(-1, 1)
 
 
 def channels_last(x):
     """[n, c, ...] -> [n, ..., c]."""
-    return x.movedim(1, -1)
+    return x if x.ndim == 2 else x.movedim(1, -1)
 
 
 def nchw(array):

@@ -87,7 +87,8 @@ def rule(layer, dtype):
         "wsquare": lambda: zr.WSquare(**e, **zero),
         "flat": lambda: zr.Flat(**e),
     }
-    bent = layer.kind in ("activation", "prelu", *NORMS) or layer.kind in JOINS and join(layer) is None  # not linear: these rules don't fit
+    # these rules are for linear layers; under them an activation's gradient would count
+    bent = layer.kind in ("activation", "prelu", *NORMS) or (layer.kind in JOINS and join(layer) is None)
     if name not in makers or layer.kind == "maxpool" or (bent and name != "pass"):
         layer.no_rule("Zennit")
     return makers[name]()
