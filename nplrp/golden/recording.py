@@ -174,7 +174,7 @@ def rebuilt_composite(facts: Mapping[str, Any]) -> Composite:
         for layer in facts["layers"]
         if layer["rule"]
     )
-    return Composite(str(facts["composite"]), rows, facts["start"])
+    return Composite(str(facts["composite"]), rows, facts["start"], slopes=facts.get("slopes", ""))
 
 
 def refuse_flushed_subnormals() -> None:
@@ -353,6 +353,8 @@ def _facts(e: Run, profile: str, input_name: str) -> dict[str, Any]:
         "generator_version": __version__,
         "env": _environment(),
     }
+    if plan.composite.slopes:
+        facts["slopes"] = plan.composite.slopes
     facts["content_key"] = sha256(np.concatenate([e.relevances["input"].reshape(-1), e.trace.logits.reshape(-1)]))
     return facts
 

@@ -71,8 +71,8 @@ class Explained(Graph):
         self.R, self.values, self.found = R, {}, {}
         for layer in layers:
             bent, made = self.bends[layer.name], rule(layer)
-            if bent is not None and not isinstance(bent, (torch.nn.ReLU, torch.nn.Tanh)):
-                layer.refuse(f"Captum has no rule for the activation {layer.activation!r}, only for ReLU and tanh")
+            if bent is not None and (layer.slope or not isinstance(bent, (torch.nn.ReLU, torch.nn.Tanh))):
+                layer.refuse(f"Captum has no rule for the activation {layer.activation!r}, it passes ReLU and tanh")
             if made is not None:
                 done = self.operations[layer.name]
                 for module in done.additions if isinstance(done, Additions) else [done]:

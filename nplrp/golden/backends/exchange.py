@@ -33,6 +33,8 @@ class Layer:
         What follows it, and what makes scores of the logits: LRP begins before that.
     rule : dict
         With every constant.
+    slope : bool
+        Its activation hands down its slope times R, else R.
     shapes, output_shape : list of list of int, list of int
         Of its inputs and output, without the batch axis; `shape` is the first input's.
     size, stride, dilation : list of int
@@ -148,6 +150,9 @@ class Job:
             before, shapes[row["name"]] = row["name"], row["output_shape"]
         self._by_name = {layer.name: layer for layer in self.layers}
         self.readers = {name: [layer.name for layer in self.layers if name in layer.inputs] for name in shapes}
+        slopes = self.about.get("slopes")
+        for layer in self.layers:
+            layer.slope = layer.activation != "linear" and (slopes == "all" or (slopes == "layers" and layer.kind == "activation"))
         self._unseen, self._instead = set(), {}
         for row in rows:
             if row.get("merged"):
@@ -185,7 +190,7 @@ class Job:
             at = self._by_name[at.inputs[0]]
         if parsed(at.activation)[0] in ("linear", "relu"):
             return []
-        at.score, at.activation = at.activation, "linear"
+        at.score, at.activation, at.slope = at.activation, "linear", False
         return [*names, at.name]
 
     @property

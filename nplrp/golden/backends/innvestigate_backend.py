@@ -105,6 +105,9 @@ def made(layer, name):
     """Return what to do before a layer, the layer in Keras, and its weights."""
     kind, before, (top, bottom, left, right) = layer.kind, [], layer.pads
     inside = None if layer.activation == "linear" else bend(layer, layer.activation)
+    sloped = layer.slope or layer.rule["name"] == "slope"
+    if layer.slope and kind in WEIGHTED:
+        layer.refuse("iNNvestigate passes activations that are part of a layer")
     if inside and kind not in (*WEIGHTED, "identity", "activation"):
         layer.refuse(f"in Keras layers of kind {kind!r} have no activation")
     weights = [] if layer.kernel is None else [layer.kernel, np.zeros(biases(layer)) if layer.bias is None else layer.bias]
@@ -145,9 +148,7 @@ def made(layer, name):
         **{kind: getattr(kl, kind.capitalize()) for kind in JOINS},
         # a layer of the class Activation passes, all others go by their gradient
         "identity": lambda name: kl.Activation(inside or "linear", name=name),
-        "activation": lambda name: (kl.Activation if layer.rule["name"] == "pass" else kl.Lambda)(
-            inside or bend(layer, "linear"), name=name
-        ),
+        "activation": lambda name: (kl.Lambda if sloped else kl.Activation)(bend(layer, layer.activation), name=name),
     }
     return [], simple[kind](name=name), []
 

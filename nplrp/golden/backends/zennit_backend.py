@@ -105,7 +105,7 @@ def composite(job, graph):
         if layer.kind != "activation":
             done = graph.operations[layer.name]
             rules[done.over if isinstance(done, Stacked) else done] = found
-        rules[graph.bends[layer.name]] = found if layer.kind == "activation" else zr.Pass()
+        rules[graph.bends[layer.name]] = None if layer.slope else found if layer.kind == "activation" else zr.Pass()
     named = COMPOSITES[job.about["composite"]]().module_map if own else lambda *names: None
     return zennit.core.Composite(lambda context, name, module: rules[module] if module in rules else named(context, name, module))
 
