@@ -157,6 +157,10 @@ OWN = ("epsilon_plus", "epsilon_alpha2_beta1_flat", "excitation_backprop")  #: Z
 #: (backend, network): where a library computes otherwise (modes, dtypes, composites; empty means all), and why.
 OTHERWISE = {
     ("zennit", "d_densenet"): (MODES, DTYPES, OWN, "its composites pass the batch norms that can't be merged"),
+    ("innvestigate", "d_densenet"): (MODES, DTYPES, (), "its rules run on another function in place of a batch norm (graph.py:513)"),
+    ("innvestigate", "p_twice"): (MODES, DTYPES, (), "an output that a layer reads twice gets its relevance twice"),
+    ("innvestigate", "q_dead"): (MODES, DTYPES, (), "equal maxima of a global max-pool share"),
+    ("innvestigate", "l_activations"): (("local",), ("float64",), (), "TensorFlow's elu is exp(z) - 1, which loses digits at small z"),
     ("captum", "g_add3"): (MODES, ("float64",), (), "three are added pair by pair, each with an epsilon"),
     **{
         ("captum", name): (END_TO_END, DTYPES, (), "a bare operator beside a layer with a rule: its share is multiplied once more")

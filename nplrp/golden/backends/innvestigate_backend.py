@@ -20,7 +20,10 @@ tf.compat.v1.disable_eager_execution()
 tf.get_logger().setLevel("ERROR")
 import innvestigate  # noqa: E402
 import innvestigate.analyzer.relevance_based.relevance_rule as rr  # noqa: E402
+from keras.src.engine import base_layer_utils  # noqa: E402
 from tensorflow import keras  # noqa: E402
+
+base_layer_utils._UNSAFE_GRAPH_OP_LAYER_CREATION = True  # else Keras evaluates every constant of a layer norm, and can't
 
 kl = keras.layers
 
