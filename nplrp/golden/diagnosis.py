@@ -218,6 +218,8 @@ def _of_readers(places: Sequence[Place], shares: Sequence[np.ndarray], j: int) -
         if others:
             yield f"what {at.step.name} gives left out", edges.total(others)
             yield f"what {at.step.name} gives counted twice", edges.total([shares[k], *shares])
+            more = shares[k] * at.trace.activations[j + 1]  # Captum, of what reads beside a layer with a rule
+            yield f"what {at.step.name} gives times the activation once more", edges.total([more, *others])
 
 
 def _winograd_explains(

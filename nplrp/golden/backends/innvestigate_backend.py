@@ -275,22 +275,23 @@ def chained(job):
         raise SystemExit("record with a target: all outputs at once aren't asked of iNNvestigate here")
     fresh()
     graph = Graph(job.layers, job.readers)
-    score = bend(job.layers[-1], job.score)
-    outputs = {layer.name: tf.identity(graph.values[layer.name]) for layer in job.layers}
-    outputs = {name: score(y) if name in job.scored else y for name, y in outputs.items()}
-    activations = dict(zip(outputs, keras.backend.function(graph.model.inputs, list(outputs.values()))([job.input])))
-    reverse, tensors, kept = graph.analyzer._reverse_model, [], []
+    reverse, activations, kept_of, kept = graph.analyzer._reverse_model, [layer.name for layer in job.layers], [], []
 
-    def seen(*args, **more):
-        found = reverse(*args, **more)
-        tensors.extend(found[1])  # ids of tensors, in the order in which their relevance is kept
-        return found
+    def kept_too(*args, **more):
+        """Keep activations beside relevances: in another run they are rounded otherwise, as TensorFlow may fuse other operations."""
+        analysis, found = reverse(*args, **more)
+        for name in activations:
+            found[name] = {"nid": (-1, 0), "final_tensor": kl.Activation("linear")(graph.values[name])}
+        kept_of.extend(found)  # ids of tensors whose relevance it is, and names of activations, in the order in which they are kept
+        return analysis, found
 
-    graph.analyzer._reverse_model, graph.analyzer._handle_debug_output = seen, kept.extend
+    graph.analyzer._reverse_model, graph.analyzer._handle_debug_output = kept_too, kept.extend
     graph.analyzer.analyze(job.input, np.array(targets))
-    found = dict(zip(tensors, kept))
+    found = dict(zip(kept_of, kept))
     relevances, edges = ({name: found[id(x)] for name, x in group.items() if id(x) in found} for group in (graph.values, graph.edges))
-    return relevances, activations, edges
+    score = bend(job.layers[-1], job.score)
+    scores = {name: keras.backend.eval(score(tf.constant(found[name]))) for name in job.scored}
+    return relevances, {name: scores.get(name, found[name]) for name in activations}, edges
 
 
 def fresh():
