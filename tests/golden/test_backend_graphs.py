@@ -153,11 +153,9 @@ LIVE = {
 }
 MODES, DTYPES = ("isolated", "local", "chained"), ("float32", "float64")
 END_TO_END = MODES[1:]
-OWN = ("epsilon_plus", "epsilon_alpha2_beta1_flat", "excitation_backprop")  #: Zennit's composites, run as they are
 #: (backend, network): where a library computes otherwise (modes, dtypes, composites; empty means all), and why.
 OTHERWISE = {
-    ("zennit", "d_densenet"): (MODES, DTYPES, OWN, "its composites pass the batch norms that can't be merged"),
-    ("innvestigate", "d_densenet"): (MODES, DTYPES, (), "its rules run on another function in place of a batch norm (graph.py:513)"),
+    ("innvestigate", "d_densenet"): (("local",), ("float32",), (), "Keras rounds g and h of a batch norm, which bounds take as given"),
     ("innvestigate", "p_twice"): (MODES, DTYPES, (), "an output that a layer reads twice gets its relevance twice"),
     ("innvestigate", "q_dead"): (MODES, DTYPES, (), "equal maxima of a global max-pool share"),
     ("innvestigate", "l_activations"): (("local",), DTYPES, (), "TensorFlow's elu is exp(z) - 1, which loses digits at small z"),

@@ -80,6 +80,7 @@ def rule(layer):
         "epsilon": lambda: _with(rr.EpsilonRule, epsilon=r["epsilon"], **bias),
         "zplus": lambda: rr.ZPlusRule if r.get("split", True) else rr.ZPlusFastRule,
         "alpha_beta": lambda: _with(rr.AlphaBetaRule, alpha=r["alpha"], beta=r["beta"], **bias),
+        "alpha_beta_x": lambda: _with(rr.AlphaBetaXRule, alpha=(r["alpha"], 0), beta=(r["beta"], 0), **bias),
         "wsquare": lambda: rr.WSquareRule,
         "flat": lambda: rr.FlatRule,
     }
