@@ -89,7 +89,7 @@ def _arrays(golden: Golden, model: Model | None, dtype: np.dtype) -> Iterator[tu
     if model is not None and any(row.get("merged") for row in golden.facts["layers"]):
         steps, own = plan_of(golden, model).steps, make_steps(model, np.dtype("float64"), "direct", merge=False)
         for step, unmerged in zip(steps, own, strict=True):
-            if step.weight is None or step.bias is None or unmerged.weight is None:
+            if step.weight is None or step.bias is None or unmerged.weight is None or unmerged.bias is None:
                 continue
             same = np.array_equal(step.weight, unmerged.weight) and np.array_equal(step.bias, unmerged.bias)
             if not same:
