@@ -121,7 +121,7 @@ def test_a_rescaling_inside_changes_no_map(merge):
 
 def test_a_box_of_numbers_in_a_vector_is_each_pixels_own():
     flat = [plain("f", "flatten"), dense("h", random_kernel(RNG, 192, 4)), dense("d", HEAD, None, "linear")]
-    model = build((8, 8, 3), flat)
+    model = build((8, 8, 3), flat, preprocessing=Preprocessing("caffe"))
     rule = box_of(model, "deep_taylor.bounded", "h", dialect="nplrp")
     assert (rule.low, rule.high) == (-123.68, 151.061)  # too many to name: the widest pair
     low, high = pixel_bounds("caffe")
@@ -153,7 +153,7 @@ def test_behind_what_mixes_channels_the_box_has_to_be_given(name):
 
 
 def test_pixels_whose_range_is_not_known_have_no_box():
-    with pytest.raises(RuleError, match=r"isn't known what values pixels have .* 'mine'; give low and high"):
+    with pytest.raises(RuleError, match=r"unknown preprocessing mode 'mine'; .*; or give low and high"):
         make_plan(network(mode="mine"), "epsilon_gamma_box")
     assert box_of(network(mode="mine"), "epsilon_gamma_box(low=-1, high=1)").low == -1
 

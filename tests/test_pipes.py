@@ -87,7 +87,7 @@ def test_a_reader_that_has_gone_changes_nothing(folder, name):
     command, expected, files = COMMANDS[name]
     code, said = closed_early(folder, *command)
     assert code == expected, said
-    assert not [line for line in said if not line.startswith(("wrote", "nplrp: "))]
+    assert not [line for line in said if not line.startswith(("wrote", "nplrp: ", "weights_tools: nothing in the file tells"))]
     for file in files:
         assert (folder / file).stat().st_size > 100
 
@@ -112,7 +112,7 @@ def test_no_output_at_all(folder, what):
     done = subprocess.run(
         ["sh", "-c", command], cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True, check=False
     )
-    said = [line for line in done.stderr.splitlines() if "compiling" not in line]
+    said = [line for line in done.stderr.splitlines() if "compiling" not in line and "assuming" not in line]
     if "full" in what:
         assert done.returncode == 2
         assert said == ["nplrp: standard output can't be written: No space left on device; what was printed is lost, files are whole"]

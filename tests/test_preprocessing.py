@@ -152,7 +152,7 @@ def test_what_nothing_tells_is_refused(tmp_path, capsys):
         nplrp.preprocess(str(picture), model)
     assert np.array_equal(nplrp.preprocess(str(picture), model, preprocessing="tf"), np.full((1, 8, 8, 3), -1, np.float32))
     nplrp.explain(model, np.zeros((1, 8, 8, 3)), "epsilon")
-    with pytest.raises(RuleError, match=r"needs the box that pixels lie in: nothing tells .*; or give the rule low and high"):
+    with pytest.raises(RuleError, match=r"nothing tells how this model's pictures were prepared; .*; or give low and high, the box"):
         nplrp.explain(model, np.zeros((1, 8, 8, 3)), "epsilon_gamma_box")
     nplrp.explain(model, np.zeros((1, 8, 8, 3)), "epsilon_gamma_box(low=-1, high=1)")
     assert main(["predict", str(picture), "-w", str(path)]) == 2

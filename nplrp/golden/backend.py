@@ -20,6 +20,7 @@ from nplrp.model import Model
 
 #: Backends whose adapters come with the package: scripts for an interpreter that has the library, and needn't have nplrp.
 BACKENDS = ("zennit", "captum", "innvestigate")
+ADAPTERS = Path(__file__).parent / "backends"
 
 
 def adapter(backend: str, mode: str = "chained", python: str | None = None) -> list[str]:
@@ -33,7 +34,7 @@ def adapter(backend: str, mode: str = "chained", python: str | None = None) -> l
     python : str or None
         The interpreter that has the library; None is this one.
     """
-    script = Path(__file__).parent / "backends" / f"{backend}_backend.py"
+    script = ADAPTERS / f"{backend}_backend.py"
     return [python or sys.executable, str(script), "isolated" if mode == "isolated" else "chained"]
 
 
@@ -83,6 +84,10 @@ def run_backend(
             done = subprocess.run([*command, str(source), str(target)], capture_output=True, text=True, errors="replace", check=False)
         except OSError as error:
             raise GoldenError(f"{what}: can't be run: {error.strerror or error}; give a program and its arguments") from None
+        if done.returncode and ADAPTERS in (Path(part).parent for part in command):  # it says in one line what it can't do
+            python, script, *_ = command
+            *_, said = done.stderr.strip().splitlines() or [f"ended with exit code {done.returncode}"]
+            raise GoldenError(f"{Path(script).stem.removesuffix('_backend')} in {python}: {said}")
         if done.returncode or not target.is_file():
             last = "; ".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-3:])
             raise GoldenError(f"{what}: ended with exit code {done.returncode} and {'an' if target.is_file() else 'no'} output: {last}")

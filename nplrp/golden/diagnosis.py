@@ -18,7 +18,7 @@ from nplrp.golden.fast_convolutions import is_fast
 from nplrp.golden.faults import FAULTS, Place, dialect_switches, other_starts, too_slow
 from nplrp.golden.forward_faults import flattens, forward_deviations
 from nplrp.golden.judging import CHAINED, FLOOR, REACH, UNITS
-from nplrp.golden.recording import check_weights, rebuilt_composite
+from nplrp.golden.recording import check_weights, rebuilt_composite, rebuilt_dialect
 from nplrp.golden.values import UNIT, Golden, Tensor
 from nplrp.layers import Step
 from nplrp.lrp import run_forward, run_step
@@ -45,7 +45,7 @@ def plan_of(golden: Golden, model: Model, dtype: str = "float64", algorithm: str
         If the model has other weights.
     """
     check_weights(golden, model)
-    return make_plan(model, rebuilt_composite(golden.facts), dtype, algorithm)
+    return make_plan(model, rebuilt_composite(golden.facts), dtype, algorithm, rebuilt_dialect(golden.facts))
 
 
 def trace_of(golden: Golden, plan: Plan, activations: Mapping[str, np.ndarray] | None = None) -> Trace:
@@ -220,6 +220,8 @@ def _of_readers(places: Sequence[Place], shares: Sequence[np.ndarray], j: int) -
         if others:
             yield f"what {at.step.name} gives left out", edges.total(others)
             yield f"what {at.step.name} gives counted twice", edges.total([shares[k], *shares])
+            more = shares[k] * at.trace.activations[j + 1]  # Captum, of what reads beside a layer with a rule
+            yield f"what {at.step.name} gives times the activation once more", edges.total([more, *others])
 
 
 def _winograd_explains(

@@ -89,9 +89,10 @@ def _arrays(golden: Golden, model: Model | None, dtype: np.dtype) -> Iterator[tu
     if model is not None and any(row.get("merged") for row in golden.facts["layers"]):
         steps, own = plan_of(golden, model).steps, make_steps(model, np.dtype("float64"), "direct", merge=False)
         for step, unmerged in zip(steps, own, strict=True):
-            if step.weight is None or step.bias is None or unmerged.weight is None:
+            if step.weight is None or step.bias is None or unmerged.weight is None or unmerged.bias is None:
                 continue
-            if not np.array_equal(step.weight, unmerged.weight):
+            same = np.array_equal(step.weight, unmerged.weight) and np.array_equal(step.bias, unmerged.bias)
+            if not same:
                 kernel = model[step.name].arrays.get("kernel", step.weight)
                 yield f"merged/{path_name(step.name)}/kernel", step.weight.reshape(kernel.shape).astype(dtype)
                 yield f"merged/{path_name(step.name)}/bias", step.bias.astype(dtype)

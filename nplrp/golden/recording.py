@@ -25,7 +25,7 @@ from nplrp.model import Model
 from nplrp.plan import make_plan, make_steps
 from nplrp.rules import SWITCHES, Rule
 from nplrp.rules.composites import Composite
-from nplrp.rules.dialects import Dialect
+from nplrp.rules.dialects import Dialect, dialect_named
 from nplrp.scores import scoring_of
 
 #: Samples of each array in a digest; and the largest input that it holds whole.
@@ -124,7 +124,8 @@ def recompute(golden: Golden, model: Model, x: np.ndarray | None = None) -> list
         raise GoldenError("this digest doesn't hold its input, which is large; give the image or tensor that was recorded")
     check_recorded(golden, model, x)
     facts = golden.facts
-    again = record(model, x, rebuilt_composite(facts), facts["targets"], start=facts["start"], profile=golden.profile)
+    composite, dialect = rebuilt_composite(facts), rebuilt_dialect(facts)
+    again = record(model, x, composite, facts["targets"], dialect=dialect, start=facts["start"], profile=golden.profile)
     old, new = dict(golden.arrays()), dict(again.arrays())
     other = [path for path in old if path not in new or old[path].tobytes() != new[path].tobytes()]
     for mine, theirs in zip(golden.layers, again.layers, strict=True):
@@ -175,7 +176,12 @@ def rebuilt_composite(facts: Mapping[str, Any]) -> Composite:
         for layer in facts["layers"]
         if layer["rule"]
     )
-    return Composite(str(facts["composite"]), rows, facts["start"])
+    return Composite(str(facts["composite"]), rows, facts["start"], slopes=facts.get("slopes", ""))
+
+
+def rebuilt_dialect(facts: Mapping[str, Any]) -> Dialect | None:
+    """Return the dialect that a rebuilt composite needs, which has every constant itself: one with stand-ins, if there were any."""
+    return dataclasses.replace(dialect_named("nplrp"), stand_ins=True) if facts.get("stand_ins") else None
 
 
 def refuse_flushed_subnormals() -> None:
@@ -355,6 +361,10 @@ def _facts(e: Run, profile: str, input_name: str) -> dict[str, Any]:
         "generator_version": __version__,
         "env": _environment(),
     }
+    if plan.composite.slopes:
+        facts["slopes"] = plan.composite.slopes
+    if any(step.stand_in for step in plan.steps):
+        facts["stand_ins"] = True
     facts["content_key"] = sha256(np.concatenate([e.relevances["input"].reshape(-1), e.trace.logits.reshape(-1)]))
     return facts
 

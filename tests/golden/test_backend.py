@@ -147,24 +147,24 @@ def test_adapters_see_the_layers_that_lrp_sees(exchange, normed, tmp_path):
             np.testing.assert_array_equal(layer.kernel, step.weight)
             np.testing.assert_array_equal(layer.bias, step.bias)
             assert layer.pads == ((1, 1, 1, 1) if layer.kind == "conv" else (0, 0, 0, 0))
-    a = job.activation(job.layers[-1])  # the norm below is in these weights already, so it isn't in their input
+    (a,) = job.inputs(job.layers[-1]).values()  # the norm below is in these weights already, so it isn't in their input
     logits = a @ job.layers[-1].kernel + job.layers[-1].bias
     np.testing.assert_allclose(logits, recorded.logits, rtol=1e-12)
     np.testing.assert_array_equal(a, recorded["fc1"].activation.values)
     np.testing.assert_array_equal(job.relevance(job.layers[-1]), recorded["predictions"].relevance.values)
     assert job.start(recorded.logits)[1].tolist() == [0, 1, 0, 0]
     everything = {name: np.zeros(1) for name in recorded.names}
-    job.write(tmp_path / "o.npz", {}, everything)
+    job.write(tmp_path / "o.npz", {}, everything, {})
     assert set(recorded.names) - {name.split("/")[1] for name in np.load(tmp_path / "o.npz")} == {"conv1", "norm2"}
 
 
 def test_what_adapters_can_not_do_they_say(exchange, tmp_path):
     rng = np.random.default_rng(0)
-    uneven = networks.conv("conv1", networks.random_kernel(rng, 2, 2, 3, 4), rng.normal(size=4))
-    end = [networks.plain("flatten", "flatten"), networks.dense("fc", networks.random_kernel(rng, 256, 3), np.zeros(3), "softmax")]
-    model = chain((8, 8, 3), [uneven, *end], "uneven")
-    golden.export(golden.record(model, images(1, 1, (8, 8, 3)), "epsilon"), tmp_path / "in", model, "raw")
-    with pytest.raises(SystemExit, match="conv1: padding that isn't the same on both sides"):
+    bilinear = networks.plain("up", "upsample", options={"size": [2, 2], "interpolation": "bilinear"})
+    end = [networks.plain("flatten", "flatten"), networks.dense("fc", networks.random_kernel(rng, 192, 3), np.zeros(3), "softmax")]
+    model = chain((4, 4, 3), [bilinear, *end], "bilinear")
+    golden.export(golden.record(model, images(1, 1, (4, 4, 3)), "epsilon"), tmp_path / "in", model, "raw")
+    with pytest.raises(SystemExit, match="up: upsampling other than to the nearest pixel isn't supported"):
         exchange.Job(tmp_path / "in")
 
 

@@ -3,91 +3,122 @@
 python captum_backend.py isolated|chained IN OUT.npz      needs torch and captum; IN is what `nplrp golden export --to raw -w W` writes
 """
 
-import sys
+import functools
 import warnings
 
 import torch
 from captum.attr import LRP
+from captum.attr._utils.custom_modules import Addition_Module
 from captum.attr._utils.lrp_rules import Alpha1_Beta0_Rule, EpsilonRule, GammaRule
-from exchange import Job
-from torch_chain import entered, left, modules, nchw, nhwc, softmaxed
+from exchange import MOVES, POOLS, SCALES, WEIGHTED, Job, command
+from torch_graph import Graph, nchw, nhwc, reported
 
 warnings.simplefilter("ignore")
 
+#: Rules that are plain autograd, and the kinds that have it for them.
+GRADIENTS = {
+    "winner": ("maximum", "minimum"),
+    "winner_ties": ("maximum", "minimum"),
+    "gradient": ("add", "average", "subtract", "multiply"),
+}
+
+
+class Additions(torch.nn.Module):
+    """Captum's module for a sum of two, as often as needed, from the left."""
+
+    def __init__(self, inputs):
+        super().__init__()
+        self.additions = torch.nn.ModuleList(Addition_Module() for _ in range(inputs - 1))
+
+    def forward(self, xs):
+        """Add up."""
+        total = xs[0]
+        for addition, x in zip(self.additions, xs[1:]):
+            total = addition(total, x)
+        return total
+
+
+def join(layer):
+    """Return the module of a join that has a rule; without one it is the operator alone."""
+    return Additions(len(layer.inputs)) if layer.kind == "add" and layer.rule["name"] != "gradient" else None
+
 
 def rule(layer):
-    """Return Captum's rule for a layer; None where it moves relevance only."""
+    """Return what makes Captum's rule for a layer; None where relevance only moves or goes by autograd."""
     r, name = layer.rule, layer.rule["name"]
-    if layer.kind not in ("conv", "dense", "maxpool", "avgpool"):
+    if layer.kind in MOVES or layer.kind in GRADIENTS.get(name, ()) or (layer.kind, name) == ("activation", "pass"):
         return None
-    if layer.kind in ("maxpool", "avgpool") or name in ("epsilon", "zero"):
-        return EpsilonRule(r.get("epsilon", EpsilonRule().STABILITY_FACTOR))
+    epsilon = r.get("epsilon", EpsilonRule().STABILITY_FACTOR)
     none = {"set_bias_to_zero": r.get("bias") == "none"}
-    if name == "gamma":
-        return GammaRule(r["gamma"], **none)
-    if name == "zplus" or (name == "alpha_beta" and (r["alpha"], r["beta"]) == (1, 0)):
-        return Alpha1_Beta0_Rule(**none)
-    raise SystemExit(f"{layer.name}: Captum has no rule {name!r} with these constants")
+    if layer.kind in POOLS or (layer.kind == "add" and name in ("norm", "epsilon", "zero")):
+        return lambda: EpsilonRule(epsilon)
+    if layer.kind in (*WEIGHTED, *SCALES):
+        if name in ("epsilon", "zero"):
+            return lambda: EpsilonRule(epsilon)
+        if name == "gamma":
+            return lambda: GammaRule(r["gamma"], **none)
+        if name == "zplus" or (name == "alpha_beta" and (r["alpha"], r["beta"]) == (1, 0)):
+            return lambda: Alpha1_Beta0_Rule(**none)
+    layer.no_rule("Captum")
+    return None
 
 
-class Chain(torch.nn.Module):
-    """Layers one after the other; with relevance of their output, its sum weighted by that, so that a pass begins with just that."""
+class Explained(Graph):
+    """A graph with Captum's rules that keeps the relevance of every output; with that of the last, its sum weighted by it."""
 
-    def __init__(self, layers, parts, R=None):
-        super().__init__()
-        self.layers, self.R = layers, R
-        self.parts = torch.nn.ModuleList(part for part in parts if not isinstance(part, torch.nn.Identity))
-        self.order = parts
+    def __init__(self, layers, dtype, R=None):
+        super().__init__(layers, dtype, join)
+        self.R, self.values, self.found = R, {}, {}
+        for layer in layers:
+            bent, made = self.bends[layer.name], rule(layer)
+            if bent is not None and (layer.slope or not isinstance(bent, (torch.nn.ReLU, torch.nn.Tanh))):
+                layer.refuse(f"Captum has no rule for the activation {layer.activation!r}, it passes ReLU and tanh")
+            if made is not None:
+                done = self.operations[layer.name]
+                for module in done.additions if isinstance(done, Additions) else [done]:
+                    module.rule = made()
 
-    def forward(self, a):
-        """Return [n, units], or [n]."""
-        for layer, part in zip(self.layers, self.order, strict=True):
-            a = part(entered(layer, a))
-        return a if self.R is None else (a * self.R).flatten(1).sum(1)
+    def forward(self, *inputs):
+        """Return the last output, [n, units] or [n]; readers share a tensor, as Captum's hooks are per tensor."""
+        self.values = dict(zip(self.reads, inputs))
+        for layer in self.layers:
+            self.values[layer.name] = self.run(layer, [self.values[name] for name in layer.inputs])
+        for name, x in self.values.items():
+            if x.requires_grad:  # registered last, so that Captum has done what it does to them
+                x.register_hook(functools.partial(self.found.__setitem__, name))
+        last = self.values[self.layers[-1].name]
+        return last if self.R is None else (last * self.R).flatten(1).sum(1)
 
 
-def relevances_of(layers, parts, x, R, target=None):
-    """Return the relevance of each layer's input, and what the pass was normalised by."""
-    rules = [rule(layer) for layer in layers]
-    for part, each in zip(parts, rules, strict=True):
-        if each is not None:
-            (part[0] if isinstance(part, torch.nn.Sequential) else part).rule = each
-    seen = []
-    handles = [part.register_forward_hook(lambda module, inputs, output: seen.append(output.detach())) for part in parts]
-    model = Chain(layers, list(parts), R)
+def isolated(job):
+    """Return what each layer gives to its inputs, by (layer, input), from golden inputs."""
+    edges = {}
+    for layer in job.layers:
+        graph = Explained([layer], job.dtype, nchw(job.relevance(layer)))
+        LRP(graph).attribute(tuple(map(nchw, job.inputs(layer).values())))
+        edges |= {(layer.name, name): nhwc(graph.found[name]) for name in graph.reads}
+    return {}, {}, edges
+
+
+def chained(job):
+    """Return relevances and activations from end to end."""
+    targets = job.about["targets"]
+    if targets is None:
+        raise SystemExit("Captum explains one output at a time: record with a target")
+    graph, x = Explained(job.layers, job.dtype), nchw(job.input)
     with torch.no_grad():
-        output = model(x)
-    for handle in handles:
-        handle.remove()
-    LRP(model).attribute(x, target=target)
-    if R is None:
-        R = torch.nn.functional.one_hot(torch.tensor(target), output.shape[1]).to(output)
-    found = {layers[-1].name: R}
-    for layer, each in reversed(list(zip(layers, rules, strict=True))):
-        R = left(layer, R) if each is None else each.relevance_input[x.device]
-        found[layer.below] = R
-    return found, seen, output
+        logits = graph(x)
+    activations = reported(job, {layer.name: graph.values[layer.name] for layer in job.layers})
+    LRP(graph).attribute(x, target=targets)
+    scale = logits[range(len(logits)), targets]  # Captum's pass begins with 1, and what it gives is multiplied by the logit
+    return {name: nhwc(R * scale.reshape(-1, *[1] * (R.ndim - 1))) for name, R in graph.found.items()}, activations, {}
 
 
 def main(mode, source, target):
     """Run every layer on golden inputs, or the network from end to end."""
-    job, relevances, activations = Job(source), {}, {}
-    chain = modules(job)
-    if mode == "isolated":
-        for layer, module in zip(job.layers, chain, strict=True):
-            a, R = nchw(job.activation(layer)), nchw(job.relevance(layer))
-            found = left(layer, R) if rule(layer) is None else relevances_of([layer], [module], a, R)[0][layer.below]
-            relevances[layer.below] = nhwc(found)
-    else:
-        targets = job.about["targets"]
-        if targets is None:
-            raise SystemExit("Captum explains one output at a time: record with a target")
-        found, seen, logits = relevances_of(job.layers, chain, nchw(job.input), None, targets)
-        scale = logits[range(len(logits)), targets]  # Captum's pass begins with 1, and what it gives is multiplied by the logit
-        relevances = {name: nhwc(R * scale.reshape(-1, *[1] * (R.ndim - 1))) for name, R in found.items()}
-        activations = {layer.name: nhwc(softmaxed(layer, a)) for layer, a in zip(job.layers, seen, strict=True)}
-    job.write(target, relevances, activations)
+    job = Job(source)
+    job.write(target, *(isolated if mode == "isolated" else chained)(job))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    command(main)
