@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import logging
 import os
@@ -10,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from nplrp import __version__
 from nplrp.errors import NplrpError, OutputError
@@ -36,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] == "import":
+        return run_import(argv)
     arguments = make_parser(argv[0] if argv else None).parse_args(argv)
     _listen()
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # nothing here uses it, and its threads take time to start
@@ -169,6 +172,8 @@ def make_parser(command: str | None = None) -> argparse.ArgumentParser:
     fetch = commands.add_parser("fetch", help="download the official weights", description="Download Keras's official ImageNet weights.")
     fetch.add_argument("model", nargs="?", default="vgg16", choices=("vgg16", "vgg19"))
     fetch.set_defaults(run=run_fetch)
+
+    commands.add_parser("import", help="convert a file of PyTorch or ONNX, or any that Keras wrote", add_help=False)
 
     if command in commands.choices:
         return parser
@@ -315,6 +320,18 @@ def run_demo(arguments: argparse.Namespace) -> None:
     demo(Path(arguments.output), dtype=arguments.dtype, algorithm=arguments.algorithm)
 
 
+def run_import(argv: Sequence[str]) -> int:
+    """Hand the command line over to the exporters, which the engine doesn't know."""
+    try:
+        tools = importlib.import_module("weights_tools.__main__")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "weights_tools":
+            raise
+        print("nplrp: import needs weights_tools, which isn't installed; pip install --force-reinstall 'nplrp[tools]'", file=sys.stderr)
+        return BAD_INPUT
+    return int(tools.main(argv, "nplrp"))
+
+
 def run_fetch(arguments: argparse.Namespace) -> None:
     """Download the official weights."""
     from nplrp.files.fetch import fetch
@@ -327,10 +344,22 @@ def _listen() -> None:
     warnings.showwarning = lambda message, *_: print(f"nplrp: note: {message}", file=sys.stderr)
     logger = logging.getLogger("nplrp")
     if not logger.handlers:
-        handler = logging.StreamHandler()
+        handler = _Stderr()
         handler.setFormatter(logging.Formatter("nplrp: %(message)s"))
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
+
+
+class _Stderr(logging.StreamHandler[TextIO]):
+    """Writes to what stderr is at the time, not to what it was when the first command ran."""
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, _: TextIO) -> None:
+        pass
 
 
 def _images(arguments: argparse.Namespace, model: Model) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,9 @@ class Given:
     ----------
     weights : str or None
         A path; None is looked for (`nplrp.find_weights`).
-    output, config, architecture : str or None
+    output, config, architecture, head, last_activation, kernels : str or None
+        As of `nplrp.load`.
+    input_size : (height, width) or None
         As of `nplrp.load`.
     """
 
@@ -26,6 +28,10 @@ class Given:
     output: str | None = None
     config: str | None = None
     architecture: str | None = None
+    head: str | None = None
+    last_activation: str | None = None
+    kernels: str | None = None
+    input_size: tuple[int, int] | None = None
 
     def load(self) -> Model:
         """Return the model.
@@ -37,7 +43,16 @@ class Given:
         from nplrp.files.fetch import find_weights
         from nplrp.files.weights import load
 
-        return load(find_weights(self.weights), output=self.output, config=self.config, architecture=self.architecture)
+        return load(
+            find_weights(self.weights),
+            output=self.output,
+            config=self.config,
+            architecture=self.architecture,
+            input_size=self.input_size,
+            head=self.head,
+            last_activation=self.last_activation,
+            kernels=self.kernels,
+        )
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -47,8 +62,29 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--architecture", metavar="NAME", help="network of keras.applications that weights without one are of: resnet50, ..."
     )
+    parser.add_argument(
+        "--head", choices=("flatten", "avg", "max"), help="what stands before the dense layers of a VGG's weights without configuration"
+    )
+    parser.add_argument("--last-activation", metavar="NAME", help="of weights without configuration: softmax, sigmoid, linear, ...")
+    parser.add_argument("--kernels", choices=("theano", "tensorflow"), help="whose kernels a file of Keras 1 has, which doesn't say it")
+    parser.add_argument("--input-size", metavar="HxW", type=_size, help="of the images, where the file leaves it open")
 
 
 def given(arguments: argparse.Namespace) -> Given:
     """Return what a command line gives."""
-    return Given(arguments.weights, arguments.output_layer, arguments.config, arguments.architecture)
+    return Given(
+        arguments.weights,
+        arguments.output_layer,
+        arguments.config,
+        arguments.architecture,
+        arguments.head,
+        arguments.last_activation,
+        arguments.kernels,
+        arguments.input_size,
+    )
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Read HxW, or one number for both."""
+    height, _, width = text.lower().partition("x")
+    return int(height), int(width or height)

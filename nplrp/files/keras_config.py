@@ -55,7 +55,7 @@ class Network:
     whole: bool = True
 
 
-def parse(config: Any, output: str | None = None, version: str | None = None) -> Network:
+def parse(config: Any, output: str | None = None, version: str | None = None, turn_input: bool = False) -> Network:
     """Read a whole model's configuration.
 
     Parameters
@@ -66,6 +66,8 @@ def parse(config: Any, output: str | None = None, version: str | None = None) ->
         Which of several outputs: the name of its layer, or the model's name for it.
     version : str or None
         Of the Keras that wrote it; None: the configuration tells.
+    turn_input : bool
+        Whether its images have channels first, and are to be given with channels last.
 
     Raises
     ------
@@ -94,7 +96,11 @@ def parse(config: Any, output: str | None = None, version: str | None = None) ->
     if shape is None:
         raise WeightsError(f"model {graph.name!r}: its configuration has no input shape; call the model once on data and save it again")
     dialect = _dialect(config, version)
-    sketch = Sketch(KINDS, shape)
+    turn_input = turn_input and len(shape) == 3
+    sketch = Sketch(KINDS, (*shape[1:], shape[0]) if turn_input else shape)
+    if turn_input:
+        sketch.input = Tensor(-1, (*shape[1:], shape[0]), (2, 0, 1))
+        shape = sketch.input.shape
     try:
         given: list[Tensor | None] = [sketch.input] * len(graph.inputs)
         found = _walk(graph, given, {number}, sketch, _Place(dialect, (), "", None))[number]
