@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import logging
 import os
@@ -37,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] == "import":
+        return run_import(argv)
     arguments = make_parser(argv[0] if argv else None).parse_args(argv)
     spoken = _listen(arguments)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # nothing here uses it, and its threads take time to start
@@ -171,6 +174,8 @@ def make_parser(command: str | None = None) -> argparse.ArgumentParser:
     fetch = commands.add_parser("fetch", help="download the official weights", description="Download Keras's official ImageNet weights.")
     fetch.add_argument("model", nargs="?", default="vgg16", choices=("vgg16", "vgg19"))
     fetch.set_defaults(run=run_fetch)
+
+    commands.add_parser("import", help="convert a file of PyTorch or ONNX, or any that Keras wrote", add_help=False)
 
     if command in commands.choices:
         return parser
@@ -319,6 +324,18 @@ def run_demo(arguments: argparse.Namespace) -> None:
 
     _check_folder(Path(arguments.output))
     demo(Path(arguments.output), dtype=arguments.dtype, algorithm=arguments.algorithm)
+
+
+def run_import(argv: Sequence[str]) -> int:
+    """Hand the command line over to the exporters, which the engine doesn't know."""
+    try:
+        tools = importlib.import_module("weights_tools.__main__")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "weights_tools":
+            raise
+        print("nplrp: import needs weights_tools, which isn't installed; pip install --force-reinstall 'nplrp[tools]'", file=sys.stderr)
+        return BAD_INPUT
+    return int(tools.main(argv, "nplrp"))
 
 
 def run_fetch(arguments: argparse.Namespace) -> None:

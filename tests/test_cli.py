@@ -202,9 +202,9 @@ def test_bad_input_is_one_line_and_exit_code_2(capsys, picture, arguments, messa
 
 def test_nan_weights_are_named(capsys, picture):
     bad = picture.with_name("nan.h5")
-    shutil.copy(DATA / "keras_files" / "small32_k2_save_weights.h5", bad)
+    shutil.copy(DATA / "keras_files" / "small32_k2_model_save.h5", bad)
     with h5py.File(bad, "r+") as file:
-        file["block2_conv1/block2_conv1/kernel:0"][1, 2, 3, 4] = np.nan
+        file["model_weights/block2_conv1/block2_conv1/kernel:0"][1, 2, 3, 4] = np.nan
     assert "layer 'block2_conv1': kernel[1, 2, 3, 4] is nan" in refused(capsys, "explain", picture, "-w", bad)
 
 

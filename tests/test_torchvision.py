@@ -1,6 +1,9 @@
 """State dicts of torchvision's networks: found by their names, computed as torch computes them, refused in one line if they aren't."""
 
 import dataclasses
+import fractions
+import json
+import pathlib
 import zipfile
 
 import numpy as np
@@ -12,7 +15,8 @@ from nplrp.model import Preprocessing
 from tests import torch_files
 from weights_tools.__main__ import main
 from weights_tools.from_pytorch import from_pytorch, model_of
-from weights_tools.torchvision import ROWS
+from weights_tools.safetensors_file import read_safetensors
+from weights_tools.torchvision import ROWS, Told
 
 #: One or two of each family; the others differ in numbers of blocks.
 COMPUTED = (
@@ -46,7 +50,11 @@ def test_written_network_is_read_back_with_its_padded_pools(tmp_path, capsys):
     path = torch_files.save(tmp_path / "net.pth", torch_files.state_dict("resnet18"))
     arguments = ["from-pytorch", str(path), str(tmp_path / "out.h5"), "--input-size", "64", "72"]
     assert main(arguments) == 0
-    assert capsys.readouterr().err == "weights_tools: resnet18: input 64 x 72 (another: --input-size)\n"
+    said = [
+        "resnet18: input 64 x 72 (another: --input-size)",
+        "resnet18: softmax assumed behind its 5 outputs (another: --last-activation NAME)",
+    ]
+    assert capsys.readouterr().err.splitlines() == [f"weights_tools: {line}" for line in said]
     made, found = from_pytorch(path, input_size=(64, 72)), nplrp.load(tmp_path / "out.h5")
     assert [layer.describe() for layer in found] == [layer.describe() for layer in made]
     assert found.content_hash == made.content_hash
@@ -88,6 +96,13 @@ def small():
         lambda tensors: {"state_dict": tensors, "epoch": 3, "best": 0.5},
         lambda tensors: {"model": tensors, "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]}},
         lambda tensors: {"net": {"state_dict": tensors}},
+        lambda tensors: {"ema": tensors, "epoch": 3},
+        lambda tensors: {
+            "state_dict": tensors,
+            "hyper_parameters": pathlib.PurePosixPath("data"),
+            "callbacks": {"a": fractions.Fraction(1, 2)},
+        },
+        lambda tensors: {f"encoder.net.{name}": tensor for name, tensor in tensors.items()},
         lambda tensors: {f"module.{name}": tensor for name, tensor in tensors.items()},
         lambda tensors: {"model_state_dict": {f"module._orig_mod.net.{name}": tensor for name, tensor in tensors.items()}},
         lambda tensors: dict(reversed(tensors.items())),
@@ -126,6 +141,125 @@ def test_transform_input_and_auxiliary_heads_are_said(caplog):
     np.testing.assert_allclose(logits(model, x), logits(without, changed), rtol=1e-12)
 
 
+# Other heads
+
+
+def vgg_tensors(head):
+    """A VGG11 for images of 64 x 64, its last image 2 x 2 x 6, with a head of [(name, outputs, inputs)]."""
+    shapes, before = {}, 3
+    for place, width in zip((0, 3, 6, 8, 11, 13, 16, 18), (2, 3, 4, 4, 5, 5, 6, 6), strict=True):
+        shapes |= {f"features.{place}.weight": (width, before, 3, 3), f"features.{place}.bias": (width,)}
+        before = width
+    for name, outputs, inputs in head:
+        shapes |= {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
+    return {name: torch_files.values(name, shape) for name, shape in shapes.items()}
+
+
+def by_hand(model, tensors, head, x, behind):
+    """What a head gives, from the model's last image on; `behind` holds what is done to each layer's output."""
+    image = nplrp.forward(model, x, "float64")["block5_pool"][0]
+    a = image.transpose(2, 0, 1).reshape(-1) if tensors[f"{head[0][0]}.weight"].shape[1] > 6 else image.mean((0, 1))
+    for (name, _, _), change in zip(head, behind, strict=True):
+        a = change(tensors[f"{name}.weight"].astype(float) @ a + tensors[f"{name}.bias"])
+    return a
+
+
+def relu(z):
+    return np.maximum(z, 0)
+
+
+@pytest.mark.parametrize(
+    ("head", "behind", "said"),
+    [
+        ([("classifier", 5, 24)], [np.array], {}),
+        (
+            [("classifier.0", 8, 24), ("classifier.3", 7, 8), ("classifier.6.0", 6, 7), ("classifier.6.3", 5, 6)],
+            [relu] * 3 + [np.array],
+            {},
+        ),
+        ([("classifier.2", 8, 24), ("classifier.3", 5, 8)], [np.array] * 2, {}),
+        ([("classifier.fc1", 8, 24), ("classifier.fc2", 5, 8)], [relu, np.array], {}),
+        ([("classifier.0", 8, 24), ("classifier.2", 5, 8)], [np.tanh, np.array], {"head_activation": "tanh"}),
+        ([("head.0", 8, 24), ("head.2", 5, 8)], [np.array, np.array], {"head_activation": "linear"}),
+        ([("classifier.0", 8, 6), ("classifier.9", 4, 8), ("classifier.10", 3, 4)], [relu, np.array, np.array], {"head": "avg"}),
+    ],
+)
+def test_heads_of_any_dense_layers(caplog, head, behind, said):
+    tensors = vgg_tensors(head)
+    with caplog.at_level("INFO"):
+        model = model_of(tensors, input_size=(64, 64), told=Told(**said))
+    x = torch_files.image(64, "alexnet")
+    np.testing.assert_allclose(logits(model, x), by_hand(model, tensors, head, x, behind), rtol=1e-10)
+    assert f"its head is made of {', '.join(repr(name) for name, _, _ in head)}" in caplog.text
+    assert ("relu assumed between them (another: --head-activation NAME)" in caplog.text) == (relu in behind)
+
+
+def test_a_head_beside_a_prefixed_network_and_a_single_output(caplog):
+    tensors = {f"backbone.{name}": array for name, array in torch_files.state_dict("resnet18").items() if not name.startswith("fc.")}
+    width = torch_files.state_dict("resnet18")["fc.weight"].shape[1]
+    tensors |= {"head.1.weight": torch_files.values("w", (4, width)), "head.1.bias": np.ones(4, "f4")}
+    tensors |= {
+        f"head.2.{name}": array
+        for name, array in zip(("weight", "bias", "running_mean", "running_var"), np.ones((4, 4), "f4"), strict=True)
+    }
+    tensors |= {
+        "head.2.num_batches_tracked": np.array(3),
+        "head.4.weight": torch_files.values("v", (1, 4)),
+        "head.4.bias": np.ones(1, "f4"),
+    }
+    with caplog.at_level("INFO"):
+        model = model_of(tensors)
+    assert [(layer.name, layer.kind) for layer in model][-5:] == [
+        ("head.1", "dense"),
+        ("head.2", "batchnorm"),
+        ("head.2.activation", "activation"),
+        ("head.4", "dense"),
+        ("sigmoid", "activation"),
+    ]
+    assert "sigmoid assumed behind its 1 outputs" in caplog.text
+    assert model_of(tensors, told=Told(last_activation="linear")).layers[-1].name == "head.4"
+
+
+def test_a_head_that_reads_one_number_for_each_channel_is_said(caplog):
+    tensors = vgg_tensors([("classifier.0", 8, 6), ("classifier.3", 8, 8), ("classifier.6", 5, 8)])
+    with caplog.at_level("INFO"):
+        assert model_of(tensors).input_shape == (32, 32, 3)
+    assert "if it stands behind a mean over the pixels of larger images: --head avg" in caplog.text
+    assert model_of(tensors, told=Told("max")).input_shape == (224, 224, 3)
+    with pytest.raises(WeightsError, match="--head avg is for VGGs"):
+        model_of(torch_files.state_dict("resnet18"), "resnet18", told=Told("avg"))
+
+
+def test_safetensors_of_every_precision(tmp_path):
+    tensors = vgg_tensors([("classifier", 5, 24)])
+    halves = {name: (array.view("<u4") >> 16).astype("<u2") for name, array in tensors.items()}
+    exact = {name: (array.astype("<u4") << 16).view("<f4") for name, array in halves.items()}
+    for kind, stored in (("BF16", halves), ("F32", exact), ("F64", {name: array.astype("f8") for name, array in exact.items()})):
+        header, data = {"__metadata__": {"format": "pt"}}, b""
+        for name, array in stored.items():
+            header[name] = {"dtype": kind, "shape": array.shape, "data_offsets": [len(data), len(data) + array.nbytes]}
+            data += array.tobytes()
+        text = json.dumps(header).encode()
+        path = tmp_path / f"{kind}.safetensors"
+        path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+        found = read_safetensors(path)
+        assert list(found) == list(tensors)
+        assert all((found[name] == exact[name]).all() for name in exact)
+    assert from_pytorch(tmp_path / "BF16.safetensors").output_shape == (5,)
+    path.write_bytes(path.read_bytes().replace(b"F64", b"F8_", 1))
+    with pytest.raises(WeightsError, match="has type F8_, known are F16"):
+        read_safetensors(path)
+
+
+def test_whole_models_are_named(tmp_path):
+    for wrap in (lambda tensors: fractions.Fraction(1, 2), lambda tensors: {"model": fractions.Fraction(1, 2), "epoch": 1}):
+        path = torch_files.save(tmp_path / "whole.pth", small(), wrap)
+        with pytest.raises(
+            WeightsError, match=r"it holds a whole fractions\.Fraction instead of weights, which isn't read: it may run code"
+        ):
+            from_pytorch(path)
+
+
 # Refused
 
 
@@ -162,8 +296,11 @@ def test_other_state_dicts_are_refused_in_one_line(change, arguments, message):
 def test_unknown_networks_and_checkpoints_name_the_way_out(tmp_path):
     with pytest.raises(WeightsError, match=r"aren't those of torchvision's vgg11, .*; export other networks to ONNX and use from-onnx"):
         model_of({"blocks.0.attn.qkv.weight": np.ones((3, 3), "f4")})
-    path = torch_files.save(tmp_path / "net.pth", small(), lambda tensors: {"epoch": 3, "ema": tensors})
-    with pytest.raises(WeightsError, match="expected a state dict, names with tensors, found a dict of 'epoch', 'ema'"):
+    path = torch_files.save(tmp_path / "net.pth", small(), lambda tensors: {"epoch": 3, "parts": [tensors]})
+    with pytest.raises(WeightsError, match="expected a state dict, names with tensors, found a dict of 'epoch', 'parts'"):
+        from_pytorch(path)
+    path = torch_files.save(tmp_path / "net.pth", small(), lambda tensors: {"student": tensors, "teacher": tensors})
+    with pytest.raises(WeightsError, match="it holds 2 state dicts, under 'student', 'teacher'; save the one that is meant"):
         from_pytorch(path)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import pickle
+import sys
 import time
 import zipfile
 from pathlib import Path
@@ -15,10 +16,11 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 import nplrp
+from nplrp import cli
 from nplrp.errors import NplrpError, OutputError, WeightsError
 from nplrp.layers import KINDS
 from nplrp.model import Layer, Preprocessing, Window, chain
-from tests import zoo
+from tests import torch_files, zoo
 from tests.networks import batch_norm, conv, dense, plain, pool, random_kernel
 from weights_tools.__main__ import main, read_classes
 from weights_tools.from_pytorch import from_pytorch
@@ -248,7 +250,8 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys, monkeypatch, ar
     Path("text").write_text("text, not weights")
     Path("vgg.pth").write_bytes((TORCH / "vgg11_small_legacy.pth").read_bytes())
     code, out, err = run(capsys, *arguments)
-    assert (code, out) == (2, "") and err.count("\n") == 1 and message in err
+    *notes, last = err.splitlines()
+    assert (code, out) == (2, "") and message in last and all("assumed" in note for note in notes)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["text", "vgg.pth"]
 
 
@@ -274,6 +277,65 @@ def test_wrong_classes(tmp_path, entries):
         read_classes(tmp_path / "c.json", 2)
 
 
+# One front door
+
+
+def test_import_finds_out_what_a_file_is(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["import", str(TORCH / "vgg11_bn_small.pth"), "--last-activation", "linear"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == "vgg11_bn_small.h5: vgg11_bn, 33 layers, input 64 x 64 x 3\n" and captured.err == ""
+    assert run(capsys, "from-pytorch", TORCH / "vgg11_bn_small.pth", "other.h5", "--last-activation", "linear")[0] == 0
+    assert Path("other.h5").read_bytes() == Path("vgg11_bn_small.h5").read_bytes()
+    Path("renamed").write_bytes((TORCH / "vgg11_bn_small.pth").read_bytes())
+    for name in ("renamed", TORCH / "vgg11_small_legacy.pth"):
+        assert run(capsys, "import", name, "again.h5", "--force")[0] == 0
+    assert run(capsys, "import", DATA / "keras_files" / "keras2_nested.h5", "keras.h5")[0] == 0
+    assert nplrp.load("keras.h5").content_hash == nplrp.load(DATA / "keras_files" / "keras2_nested.h5").content_hash
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["missing.pth"], "missing.pth: there is no such file"),
+        (["missing"], "missing: there is no such file"),
+        (["text"], "text: expected Keras weights"),
+        (["net.onnx"], "net.onnx: an ONNX file doesn't say how its pictures were prepared"),
+        ([str(DATA / "keras_files" / "keras2_nested.h5")], "needs no import: nplrp reads it as it is"),
+        (
+            [str(TORCH / "vgg11_bn_small.pth"), "--output-name", "y"],
+            "--output-name is for an ONNX file, and this is a PyTorch or safetensors",
+        ),
+        (
+            [str(TORCH / "vgg11_bn_small.pth"), "--head-activation", "relo"],
+            "--head-activation: there is no activation 'relo'; did you mean 'relu'",
+        ),
+        ([str(TORCH / "vgg11_bn_small.pth"), "text"], "text exists already"),
+    ],
+)
+def test_import_refuses_in_one_line(tmp_path, capsys, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    Path("text").write_text("text, not weights")
+    Path("net.onnx").write_bytes(b"\x08\x08\x12\x07pytorch")
+    code, captured = cli.main(["import", *arguments]), capsys.readouterr()
+    assert (code, captured.out) == (2, "") and captured.err.count("\n") == 1
+    assert captured.err.startswith("nplrp: ") and message in captured.err
+
+
+def test_import_without_the_exporters_says_how_to_install_them(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "weights_tools.__main__", None)
+    monkeypatch.setitem(sys.modules, "weights_tools", None)
+    assert cli.main(["import", "net.pth"]) == 2
+    assert "pip install --force-reinstall 'nplrp[tools]'" in capsys.readouterr().err
+
+
+def test_sizes_may_be_written_in_two_ways(tmp_path, capsys):
+    path = torch_files.save(tmp_path / "net.pth", torch_files.state_dict("squeezenet1_1"))
+    for size in (["64", "96"], ["64x96"]):
+        assert run(capsys, "from-pytorch", path, tmp_path / "out.h5", "--force", "--input-size", *size)[0] == 0
+        assert nplrp.load(tmp_path / "out.h5").input_shape == (64, 96, 3)
+
+
 # PyTorch
 
 
@@ -285,7 +347,7 @@ def torch_input():
 @pytest.mark.parametrize(("name", "key"), [("vgg11_bn_small.pth", "bn"), ("vgg11_small_legacy.pth", "plain")])
 def test_from_pytorch_computes_what_torch_computed(tmp_path, capsys, name, key):
     code, _, err = run(capsys, "from-pytorch", TORCH / name, tmp_path / "out.h5")
-    assert (code, err) == (0, "")
+    assert (code, err.count("\n")) == (0, 1) and "softmax assumed behind its 5 outputs (another: --last-activation NAME)" in err
     model = nplrp.load(tmp_path / "out.h5")
     with np.load(TORCH / "expected.npz") as expected:
         np.testing.assert_allclose(output(model, torch_input()), expected[key], rtol=1e-5)
@@ -361,7 +423,7 @@ def test_a_pickle_cannot_run_anything(tmp_path, zipped):
             archive.writestr("evil/data.pkl", pickled)
     else:
         path.write_bytes(pickled)
-    with pytest.raises(WeightsError, match=r"pathlib.*isn't read: it may run code"):
+    with pytest.raises(WeightsError, match=r"pathlib.*isn't read: it may run code" if zipped else "not one of torch.save's"):
         from_pytorch(path)
     assert not (tmp_path / "touched").exists()
 

@@ -1,4 +1,4 @@
-"""The command line: `python -m weights_tools from-keras|from-onnx|from-pytorch IN OUT.h5`."""
+"""The command line: `python -m weights_tools import|from-keras|from-onnx|from-pytorch IN OUT.h5`, and what `nplrp import` runs."""
 
 from __future__ import annotations
 
@@ -6,18 +6,24 @@ import argparse
 import dataclasses
 import json
 import logging
+import mmap
 import sys
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from nplrp.errors import NplrpError, WeightsError
+from nplrp.errors import NplrpError, OutputError, WeightsError
+from nplrp.files import foreign
+from nplrp.files.given import Given, add_flags
 from nplrp.files.preparing import of_layers
+from nplrp.files.vgg import checked_activation
 from nplrp.images import RESAMPLE
 from nplrp.model import Model
 from nplrp.pipes import heedless
 from nplrp.preprocessing import CHOICES, UNKNOWN, check_mode
-from weights_tools.torchvision import ROWS
+from weights_tools.torchvision import ROWS, Told
 from weights_tools.write_hdf5 import check_output, write
 
 _logger = logging.getLogger("weights_tools")
@@ -28,30 +34,57 @@ MAX_SIDE = 1 << 16
 OK, BAD_INPUT, INTERRUPTED = 0, 2, 130
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Convert one file and return the exit code, whether or not somebody reads what is printed."""
+#: Options that only some kinds of files have a use for: `import` takes all.
+USES = MappingProxyType(
+    {
+        "architecture": ("from-keras", "from-pytorch"),
+        "config": ("from-keras",),
+        "head": ("from-keras", "from-pytorch"),
+        "head_activation": ("from-pytorch",),
+        "kernels": ("from-keras",),
+        "last_activation": ("from-keras", "from-pytorch"),
+        "output_layer": ("from-keras",),
+        "output_name": ("from-onnx",),
+        "transform_input": ("from-pytorch",),
+    }
+)
+KINDS = MappingProxyType({"from-keras": "a Keras file", "from-onnx": "an ONNX file", "from-pytorch": "a PyTorch or safetensors file"})
+
+
+def main(argv: Sequence[str] | None = None, program: str = "weights_tools") -> int:
+    """Convert one file and return the exit code, whether or not somebody reads what is printed.
+
+    Parameters
+    ----------
+    argv : sequence of str or None
+        The command line.
+    program : str
+        What messages begin with: ``"nplrp"`` where its command line handed over.
+    """
     with heedless():
-        return _run(argv)
+        return _run(argv, program)
 
 
-def _run(argv: Sequence[str] | None) -> int:
-    arguments = make_parser().parse_args(argv)
+def _run(argv: Sequence[str] | None, program: str) -> int:
+    arguments = make_parser(program).parse_args(_sizes_joined(sys.argv[1:] if argv is None else argv))
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("weights_tools: %(message)s"))
+    handler.setFormatter(logging.Formatter(f"{program}: %(message)s"))
     loggers = [logging.getLogger(name) for name in ("weights_tools", "nplrp")]
     try:
         for logger in loggers:
             logger.addHandler(handler)
             logger.setLevel(logging.INFO)
+        if arguments.command == "import":
+            _choose(arguments)
         check_output(arguments.output, arguments.force)
         model = _described(_read(arguments), arguments)
         write(model, arguments.output, arguments.input, arguments.command, arguments.force)
         print(f"{arguments.output}: {model.name}, {len(model.layers)} layers, input {' x '.join(map(str, model.input_shape))}", flush=True)
     except NplrpError as error:
-        print(f"weights_tools: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
-        print("weights_tools: interrupted", file=sys.stderr)
+        print(f"{program}: interrupted", file=sys.stderr)
         return INTERRUPTED
     finally:
         for logger in loggers:
@@ -59,15 +92,17 @@ def _run(argv: Sequence[str] | None) -> int:
     return OK
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser(program: str = "weights_tools") -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     parser = argparse.ArgumentParser(
-        prog="python -m weights_tools", description="Turn trained weights into the HDF5 that nplrp and Keras read."
+        prog="python -m weights_tools" if program == "weights_tools" else program,
+        description="Turn trained weights into the HDF5 that nplrp and Keras read.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    source, target = argparse.ArgumentParser(add_help=False), argparse.ArgumentParser(add_help=False)
+    source.add_argument("input", type=Path, metavar="IN")
+    target.add_argument("output", type=Path, metavar="OUT.h5")
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("input", type=Path, metavar="IN")
-    common.add_argument("output", type=Path, metavar="OUT.h5")
     common.add_argument("--preprocessing", metavar=CHOICES, help="how a picture's values become the model's input")
     common.add_argument("--resample", choices=RESAMPLE, help="filter that pictures are resized with")
     common.add_argument(
@@ -78,37 +113,94 @@ def make_parser() -> argparse.ArgumentParser:
         "--classes", type=Path, metavar="FILE.json", help="what the outputs are called: a list, or index -> name, or name -> index"
     )
     common.add_argument("--force", action="store_true", help="replace OUT.h5 if it is there")
-    commands.add_parser("from-keras", parents=[common], help="any file that Keras has written")
+    keras = argparse.ArgumentParser(add_help=False)
+    add_flags(keras, pictures=False)
     sized = argparse.ArgumentParser(add_help=False)
-    sized.add_argument(
-        "--input-size", type=_side, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of the pictures, where the file leaves it open"
-    )
-    onnx = commands.add_parser(
-        "from-onnx", parents=[common, sized], help="a graph with one input; give --preprocessing where it takes pictures"
-    )
+    sized.add_argument("--input-size", type=_size, metavar="HxW", help="of the pictures, where the file leaves it open")
+    onnx = argparse.ArgumentParser(add_help=False)
     onnx.add_argument("--output-name", metavar="NAME", help="which of several outputs; what doesn't lead to it is left out")
-    torch = commands.add_parser(
-        "from-pytorch",
-        parents=[common, sized],
-        help="a state dict (.pth or .safetensors) of one of torchvision's networks",
-        description=f"A state dict of one of torchvision's networks, with any number of classes: {', '.join(ROWS)}.",
-    )
-    torch.add_argument("--architecture", metavar="NAME", help="which of these it is, where its names and shapes don't tell")
+    heads = argparse.ArgumentParser(add_help=False)
+    heads.add_argument("--architecture", metavar="NAME", help="which of these it is, where its names and shapes don't tell")
+    heads.add_argument("--head", choices=("flatten", "avg", "max"), help="how the pixels of a VGG's last image come to its dense layers")
+    heads.add_argument("--last-activation", metavar="NAME", help="behind its outputs; softmax, or sigmoid of one, if not given")
+    torch = argparse.ArgumentParser(add_help=False)
+    torch.add_argument("--head-activation", metavar="NAME", help="between dense layers that aren't torchvision's; relu if not given")
     torch.add_argument(
         "--transform-input",
         action=argparse.BooleanOptionalAction,
         default=None,
         help="torchvision's option of GoogLeNet and Inception v3: on, as with its own weights, if neither is given",
     )
+    front = commands.add_parser(
+        "import",
+        parents=[source, common, keras, onnx, torch],
+        help="any of these, told by the file itself",
+        description="Convert a file of PyTorch (.pth, .pt, .safetensors), of ONNX, or any that Keras wrote; which, its contents tell.",
+    )
+    front.add_argument("output", type=Path, nargs="?", metavar="OUT.h5", help="default: IN's name with .h5, here")
+    commands.add_parser("from-keras", parents=[source, target, common, keras], help="any file that Keras has written")
+    commands.add_parser("from-onnx", parents=[source, target, common, sized, onnx], help="a graph with one input; needs --preprocessing")
+    commands.add_parser(
+        "from-pytorch",
+        parents=[source, target, common, sized, heads, torch],
+        help="a state dict (.pth or .safetensors) of one of torchvision's networks",
+        description=f"A state dict of one of torchvision's networks, with any number of classes: {', '.join(ROWS)}.",
+    )
     return parser
 
 
-def _side(text: str) -> int:
-    """Read the length of a side in pixels."""
-    number = int(text)
-    if not 1 <= number <= MAX_SIDE:
+def _sizes_joined(argv: Sequence[str]) -> list[str]:
+    """Return a command line on which `--input-size H W` is written HxW."""
+    found: list[str] = []
+    for word in argv:
+        if word.isdecimal() and len(found) > 1 and found[-2] == "--input-size" and found[-1].isdecimal():
+            found[-1] += f"x{word}"
+        else:
+            found.append(word)
+    return found
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Read HxW, or one number for both, in pixels."""
+    height, _, width = text.lower().partition("x")
+    numbers = int(height), int(width or height)
+    if not all(1 <= number <= MAX_SIDE for number in numbers):
         raise ValueError
-    return number
+    return numbers
+
+
+def _choose(arguments: argparse.Namespace) -> None:
+    """Find out what kind of file it is, and see that all options have a use for it."""
+    path = arguments.input
+    arguments.command = kind_of(path)
+    if arguments.output is None:
+        if arguments.command == "from-keras":
+            _read(arguments)  # what isn't Keras's is named
+            raise OutputError(f"{path} needs no import: nplrp reads it as it is; to write it in our layout all the same, give OUT.h5")
+        arguments.output = Path(f"{path.stem}.h5")
+    for option, kinds in USES.items():
+        if getattr(arguments, option) is not None and arguments.command not in kinds:
+            raise WeightsError(
+                f"{path}: --{option.replace('_', '-')} is for {' and '.join(KINDS[kind] for kind in kinds)}, and this is "
+                f"{KINDS[arguments.command]}; leave it out"
+            )
+
+
+def kind_of(path: Path) -> str:
+    """Return which command a file is for, by its contents; what is nothing of the kind goes to Keras's reader, which names it."""
+    try:
+        with path.open("rb") as file:
+            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+            return "from-pytorch" if any(name.endswith("/data.pkl") for name in names) else "from-keras"
+    except (OSError, ValueError, zipfile.BadZipFile):
+        data = memoryview(b"")
+    what = (foreign.name_of(path, data) or ("", ""))[0]
+    if any(word in what for word in ("PyTorch", "safetensors")) or (not what and path.suffix in (".pth", ".pt")):
+        return "from-pytorch"
+    return "from-onnx" if "ONNX" in what else "from-keras"
 
 
 def read_classes(path: Path, outputs: int) -> tuple[tuple[str, str], ...]:
@@ -144,15 +236,18 @@ def read_classes(path: Path, outputs: int) -> tuple[tuple[str, str], ...]:
 
 
 def _read(arguments: argparse.Namespace) -> Model:
+    size = arguments.input_size
     if arguments.command == "from-keras":
-        from nplrp.files.weights import load
-
-        return load(arguments.input, preprocessing=arguments.preprocessing)
-    size = (arguments.input_size[0], arguments.input_size[1]) if arguments.input_size else None
+        fields = {field.name: getattr(arguments, field.name, None) for field in dataclasses.fields(Given)}
+        return Given(**fields | {"weights": str(arguments.input), "output": arguments.output_layer}).load()
     if arguments.command == "from-pytorch":
         from weights_tools.from_pytorch import from_pytorch
 
-        return from_pytorch(arguments.input, arguments.architecture, size, arguments.transform_input)
+        for name in ("head_activation", "last_activation"):
+            if getattr(arguments, name) is not None:
+                setattr(arguments, name, checked_activation(getattr(arguments, name), name))
+        told = Told(arguments.head, arguments.head_activation, arguments.last_activation)
+        return from_pytorch(arguments.input, arguments.architecture, size, arguments.transform_input, told)
     from weights_tools.from_onnx import from_onnx
 
     return from_onnx(arguments.input, size, arguments.output_name)

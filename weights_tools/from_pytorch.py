@@ -20,8 +20,9 @@ import numpy as np
 from nplrp.errors import ModelError, WeightsError
 from nplrp.files.weights import imagenet_classes
 from nplrp.model import Model, Preprocessing
+from weights_tools.safetensors_file import is_safetensors, read_safetensors
 from weights_tools.torch_file import read_tensors
-from weights_tools.torchvision import ROWS, TRANSFORM_OFFSET, TRANSFORM_SCALE, Missing, Plan, Row, new_name
+from weights_tools.torchvision import AS_TRAINED, ROWS, TRANSFORM_OFFSET, TRANSFORM_SCALE, Missing, Plan, Row, Told, new_name
 
 _logger = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ def from_pytorch(
     architecture: str | None = None,
     input_size: tuple[int, int] | None = None,
     transform_input: bool | None = None,
+    told: Told = AS_TRAINED,
 ) -> Model:
     """Read a state dict: what `torch.save` writes (``.pth``, ``.pt``; no PyTorch needed) or ``.safetensors``.
 
@@ -53,6 +55,8 @@ def from_pytorch(
         None is what torchvision trained it on, or what its dense layers were made for.
     transform_input : bool or None
         Of GoogLeNet and Inception v3, torchvision's option of that name; None: as with torchvision's own weights, on.
+    told : Told
+        What else the caller says about the head.
 
     Raises
     ------
@@ -60,9 +64,9 @@ def from_pytorch(
         If it can't be read, or isn't that of one of these networks.
     """
     path = Path(path)
-    tensors = _read_safetensors(path) if path.suffix == ".safetensors" else read_tensors(path)
+    tensors = read_safetensors(path) if is_safetensors(path) else read_tensors(path)
     try:
-        return model_of(tensors, architecture, input_size, transform_input)
+        return model_of(tensors, architecture, input_size, transform_input, told)
     except (WeightsError, ModelError) as error:
         raise WeightsError(f"{path}: {error}") from None
 
@@ -72,6 +76,7 @@ def model_of(
     architecture: str | None = None,
     input_size: tuple[int, int] | None = None,
     transform_input: bool | None = None,
+    told: Told = AS_TRAINED,
 ) -> Model:
     """Lay out a network over a state dict; widths, kernels, groups and the number of classes come from the shapes.
 
@@ -79,7 +84,7 @@ def model_of(
     ----------
     tensors : mapping of str to ndarray
         As torchvision names them, perhaps with prefixes: ``features.0.weight`` [cout, cin, 3, 3], ...
-    architecture, input_size, transform_input
+    architecture, input_size, transform_input, told
         As for `from_pytorch`.
 
     Raises
@@ -91,7 +96,7 @@ def model_of(
     tries: list[Try] = []
     for given in _without_prefixes(_floats(tensors)):
         for row in rows:
-            tries.append(_try(given, row, input_size, transform_input))
+            tries.append(_try(given, row, input_size, transform_input, told))
             if tries[-1].error is None and all(given[name].shape == shape for name, shape in row.marks.items()):
                 return _finished(tries[-1])
     fitting = next((each for each in tries if each.error is None), None)
@@ -101,7 +106,7 @@ def model_of(
     if best.used < LEAST * len(tensors) and architecture is None and isinstance(best.error, Missing):
         raise WeightsError(
             f"the state dict has {len(tensors)} tensors ({', '.join(sorted(tensors)[:3])}, ...), which aren't those of torchvision's "
-            f"{', '.join(ROWS)}; export other networks to ONNX and use from-onnx"
+            f"{', '.join(ROWS)}; export other networks to ONNX and use from-onnx (nplrp import model.onnx)"
         )
     why, plan = str(best.error), best.plan
     if isinstance(best.error, Missing):
@@ -166,22 +171,38 @@ def _without_prefixes(tensors: dict[str, np.ndarray]) -> Iterator[dict[str, np.n
             yield tensors
             firsts = {name.partition(".")[0] for name in tensors}
             if len(firsts) != 1:
+                yield from _without_inner_prefix(tensors)
                 return
             wrapper = f"{firsts.pop()}."
         tensors = {name.removeprefix(wrapper): array for name, array in tensors.items()}
     yield tensors
 
 
-def _try(tensors: Mapping[str, np.ndarray], row: Row, input_size: tuple[int, int] | None, transform_input: bool | None) -> Try:
+def _without_inner_prefix(tensors: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+    """Yield the state dict without what stands before the first convolution's name, where a head beside the network has other names."""
+    ends = tuple(f".{stem}.weight" for stem in STEMS)
+    stems = {name: next(end for end in ends if name.endswith(end)) for name in tensors if name.endswith(ends) and tensors[name].ndim == 4}
+    prefixes = {name.removesuffix(end) + "." for name, end in stems.items()}
+    for prefix in sorted(prefixes, key=lambda each: (each.count("."), each))[:MAX_PREFIXES]:
+        found = {name.removeprefix(prefix): array for name, array in tensors.items()}
+        if len(found) == len(tensors):
+            yield found
+
+
+def _try(tensors: Mapping[str, np.ndarray], row: Row, input_size: tuple[int, int] | None, transform_input: bool | None, told: Told) -> Try:
     """Lay out a network as far as it fits."""
-    plan = Plan(tensors, _input_shape(tensors, row, input_size), row.epsilon)
+    plan = Plan(tensors, _input_shape(tensors, row, input_size, told), row.epsilon, told)
     transformed = row.transforms if transform_input is None else transform_input
     error: WeightsError | ModelError | None = None
     try:
         if transformed and row.transforms:
             plan.put("affine", "transform_input", arrays={"scale": np.array(TRANSFORM_SCALE), "offset": np.array(TRANSFORM_OFFSET)})
+        if told.head and not row.flat:
+            raise WeightsError(f"--head {told.head} is for VGGs; leave it away")
         row.lay_out(plan, row)
-        plan.act("softmax", "softmax")
+        last = told.last_activation or ("sigmoid" if plan.shape == (1,) else "softmax")
+        if last != "linear":
+            plan.act(last, last)
         plan.left -= {name for name in plan.left if name.startswith(row.auxiliary or ("\0",))}
         if plan.left:
             listed = ", ".join(sorted(plan.left)[:3])
@@ -193,28 +214,55 @@ def _try(tensors: Mapping[str, np.ndarray], row: Row, input_size: tuple[int, int
     return Try(row, plan, len(tensors) - len(plan.left), error, transformed)
 
 
-def _input_shape(tensors: Mapping[str, np.ndarray], row: Row, input_size: tuple[int, int] | None) -> tuple[int, int, int]:
+def _input_shape(
+    tensors: Mapping[str, np.ndarray], row: Row, input_size: tuple[int, int] | None, told: Told = AS_TRAINED
+) -> tuple[int, int, int]:
     """Return what a network reads: its channels from the first convolution, a VGG's side from the rows of its first dense layer."""
     stem = next((tensors[f"{name}.weight"] for name in STEMS if f"{name}.weight" in tensors), None)
     channels = stem.shape[1] if stem is not None and stem.ndim == 4 else 3
     side = row.side
-    if row.flat and f"{row.flat}.weight" in tensors:
+    flat = _flat(tensors, row)
+    if flat and told.head in (None, "flatten"):
         places = [
             int(found[1]) for name in tensors if (found := re.fullmatch(r"features\.(\d+)\.weight", name)) and tensors[name].ndim == 4
         ]
         deep = tensors[f"features.{max(places)}.weight"].shape[0] if places else 1
-        pixels = math.isqrt(tensors[f"{row.flat}.weight"].shape[-1] // max(deep, 1))
+        pixels = math.isqrt(tensors[flat].shape[-1] // max(deep, 1))
         side = max(row.side * pixels // 7, 1)
     height, width = input_size or (side, side)
     return height, width, channels
+
+
+def _flat(tensors: Mapping[str, np.ndarray], row: Row) -> str:
+    """Return the first dense kernel behind a flatten, "" if the network has none."""
+    if not row.flat or f"{row.flat}.weight" in tensors:
+        return f"{row.flat}.weight" if row.flat else ""
+    dense = Plan(tensors, (1, 1, 1)).parts({name for name in tensors if not name.startswith("features.")})
+    return f"{dense[0]}.weight" if dense and tensors[f"{dense[0]}.weight"].ndim == 2 else ""
+
+
+def _deep(plan: Plan) -> int:
+    """Return how many channels the last convolution gives."""
+    return next((draft.shape[-1] for draft in reversed(plan.graph.drafts) if draft.kind == "conv"), 0)
 
 
 def _finished(found: Try) -> Model:
     """Build the model, and log what was assumed."""
     plan, row = found.plan, found.row
     height, width, _ = plan.graph.input_shape
-    if not row.flat:
+    if not row.flat or plan.told.head in ("avg", "max"):
         _logger.info("%s: input %d x %d (another: --input-size)", row.name, height, width)
+    elif _flat(plan.tensors, row) and plan.told.head is None and plan.tensors[_flat(plan.tensors, row)].shape[-1] == _deep(plan):
+        _logger.info(
+            "%s: input %d x %d, since its first dense layer reads a number for each channel (if it stands behind a mean over the pixels of "
+            "larger images: --head avg; a maximum: --head max)",
+            *(row.name, height, width),
+        )
+    for note in plan.notes:
+        _logger.info("%s: %s", row.name, note)
+    if plan.told.last_activation is None and (plan.notes or plan.shape != (1000,)):
+        last = "sigmoid" if plan.shape == (1,) else "softmax"
+        _logger.info("%s: %s assumed behind its %d outputs (another: --last-activation NAME)", row.name, last, plan.shape[-1])
     if row.auxiliary and any(name.startswith(row.auxiliary) for name in plan.tensors):
         _logger.info("%s: its auxiliary heads (%s) are for training only, and are left out", row.name, ", ".join(row.auxiliary))
     if row.transforms:
@@ -232,17 +280,3 @@ def _finished(found: Try) -> Model:
             drafts[place] = draft.given(arrays={key: np.ascontiguousarray(array) for key, array in draft.arrays.items()})
     classes = imagenet_classes() if plan.shape == (1000,) else None
     return plan.graph.model(plan.at, row.name, preprocessing=how, classes=classes)
-
-
-def _read_safetensors(path: Path) -> Mapping[str, np.ndarray]:
-    try:
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-    except ImportError:
-        raise WeightsError("reading safetensors needs the package safetensors: pip install 'nplrp[tools]'") from None
-    if not path.is_file():
-        raise WeightsError(f"{path}: there is no such file, expected safetensors")
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:  # KeyError: a type that NumPy doesn't have
-        raise WeightsError(f"{path}: can't be read as safetensors: {error}; save it again, in float32") from error

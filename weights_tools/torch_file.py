@@ -1,12 +1,14 @@
 """Read the tensors of a PyTorch checkpoint without PyTorch, and without running what a pickle may tell to run.
 
 Both formats of `torch.save` are read: the zip archive (PyTorch 1.6 on) and the older stream of pickles, in which torchvision's VGGs are
-still distributed. The unpickler knows tensors, storages and ordered dictionaries, and refuses every other name.
+still distributed. The unpickler knows tensors, storages and ordered dictionaries. For everything else that a pickle names it puts a
+stand-in that does nothing: a training script may keep what it likes beside the weights.
 """
 
 from __future__ import annotations
 
 import io
+import logging
 import os
 import pickle
 import struct
@@ -20,6 +22,8 @@ from typing import IO, Any
 import numpy as np
 
 from nplrp.errors import WeightsError
+
+_logger = logging.getLogger(__name__)
 
 #: First number of the older format.
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -152,27 +156,101 @@ def _state_dict(value: Any) -> dict[str, _Tensor]:
     """Find the state dict in what was unpickled: what else a training script keeps beside it is passed over."""
     for _ in KEYS:
         inner = next((value[key] for key in KEYS if isinstance(value.get(key), dict)), None) if isinstance(value, dict) else None
+        if inner is None and isinstance(value, dict):
+            inner = _only_one(value)
         if inner is None:
             break
         value = inner
     tensors = {name: item for name, item in value.items() if isinstance(item, _Tensor)} if isinstance(value, dict) else {}
     odd = [name for name, item in value.items() if isinstance(item, dict | list | tuple)] if tensors else []
+    strange, whole = _strange(value)
+    if whole:
+        what = "a TorchScript program" if strange.startswith("__torch__.") else f"a whole {strange}"
+        raise WeightsError(
+            f"it holds {what} instead of weights, which isn't read: it may run code; save only the weights: torch.save(model.state_dict(), "
+            "path), or export the model to ONNX and use from-onnx"
+        )
+    if strange:
+        raise WeightsError(
+            f"it holds a {strange}, which isn't read: it may run code, or its values have an unknown type (known are "
+            f"{', '.join(sorted(DTYPES))}); save only the weights: torch.save(model.float().state_dict(), path)"
+        )
     if not tensors or odd or not all(isinstance(name, str) for name in tensors):
-        found = f"a {type(value).__name__}" + (f" of {', '.join(map(repr, list(value)[:6]))}" if isinstance(value, dict) and value else "")
+        found = "a tensor" if isinstance(value, _Tensor) else f"a {type(value).__name__}"
+        found += f" of {', '.join(map(repr, list(value)[:6]))}" if isinstance(value, dict) and value else ""
         raise WeightsError(f"expected a state dict, names with tensors, found {found}; save it with torch.save(model.state_dict(), path)")
     return tensors
 
 
-def _rebuild_tensor(storage: _Storage, offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> _Tensor:
+def _only_one(value: Mapping[Any, Any]) -> dict[Any, Any] | None:
+    """Return the only state dict under any key, which is logged; None if there is none."""
+    if any(isinstance(item, _Tensor) for item in value.values()):
+        return None
+    dicts = {key: item for key, item in value.items() if isinstance(item, dict)}
+    found = {key: item for key, item in dicts.items() if any(isinstance(each, _Tensor) for each in item.values())}
+    if len(found) > 1:
+        names = ", ".join(map(repr, list(found)[:6]))
+        raise WeightsError(
+            f"it holds {len(found)} state dicts, under {names}; save the one that is meant: torch.save(checkpoint[key], path)"
+        )
+    for key, item in found.items():
+        _logger.info("the state dict is the one under %r", key)
+        return item
+    return None
+
+
+def _strange(value: Any) -> tuple[str, bool]:
+    """Return the name of what isn't read and stands where weights should be, "" if nothing does; and whether it stands for all of them."""
+    if isinstance(value, _StandIn):
+        return value.origin, True
+    items = value if isinstance(value, dict) else {}
+    models = [items[key].origin for key in KEYS if isinstance(items.get(key), _StandIn)]
+    if models:
+        return models[0], True
+    found = [item.origin for item in items.values() if isinstance(item, _StandIn)]
+    tensors = any(isinstance(item, _Tensor) for item in items.values())
+    return found[0] if found and (tensors or len(found) == len(items)) else "", False
+
+
+class _StandIn:
+    """Takes whatever a pickle does with an object that isn't read."""
+
+    origin = ""
+
+    def __new__(cls, *_: Any, **__: Any) -> _StandIn:
+        return object.__new__(cls)
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def __call__(self, *_: Any, **__: Any) -> _StandIn:
+        return self
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+    def __setitem__(self, *_: Any) -> None:
+        pass
+
+    def append(self, _: Any) -> None:
+        """Take an item."""
+
+    def extend(self, _: Any) -> None:
+        """Take items."""
+
+
+def _rebuild_tensor(storage: Any, offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Any:
+    if isinstance(storage, _StandIn):  # of a type that isn't read
+        return storage
     return _Tensor(storage, offset, tuple(shape), tuple(stride))
 
 
-def _rebuild_parameter(tensor: _Tensor, *_: Any) -> _Tensor:
+def _rebuild_parameter(tensor: Any, *_: Any) -> Any:
     return tensor
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows what a state dict is made of; every other name is refused before anything of it is imported.
+    """Knows what a state dict is made of; every other name becomes a stand-in, and nothing of it is imported.
 
     Attributes
     ----------
@@ -195,14 +273,12 @@ class _Unpickler(pickle.Unpickler):
             return _Type(np.dtype(DTYPES[name]), name == "BFloat16Storage")
         if module == "torch" and name == "Size":
             return tuple
-        known = ", ".join(sorted(DTYPES))
-        raise WeightsError(
-            f"it holds a {module}.{name}, which isn't read: it may run code, or its values have an unknown type (known are {known}); "
-            "save only the weights: torch.save(model.float().state_dict(), path)"
-        )
+        return type("_StandIn", (_StandIn,), {"origin": f"{module}.{name}"})
 
-    def persistent_load(self, pid: Any) -> _Storage:
+    def persistent_load(self, pid: Any) -> Any:
         kind, dtype, key, *rest = pid
+        if kind == "storage" and isinstance(dtype, type) and issubclass(dtype, _StandIn):
+            return dtype()
         if kind != "storage" or not isinstance(dtype, _Type) or (len(rest) == 3 and rest[2] is not None):
             raise WeightsError("it refers to something other than plain storages; save it with torch.save(model.state_dict(), path)")
         return self.storages.setdefault(str(key), _Storage(str(key), dtype.dtype, dtype.bfloat16))

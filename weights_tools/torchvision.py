@@ -31,6 +31,27 @@ RELU, RELU6, SILU, HARD_SILU = "relu", "relu(max_value=6.0)", "silu", "hard_silu
 NORM = MappingProxyType({"weight": "gamma", "bias": "beta", "running_mean": "mean", "running_var": "variance"})
 
 
+@dataclass(frozen=True)
+class Told:
+    """What the caller says about a head, which a state dict doesn't tell; None where nothing is said.
+
+    Attributes
+    ----------
+    head : str or None
+        ``"flatten"``, ``"avg"`` or ``"max"``: how the pixels of a VGG's last image come to its dense layers.
+    head_activation : str or None
+        Between dense layers of a head that isn't torchvision's.
+    last_activation : str or None
+    """
+
+    head: str | None = None
+    head_activation: str | None = None
+    last_activation: str | None = None
+
+
+AS_TRAINED = Told()
+
+
 class Missing(WeightsError):
     """The state dict lacks a tensor."""
 
@@ -49,6 +70,8 @@ class Plan:
     input_shape : (H, W, C)
     epsilon : float
         Of all batch norms.
+    told : Told
+        What the caller says about the head.
 
     Attributes
     ----------
@@ -58,10 +81,15 @@ class Plan:
         What stands before any dot in their names.
     at : int
         Place of the layer put down last; -1 is the input.
+    notes : list of str
+        What was assumed of the head.
     """
 
-    def __init__(self, tensors: Mapping[str, np.ndarray], input_shape: tuple[int, int, int], epsilon: float = EPSILON) -> None:
-        self.tensors, self.graph, self.epsilon = tensors, Graph(input_shape), epsilon
+    def __init__(
+        self, tensors: Mapping[str, np.ndarray], input_shape: tuple[int, int, int], epsilon: float = EPSILON, told: Told = AS_TRAINED
+    ) -> None:
+        self.tensors, self.graph, self.epsilon, self.told = tensors, Graph(input_shape), epsilon, told
+        self.notes: list[str] = []
         self.left = set(tensors)
         self.modules = {name[: dot.start()] for name in tensors for dot in re.finditer(r"\.", name)}
         self.at = -1
@@ -168,9 +196,10 @@ class Plan:
         """Put channels of several layers behind each other."""
         self.join("concatenate", name, *places, options={"axis": 2})
 
-    def dense(self, name: str, activation: str = "linear", called: str = "") -> None:
+    def dense(self, name: str, activation: str = "linear", called: str = "", needs_bias: bool = True) -> None:
         """Put a dense layer down; of an image that was flattened, rows in the order (C, H, W) are brought to (H, W, C)."""
-        weight, bias = self.take(f"{name}.weight", 2), self.take(f"{name}.bias", 1)
+        weight = self.take(f"{name}.weight", 2)
+        bias = {"bias": self.take(f"{name}.bias", 1)} if needs_bias or self.has(f"{name}.bias") else {}
         if len(self.shape) == 3:
             height, width, channels = self.shape
             if weight.shape[1] != height * width * channels:
@@ -179,7 +208,56 @@ class Plan:
                 )
             weight = weight.reshape(-1, channels, height, width).transpose(0, 2, 3, 1).reshape(weight.shape)
             self.put("flatten", "flatten")
-        self.put("dense", called or name, activation=activation, arrays={"kernel": weight.T, "bias": bias})
+        self.put("dense", called or name, activation=activation, arrays={"kernel": weight.T, **bias})
+
+    def head(self, *own: tuple[str, str, str], auxiliary: tuple[str, ...] = ()) -> None:
+        """Put the dense layers down that end a network: torchvision's own, or whatever stands in their place.
+
+        Parameters
+        ----------
+        *own : (name, activation, called)
+            torchvision's.
+        auxiliary : tuple of str
+            Tensors that begin so are none of the head's.
+
+        Raises
+        ------
+        Missing
+            If neither torchvision's are there nor others that fit one behind the other.
+        """
+        left = {name for name in self.left if not name.startswith(auxiliary or ("\0",))}
+        parts, missing = self.parts(left), [f"{name}.weight" for name, _, _ in own if not self.has(f"{name}.weight")]
+        strange = left - {name for name in left if name.rpartition(".")[0] in parts}
+        if not missing and (strange or len(parts) <= len(own)):
+            for name, activation, called in own:
+                self.dense(name, activation, called)
+            return
+        if not parts or strange:
+            raise Missing(missing[0])
+        before = ""
+        waiting = False  # for the first place behind a dense layer where an activation may stand
+        activation, put = self.told.head_activation or RELU, 0
+        for place, part in enumerate(parts):
+            if waiting and _gap(before, part) != 0:
+                if activation != "linear":
+                    self.act(activation, f"{before}.activation")
+                waiting, put = False, put + 1
+            if self.tensors[f"{part}.weight"].ndim == 2:
+                called = own[place][2] if [name for name, _, _ in own[: place + 1]] == parts[: place + 1] else ""
+                self.dense(part, called=called, needs_bias=False)
+                waiting = True
+            else:
+                self.norm(part)
+            before = part
+        between = f", with {activation} assumed between them (another: --head-activation NAME)"
+        between = between if put and not self.told.head_activation else ""
+        self.notes.append(f"its head is made of {', '.join(map(repr, parts))}{between}")
+
+    def parts(self, left: set[str]) -> list[str]:
+        """Return the names of dense layers and batch norms among tensors, in forward order: by number if they have any, else as filed."""
+        found = [name.removesuffix(".weight") for name in self.tensors if name in left and name.endswith(".weight")]
+        found = [part for part in found if self.tensors[f"{part}.weight"].ndim == 2 or f"{part}.running_mean" in left]
+        return sorted(found, key=_numbered) if all(re.search(r"\d", part) for part in found) else found
 
     def pooled(self) -> None:
         """Put the mean over rows and columns down."""
@@ -194,6 +272,21 @@ def padded(window: Window, pads: tuple[int, int], image: tuple[int, int], over: 
     same = Window(window.size, window.stride, window.dilation, "same")
     own = Window(window.size, window.stride, window.dilation, whole)
     return same if same.pads(*image) == whole and same.output_size(*image) == own.output_size(*image) else own
+
+
+def _numbered(name: str) -> tuple[tuple[str, int], ...]:
+    """Return a key that sorts fc10 behind fc9."""
+    return tuple((word, int(digits or -1)) for word, digits in re.findall(r"(\D*)(\d{0,9})", name))
+
+
+def _gap(before: str, after: str) -> int | None:
+    """Return how many modules without parameters stand between two of nested Sequentials; None if their names aren't numbers."""
+    one, two = before.split("."), after.split(".")
+    same = next((i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), 0)
+    numbers = [one[same], *two[same:]]
+    if one[:same] != two[:same] or not all(each.isdecimal() for each in [*numbers, *one[same:]]):
+        return None
+    return int(two[same]) - int(one[same]) - 1 + sum(int(each) for each in two[same + 1 :])
 
 
 # Families
@@ -211,9 +304,9 @@ def _vgg(plan: Plan, row: Row) -> None:
             place += 3 if with_norm else 2
         plan.maxpool(f"block{block}_pool", 2, 2)
         place += 1
-    plan.dense("classifier.0", RELU, "fc1")
-    plan.dense("classifier.3", RELU, "fc2")
-    plan.dense("classifier.6", called="predictions")
+    if plan.told.head in ("avg", "max"):
+        plan.put(f"global_{plan.told.head}pool", f"{plan.told.head}pool")
+    plan.head(("classifier.0", RELU, "fc1"), ("classifier.3", RELU, "fc2"), ("classifier.6", "linear", "predictions"))
 
 
 def _alexnet(plan: Plan, row: Row) -> None:
@@ -222,9 +315,7 @@ def _alexnet(plan: Plan, row: Row) -> None:
         plan.act(RELU, f"features.{place + 1}")
         if pooled:
             plan.maxpool(f"features.{place + 2}", 3, 2)
-    for name in ("classifier.1", "classifier.4"):
-        plan.dense(name, RELU)
-    plan.dense("classifier.6")
+    plan.head(("classifier.1", RELU, ""), ("classifier.4", RELU, ""), ("classifier.6", "linear", ""))
 
 
 def _resnet(plan: Plan, row: Row) -> None:
@@ -245,7 +336,7 @@ def _resnet(plan: Plan, row: Row) -> None:
             plan.join("add", f"{block}.add", end, short)
             plan.act(RELU, f"{block}.relu")
     plan.pooled()
-    plan.dense("fc")
+    plan.head(("fc", "linear", ""), auxiliary=row.auxiliary)
 
 
 def _densenet(plan: Plan, row: Row) -> None:
@@ -273,7 +364,7 @@ def _densenet(plan: Plan, row: Row) -> None:
     plan.norm("features.norm5")
     plan.act(RELU, "relu")
     plan.pooled()
-    plan.dense("classifier")
+    plan.head(("classifier", "linear", ""))
 
 
 def _squeezenet(plan: Plan, row: Row) -> None:
@@ -337,7 +428,7 @@ def _mobilenet_v2(plan: Plan, row: Row) -> None:
     last = f"features.{len(row.table) + 1}"
     plan.conv_norm(f"{last}.0", f"{last}.1", RELU6)
     plan.pooled()
-    plan.dense("classifier.1")
+    plan.head(("classifier.1", "linear", ""))
 
 
 def _mobilenet_v3(plan: Plan, row: Row) -> None:
@@ -347,6 +438,9 @@ def _mobilenet_v3(plan: Plan, row: Row) -> None:
     last = f"features.{len(row.table) + 1}"
     plan.conv_norm(f"{last}.0", f"{last}.1", HARD_SILU)
     plan.pooled()
+    if not (plan.has("classifier.0.weight") and plan.has("classifier.3.weight")):
+        plan.head(("classifier.0", "", ""), ("classifier.3", "", ""))
+        return
     plan.dense("classifier.0")
     plan.act(HARD_SILU, "classifier.1")
     plan.dense("classifier.3")
@@ -360,7 +454,7 @@ def _efficientnet(plan: Plan, row: Row) -> None:
     last = f"features.{len(row.table) + 1}"
     plan.conv_norm(f"{last}.0", f"{last}.1", SILU)
     plan.pooled()
-    plan.dense("classifier.1")
+    plan.head(("classifier.1", "linear", ""))
 
 
 #: Parts of a branch: a convolution's name, perhaps with its stride; a pool; a fork into two that are joined again.
@@ -413,7 +507,7 @@ def _googlenet(plan: Plan, row: Row) -> None:
         for letter in modules:
             _branches(plan, f"inception{number + 1}{letter}", _GOOGLENET_BRANCHES)
     plan.pooled()
-    plan.dense("fc")
+    plan.head(("fc", "linear", ""), auxiliary=row.auxiliary)
 
 
 _MEAN: Part = ("avg", "", 3, 1, 1)
@@ -462,7 +556,7 @@ def _inception_v3(plan: Plan, row: Row) -> None:
     for name, kind in row.table:
         _branches(plan, f"Mixed_{name}", _INCEPTION_MODULES[kind])
     plan.pooled()
-    plan.dense("fc")
+    plan.head(("fc", "linear", ""), auxiliary=row.auxiliary)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
-"""Networks by name, for weight files that carry no configuration.
+"""Networks of keras.applications by name, for weight files that carry no configuration.
 
-VGG16 and VGG19 are tables, of any width and for any input size (Simonyan and Zisserman, Very Deep Convolutional Networks for Large-Scale
-Image Recognition, 2014, table 1, columns D and E). All of keras.applications are configurations, made by tests/peers/make_architectures.py.
+They are configurations, made by tests/peers/make_architectures.py. VGG16 and VGG19 of any width and with any head: `nplrp.files.vgg`.
 """
 
 from __future__ import annotations
@@ -9,111 +8,22 @@ from __future__ import annotations
 import difflib
 import json
 import lzma
-import math
 import re
 from collections.abc import Callable, Sequence
 from importlib import resources
-from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-
 from nplrp.errors import WeightsError
-from nplrp.files.keras_config import ConfigLayer, Network, sized, store_names
-from nplrp.model import Layer, Window
-
-#: Convolutions in each block; after each block the sides are halved.
-BLOCKS = MappingProxyType({"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)})
-HIDDEN = ("fc1", "fc2")
-#: What the last layer may be called; the notebook's own name is fc_out.
-OUTPUTS = ("predictions", "fc_out")
-
-_CONV = Window((3, 3), padding="same")
-_POOL = Window((2, 2), (2, 2))
-
-
-def conv_names(name: str) -> tuple[str, ...]:
-    """Return Keras's names of the convolutions of ``"vgg16"`` or ``"vgg19"``, in forward order."""
-    return tuple(f"block{b}_conv{i}" for b, count in enumerate(BLOCKS[name], 1) for i in range(1, count + 1))
-
-
-def network(name: str, names: Sequence[str], kernels: Sequence[np.ndarray], input_size: tuple[int, int] | None = None) -> Network:
-    """Lay out VGG16 or VGG19 over given kernels.
-
-    Parameters
-    ----------
-    name : str
-        ``"vgg16"`` or ``"vgg19"``.
-    names : sequence of str
-        What the layers with weights are called: the convolutions, then the three dense layers or none.
-    kernels : sequence of ndarray
-        Theirs, in the same order: [3, 3, cin, cout], (in, out). Widths come from the convolutions, the input's side from the rows of
-        the first dense kernel; without dense layers the model ends at ``block5_pool``, and its sides are open.
-    input_size : (height, width) or None
-        Of open sides; None: 224.
-
-    Raises
-    ------
-    WeightsError
-        If the kernels can't be those of this network.
-    """
-    count = sum(BLOCKS[name])
-    convs, head = list(zip(names, kernels, strict=True))[:count], list(zip(names, kernels, strict=True))[count:]
-    for layer, kernel in convs:
-        if kernel.ndim != 4 or kernel.shape[:2] != _CONV.size:
-            raise WeightsError(f"layer {layer!r}: its kernel has shape {kernel.shape}, expected (3, 3, in, out) as in {name}")
-    for layer, kernel in head:
-        if kernel.ndim != 2:
-            raise WeightsError(f"layer {layer!r}: its kernel has shape {kernel.shape}, expected (in, out) as in {name}")
-    layers: list[ConfigLayer] = []
-    waiting = iter(convs)
-    for block, depth in enumerate(BLOCKS[name], 1):
-        layers += [_with_weights(layer, "conv", "relu", kernel, _CONV) for layer, kernel in (next(waiting) for _ in range(depth))]
-        layers.append(ConfigLayer(Layer(f"block{block}_pool", "maxpool", (), (), window=_POOL)))
-    if head:
-        layers.append(ConfigLayer(Layer("flatten", "flatten", (), ())))
-        last = len(head) - 1
-        layers += [_with_weights(layer, "dense", "softmax" if i == last else "relu", kernel) for i, (layer, kernel) in enumerate(head)]
-    declared = _input_shape(name, convs, head)
-    return Network(name, sized(declared, input_size, name), tuple(layers), assumed_size=None in declared and input_size is None)
-
-
-def _with_weights(name: str, kind: str, activation: str, kernel: np.ndarray, window: Window | None = None) -> ConfigLayer:
-    variables = {"kernel": kernel.shape, "bias": kernel.shape[-1:]}
-    return ConfigLayer(Layer(name, kind, activation=activation, window=window), variables, path=(name,))
-
-
-def _input_shape(name: str, convs: Sequence[tuple[str, np.ndarray]], head: Sequence[tuple[str, np.ndarray]]) -> tuple[int | None, ...]:
-    channels, width = convs[0][1].shape[2], convs[-1][1].shape[3]
-    if not head:
-        return (None, None, channels)
-    rows = head[0][1].shape[0]
-    side = math.isqrt(rows // width)
-    if side < 1 or side * side * width != rows:
-        raise WeightsError(
-            f"layer {head[0][0]!r}: its kernel has {rows} rows, expected side x side x {width} (a square image behind {name}'s five "
-            "poolings); for other inputs save the whole model, which carries its configuration"
-        )
-    return (side << len(BLOCKS[name]), side << len(BLOCKS[name]), channels)
-
-
-def vgg_of(layers: Sequence[Layer]) -> str | None:
-    """Return which VGG a network begins with: blocks of 3 x 3 convolutions, each with a max-pool behind it; None if with none."""
-    seen = [layer for layer in layers if layer.parameters or layer.window]
-    for name, blocks in BLOCKS.items():
-        pattern = [kind for depth in blocks for kind in (*["conv"] * depth, "maxpool")]
-        found = seen[: len(pattern)]
-        convs = [layer.window.size for layer in found if layer.kind == "conv" and layer.window]
-        if [layer.kind for layer in found] == pattern and set(convs) == {_CONV.size} and not any(layer.inputs for layer in found):
-            return name
-    return None
+from nplrp.files import vgg
+from nplrp.files.keras_config import store_names
+from nplrp.model import Layer
 
 
 def has_layers_of(name: str, layers: Sequence[Layer]) -> bool:
     """Whether a network has the layers of one of keras.applications, by their names; a VGG's also with their widths."""
-    if name in BLOCKS:
+    if name in vgg.BLOCKS:
         widths = [64, 128, 256, 512, 512]
-        wanted = {f"block{b}_conv{i}": widths[b - 1] for b, count in enumerate(BLOCKS[name], 1) for i in range(1, count + 1)}
+        wanted = {f"block{b}_conv{i}": widths[b - 1] for b, count in enumerate(vgg.BLOCKS[name], 1) for i in range(1, count + 1)}
         return {layer.name: layer.output_shape[-1] for layer in layers if layer.name in wanted} == wanted
     mine = {layer.name for layer in layers}
     for known in names():

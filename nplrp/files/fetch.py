@@ -94,7 +94,7 @@ def find_weights(explicit: str | os.PathLike[str] | None = None, name: str = "vg
     raise WeightsError(
         f"no {name} weights found: neither --weights nor $NPLRP_WEIGHTS is given, and {file_name} is neither in {keras_directory()} nor in "
         f"{cache_directory()}; run 'nplrp fetch {name}' to download it ({official(name).size / 1e6:.0f} MB), or make a file "
-        "with 'python -m weights_tools' from Keras, ONNX or PyTorch"
+        "with 'nplrp import FILE' from PyTorch or ONNX"
     )
 
 

@@ -19,8 +19,9 @@ class Given:
     ----------
     weights : str or None
         A path; None is looked for (`nplrp.find_weights`).
-    output, config, architecture, preprocessing : str or None
-    input_size : (int, int) or None
+    output, config, architecture, preprocessing, head, last_activation, kernels : str or None
+        As of `nplrp.load`.
+    input_size : (height, width) or None
         As of `nplrp.load`.
     """
 
@@ -29,6 +30,9 @@ class Given:
     config: str | None = None
     architecture: str | None = None
     preprocessing: str | None = None
+    head: str | None = None
+    last_activation: str | None = None
+    kernels: str | None = None
     input_size: tuple[int, int] | None = None
 
     def load(self) -> Model:
@@ -48,21 +52,30 @@ class Given:
             architecture=self.architecture,
             preprocessing=self.preprocessing,
             input_size=self.input_size,
+            head=self.head,
+            last_activation=self.last_activation,
+            kernels=self.kernels,
         )
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say which network the weights are of."""
+def add_flags(parser: argparse.ArgumentParser, pictures: bool = True) -> None:
+    """Add the flags that say which network the weights are of, and how its pictures were prepared if `pictures`."""
     parser.add_argument("--output-layer", metavar="LAYER", help="which output, of a model with several: the name of its layer")
     parser.add_argument("--config", metavar="FILE.json", help="configuration of weights that carry none, as to_json() writes it")
     parser.add_argument(
         "--architecture", metavar="NAME", help="network of keras.applications that weights without one are of: resnet50, ..."
     )
+    if pictures:
+        parser.add_argument(
+            "--preprocessing",
+            metavar="MODE",
+            help="how pictures were prepared: caffe, tf, torch, unit (x / 255), none (0 to 255), or MEAN,STD; default: as the file tells",
+        )
     parser.add_argument(
-        "--preprocessing",
-        metavar="MODE",
-        help="how pictures were prepared: caffe, tf, torch, unit (x / 255), none (0 to 255), or MEAN,STD; default: as the file tells",
+        "--head", choices=("flatten", "avg", "max"), help="what stands before the dense layers of a VGG's weights without configuration"
     )
+    parser.add_argument("--last-activation", metavar="NAME", help="of weights without configuration: softmax, sigmoid, linear, ...")
+    parser.add_argument("--kernels", choices=("theano", "tensorflow"), help="whose kernels a file of Keras 1 has, which doesn't say it")
     parser.add_argument("--input-size", metavar="H[xW]", type=_sides, help="of an input whose sides the file leaves open (default 224x224)")
 
 
@@ -74,6 +87,9 @@ def given(arguments: argparse.Namespace) -> Given:
         arguments.config,
         arguments.architecture,
         arguments.preprocessing,
+        arguments.head,
+        arguments.last_activation,
+        arguments.kernels,
         arguments.input_size,
     )
 

@@ -20,7 +20,7 @@ from h5py import Dataset, Group
 
 from nplrp.errors import WeightsError
 
-__all__ = ["Dataset", "Group", "Source", "array", "child", "members", "open_hdf5", "other_type", "path_name", "text"]
+__all__ = ["Dataset", "Group", "Source", "array", "child", "has_attribute", "members", "open_hdf5", "other_type", "path_name", "text"]
 
 #: Limits far above anything that Keras writes.
 MAX_MEMBERS = 100_000
@@ -95,6 +95,11 @@ def child(group: Group, path: str) -> Group | Dataset | None:
             )
         found = found[part]
     return found
+
+
+def has_attribute(holder: Group, name: str) -> bool:
+    """Tell whether there is an attribute, of whatever type."""
+    return bool(h5py.h5a.exists(holder.id, name.encode()))
 
 
 def text(data: memoryview, holder: Group, name: str) -> list[str] | None:

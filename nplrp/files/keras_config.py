@@ -58,7 +58,13 @@ class Network:
     assumed_size: bool = False
 
 
-def parse(config: Any, output: str | None = None, version: str | None = None, input_size: tuple[int, int] | None = None) -> Network:
+def parse(
+    config: Any,
+    output: str | None = None,
+    version: str | None = None,
+    input_size: tuple[int, int] | None = None,
+    turn_input: bool = False,
+) -> Network:
     """Read a whole model's configuration.
 
     Parameters
@@ -71,6 +77,8 @@ def parse(config: Any, output: str | None = None, version: str | None = None, in
         Of the Keras that wrote it; None: the configuration tells.
     input_size : (height, width) or None
         Of an input whose sides are open; None: `OPEN_SIDE` for images.
+    turn_input : bool
+        Whether its images have channels first, and are to be given with channels last.
 
     Raises
     ------
@@ -100,7 +108,11 @@ def parse(config: Any, output: str | None = None, version: str | None = None, in
         raise WeightsError(f"model {graph.name!r}: its configuration has no input shape; call the model once on data and save it again")
     shape = sized(declared, input_size, graph.name)
     dialect = _dialect(config, version)
-    sketch = Sketch(KINDS, shape)
+    turn_input = turn_input and len(shape) == 3
+    sketch = Sketch(KINDS, (*shape[1:], shape[0]) if turn_input else shape)
+    if turn_input:
+        sketch.input = Tensor(-1, (*shape[1:], shape[0]), (2, 0, 1))
+        shape = sketch.input.shape
     try:
         given: list[Tensor | None] = [sketch.input] * len(graph.inputs)
         found = _walk(graph, given, {number}, sketch, _Place(dialect, (), "", None))[number]

@@ -12,6 +12,7 @@ import numpy as np
 
 from nplrp.errors import WeightsError
 from nplrp.files import architectures
+from nplrp.files import vgg as vggs
 from nplrp.layers import KINDS, OPERATIONS
 from nplrp.layers.base import MOVES
 from nplrp.layers.scale import AFFINE
@@ -99,12 +100,12 @@ def of_layers(model: Model) -> Preprocessing | None:
 
 def _official(model: Model, architecture: str | None) -> Preprocessing | None:
     """Return what the official weights of a model's architecture take, if it is known which that is; log it unless these are they."""
-    vgg = architectures.vgg_of(model.layers)
+    vgg = vggs.vgg_of(model.layers)
     name = vgg or architectures.canonical(architecture or model.name)
     mode = next((mode for names, mode in OFFICIAL.items() if re.fullmatch(names, name)), None)
     if mode is None or len(model.input_shape) != 3 or model.input_shape[2] != 3:
         return None
-    if vgg is None and (name in architectures.BLOCKS or not (architecture or architectures.has_layers_of(name, model.layers))):
+    if vgg is None and (name in vggs.BLOCKS or not (architecture or architectures.has_layers_of(name, model.layers))):
         return None
     if model.output_shape == (1000,) and (vgg is None or architectures.has_layers_of(name, model.layers)):
         return Preprocessing(mode, source=f"official weights of {name}")

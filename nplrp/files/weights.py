@@ -2,8 +2,8 @@
 
 Layouts: by name (the official files, Keras 1 and 2, and Keras 3's legacy HDF5: root or ``model_weights``, attributes
 ``layer_names`` and ``weight_names``) and by class and number (Keras 2.13 on and Keras 3: ``layers/conv2d_1/vars/0``), the latter also
-in ``.keras`` archives and in shards. The network is told by the file's own configuration, by one beside it, by the name of an architecture,
-or, if it is VGG16 or VGG19, by the arrays.
+in ``.keras`` archives and in shards; and by number alone, before Keras 1 (``nb_layers``, ``layer_0/param_0``). The network is told by the
+file's own configuration, by one beside it, by the name of an architecture, or, if it is VGG16 or VGG19, by the arrays.
 """
 
 from __future__ import annotations
@@ -27,9 +27,11 @@ from typing import Any
 import numpy as np
 
 from nplrp.errors import ImageError, ModelError, WeightsError
-from nplrp.files import architectures, hdf5, keras_config
+from nplrp.files import architectures, foreign, hdf5, keras1, keras_config, vgg
+from nplrp.files.keras1 import Kernels
 from nplrp.files.keras_config import ConfigLayer, Network
 from nplrp.files.preparing import prepared
+from nplrp.files.vgg import Told
 from nplrp.layers.config import is_size
 from nplrp.model import Layer, Model, build
 from nplrp.preprocessing import check_mode
@@ -42,16 +44,6 @@ VARIABLES = MappingProxyType(
 CONTAINERS = ("layers", "_layer_checkpoint_dependencies")
 
 _logger = logging.getLogger(__name__)
-
-_MAGIC = (
-    (b"\x89PNG", "a PNG image"),
-    (b"\xff\xd8\xff", "a JPEG image"),
-    (b"GIF8", "a GIF image"),
-    (b"\x80", "a Python pickle or PyTorch file"),
-    (b"\x1f\x8b", "a gzip file"),
-    (b"<", "a web page, perhaps a failed download"),
-    (b"version https://git-lfs", "a Git LFS pointer, not the file itself"),
-)
 
 
 @dataclass
@@ -74,6 +66,8 @@ class _Contents:
     stored: dict[str, _Stored]
     config: Any = None
     version: str | None = None
+    backend: str | None = None
+    old: bool = False  # before Keras 1: no names, Theano's order of axes
     preprocessing: Any = None
     classes: Any = None
 
@@ -86,6 +80,9 @@ def load(
     architecture: str | None = None,
     preprocessing: str | None = None,
     input_size: int | tuple[int, int] | None = None,
+    head: str | None = None,
+    last_activation: str | None = None,
+    kernels: str | None = None,
 ) -> Model:
     """Load a model from a weight file that Keras wrote: ``.h5``, ``.weights.h5``, ``.keras`` or ``.weights.json``.
 
@@ -106,8 +103,15 @@ def load(
         How pictures were prepared, as `Preprocessing.mode` has it. None: what the file tells, in words or by the arithmetic that the model
         begins with; then what the official weights of its architecture take; for a VGG with other weights this is assumed, and logged.
         Else it stays unknown, and pictures aren't taken.
-    input_size : int, (int, int) or None
-        Height and width, or one number for both, of an input whose sides the file leaves open; None is 224, and logged.
+    input_size : int, (height, width) or None
+        Of an input whose sides the file leaves open, one number for both; None is 224, and logged.
+    head : str or None
+        What stands before the dense layers of a VGG's weights that carry no configuration: ``"flatten"``, ``"avg"`` or ``"max"``, a mean or
+        maximum over all pixels. Asked for where the file doesn't tell.
+    last_activation : str or None
+        Of weights that carry no configuration, like ``"sigmoid"``; None: softmax, sigmoid for a single output.
+    kernels : str or None
+        ``"theano"`` or ``"tensorflow"``: with which backend a model of Keras 1 was trained. None: the file tells, or its order of axes.
 
     Returns
     -------
@@ -122,25 +126,28 @@ def load(
     try:
         if config is not None and architecture is not None:
             raise WeightsError("config and architecture exclude each other: both say what network the weights are for; give one")
-        mode = None if preprocessing is None else check_mode(preprocessing)
-        said = _Said(output, None if config is None else Path(config), architecture, _size(input_size))
+        if kernels not in (None, *keras1.BACKENDS):
+            raise WeightsError(f"kernels is {kernels!r}, expected one of {', '.join(keras1.BACKENDS)} (--kernels)")
+        mode, size = None if preprocessing is None else check_mode(preprocessing), _size(input_size)
         contents, stamps = _read(path)
-        network, lookup, more = _understand(path, contents, said)
+        told = Told(head, size, last_activation)
+        found = _understand(path, contents, output, None if config is None else Path(config), architecture, told, kernels)
+        network = found.network
         assumed = network.assumed_size
-        layers = [_layer(item, lookup) for item in network.layers]
+        layers = [_layer(item, found) for item in network.layers]
         model = build(network.input_shape, layers, network.name)
         assumed = False
         if network.assumed_size:
-            height, width = model.input_shape[:2]
+            first = len(model.input_shape) > 2 and model.input_shape[-1] == keras_config.OPEN_SIDE  # channels first
+            height_width = model.input_shape[1:] if first else model.input_shape[:2]
             _logger.warning(
                 "the sides of the model's input are open: assuming %d x %d (another: --input-size HxW, load(..., input_size=))",
-                height,
-                width,
+                *height_width,
             )
         how = prepared(model, contents.preprocessing, mode, architecture)
         model = replace(model, preprocessing=how, classes=_classes(contents, model), source=str(path))
-        sides = "" if said.input_size is None else f"{said.input_size[0]}x{said.input_size[1]}"
-        model.remember_hash([*stamps, *more], f"{output or ''} {architecture or ''} {sides}".strip())
+        said = (output, architecture, size, head, last_activation, kernels)
+        model.remember_hash([*stamps, *found.stamps], " ".join(str(each) for each in said if each is not None))
         return model
     except (WeightsError, ModelError, ImageError) as error:
         sides = (
@@ -167,15 +174,15 @@ def _read(path: Path) -> tuple[_Contents, list[tuple[str, int, int]]]:
             raise WeightsError(f"this is one shard of a model; load {index.name} beside it")
         return _read_hdf5(data), [stamp]
     if start.startswith(b"PK\x03\x04"):
-        return _read_keras(data), [stamp]
+        return _read_keras(path, data), [stamp]
     if start.lstrip()[:1] == b"{":
         contents, stamps = _read_shards(path, data)
         return contents, [stamp, *stamps]
-    looks = next((what for magic, what in _MAGIC if start.startswith(magic)), f"a file that starts with {start[:8]!r}")
-    raise WeightsError(
-        f"expected Keras weights (HDF5, a .keras archive or a .weights.json index), found {looks}; "
-        "export them from Keras with model.save('model.h5')"
+    looks, way = foreign.name_of(path, data) or (
+        f"a file that starts with {start[:8]!r}",
+        "export them from Keras with model.save('model.h5')",
     )
+    raise WeightsError(f"expected Keras weights (HDF5, a .keras archive or a .weights.json index), found {looks}; {way}")
 
 
 def _map(path: Path, expected: str = "Keras weights (.h5, .keras or .weights.json)") -> tuple[memoryview, tuple[str, int, int]]:
@@ -191,7 +198,8 @@ def _map(path: Path, expected: str = "Keras weights (.h5, .keras or .weights.jso
     except FileNotFoundError:
         raise WeightsError(f"there is no such file, expected {expected}; check the path") from None
     except IsADirectoryError:
-        raise WeightsError("this is a directory, expected a file; from a SavedModel, export with model.save('model.h5')") from None
+        what, way = foreign.folder_of(path)
+        raise WeightsError(f"this is {what}, expected {expected}; {way}") from None
     except (OSError, ValueError) as error:
         raise WeightsError(f"the file can't be read ({error}); check its permissions and that it is a plain file") from error
     return memoryview(mapped), (str(path.absolute()), status.st_size, status.st_mtime_ns)
@@ -210,26 +218,34 @@ def _read_hdf5(data: memoryview) -> _Contents:
         names = hdf5.text(data, within, "layer_names")
         if names is not None:
             contents = _Contents(True, _read_by_name(data, within, names))
+        elif hdf5.has_attribute(within, "nb_layers"):
+            contents = _Contents(True, _read_old(data, within), old=True)
         elif any(isinstance(hdf5.child(file, container), hdf5.Group) for container in CONTAINERS):
             contents = _Contents(False, {})
             _read_by_number(data, file, "", contents.stored, 0)
         else:
-            found = ", ".join(map(repr, hdf5.members(file)[:8])) or "nothing"
-            raise WeightsError(
-                f"the HDF5 file holds no Keras weights: expected the attribute 'layer_names' or a group 'layers', found {found}; "
-                "export them from Keras with model.save('model.h5')"
-            )
+            raise _no_weights(data, hdf5.members(file))
         contents.config = _json_attribute(data, file, "model_config")
-        contents.version = _version(data, file) or _version(data, within)
+        contents.version = _word(data, file, "keras_version") or _word(data, within, "keras_version")
+        contents.backend = _word(data, file, "backend") or _word(data, within, "backend")
         contents.preprocessing = _json_attribute(data, file, "nplrp_preprocessing")
         contents.classes = _json_attribute(data, file, "nplrp_classes")
     return contents
 
 
-def _version(data: memoryview, group: hdf5.Group) -> str | None:
-    """Return which Keras wrote a file, as far as it says so readably."""
+def _no_weights(data: memoryview, found: list[str]) -> WeightsError:
+    if bytes(data[:10]) == b"MATLAB 7.3":
+        return WeightsError("this is a MATLAB 7.3 file; export the network in MATLAB with exportONNXNetwork, and use 'nplrp import'")
+    return WeightsError(
+        "the HDF5 file holds no Keras weights: expected the attribute 'layer_names' or a group 'layers', found "
+        f"{', '.join(map(repr, found[:8])) or 'nothing'}; arrays alone don't tell a network: export it with model.save('model.h5')"
+    )
+
+
+def _word(data: memoryview, group: hdf5.Group, name: str) -> str | None:
+    """Return which Keras, or which backend, wrote a file, as far as it says so readably."""
     try:
-        return next(iter(hdf5.text(data, group, "keras_version") or []), None)
+        return next(iter(hdf5.text(data, group, name) or []), None)
     except WeightsError:
         return None
 
@@ -250,6 +266,20 @@ def _read_by_name(data: memoryview, within: hdf5.Group, names: list[str]) -> dic
                     f"layer {name!r}: dataset {variable!r} is listed, but missing from the file; it is damaged: copy or download it again"
                 )
             _keep(data, found[name], variable, dataset)
+    return found
+
+
+def _read_old(data: memoryview, within: hdf5.Group) -> dict[str, _Stored]:
+    """Read what was written before Keras 1: ``layer_0/param_0``, ... in forward order, of layers without names."""
+    found = {}
+    for name in sorted(hdf5.members(within), key=_natural):
+        group = hdf5.child(within, name)
+        if isinstance(group, hdf5.Group) and re.fullmatch(r"layer_\d{1,6}", name):
+            found[name] = _Stored(None)
+            for key in sorted(hdf5.members(group), key=_natural):
+                dataset = hdf5.child(group, key)
+                if isinstance(dataset, hdf5.Dataset):
+                    _keep(data, found[name], key, dataset)
     return found
 
 
@@ -299,12 +329,17 @@ def _json(value: str | bytes, what: str) -> Any:
         raise WeightsError(f"{what} isn't valid JSON ({error}); the file is damaged: save or download it again") from error
 
 
-def _read_keras(data: memoryview) -> _Contents:
+def _read_keras(path: Path, data: memoryview) -> _Contents:
     """Read a ``.keras`` archive: ``config.json`` and ``model.weights.h5``, which is mapped where it is stored uncompressed."""
     try:
         with zipfile.ZipFile(hdf5.Source(data)) as archive:
             entries = {info.filename: info for info in archive.infolist()}
             missing = [name for name in ("config.json", "model.weights.h5") if name not in entries]
+            other = foreign.archive_of(path, list(entries)) if missing else None
+            if other:
+                raise WeightsError(
+                    f"expected Keras weights (HDF5, a .keras archive or a .weights.json index), found {other[0]}; {other[1]}"
+                )
             if missing:
                 found = ", ".join(map(repr, list(entries)[:8])) or "nothing"
                 raise WeightsError(
@@ -363,6 +398,9 @@ def _read_shards(path: Path, data: memoryview) -> tuple[_Contents, list[tuple[st
     index = _json(bytes(data), "the index of shards")
     places = index.get("weight_map")
     if not isinstance(places, dict) or not places:
+        other = foreign.json_of(index)
+        if other:
+            raise WeightsError(f"expected Keras weights, found {other[0]}; {other[1]}")
         raise WeightsError(
             "expected an index of Keras 3 shards with a 'weight_map', found other JSON; give the file of weights (.h5 or .keras)"
         )
@@ -390,16 +428,6 @@ def _read_shards(path: Path, data: memoryview) -> tuple[_Contents, list[tuple[st
 # From the contents to the network
 
 
-@dataclass(frozen=True)
-class _Said:
-    """What the caller says of the network: as `load` has it."""
-
-    output: str | None
-    config: Path | None
-    architecture: str | None
-    input_size: tuple[int, int] | None
-
-
 def _size(given: Any) -> tuple[int, int] | None:
     """Return (height, width) of what the caller gives: these, or one number for both."""
     sides = [given, given] if isinstance(given, (int, np.integer)) else given
@@ -410,29 +438,63 @@ def _size(given: Any) -> tuple[int, int] | None:
     return int(sides[0]), int(sides[1])
 
 
-Lookup = Callable[[ConfigLayer], _Stored]
 Stamps = list[tuple[str, int, int]]
 
 
-def _understand(path: Path, contents: _Contents, said: _Said) -> tuple[Network, Lookup, Stamps]:
-    """Return the network, what finds a layer's arrays among those stored, and what other files were read."""
-    stamps: Stamps = []
-    architecture, output = said.architecture, said.output
+@dataclass(frozen=True)
+class _Understood:
+    """A file that was understood.
+
+    Attributes
+    ----------
+    network : Network
+    lookup : callable
+        A layer -> its arrays among those stored.
+    kernels : Kernels
+        How they lie there.
+    stamps : list of (path, size, modification time)
+        What other files were read.
+    """
+
+    network: Network
+    lookup: Callable[[ConfigLayer], _Stored]
+    kernels: Kernels = field(default_factory=Kernels)
+    stamps: Stamps = field(default_factory=list)
+
+
+def _understand(
+    path: Path,
+    contents: _Contents,
+    output: str | None,
+    config: Path | None,
+    architecture: str | None,
+    told: Told,
+    kernels: str | None,
+) -> _Understood:
+    """Find out which network the weights are of: who says so first is believed."""
+    own = contents.config is not None
+    needless = [f"--{name.replace('_', '-')}" for name in ("head", "last_activation") if getattr(told, name) is not None]
+    if needless and (own or config is not None):
+        whose = "the file's own configuration" if own else f"the configuration {config}"
+        raise WeightsError(f"{' and '.join(needless)} can't be given: {whose} says what the network is; leave it out")
+    if kernels is not None and architecture is not None and architectures.canonical(architecture) not in vgg.BLOCKS:
+        raise WeightsError("--kernels is for files of Keras 1, which has no configurations of keras.applications but VGG16's and VGG19's")
     if architecture is not None:
-        if architectures.canonical(architecture) in architectures.BLOCKS and output is None:
-            network, found = _recognise(contents, said, architectures.canonical(architecture))
-            return network, lambda item: found[item.layer.name], stamps
-        return *_named(contents, architecture, said), stamps
-    if said.config is not None:
-        given, stamp = _read_config(said.config)
-        return *_configured(contents, given, said, said.config), [stamp]
-    if contents.config is not None:
-        network = keras_config.parse(contents.config, output, contents.version, said.input_size)
-        return network, _finder(contents, network, True), stamps
+        name = architectures.canonical(architecture)
+        if name in vgg.BLOCKS and output is None:
+            return _recognise(path, contents, told, kernels, name)
+        if told.head is not None:
+            raise WeightsError(f"--head is for VGG16 and VGG19 only; give the model's configuration for a {architecture} with another head")
+        return _named(contents, architecture, output, told)
+    if config is not None:
+        given, stamp = _read_config(config)
+        return _configured(path, contents, given, output, config, kernels, told.input_size, [stamp])
+    if own:
+        return _parsed(path, contents, contents.config, output, kernels, told.input_size, True, [])
     named = path.with_name(re.sub(r"(\.weights)?\.[^.]*$", "", path.name) + ".json")
     for beside in (named, path.with_name("model.json"), path.with_name("config.json")):
         if beside.is_file() and beside != path:
-            if beside != named and _official(contents):
+            if beside != named and vgg.is_official([stored.name for stored in contents.stored.values() if stored.arrays]):
                 break
             try:
                 given, stamp = _read_config(beside)
@@ -440,14 +502,59 @@ def _understand(path: Path, contents: _Contents, said: _Said) -> tuple[Network, 
                 continue  # it may be anything
             if isinstance(given, dict) and "class_name" in given and "config" in given:
                 _logger.info("%s has no configuration of its own; using %s beside it (another: --config FILE)", path.name, beside.name)
-                return *_configured(contents, given, said, beside), [stamp]
-    network, found = _recognise(contents, said)
-    if output is not None and output != network.layers[-1].layer.name:
-        raise WeightsError(f"the weights are those of {network.name}, which has one output, {network.layers[-1].layer.name!r}")
-    return network, lambda item: found[item.layer.name], stamps
+                if needless:
+                    raise WeightsError(
+                        f"{' and '.join(needless)} can't be given: the configuration {beside.name} beside it says what it is"
+                    )
+                return _configured(path, contents, given, output, beside, kernels, told.input_size, [stamp])
+    found = _recognise(path, contents, told, kernels)
+    if output is not None and output != found.network.layers[-1].layer.name:
+        raise WeightsError(f"the weights are those of {found.network.name}, which has one output, {found.network.layers[-1].layer.name!r}")
+    return found
 
 
-def _named(contents: _Contents, architecture: str, said: _Said) -> tuple[Network, Lookup]:
+def _parsed(
+    path: Path,
+    contents: _Contents,
+    config: Any,
+    output: str | None,
+    kernels: str | None,
+    size: tuple[int, int] | None,
+    own: bool,
+    stamps: Stamps,
+) -> _Understood:
+    """Read a configuration, and how the kernels lie that it is of."""
+    version = contents.version if own else None
+    if isinstance(config, dict) and "class_name" not in config and config.get("name") in ("Sequential", "Graph"):
+        raise WeightsError("it is a configuration of Keras 0.x; load the model in Keras 1, and save it again, or rebuild it in Keras 2")
+    old = keras1.is_old(config)
+    modern = keras1.modern(config) if old else keras1.Modern(config)
+    first: frozenset[tuple[str, ...]] | None = frozenset(modern.first)
+    if contents.old and not old and "channels_first" in json.dumps(config):
+        first = None
+    flipped = _flipped(path, contents, kernels, old or contents.old, bool(modern.first) or contents.old)
+    turned = modern.order == "channels_first"  # pictures are given as H, W, C all the same
+    network = keras_config.parse(keras1.on_theano(modern.config) if flipped else modern.config, output, version, size, turned)
+    return _Understood(network, _finder(contents, network, own and not old), Kernels(old or first is None, first, flipped), stamps)
+
+
+def _flipped(path: Path, contents: _Contents, kernels: str | None, old: bool, first: bool) -> bool:
+    """Return whether kernels are Theano's: as said, as the file or its name says, or as its order of axes suggests, which is logged."""
+    named = re.search(r"(th|tf)_kernels", path.name)
+    said = kernels or contents.backend or (named and {"th": "theano", "tf": "tensorflow"}[named[1]])
+    if said or not old:
+        return said == "theano"
+    assumed = keras1.BACKENDS[0 if first else 1]
+    _logger.warning(
+        "the file is of Keras 1 or older, which doesn't say its backend; kernels are taken as %s's, whose order of axes it has (the other: "
+        "--kernels %s)",
+        assumed.replace("tensorflow", "TensorFlow").replace("theano", "Theano"),
+        keras1.BACKENDS[1 if first else 0],
+    )
+    return first
+
+
+def _named(contents: _Contents, architecture: str, output: str | None, told: Told) -> _Understood:
     """Read weights as those of a network by name, with its head or without, whichever has as many layers with weights as the file."""
     weighted = {place: stored for place, stored in contents.stored.items() if stored.arrays}
     last = next(reversed(weighted.values()), None) if contents.by_name else None
@@ -457,10 +564,16 @@ def _named(contents: _Contents, architecture: str, said: _Said) -> tuple[Network
         return _first(stored).shape[-1] if stored else None
 
     for given in architectures.configurations(architecture, outputs):
-        network = keras_config.parse(given, said.output, None, said.input_size)
+        network = keras_config.parse(given, output, None, told.input_size)
         top = {item.path[0] if contents.by_name else item.store for item in network.layers if item.variables}
         if top == set(weighted) or (contents.by_name and len(top) == len(weighted)):
-            return network, _finder(contents, network, False)
+            if told.last_activation is not None:
+                end = network.layers[-1]
+                if end.layer.activation != "softmax":
+                    raise WeightsError(f"--last-activation can't be given: {architecture} without its head has none")
+                end = replace(end, layer=replace(end.layer, activation=vgg.checked_activation(told.last_activation)))
+                network = replace(network, layers=(*network.layers[:-1], end))
+            return _Understood(network, _finder(contents, network, False))
     raise WeightsError(
         f"the file's layers aren't those of {architecture}, with its head or without (of {len(top)} layers with weights "
         f"{len(top & set(weighted))} are there); {_found(contents)}; give the model's configuration "
@@ -468,13 +581,21 @@ def _named(contents: _Contents, architecture: str, said: _Said) -> tuple[Network
     )
 
 
-def _configured(contents: _Contents, given: Any, said: _Said, path: Path) -> tuple[Network, Lookup]:
+def _configured(
+    path: Path,
+    contents: _Contents,
+    given: Any,
+    output: str | None,
+    config: Path,
+    kernels: str | None,
+    size: tuple[int, int] | None,
+    stamps: Stamps,
+) -> _Understood:
     """Read a configuration that lies in a file of its own."""
     try:
-        network = keras_config.parse(given, said.output, None, said.input_size)
-        return network, _finder(contents, network, False)
+        return _parsed(path, contents, given, output, kernels, size, False, stamps)
     except WeightsError as error:
-        raise WeightsError(f"with the configuration {path.name}: {error}") from error
+        raise WeightsError(f"with the configuration {config.name}: {error}") from error
 
 
 def _read_config(path: Path) -> tuple[Any, tuple[str, int, int]]:
@@ -488,7 +609,7 @@ def _read_config(path: Path) -> tuple[Any, tuple[str, int, int]]:
     return (_json(value, f"configuration {path.name}") if isinstance(value, str) else value), stamp  # to_json() dumped once more
 
 
-def _finder(contents: _Contents, network: Network, own: bool) -> Lookup:
+def _finder(contents: _Contents, network: Network, own: bool) -> Callable[[ConfigLayer], _Stored]:
     """Return what finds a layer's arrays: under the place that the configuration tells.
 
     A file of weights alone may be of a model whose layers have other names; Keras then gives the arrays to the layers in order.
@@ -507,6 +628,8 @@ def _finder(contents: _Contents, network: Network, own: bool) -> Lookup:
         place = item.path[0] if contents.by_name else item.store
         if place in in_order:
             return in_order[place]
+        if place not in contents.stored and contents.by_name and item.path[-1] in contents.stored:
+            place = item.path[-1]  # Keras 1 lists the layers of a Sequential model inside another as the outer one's
         if place not in contents.stored:
             raise WeightsError(
                 f"layer {item.layer.name!r} is in the configuration, but the file has no weights at {place!r}; {_found(contents)}"
@@ -525,74 +648,92 @@ def _found(contents: _Contents) -> str:
     return f"found {len(weighted)} layers with weights: {', '.join(weighted[:6])}{', ...' if len(weighted) > 6 else ''}"
 
 
-def _recognise(contents: _Contents, said: _Said, wanted: str | None = None) -> tuple[Network, dict[str, _Stored]]:
+def _recognise(path: Path, contents: _Contents, told: Told, kernels: str | None, wanted: str | None = None) -> _Understood:
     """Understand weights without configuration as VGG16 or VGG19: by layer names, else by order and shapes."""
-    weighted = [contents.stored[place] for place in _in_order(contents) if contents.stored[place].arrays]
+    layers = _single_layers(contents)
+    weighted = [stored for stored in layers if stored.arrays]
+    others = [str(stored.name) for stored in layers if not stored.arrays and not stored.others and stored.name]
     named = {stored.name: stored for stored in weighted if stored.name}
-    possible = [wanted] if wanted else list(architectures.BLOCKS)
-    for name in possible:
-        for names in ([*architectures.conv_names(name), *head] for head in _HEADS):
-            if set(named) == set(names) and len(weighted) == len(named):
-                return _lay_out(name, names, [named[layer] for layer in names], said)
-    convs, dense = ([stored for stored in weighted if _first(stored).ndim == ndim] for ndim in (4, 2))
-    for name in possible:
-        blocks = architectures.BLOCKS[name]
-        regular = len(convs) == sum(blocks) and len(dense) in (0, 3) and len(convs) + len(dense) == len(weighted)
-        if regular and _widths_by_block(blocks, [_first(stored).shape[3] for stored in convs]) and convs == weighted[: len(convs)]:
-            names = [*architectures.conv_names(name), *((*architectures.HIDDEN, architectures.OUTPUTS[0]) if dense else ())]
-            if all(stored.name for stored in weighted) and len(named) == len(weighted):
-                names = [str(stored.name) for stored in weighted]
-            return _lay_out(name, names, weighted, said)
+    first = _channels_first([_first(stored).shape for stored in weighted])
+    shapes = [_in_our_order(_first(stored).shape, first) for stored in weighted]
+    name = names = None
+    for possible in [wanted] if wanted else list(vgg.BLOCKS):
+        for head in ((), *vgg.HEADS):
+            listed = [*vgg.conv_names(possible), *head]
+            if set(named) == set(listed) and len(weighted) == len(named):
+                name, names, weighted = possible, listed, [named[layer] for layer in listed]
+    if name is None or names is None:
+        name = vgg.fitting(shapes, wanted)
+        if name is None:
+            raise _unknown(contents, wanted)
+        dense = len(shapes) - sum(vgg.BLOCKS[name])
+        official = (*vgg.HIDDEN, vgg.OUTPUTS[0]) if dense == 3 else tuple(f"dense_{i}" for i in range(1, dense + 1))
+        own = [str(stored.name) for stored in weighted]
+        names = own if all(stored.name for stored in weighted) and len(named) == len(weighted) else [*vgg.conv_names(name), *official]
+    for layer, one in zip(names, weighted, strict=True):
+        for variable, kind in one.others.items():
+            raise WeightsError(f"layer {layer!r}: dataset {variable!r} has type {kind}, expected float32; save the model in float32")
+    stored = [vgg.Stored(layer, _in_our_order(_first(one).shape, first)) for layer, one in zip(names, weighted, strict=True)]
+    network = vgg.network(name, stored, vgg.is_official([each.name for each in weighted]), others, told, first)
+    found = dict(zip(names, weighted, strict=True))
+    old = first or contents.old or (contents.version or "").startswith("1.")
+    flipped = _flipped(path, contents, kernels, old, first)
+    return _Understood(network, lambda item: found[item.layer.name], Kernels(first, None if first else frozenset(), flipped))
+
+
+def _unknown(contents: _Contents, wanted: str | None) -> WeightsError:
     others = {f"{place}/{name}": kind for place, stored in contents.stored.items() for name, kind in stored.others.items()}
     odd = "".join(f"; {name!r} has type {kind}, expected float32" for name, kind in list(others.items())[:1])
     expected = f"aren't those of {wanted.upper()}" if wanted else "aren't those of VGG16 or VGG19"
-    raise WeightsError(
+    return WeightsError(
         f"the file has no model configuration, and its layers {expected}; {_found(contents)}{odd}; give its configuration "
         "(load(path, config='model.json'), --config model.json) or the name of its network (architecture='resnet50', --architecture "
         "resnet50), or save the whole model with model.save('model.h5')"
     )
 
 
-_HEADS = ((), *((*architectures.HIDDEN, last) for last in architectures.OUTPUTS))
+def _single_layers(contents: _Contents) -> list[_Stored]:
+    """Return the stored layers in forward order, also those of a model inside: by number, which tells no order, convolutions come first."""
+    if not contents.by_name:
+        places = sorted(contents.stored, key=_natural)
+        found = [contents.stored[place] for place in places]
+        found = [
+            stored if stored.name or stored.arrays else replace(stored, name=place) for place, stored in zip(places, found, strict=True)
+        ]
+        return sorted(found, key=lambda stored: -_first(stored).ndim if stored.arrays else 0)
+    found = []
+    for stored in contents.stored.values():
+        owners: dict[str, _Stored] = {}
+        for variable, array in stored.arrays.items():
+            parts = variable.split("/")
+            owner = parts[-2] if len(parts) > 1 else ""
+            owners.setdefault(owner, _Stored(owner or stored.name)).arrays[variable] = array
+        found += list(owners.values()) if len(owners) > 1 and "" not in owners else [stored]
+    return found
 
 
-def _official(contents: _Contents) -> bool:
-    """Whether the layers have the names of VGG16 or VGG19."""
-    names = {stored.name for stored in contents.stored.values() if stored.arrays}
-    return any(names == {*architectures.conv_names(name), *head} for name in architectures.BLOCKS for head in _HEADS)
+def _channels_first(shapes: list[tuple[int, ...]]) -> bool:
+    """Tell whether kernels are [out, in, 3, 3], as with Theano, instead of [3, 3, in, out]."""
+    kernels = [shape for shape in shapes if len(shape) == 4]
+    return all(shape[2:] == (3, 3) for shape in kernels) and any(shape[:2] != (3, 3) for shape in kernels)
 
 
-def _in_order(contents: _Contents) -> list[str]:
-    """Return the stored layers in forward order: the file's own by name; by number, the convolutions before the dense layers."""
-    return list(contents.stored) if contents.by_name else sorted(contents.stored, key=_natural)
+def _in_our_order(shape: tuple[int, ...], first: bool) -> tuple[int, ...]:
+    return (shape[2], shape[3], shape[1], shape[0]) if first and len(shape) == 4 else shape
 
 
 def _first(stored: _Stored) -> np.ndarray:
     return next(iter(stored.arrays.values()))
 
 
-def _widths_by_block(blocks: tuple[int, ...], widths: list[int]) -> bool:
-    """Whether the convolutions of each block have one width, as a VGG's do."""
-    starts = [sum(blocks[:i]) for i in range(len(blocks))]
-    return all(len(set(widths[start : start + count])) == 1 for start, count in zip(starts, blocks, strict=True))
-
-
-def _lay_out(name: str, names: list[str], stored: list[_Stored], said: _Said) -> tuple[Network, dict[str, _Stored]]:
-    for layer, one in zip(names, stored, strict=True):
-        for variable, kind in one.others.items():
-            raise WeightsError(f"layer {layer!r}: dataset {variable!r} has type {kind}, expected float32; save the model in float32")
-    network = architectures.network(name, names, [_first(one) for one in stored], said.input_size)
-    return network, dict(zip(names, stored, strict=True))
-
-
 # From the network to the model
 
 
-def _layer(item: ConfigLayer, lookup: Callable[[ConfigLayer], _Stored]) -> Layer:
+def _layer(item: ConfigLayer, understood: _Understood) -> Layer:
     """Give a layer its arrays."""
     if not item.variables:
         return item.layer
-    found = _pick(item, lookup(item))
+    found = understood.kernels.ours(item, _pick(item, understood.lookup(item)))
     for name, shape in item.variables.items():
         if found[name].shape != shape:
             raise WeightsError(
