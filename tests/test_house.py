@@ -113,6 +113,7 @@ STATE = {
     "cache.py: cache _sources": "hashes of source files, which don't change while a process runs",
     "cache.py: cache _announce": "says once in a process that it compiles",
     "cache.py: cache _callbacks": "who is called at the first kernel that has to be compiled",
+    "innvestigate_backend.py: write to base_layer_utils in the module": "a switch of Keras's, in a process of its own",
     "cache.py: changeable _BEGUN": "what a process has begun to compile",
     "cache.py: changeable _announcing": "one thread says that it compiles",
     **{

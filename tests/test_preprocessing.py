@@ -100,10 +100,11 @@ def _shaped(network):
 def test_a_vgg_with_other_weights_is_assumed(tmp_path, caplog):
     model = nplrp.load(write_by_name(tmp_path / "w.h5", vgg()))
     assert model.preprocessing == Preprocessing("caffe") and model.preprocessing.assumed
-    (message,) = caplog.messages
+    (message,) = (each for each in caplog.messages if "pictures" in each)
     assert "assuming caffe, as for the official weights of vgg16 (another: --preprocessing caffe|tf|torch|unit|none|MEAN,STD" in message
     caplog.clear()
-    assert nplrp.load(tmp_path / "w.h5", preprocessing="unit").preprocessing.source == "given" and not caplog.records
+    assert nplrp.load(tmp_path / "w.h5", preprocessing="unit").preprocessing.source == "given"
+    assert "pictures" not in caplog.text
 
 
 def test_an_assumption_is_not_written_as_a_fact(tmp_path):
@@ -136,7 +137,7 @@ def test_what_was_assumed_stands_everywhere(tmp_path, capsys):
         "resize_to": None,
         "source": "given",
     }
-    assert "assum" not in err
+    assert "assuming" not in err
 
 
 # --- unknown ------------------------------------------------------------------------------------------------------------
@@ -245,7 +246,8 @@ def test_vectors_have_no_pictures():
 
 
 def test_open_sides_are_said(tmp_path, caplog):
-    path = write_by_name(tmp_path / "w.h5", vgg(head=()))
+    layers = [("conv", [np.zeros((3, 3, 3, 2), "f"), np.zeros(2, "f")])]
+    path = write_by_name(tmp_path / "w.h5", layers, config=sequential(("Conv2D", CONV), shape=(None, None, 3)))
     with caplog.at_level(logging.WARNING):
         assert nplrp.load(path, preprocessing="caffe").input_shape == (224, 224, 3)
     assert caplog.messages == [

@@ -118,7 +118,7 @@ def test_a_model_inside_is_unpacked(tmp_path):
 
 def test_official_names_with_a_head_of_224_are_read_silently(tmp_path, caplog):
     with caplog.at_level("INFO"):
-        assert load(write_by_name(tmp_path / "w.h5", vgg(side=7))).input_shape == (224, 224, 3)
+        assert load(write_by_name(tmp_path / "w.h5", vgg(side=7)), preprocessing="caffe").input_shape == (224, 224, 3)
     assert not caplog.records
     with caplog.at_level("INFO"):
         load(write_by_name(tmp_path / "v.h5", vgg(side=4)))
@@ -166,7 +166,9 @@ def test_options_are_refused_where_a_configuration_says_it(tmp_path):
 
 def test_the_command_line_has_the_options(tmp_path, capsys):
     path = write_by_name(tmp_path / "w.h5", own())
-    code, out, err = run(capsys, "info", path, "--head", "avg", "--input-size", "64x96", "--last-activation", "sigmoid")
+    code, out, err = run(
+        capsys, "info", path, "--head", "avg", "--input-size", "64x96", "--last-activation", "sigmoid", "--preprocessing", "tf"
+    )
     assert (code, err) == (0, "") and "(64, 96, 3)" in out and "dense + sigmoid" in out
     code, out, err = run(capsys, "info", path)
     assert (code, out) == (2, "") and err.count("\n") == 1 and "--head avg" in err
