@@ -351,29 +351,23 @@ def _listen(arguments: argparse.Namespace) -> _Spoken:
     logger = logging.getLogger("nplrp")
     for handler in [each for each in logger.handlers if isinstance(each, _Spoken)]:
         logger.removeHandler(handler)
-    spoken = _Spoken(getattr(arguments, "hold", True))
+    spoken = _Spoken()
     logger.addHandler(spoken)
     logger.setLevel(logging.INFO)
     return spoken
 
 
 class _Spoken(logging.Handler):
-    """Prints what is logged as a line on stderr; warnings, that something was assumed, beside results: an error is alone.
+    """Prints what is logged as a line on stderr; warnings, that something was assumed, wait for results: an error is alone."""
 
-    Parameters
-    ----------
-    hold : bool
-        Whether warnings wait for `let_go`.
-    """
-
-    def __init__(self, hold: bool) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._hold, self._held = hold, list[str]()
+        self._held: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record's message, or hold it."""
         line = f"nplrp: {record.getMessage()}"
-        if self._hold and record.levelno >= logging.WARNING:
+        if record.levelno >= logging.WARNING:
             self._held.append(line)
         else:
             print(line, file=sys.stderr)

@@ -158,7 +158,7 @@ def test_inputs_that_do_not_fit(x, words):
 def test_an_output_that_is_an_image_has_no_class():
     model, x = build((4, 4, 3), [plain("relu", "activation", "relu")]), images(3, 1, (4, 4, 3))
     refused(lambda: nplrp.explain(model, x, "epsilon", start="one"), "(4, 4, 3)", "start='all'")
-    refused(lambda: nplrp.explain(model, x, "epsilon", 1, start="all"), "(4, 4, 3)", "start=array")
+    refused(lambda: nplrp.explain(model, x, "epsilon", 1, start="all"), "(4, 4, 3)", "position (row, column, channel)")
     e = nplrp.explain(model, x, "epsilon", start="all")
     assert e.relevance.shape == x.shape
     refused(e.labels, "(4, 4, 3)", "no classes")

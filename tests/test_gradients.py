@@ -7,7 +7,7 @@ import pytest
 
 import nplrp
 from nplrp.errors import RuleError
-from nplrp.model import chain
+from nplrp.model import Preprocessing, chain
 from nplrp.rules.composites import GRADIENTS
 from tests import twins
 from tests.networks import conv, dense, images, plain, pool, random_kernel, small_vgg
@@ -61,7 +61,10 @@ def test_a_relu_of_its_own_is_the_layers_before_it(composite):
         if layer.activation == "relu":
             apart.append(plain(f"{layer.name}_relu", "activation", "relu"))
     x, start = rng.normal(size=(2, 8, 8, 3)), rng.normal(size=(2, 4))
-    one, other = (nplrp.explain(chain((8, 8, 3), each), x, composite, dtype="float64", start=start) for each in (layers, apart))
+    one, other = (
+        nplrp.explain(chain((8, 8, 3), each, preprocessing=Preprocessing("caffe")), x, composite, dtype="float64", start=start)
+        for each in (layers, apart)
+    )
     assert one.relevance.any()
     assert np.abs(one.relevance - other.relevance).max() <= 1e-13 * np.abs(one.relevance).max()
 

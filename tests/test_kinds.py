@@ -11,7 +11,7 @@ from nplrp import layers, lrp
 from nplrp.errors import ModelError
 from nplrp.layers import Layer, Window, operation
 from nplrp.ledger import account
-from nplrp.model import build
+from nplrp.model import Preprocessing, build
 from nplrp.plan import make_plan
 from nplrp.rules import AS_IS, NEGATIVE, NOTHING, RULES, Rule
 from nplrp.rules.composites import Composite
@@ -67,7 +67,8 @@ EPSILON = Rule("epsilon")
 
 def plan_of(one, shape, family, rule, dtype="float64"):
     """A plan of one layer and a rule."""
-    return make_plan(build(shape, [one]), Composite("one", (((family,), rule),), "logit"), dtype)
+    model = build(shape, [one], preprocessing=Preprocessing("127.5,127.5"))
+    return make_plan(model, Composite("one", (((family,), rule),), "logit"), dtype)
 
 
 def made(name, rule=EPSILON):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import nplrp
 from nplrp import layers, lrp
 from nplrp.errors import RuleError
-from nplrp.model import Window, chain
+from nplrp.model import Preprocessing, Window, chain
 from nplrp.plan import make_plan, parts_below, without_vanishing_terms
 from nplrp.rules import AS_IS, NEGATIVE, NOTHING, POSITIVE, RULES, STABILISERS, Clamp, Part, Rule, Term
 from nplrp.rules.composites import JOINS, LINEAR, POOL, Composite
@@ -140,7 +140,7 @@ def test_both_conventions_of_beta():
 def one_step(layer, shape, rule):
     """A plan of one layer and a rule, float64."""
     composite = Composite("one", ((LINEAR, rule), (POOL, rule if "maxpool" in rule.fits else None)), "logit")
-    return make_plan(chain(shape, [layer]), composite, "float64")
+    return make_plan(chain(shape, [layer], preprocessing=Preprocessing("127.5,127.5")), composite, "float64")
 
 
 def carry(plan, a, R):

@@ -177,13 +177,13 @@ def _provenance(model: Model, result: Result, wanted: Wanted) -> dict[str, Any]:
         "weights_sha256": model.content_hash,
         "dtype": wanted.dtype,
         "algorithm": wanted.algorithm,
+        **result[0].about,
         "preprocessing": {
             "mode": how.mode,
             "resample": wanted.resample or how.resample,
             "crop": how.crop if wanted.crop is None else wanted.crop,
             "source": how.source or "the model",
         },
-        **result[0].about,
     }
 
 

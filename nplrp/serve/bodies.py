@@ -19,7 +19,7 @@ import numpy as np
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from nplrp.errors import NplrpError
+from nplrp.errors import ImageError, NplrpError
 from nplrp.images import load_pixels, normalize, open_image
 from nplrp.model import Model
 from nplrp.serve.problems import Problem, problem_of
@@ -166,7 +166,10 @@ def read_inputs(body: Body, model: Model, settings: Settings, verb: str, deadlin
             raise Problem("deadline", f"there was no time left to decode {where}")
         if isinstance(instance, _Encoded):
             pixels.append(_decoded(instance.data, model, wanted, settings, where))
-            x[i] = normalize(pixels[i][None], model.preprocessing.mode)[0]  # type: ignore[index]
+            try:
+                x[i] = normalize(pixels[i][None], model.preprocessing.mode)[0]  # type: ignore[index]
+            except ImageError as error:  # nothing tells how pictures are prepared
+                raise problem_of(error) from None
         else:
             pixels.append(None)
             x[i] = _tensor(instance, model, where)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from typing import Any
@@ -25,7 +26,7 @@ def add_commands(commands: Any) -> None:
     which.add_argument("--demo", action="store_true", help="serve the demonstration's model (needs the extra demo)")
     add_model_flags(serve)
     add_flags(serve)
-    serve.set_defaults(run=run_serve, hold=False)
+    serve.set_defaults(run=run_serve)
 
     warmup = commands.add_parser(
         "warmup",
@@ -52,6 +53,8 @@ def run_serve(arguments: argparse.Namespace) -> int:
     from nplrp.serve.ports import address, listen
 
     sock = listen(settings)
+    for handler in logging.getLogger("nplrp").handlers:  # what was assumed is said now, not when the server stops
+        getattr(handler, "let_go", lambda: None)()
     print(f"nplrp: {model.name} at {address(sock)}, {settings.workers} x {settings.numba_threads()} threads", file=sys.stderr, flush=True)
     if settings.workers > 1:
         from nplrp.serve.workers import supervise

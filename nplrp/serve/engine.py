@@ -5,6 +5,7 @@ The library's results don't depend on what else is in a batch, so neither do the
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from nplrp import explanation
-from nplrp.errors import NplrpError
+from nplrp.errors import InputWarning, NplrpError
 from nplrp.files.save import about
 from nplrp.layers import Step
 from nplrp.model import Model
+from nplrp.preprocessing import suspicion
 from nplrp.serve.bodies import Inputs
 from nplrp.serve.lane import Job, Overdue
 from nplrp.serve.wanted import Wanted
@@ -40,7 +42,7 @@ class Map:
     ledger : list of dict or None
         None if it wasn't asked for, or for a gradient.
     alarms : list of str
-        What the ledger warns of.
+        What the ledger warns of, and what makes the input doubtful.
     """
 
     target: Label | None
@@ -113,7 +115,11 @@ class Engine:
             return []
         verb = jobs[chosen[0][0]].payload[0]
         try:
-            return (self._predict if verb == "predict" else self._explain)([jobs[j].payload[1] for j, _ in chosen], [i for _, i in chosen])
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", InputWarning)  # it stands in the answer
+                return (self._predict if verb == "predict" else self._explain)(
+                    [jobs[j].payload[1] for j, _ in chosen], [i for _, i in chosen]
+                )
         except (NplrpError, MemoryError) as error:
             if len(chosen) == 1:
                 return [error]
@@ -151,6 +157,8 @@ class Engine:
         for m, R in enumerate(e.relevance):
             ledger = None if book is None else book.image(m)
             rows, alarms = (None, []) if ledger is None else (ledger.as_rows(), ledger.alarms())
+            doubt = suspicion(e.x[e.images[m]][None], e.model.preprocessing.mode, len(e.model.input_shape) == 3)
+            alarms = [*alarms, doubt] if doubt else alarms
             maps.append(Map(chosen[m], {INPUT: R.copy()} | {name: each[m].copy() for name, each in inside.items()}, rows, alarms))
         return maps
 

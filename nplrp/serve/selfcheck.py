@@ -15,7 +15,7 @@ from importlib import resources
 import numpy as np
 
 from nplrp import explanation
-from nplrp.model import Layer, Model, Window, chain
+from nplrp.model import Layer, Model, Preprocessing, Window, chain
 from nplrp.serve.problems import ServeError
 
 FILE = "golden_case.npz"
@@ -38,7 +38,7 @@ def network(arrays: dict[str, np.ndarray]) -> Model:
         Layer("flatten", "flatten", (), ()),
         Layer("dense", "dense", (), (), "softmax", arrays=weights("dense")),
     ]
-    return chain(arrays["image"].shape, layers, "golden case")
+    return chain(arrays["image"].shape, layers, "golden case", preprocessing=Preprocessing("caffe"))
 
 
 def read() -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from nplrp import explanation
 from nplrp.heatmaps import encode_png, figure, heatmap
-from nplrp.model import Layer, Model, Window, chain
+from nplrp.model import Layer, Model, Preprocessing, Window, chain
 from nplrp.plan import ALGORITHMS
 from nplrp.rules.composites import COMPOSITES
 from nplrp.rules.dialects import DIALECTS
@@ -81,4 +81,4 @@ def _networks() -> list[Model]:
         Layer("max", "global_maxpool", (), ()),
         Layer("dense", "dense", (), (), arrays={"kernel": (rng.normal(size=(64, 5)) / 8).astype(np.float32)}),
     ]
-    return [golden, chain((15, 15, 3), other, "every other kind")]
+    return [golden, chain((15, 15, 3), other, "every other kind", preprocessing=Preprocessing("caffe"))]

@@ -1,6 +1,7 @@
 """What the routes answer, and that the numbers are the library's, bit for bit."""
 
 import base64
+import dataclasses
 import hashlib
 import io
 import itertools
@@ -18,7 +19,7 @@ from nplrp.rules.composites import COMPOSITES
 from nplrp.rules.presets import presets
 from nplrp.serve import answers
 from tests.networks import images
-from tests.serve.servers import picture
+from tests.serve.servers import local, picture
 
 
 def b64(content):
@@ -112,7 +113,7 @@ def test_explain_is_the_librarys(server, model, composite):
     assert provenance["composite"] == e.plan.composite.name
     assert provenance["rules"]["fc1"] == str(e.plan.rules[[s.name for s in e.plan.steps].index("fc1")])
     assert provenance["versions"]["nplrp"] == nplrp.__version__
-    assert provenance["preprocessing"] == {"mode": "caffe", "resample": "nearest", "crop": False}
+    assert provenance["preprocessing"] == {"mode": "caffe", "resample": "nearest", "crop": False, "source": "the model"}
 
 
 def test_tensors_as_nested_lists(server, model):
@@ -195,6 +196,21 @@ def test_preprocessing_can_be_chosen(server, model):
     x = nplrp.preprocess(io.BytesIO(content), model, resample="bilinear", crop=True)
     assert answer["explanations"][0]["sha256"] == answers.digest(nplrp.explain(model, x, "zplus").relevance[0])
     assert answer["provenance"]["preprocessing"]["resample"] == "bilinear"
+
+
+def test_pictures_whose_preparation_nobody_knows_are_refused_and_tensors_are_not(model):
+    unknown = dataclasses.replace(model, preprocessing=nplrp.Preprocessing())
+    with local(unknown) as running:
+        answer = running.explain(picture())
+        assert (answer.status_code, answer.json()["code"]) == (400, "bad_image") and "--preprocessing" in answer.json()["error"]
+        assert running.explain([images(3, 1, model.input_shape)[0].tolist()]).status_code == 200
+        assert running.request("GET", "/v1/info").json()["input"]["mode"] == "unknown"
+
+
+def test_tensors_that_can_hardly_be_right_are_doubted_in_the_answer(server, model):
+    x = np.full((1, *model.input_shape), 255.0)
+    (found,) = server.explain(x.tolist(), {"composite": "epsilon"}).json()["explanations"]
+    assert any("make it with nplrp.preprocess" in each for each in found["warnings"])
 
 
 def test_request_ids(server):
