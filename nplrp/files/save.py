@@ -80,7 +80,7 @@ def about(explanation: Explanation) -> dict[str, Any]:
         "input_shape": list(plan.model.input_shape),
         "scores": scoring_of(plan.model).what,
         "start": explanation.start if isinstance(explanation.start, str) else "given",
-        "begins_with": explanation.begins_with or "what the start says",
+        "begins_with": explanation.begins_with or None,
         "relevance_of": explanation.layer,
         "rules": {step.name: str(rule) for step, rule in zip(plan.steps, plan.rules, strict=True)},
         "dtype": plan.dtype.name,

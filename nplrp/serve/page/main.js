@@ -21,6 +21,11 @@ const state = { facts: null, image: null, reading: false, target: null, label: n
 let imageJob = new AbortController();
 let chosenClass;
 
+/** The start, and what it begins with where its name alone would mislead. */
+function startOf({ start, begins_with: what }) {
+  return what ? `${start} (${what})` : start;
+}
+
 async function begin() {
   try {
     state.facts = await api.info();
@@ -155,7 +160,7 @@ async function explain(card) {
       imageName: image.name,
       model: facts.model,
       title: label ? about : `${classes.plain(state.label.name)}, ${scored(state.label)}`,
-      subtitle: `of ${about}; start: ${answer.provenance.start}, dialect: ${answer.provenance.dialect}`,
+      subtitle: `of ${about}; start: ${startOf(answer.provenance)}, dialect: ${answer.provenance.dialect}`,
     });
   } catch (error) {
     if (error.name === "AbortError" || signal.aborted) return;
