@@ -148,8 +148,13 @@ def explain(
         for chunk in _chunks(len(x)):
             trace = run(plan, x[chunk], workspace)
             targets = _targets(wanted, begin, scoring.logits(trace.logits), chunk)
-            starts = [_start(begin, plan, scoring, trace, chosen, chunk) for chosen in _columns(targets)]
-            maps = np.stack([carry_back(plan, trace, R, span, workspace) for R in starts], axis=1)
+            maps = np.stack(
+                [
+                    _carried(plan, x[chunk], trace, _start(begin, plan, scoring, trace, chosen, chunk), chosen, span, workspace)
+                    for chosen in _columns(targets)
+                ],
+                axis=1,
+            )
             outputs = trace.output.copy(), trace.logits.copy()
             done.append((*outputs, maps.reshape(-1, *maps.shape[2:]), None if targets is None else targets.reshape(-1)))
             workspace.give_all()
@@ -323,20 +328,22 @@ class Explanation:
         )
         targets = None if self.targets is None else self.targets.reshape(-1, self._maps_per_image)
         kept: list[dict[int, np.ndarray]] = []
-        books, order, count = [], [], 0
+        books, places = [], []  # the place of each map that is kept
         for chunk in _chunks(len(self.x)):
-            trace = run(self.plan, self.x[chunk])
+            whole = run(self.plan, self.x[chunk])
             columns = _columns(None if targets is None else targets[chunk])
-            order.append(count + np.arange(len(columns) * len(trace.logits)).reshape(len(columns), -1).T.reshape(-1))
-            count += len(order[-1])
-            for chosen in columns:
-                start = _start(self.start, plan, scoring_of(self.model), trace, chosen, chunk)
-                at: dict[int, np.ndarray] = {}
-                carry_back(self.plan, trace, start, span, keep=at.__setitem__)
-                kept.append(at)
-                if not plan.composite.gradient:
-                    books.append(balance(plan, trace, start, span, at))
-        rows = np.concatenate(order)
+            for column, chosen in enumerate(columns):
+                start = _start(self.start, plan, scoring_of(self.model), whole, chosen, chunk)
+                for negative, images in _sides(plan, chosen, len(start)):
+                    own, below = (_negated(each) for each in (self.plan, plan)) if negative else (self.plan, plan)
+                    trace = run(own, self.x[chunk][images]) if negative or len(images) < len(start) else whole
+                    at: dict[int, np.ndarray] = {}
+                    carry_back(own, trace, start[images], span, keep=at.__setitem__)
+                    kept.append(at)
+                    places.append((chunk.start + images) * len(columns) + column)
+                    if not plan.composite.gradient:
+                        books.append(balance(below, trace, start[images], span, at))
+        rows = np.argsort(np.concatenate(places), kind="stable")
         names = [INPUT, *(step.name for step in plan.steps)]
         relevances: dict[str, np.ndarray] = {names[i + 1]: np.concatenate([at[i] for at in kept])[rows] for i in sorted(kept[0])}
         return Passes(MappingProxyType(ByLayer(relevances)), Ledger.join(books).take(rows) if books else Ledger(()))
@@ -409,6 +416,47 @@ def _start(begin: str | np.ndarray, plan: Plan, scoring: Scoring, trace: Trace, 
     if isinstance(begin, np.ndarray):
         return begin[chunk]
     return scoring.begin(begin, trace.logits, trace.output, chosen, bool(plan.composite.gradient))
+
+
+def _carried(
+    plan: Plan, x: np.ndarray, trace: Trace, start: np.ndarray, chosen: np.ndarray | None, span: Span, workspace: Workspace
+) -> np.ndarray:
+    """Carry the relevance of a chunk's logits back, each image's class by its own side of the network."""
+    sides = _sides(plan, chosen, len(start))
+    if sides[0][0] is False and len(sides) == 1:
+        return carry_back(plan, trace, start, span, workspace)
+    found = None
+    for negative, images in sides:
+        own = _negated(plan) if negative else plan
+        R = carry_back(own, run(own, x[images]), start[images], span)
+        found = np.empty((len(start), *R.shape[1:]), R.dtype) if found is None else found
+        found[images] = R
+    assert found is not None
+    return found
+
+
+def _sides(plan: Plan, chosen: np.ndarray | None, count: int) -> list[tuple[bool, np.ndarray]]:
+    """Return which images are explained by the network, and which by that whose one sigmoid unit gives -z: (is it that one, images).
+
+    Rules that tell signs apart see the weights that speak for the class. Gradients are negated at the start instead.
+    """
+    everything = np.arange(count)
+    if chosen is None or not scoring_of(plan.model).binary or plan.composite.gradient:
+        return [(False, everything)]
+    sides = [(False, everything[chosen == 1]), (True, everything[chosen == 0])]
+    return [(negative, images) for negative, images in sides if len(images)] or [(False, everything)]
+
+
+def _negated(plan: Plan) -> Plan:
+    """Return the plan of the network whose last linear step has the opposite sign: class 0 of a single sigmoid unit is its logit."""
+    steps, last = list(plan.steps), len(plan.steps) - 1
+    while last >= 0 and layers.operation(steps[last]).view and steps[last].input_shape == steps[last].output_shape:
+        last = steps[last].inputs[0]
+    step = steps[last]
+    if last < 0 or step.weight is None or step.bias is None:
+        return plan  # no weights that a rule could tell apart
+    steps[last] = replace(step, weight=-step.weight, bias=-step.bias, prepared={})
+    return replace(plan, steps=tuple(steps))
 
 
 def _chunks(n: int) -> list[slice]:

@@ -168,10 +168,13 @@ def suspicion(x: np.ndarray, mode: str, pictures: bool) -> str:
     said = f"{lie}, those of pictures prepared as {mode!r} from {least.min():g} to {most.max():g}"
     wide = most - least
     raw = mode != "none" and low.min() >= 0 and (x.dtype == np.uint8 or (least.max() < 0 and np.any(high > most + 0.1 * wide)))
-    if raw or np.any(low < least - wide) or np.any(high > most + wide):
+    below = mode == "none" and low.min() < -1e-3  # pixels as they are can't be negative
+    if raw or below or np.any(low < least - wide) or np.any(high > most + wide):
         return f"{said}; {call}, or say how it was prepared (preprocessing=..., --preprocessing)"
     if mode == "none" and 0 < high.max() <= 1 and low.min() >= 0:
         return f"{said}, as they are; multiply it by 255, or {call}"
+    if wide.min() > 50 and -1 <= low.min() < high.max() <= 1:
+        return f"{said}: they are those of another mode; {call}, or say how it was prepared (preprocessing=..., --preprocessing)"
     near = 1e-3 * wide
 
     def fits(low: np.ndarray, high: np.ndarray) -> bool:
@@ -192,6 +195,7 @@ def _numbers(mode: str) -> Arithmetic | None:
         return None
     half = len(values) // 2
     means, deviations = tuple(values[:half]), tuple(values[half:])
-    if len(values) % 2 or not all(map(math.isfinite, values)) or 0.0 in deviations:
+    kept = [float(np.float32(each)) if abs(each) < 1e38 else math.inf for each in values]
+    if len(values) % 2 or not all(map(math.isfinite, kept)) or not all(kept[half:]):
         return None
     return Arithmetic(mean=means, deviation=deviations)

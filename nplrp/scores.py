@@ -72,7 +72,8 @@ class Scoring:
             return f"a {self.what} at each position"
         if self.shape == (1,):
             return f"one {self.what}"
-        return {"probability": "probabilities", "score": "a score for each label"}.get(self.what, f"{self.what}s")
+        several = {"probability": "probabilities", "log-probability": "log-probabilities", "score": "a score for each label"}
+        return several.get(self.what, f"{self.what}s")
 
     @property
     def has_softmax(self) -> bool:
@@ -104,8 +105,7 @@ class Scoring:
         chosen : ndarray [n] of int, or None
             The targets; None: the largest logit, or all for the starts that can.
         gradient : bool
-            Derivatives are carried instead: that of class 0 of a single sigmoid unit is the unit's, negated. Relevance is a share of what
-            the class got, whichever sign brought it about.
+            Derivatives are carried instead: that of class 0 of a single sigmoid unit is the unit's, negated.
         """
         if chosen is None and start in WHOLE:
             return self._soft(logits, output) if start == "softmax" else logits.copy()

@@ -91,17 +91,20 @@ def find_several(model: Model, target: Any, images: int) -> np.ndarray | int | N
         If the model has no such output, or images have different numbers of them.
     """
     units = scoring_of(model).classes
-    top = re.fullmatch(r"top-?(\d+)", target.strip()) if isinstance(target, str) else None
+    target = target.item() if isinstance(target, np.ndarray) and target.ndim == 0 else target
+    top = re.fullmatch(r"top-?([0-9]{1,9})", target.strip()) if isinstance(target, str) else None
     if top:
         if not 1 <= int(top[1]) <= units:
             raise ModelError(f"target {target!r}: the model has {units} outputs; give a number from 1 to {units}")
         return int(top[1])
-    if target is not None and not isinstance(target, (str, int, np.integer, Iterable)):
+    if isinstance(target, Iterable) and not isinstance(target, (str, bytes, dict, list, tuple, np.ndarray)):
+        target = list(target)
+    if target is not None and (isinstance(target, (bytes, dict)) or not isinstance(target, (str, int, np.integer, Iterable))):
         raise ModelError(f"a target is an index, a class id or a class name, or a list of them, not {brief(target)}")
     positions = len(model.output_shape) > 1
     if isinstance(target, Iterable) and not isinstance(target, str) and not positions and any(_is_list(each) for each in target):
         rows = [list(each) if _is_list(each) else [each] for each in target]
-        if len(rows) != images or len({len(row) for row in rows}) != 1:
+        if len(rows) != images or len({len(row) for row in rows}) != 1 or not rows[0]:
             raise ModelError(
                 f"there are lists of {[len(row) for row in rows]} targets for {images} images; give one for each image, all alike"
             )
@@ -139,7 +142,7 @@ def find_target(model: Model, target: Any) -> int:
             raise ModelError(f"there is no output {int(target)}; the model has {units} outputs, 0 to {units - 1}")
         return int(target)
     if not isinstance(target, str):
-        raise ModelError(f"a target is an index, a class id or a class name, not {target!r}")
+        raise ModelError(f"a target is an index, a class id or a class name, not {brief(target)}")
     classes = _classes(model, scoring) if model.classes else ()
     wanted = _plain(target)
     found = [i for i, (id_, name) in enumerate(classes) if wanted in (_plain(id_), _plain(name))]
@@ -147,23 +150,24 @@ def find_target(model: Model, target: Any) -> int:
         return found[0]
     if found:
         choices = ", ".join(f"{classes[i][0]} (index {i})" for i in found)
-        raise ModelError(f"the class name {target!r} belongs to several outputs: {choices}; give the id or the index")
-    if target.strip().lstrip("-").isdigit():
+        raise ModelError(f"the class name {brief(target)} belongs to several outputs: {choices}; give the id or the index")
+    if re.fullmatch(r"-?[0-9]{1,9}", target.strip()):
         return find_target(model, int(target))
     if not classes:
-        raise ModelError(f"the model has no class names, so the target {target!r} can't be looked up; give an index from 0 to {units - 1}")
+        raise ModelError(
+            f"the model has no class names, so the target {brief(target)} can't be looked up; give an index from 0 to {units - 1}"
+        )
     close = _similar(wanted, classes)
     hint = f"; did you mean {close}?" if close else f"; its {units} classes start with {', '.join(name for _, name in classes[:4])}"
-    raise ModelError(f"the model has no class {target!r}{hint}")
+    raise ModelError(f"the model has no class {brief(target)}{hint}")
 
 
 def _find_position(scoring: Scoring, target: Any) -> int:
     """Return the place of (row, column, channel), or of "row,column,channel", in a flattened output."""
-    given = target.split(",") if isinstance(target, str) else target
-    try:
-        position = tuple(int(each) for each in given)
-    except (TypeError, ValueError):
-        position = ()
+    if isinstance(target, str):
+        found = re.fullmatch(r"\s*\(?\s*(\d{1,9}(?:\s*,\s*\d{1,9})*)\s*\)?\s*", target, re.ASCII)
+        target = [int(each) for each in found[1].split(",")] if found else target
+    position = tuple(int(each) for each in target) if _is_list(target) and all(is_size(each, 0) for each in target) else ()
     axes = ("row", "column", "channel") if len(scoring.shape) == 3 else ("step", "channel")
     if len(position) != len(scoring.shape):
         raise ModelError(

@@ -55,6 +55,12 @@ def normalization(mean, variance):
         ([rescaling(1 / 255), normalization([[[[0.485, 0.456, 0.406]]]], [[[[0.05, 0.05, 0.05]]]])], "none"),
         ([("ZeroPadding2D", {"padding": 1, "name": "pad"}), rescaling(1 / 255), ("Cropping2D", {"cropping": 1, "name": "crop"})], "none"),
         ([rescaling(1.0)], "unknown"),
+        ([rescaling(127.5, 127.5)], "unknown"),
+        ([rescaling(1 / 65535)], "unknown"),
+        ([normalization([[[[-0.03, -0.09, -0.19]]]], [[[[0.21, 0.2, 0.2]]]])], "unknown"),
+        ([normalization([[[[0.01, 0.0, -0.01]]]], [[[[0.98, 0.98, 0.98]]]])], "unknown"),
+        ([normalization([[[[-600.0] * 3]]], [[[[160000.0] * 3]]])], "unknown"),
+        ([rescaling(-1 / 255, 1.0)], "none"),
         ([], "unknown"),
     ],
 )
@@ -183,7 +189,7 @@ def test_numbers():
         assert np.allclose(corners.min(axis=0), low, atol=1e-5) and np.allclose(corners.max(axis=0), high, atol=1e-5)
 
 
-@pytest.mark.parametrize("mode", ["Caffe", "", "1", "1,0", "1,2,3", "nan,1", "1,inf", "unknown", "a,b"])
+@pytest.mark.parametrize("mode", ["Caffe", "", "1", "1,0", "0,1e-50", "1e39,1", "1,2,3", "nan,1", "1,inf", "unknown", "a,b"])
 def test_no_such_mode(mode, tmp_path):
     with pytest.raises(WeightsError, match=r"unknown preprocessing '.*'; expected caffe, tf, torch, unit, none, or numbers MEAN,STD"):
         nplrp.load(write(tmp_path / "m.h5"), preprocessing=mode)
@@ -207,7 +213,7 @@ def picture_of(mode):
 def test_what_a_mode_gives_is_not_doubted(mode):
     x, _ = picture_of("none" if mode == "unknown" else mode)
     assert suspicion(x, mode, True) == "" and suspicion(x[:, :1, :1] * 0, mode, True) == ""
-    if mode not in ("tf", "unit"):
+    if mode not in ("tf", "unit", "none"):
         assert suspicion(np.random.default_rng(1).normal(size=(2, 8, 8, 3)), mode, True) == ""
 
 
@@ -223,6 +229,9 @@ def test_other_doubts():
     assert "opposite order (RGB for BGR)" in suspicion(x[..., ::-1], "caffe", True)
     assert "multiply it by 255" in suspicion(pixels / 255, "none", True)
     assert "pixels as they are" in suspicion(pixels, "unknown", True)
+    for wrong in ("tf", "torch", "unit"):
+        assert "those of another mode" in suspicion(picture_of(wrong)[0] / 2.7, "caffe", True)
+    assert "pictures prepared as 'none'" in suspicion(picture_of("tf")[0], "none", True)
     assert suspicion(pixels, "none", True) == "" and suspicion(pixels, "caffe", False) == ""
 
 

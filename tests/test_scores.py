@@ -127,6 +127,35 @@ def test_one_sigmoid_unit_is_two_classes(own):
         nplrp.explain(model, x, "epsilon", 2)
 
 
+SIGNED = ("zplus", "alpha_beta", "gamma", "epsilon", "wsquare", "notebook", "lrp.alpha_2_beta_1", "epsilon_plus")
+
+
+@pytest.mark.filterwarnings("ignore::nplrp.ledger.LedgerWarning")
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("composite", SIGNED)
+def test_each_class_of_one_unit_is_a_unit_of_two(composite, own):
+    """The network with units -z and z gives every map, under rules that tell signs apart as well."""
+    model = net("sigmoid", 1, own)
+    layers = list(model.layers)
+    at = next(i for i, layer in enumerate(layers) if layer.name == "last")
+    two = {key: np.concatenate([-array, array], axis=-1) for key, array in layers[at].arrays.items()}
+    layers[at] = dense("last", two["kernel"], two["bias"], "linear")
+    pair, x = chain((7,), layers[: at + 1], "pair"), x_of(model, 12)
+    for start in ("one", "logit"):
+        mixed = nplrp.explain(model, x, composite, dtype="float64", start=start)
+        assert set(mixed.targets) == {0, 1}
+        both = [(nplrp.explain(model, x, composite, t, "float64", start=start), t) for t in (0, 1)]
+        for e, target in ((mixed, mixed.targets.tolist()), *both):
+            expected = nplrp.explain(pair, x, composite, target, "float64", start=start)
+            np.testing.assert_allclose(e.relevance, expected.relevance, rtol=1e-12, atol=1e-15)
+            for name in ("input", "first"):
+                np.testing.assert_allclose(e.relevances[name], expected.relevances[name], rtol=1e-12, atol=1e-15)
+            assert np.array_equal(e.relevances["input"], e.relevance)
+            np.testing.assert_allclose(e.ledger.end, expected.ledger.end, rtol=1e-12, atol=1e-15)
+        alone = [nplrp.explain(model, each[None], composite, dtype="float64", start=start).relevance[0] for each in x]
+        assert np.array_equal(mixed.relevance, alone)
+
+
 def test_the_gradient_of_the_other_class_is_negated():
     model = net("sigmoid", 1)
     yes, no = (nplrp.explain(model, x_of(model), "gradient", target, "float64", start="one").relevance for target in (1, 0))

@@ -5,9 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
+import nplrp
 from nplrp.errors import ModelError
+from nplrp.model import Preprocessing, chain
 from nplrp.targets import find_target, find_targets, labels_of
-from tests.networks import small_vgg
+from tests.networks import dense, plain, small_vgg
 
 CLASSES = (("n1", "golden_retriever"), ("n2", "tabby"), ("n3", "crane"), ("n4", "crane"), ("n5", "Egyptian_cat"))
 
@@ -61,3 +63,32 @@ def test_equal_scores_come_in_order(model):
     assert [label.unit for label in found] == [1, 2, 3]
     assert found[0].name == "tabby"
     assert found[0].id == "n2"
+
+
+ODD = [1.5, True, b"1", {1: 2}, [[]], "\u00b2", "--5", "9" * 5000, "top-" + "9" * 5000, object(), [1.5], [None], np.array([0.5])]
+
+
+@pytest.mark.parametrize("target", ODD, ids=lambda each: repr(each)[:12])
+@pytest.mark.parametrize("ends", ["vector", "sigmoid", "image"])
+def test_odd_targets_are_one_line(target, ends):
+    image = chain((4, 4, 3), [plain("relu", "activation", "relu")], "image", preprocessing=Preprocessing("caffe"))
+    layers = [plain("flatten", "flatten"), dense("last", np.ones((48, 1 if ends == "sigmoid" else 5)), None, "sigmoid")]
+    model = image if ends == "image" else chain((4, 4, 3), layers)
+    with pytest.raises(ModelError) as refused:
+        nplrp.explain(model, np.ones((1, 4, 4, 3)), "epsilon", target)
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 400
+
+
+def test_targets_in_other_containers():
+    model, x = small_vgg(), np.ones((2, 8, 8, 3))
+    for target in (np.array(1), np.int64(1), (each for each in (1, 1)), np.array([1, 1]), (1, 1), iter([1, 1])):
+        assert nplrp.explain(model, x, "epsilon", target).targets.tolist() == [1, 1]
+
+
+def test_positions_are_whole_numbers():
+    image = chain((4, 4, 3), [plain("relu", "activation", "relu")], "image", preprocessing=Preprocessing("caffe"))
+    for target in [(1.5, 2.7, 0.2)], [np.array([0.9, 1, 2])], [(True, False, True)]:
+        with pytest.raises(ModelError, match="a target is a position"):
+            nplrp.explain(image, np.ones((1, 4, 4, 3)), "epsilon", target)
+    assert nplrp.explain(image, np.ones((1, 4, 4, 3)), "epsilon", "(3, 2, 1)").targets.tolist() == [3 * 12 + 2 * 3 + 1]

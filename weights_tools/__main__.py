@@ -10,6 +10,7 @@ import mmap
 import sys
 import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -23,6 +24,7 @@ from nplrp.images import RESAMPLE
 from nplrp.model import Model
 from nplrp.pipes import heedless
 from nplrp.preprocessing import CHOICES, UNKNOWN, check_mode
+from nplrp.scores import scoring_of
 from weights_tools.torchvision import ROWS, Told
 from weights_tools.write_hdf5 import check_output, write
 
@@ -235,6 +237,14 @@ def read_classes(path: Path, outputs: int) -> tuple[tuple[str, str], ...]:
     return tuple((pair[0], pair[1]) for pair in pairs)
 
 
+def _named_classes(path: Path, model: Model) -> tuple[tuple[str, str], ...]:
+    """Read the classes of a model's outputs; of a single sigmoid unit both, or the one that it speaks for."""
+    if scoring_of(model).binary:
+        with suppress(WeightsError):
+            return read_classes(path, 2)
+    return read_classes(path, model.output_shape[-1])
+
+
 def _read(arguments: argparse.Namespace) -> Model:
     size = arguments.input_size
     if arguments.command == "from-keras":
@@ -265,7 +275,7 @@ def _described(model: Model, arguments: argparse.Namespace) -> Model:
         _logger.warning(
             "nothing tells how pictures were prepared, and the new file won't either; give --preprocessing %s here or later", CHOICES
         )
-    classes = model.classes if arguments.classes is None else read_classes(arguments.classes, model.output_shape[-1])
+    classes = model.classes if arguments.classes is None else _named_classes(arguments.classes, model)
     return dataclasses.replace(model, preprocessing=how, classes=classes)
 
 

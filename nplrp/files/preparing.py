@@ -76,7 +76,7 @@ def of_layers(model: Model) -> Preprocessing | None:
     """Return what the arithmetic that a model begins with tells: whether it takes values up to 255, or up to 1.
 
     It brings pixels x to (x - m) / s. Trained networks work on numbers of a few units around 0, so that pixels up to 255 have an s of
-    tens or an m in their middle; where neither range fits nothing is told.
+    tens or an m in their middle, pixels up to 1 an m in theirs and an s of half of it at most; else nothing is told.
     """
     gain, shift, told = np.ones(1), np.zeros(1), ""
     for layer in model.layers:
@@ -91,9 +91,10 @@ def of_layers(model: Model) -> Preprocessing | None:
     if not told or not np.all(gain):
         return None
     deviation, mean = 1 / np.abs(gain), -shift / gain
-    if np.all((deviation >= 12) | ((mean >= 10) & (mean <= 245))):
+    if np.all((mean >= -10) & (mean <= 265) & (deviation <= 300) & ((deviation >= 12) | (mean >= 10))):
         return Preprocessing("none", source=f"its layer {told}")
-    if np.all((deviation < 1) & (np.abs(mean) <= 1)):
+    plain = np.all((mean == 0) & (deviation <= 1 / 50))  # makes 0 to 255 of 0 to 1
+    if plain or np.all((mean > 0.05) & (mean <= 1) & (deviation <= 0.55)):
         return Preprocessing("unit", source=f"its layer {told}")
     return None
 

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from nplrp.errors import ImageError, ModelError, WeightsError
+from nplrp.errors import ImageError, ModelError, WeightsError, brief
 from nplrp.files import architectures, foreign, hdf5, keras1, keras_config, vgg
 from nplrp.files.keras1 import Kernels
 from nplrp.files.keras_config import ConfigLayer, Network
@@ -35,6 +35,7 @@ from nplrp.files.vgg import Told
 from nplrp.layers.config import is_size
 from nplrp.model import Layer, Model, build
 from nplrp.preprocessing import check_mode
+from nplrp.scores import scoring_of
 
 #: Keras's names of variables -> ours, where they differ.
 VARIABLES = MappingProxyType(
@@ -122,6 +123,9 @@ def load(
     WeightsError
         If the file is missing, damaged, of no known layout, or describes what isn't supported. One line.
     """
+    for what, value in (("path", path), ("output", output), ("config", config), ("architecture", architecture)):
+        if not isinstance(value, (str, os.PathLike) if what in ("path", "config") else str) and (value is not None or what == "path"):
+            raise WeightsError(f"{what} is {brief(value)}, expected {'a path' if what in ('path', 'config') else 'a name'}")
     path, assumed = Path(path), False
     try:
         if config is not None and architecture is not None:
@@ -474,6 +478,7 @@ def _understand(
     """Find out which network the weights are of: who says so first is believed."""
     own = contents.config is not None
     needless = [f"--{name.replace('_', '-')}" for name in ("head", "last_activation") if getattr(told, name) is not None]
+    needless += ["--architecture"] if own and architecture is not None else []
     if needless and (own or config is not None):
         whose = "the file's own configuration" if own else f"the configuration {config}"
         raise WeightsError(f"{' and '.join(needless)} can't be given: {whose} says what the network is; leave it out")
@@ -541,6 +546,8 @@ def _parsed(
 def _flipped(path: Path, contents: _Contents, kernels: str | None, old: bool, first: bool) -> bool:
     """Return whether kernels are Theano's: as said, as the file or its name says, or as its order of axes suggests, which is logged."""
     named = re.search(r"(th|tf)_kernels", path.name)
+    if kernels is not None and (contents.backend or kernels) != kernels:
+        raise WeightsError(f"--kernels {kernels} can't be given: the file says that it was written with {contents.backend}; leave it out")
     said = kernels or contents.backend or (named and {"th": "theano", "tf": "tensorflow"}[named[1]])
     if said or not old:
         return said == "theano"
@@ -778,6 +785,8 @@ def _names(stored: _Stored) -> str:
 def _classes(contents: _Contents, model: Model) -> tuple[tuple[str, str], ...] | None:
     """Return the file's classes; ImageNet's for a model of 1000 outputs that names none; else None."""
     value, outputs = contents.classes, model.output_shape[-1]
+    if scoring_of(model).binary and isinstance(value, list) and len(value) == 2:
+        outputs = 2
     if value is None:
         return imagenet_classes() if model.output_shape == (1000,) else None
     pairs = [tuple(pair) for pair in value if isinstance(pair, list)] if isinstance(value, list) else []

@@ -27,6 +27,7 @@ from nplrp.rules import SWITCHES, Rule
 from nplrp.rules.composites import Composite
 from nplrp.rules.dialects import Dialect, dialect_named
 from nplrp.scores import scoring_of
+from nplrp.targets import find_targets
 
 #: Samples of each array in a digest; and the largest input that it holds whole.
 SAMPLES = 576
@@ -72,6 +73,11 @@ def record(
         raise GoldenError(f"there is no profile {profile!r}; expected {' or '.join(PROFILES)}")
     refuse_flushed_subnormals()
     last = model.layers[-1].name if model.layers else None
+    if scoring_of(model).binary:
+        target = 1 if target is None else target
+        found = find_targets(model, target, len(x))
+        if found is not None and not np.all(found == 1):
+            raise GoldenError("golden values are the network's own, whose one sigmoid unit speaks for class 1; leave out the target")
     checked = explain(model, x, composite, target, until=last, dialect=dialect, start=start)  # one quick pass: do the arguments fit?
     if not len(checked.x) or (checked.targets is not None and len(checked.targets) != len(checked.x)):
         raise GoldenError(
@@ -125,7 +131,10 @@ def recompute(golden: Golden, model: Model, x: np.ndarray | None = None) -> list
     check_recorded(golden, model, x)
     facts = golden.facts
     composite, dialect = rebuilt_composite(facts), rebuilt_dialect(facts)
-    again = record(model, x, composite, facts["targets"], dialect=dialect, start=facts["start"], profile=golden.profile)
+    shape, targets = model.output_shape, facts["targets"]
+    if targets is not None and len(shape) > 1:  # places, row by row
+        targets = [tuple(int(each) for each in np.unravel_index(target, shape)) for target in targets]
+    again = record(model, x, composite, targets, dialect=dialect, start=facts["start"], profile=golden.profile)
     old, new = dict(golden.arrays()), dict(again.arrays())
     other = [path for path in old if path not in new or old[path].tobytes() != new[path].tobytes()]
     for mine, theirs in zip(golden.layers, again.layers, strict=True):
