@@ -237,7 +237,7 @@ def test_a_full_disk_leaves_nothing(picture):
 
 
 def test_compiling_is_announced_once(picture, tmp_path):
-    command = [sys.executable, "-m", "nplrp.cli", "predict", str(picture), "-w", WEIGHTS]
+    command = [sys.executable, "-m", "nplrp.cli", "predict", str(picture), "-w", WEIGHTS, "--preprocessing", "caffe"]
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
     cold, warm = (subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stderr for _ in range(2))
     assert cold.count("compiling kernels for this CPU") == 1
@@ -251,5 +251,11 @@ def test_as_a_program(picture):
     )
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
-    closed = subprocess.run(f"{sys.executable} -m nplrp.cli info {WEIGHTS} | true", shell=True, capture_output=True, text=True, check=False)
+    closed = subprocess.run(
+        f"{sys.executable} -m nplrp.cli info {WEIGHTS} --preprocessing caffe | true",
+        shell=True,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert without_news(closed.stderr) == ""

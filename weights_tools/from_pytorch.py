@@ -6,6 +6,7 @@ as the model's preprocessing. What a state dict doesn't tell and had to be assum
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import logging
 import math
@@ -20,6 +21,7 @@ import numpy as np
 from nplrp.errors import ModelError, WeightsError
 from nplrp.files.weights import imagenet_classes
 from nplrp.model import Model, Preprocessing
+from nplrp.preprocessing import UNKNOWN
 from weights_tools.safetensors_file import is_safetensors, read_safetensors
 from weights_tools.torch_file import read_tensors
 from weights_tools.torchvision import AS_TRAINED, ROWS, TRANSFORM_OFFSET, TRANSFORM_SCALE, Missing, Plan, Row, Told, new_name
@@ -279,4 +281,7 @@ def _finished(found: Try) -> Model:
         if draft.arrays:
             drafts[place] = draft.given(arrays={key: np.ascontiguousarray(array) for key, array in draft.arrays.items()})
     classes = imagenet_classes() if plan.shape == (1000,) else None
-    return plan.graph.model(plan.at, row.name, preprocessing=how, classes=classes)
+    model = plan.graph.model(plan.at, row.name, preprocessing=how, classes=classes)
+    if model.input_shape[-1] != 3:
+        return dataclasses.replace(model, preprocessing=dataclasses.replace(how, mode=UNKNOWN))
+    return model

@@ -83,7 +83,9 @@ def as_json(model: Model, name: str, result: Result, inputs: Inputs, verb: str, 
         "model_name": name,
         "model_version": model.content_hash[:12],
         "predictions": [
-            {"labels": [each._asdict() for each in instance.labels]} | ({"seen": _seen(inputs.pixels[i])} if inputs.wanted.seen else {})
+            {"labels": [each._asdict() for each in instance.labels]}
+            | ({"warnings": instance.doubts} if instance.doubts else {})
+            | ({"seen": _seen(inputs.pixels[i])} if inputs.wanted.seen else {})
             for i, instance in enumerate(result)
         ],
     }

@@ -53,11 +53,12 @@ class Map:
 
 @dataclass(frozen=True, eq=False)
 class Instance:
-    """What was computed of one instance: its labels, and of `:explain` its maps and what they were computed from."""
+    """What was computed of one instance: its labels, what makes it doubtful, and of `:explain` its maps and what they were made from."""
 
     labels: list[Label]
     maps: list[Map] = field(default_factory=list)
     about: dict[str, Any] = field(default_factory=dict)
+    doubts: list[str] = field(default_factory=list)
 
 
 #: For each instance of a request.
@@ -127,8 +128,15 @@ class Engine:
 
     def _predict(self, inputs: Sequence[Inputs], places: Sequence[int]) -> list[Instance]:
         wanted = inputs[0].wanted
-        labels = explanation.predict(self.model, _stacked(inputs, places), wanted.top, wanted.dtype, wanted.algorithm)
-        return [Instance(each) for each in labels]
+        x = _stacked(inputs, places)
+        labels = explanation.predict(self.model, x, wanted.top, wanted.dtype, wanted.algorithm)
+        return [Instance(each, doubts=self._doubts(x[i])) for i, each in enumerate(labels)]
+
+    def _doubts(self, image: np.ndarray) -> list[str]:
+        """Return what makes an image doubtful; pictures that the server has prepared itself never are."""
+        shape = self.model.input_shape
+        doubt = suspicion(image[None], self.model.preprocessing.mode, len(shape) == 3 and shape[2] in (1, 3))
+        return [doubt] if doubt else []
 
     def _explain(self, inputs: Sequence[Inputs], places: Sequence[int]) -> list[Instance]:
         wanted = inputs[0].wanted
@@ -148,8 +156,7 @@ class Engine:
         count = len(maps) // len(labels)
         return [Instance(labels[i], maps[i * count : (i + 1) * count], note) for i in range(len(labels))]
 
-    @staticmethod
-    def _maps(e: explanation.Explanation, wanted: Wanted) -> list[Map]:
+    def _maps(self, e: explanation.Explanation, wanted: Wanted) -> list[Map]:
         inside = {name: e.relevances[name] for name in wanted.layers if name != INPUT}
         book = e.passes.ledger if wanted.ledger and not e.plan.composite.gradient else None  # `ledger` would warn; we say it in the answer
         chosen = [None] * len(e.relevance) if e.targets is None else e.target_labels()
@@ -157,8 +164,7 @@ class Engine:
         for m, R in enumerate(e.relevance):
             ledger = None if book is None else book.image(m)
             rows, alarms = (None, []) if ledger is None else (ledger.as_rows(), ledger.alarms())
-            doubt = suspicion(e.x[e.images[m]][None], e.model.preprocessing.mode, len(e.model.input_shape) == 3)
-            alarms = [*alarms, doubt] if doubt else alarms
+            alarms = [*alarms, *self._doubts(e.x[e.images[m]])]
             maps.append(Map(chosen[m], {INPUT: R.copy()} | {name: each[m].copy() for name, each in inside.items()}, rows, alarms))
         return maps
 

@@ -240,7 +240,10 @@ def _schemas(name: str, model: Model, settings: Settings) -> Schema:
         }
     )
     seen = {"type": ["string", "null"], "contentEncoding": "base64", "contentMediaType": "image/png"}
-    predictions = {"type": "array", "items": _object({"labels": _list(_ref("Label")), "seen": seen}, "seen")}
+    predictions = {
+        "type": "array",
+        "items": _object({"labels": _list(_ref("Label")), "seen": seen, "warnings": _list(_TEXT)}, "seen", "warnings"),
+    }
     answer = {"model_name": {"const": name}, "model_version": _TEXT, "predictions": predictions}
     provenance = {"type": "object", "description": "What the numbers were computed from: versions, weights, rules, preprocessing."}
     preset = _object({"name": _TEXT, "summary": _TEXT, "group": _TEXT, "source": _TEXT, "dialect": _TEXT, "ledger": {"type": "boolean"}})

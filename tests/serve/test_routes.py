@@ -211,6 +211,8 @@ def test_tensors_that_can_hardly_be_right_are_doubted_in_the_answer(server, mode
     x = np.full((1, *model.input_shape), 255.0)
     (found,) = server.explain(x.tolist(), {"composite": "epsilon"}).json()["explanations"]
     assert any("make it with nplrp.preprocess" in each for each in found["warnings"])
+    (prediction,) = server.request("POST", "/v1/models/m:predict", json={"instances": x.tolist()}).json()["predictions"]
+    assert "make it with nplrp.preprocess" in prediction["warnings"][0]
 
 
 def test_request_ids(server):
