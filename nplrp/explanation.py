@@ -16,7 +16,7 @@ from nplrp.errors import InputWarning, LayerError, ModelError, RuleError, neares
 from nplrp.ledger import Ledger, balance
 from nplrp.lrp import Keep, check_finite, run_backward, run_forward, step_back
 from nplrp.model import Model
-from nplrp.plan import Plan, check_dtype, make_plan, make_steps, parts_below
+from nplrp.plan import Plan, check_dtype, last_sum, make_plan, make_steps, parts_below
 from nplrp.preprocessing import suspicion
 from nplrp.rules.composites import STARTS, Composite
 from nplrp.rules.dialects import Dialect
@@ -449,12 +449,10 @@ def _sides(plan: Plan, chosen: np.ndarray | None, count: int) -> list[tuple[bool
 
 def _negated(plan: Plan) -> Plan:
     """Return the plan of the network whose last linear step has the opposite sign: class 0 of a single sigmoid unit is its logit."""
-    steps, last = list(plan.steps), len(plan.steps) - 1
-    while last >= 0 and layers.operation(steps[last]).view and steps[last].input_shape == steps[last].output_shape:
-        last = steps[last].inputs[0]
+    steps, last = list(plan.steps), last_sum(plan.steps)
     step = steps[last]
-    if last < 0 or step.weight is None or step.bias is None:
-        return plan  # no weights that a rule could tell apart
+    if last < 0 or step.weight is None or step.bias is None or not (step.score or step.activation == "linear"):
+        return plan  # the logit is no sum with weights that a rule could tell apart
     steps[last] = replace(step, weight=-step.weight, bias=-step.bias, prepared={})
     return replace(plan, steps=tuple(steps))
 
@@ -493,7 +491,7 @@ def _tensor(model: Model, x: Any, dtype: np.dtype) -> np.ndarray:
     with np.errstate(over="ignore"):
         taken = np.ascontiguousarray(x, dtype=dtype)
     check_finite(taken, "the input")
-    doubt = suspicion(x, model.preprocessing.mode, pictures)
+    doubt = suspicion(x, model.preprocessing.mode)
     if doubt:
         warnings.warn(doubt, InputWarning, stacklevel=3)
     return taken

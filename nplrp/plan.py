@@ -351,6 +351,14 @@ def _with_scores(steps: Sequence[Step]) -> list[Step]:
     return done
 
 
+def last_sum(steps: Sequence[Step]) -> int:
+    """Return the step whose sums the logits are: the last one but for those that only look at its numbers; -1 if there is none."""
+    last = len(steps) - 1
+    while last >= 0 and operation(steps[last]).view and steps[last].input_shape == steps[last].output_shape:
+        last = steps[last].inputs[0]
+    return last
+
+
 def _computes(step: Step) -> bool:
     return not operation(step).view or step.output_shape != step.input_shape or step.activation != "linear"
 

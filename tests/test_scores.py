@@ -236,3 +236,12 @@ def test_command_line(tmp_path, capsys):
         png = str(tmp_path / "o.png")
         assert main(["explain", str(tmp_path / "x.png"), "-w", str(weights), "-c", "notebook", "-o", png]) == 0
         assert "begins with" in capsys.readouterr().out
+
+
+def test_a_logit_behind_a_relu_has_no_opposite_network():
+    """The unit's logit is no sum with weights: class 0 begins with -z, and its map is the share of what the unit got."""
+    layers = [dense("last", np.ones((7, 1)), np.zeros(1), "relu"), plain("function", "activation", "sigmoid")]
+    model, x = chain((7,), layers), np.abs(x_of(net("sigmoid", 1)))
+    yes, no = (nplrp.explain(model, x, "zplus", target, "float64", start="logit").relevance for target in (1, 0))
+    assert np.abs(yes).min() > 0
+    np.testing.assert_allclose(no, -yes, rtol=1e-12)

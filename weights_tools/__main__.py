@@ -17,7 +17,7 @@ from typing import Any
 
 from nplrp.errors import NplrpError, OutputError, WeightsError
 from nplrp.files import foreign
-from nplrp.files.given import Given, add_flags
+from nplrp.files.given import Given, add_flags, sides
 from nplrp.files.preparing import of_layers
 from nplrp.files.vgg import checked_activation
 from nplrp.images import RESAMPLE
@@ -30,8 +30,6 @@ from weights_tools.write_hdf5 import check_output, write
 
 _logger = logging.getLogger("weights_tools")
 
-#: The longest side of a picture.
-MAX_SIDE = 1 << 16
 #: Exit codes: everything went well; bad input, in one line on stderr; stopped by Ctrl-C.
 OK, BAD_INPUT, INTERRUPTED = 0, 2, 130
 
@@ -118,7 +116,7 @@ def make_parser(program: str = "weights_tools") -> argparse.ArgumentParser:
     keras = argparse.ArgumentParser(add_help=False)
     add_flags(keras, pictures=False)
     sized = argparse.ArgumentParser(add_help=False)
-    sized.add_argument("--input-size", type=_size, metavar="HxW", help="of the pictures, where the file leaves it open")
+    sized.add_argument("--input-size", type=sides, metavar="HxW", help="of the pictures, where the file leaves it open")
     onnx = argparse.ArgumentParser(add_help=False)
     onnx.add_argument("--output-name", metavar="NAME", help="which of several outputs; what doesn't lead to it is left out")
     heads = argparse.ArgumentParser(add_help=False)
@@ -160,15 +158,6 @@ def _sizes_joined(argv: Sequence[str]) -> list[str]:
         else:
             found.append(word)
     return found
-
-
-def _size(text: str) -> tuple[int, int]:
-    """Read HxW, or one number for both, in pixels."""
-    height, _, width = text.lower().partition("x")
-    numbers = int(height), int(width or height)
-    if not all(1 <= number <= MAX_SIDE for number in numbers):
-        raise ValueError
-    return numbers
 
 
 def _choose(arguments: argparse.Namespace) -> None:

@@ -25,11 +25,11 @@ def has_layers_of(name: str, layers: Sequence[Layer]) -> bool:
         widths = [64, 128, 256, 512, 512]
         wanted = {f"block{b}_conv{i}": widths[b - 1] for b, count in enumerate(vgg.BLOCKS[name], 1) for i in range(1, count + 1)}
         return {layer.name: layer.output_shape[-1] for layer in layers if layer.name in wanted} == wanted
-    mine = {layer.name for layer in layers}
-    for known in names():
+    mine, lines = {layer.name for layer in layers}, _lines()
+    for known, line in zip(json.loads(lines[0]), lines[1:], strict=False):
         if not (name.startswith(known) or known.startswith(name)):
             continue
-        config = json.loads(_lines()[1 + names().index(known)])["config"]
+        config = json.loads(line)["config"]
         own = {layer["name"] for layer in config["layers"] if layer["class_name"] in ("Conv2D", "BatchNormalization", "Concatenate")}
         own = {each for each in own if not re.fullmatch(r"(conv2d|batch_normalization|concatenate)(_\d+)?", each)}  # numbered by Keras
         if own and own <= mine:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -45,17 +45,8 @@ class Given:
         from nplrp.files.fetch import find_weights
         from nplrp.files.weights import load
 
-        return load(
-            find_weights(self.weights),
-            output=self.output,
-            config=self.config,
-            architecture=self.architecture,
-            preprocessing=self.preprocessing,
-            input_size=self.input_size,
-            head=self.head,
-            last_activation=self.last_activation,
-            kernels=self.kernels,
-        )
+        said = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "weights"}
+        return load(find_weights(self.weights), **said)
 
 
 def add_flags(parser: argparse.ArgumentParser, pictures: bool = True) -> None:
@@ -76,25 +67,16 @@ def add_flags(parser: argparse.ArgumentParser, pictures: bool = True) -> None:
     )
     parser.add_argument("--last-activation", metavar="NAME", help="of weights without configuration: softmax, sigmoid, linear, ...")
     parser.add_argument("--kernels", choices=("theano", "tensorflow"), help="whose kernels a file of Keras 1 has, which doesn't say it")
-    parser.add_argument("--input-size", metavar="H[xW]", type=_sides, help="of an input whose sides the file leaves open (default 224x224)")
+    parser.add_argument("--input-size", metavar="H[xW]", type=sides, help="of an input whose sides the file leaves open (default 224x224)")
 
 
 def given(arguments: argparse.Namespace) -> Given:
     """Return what a command line gives."""
-    return Given(
-        arguments.weights,
-        arguments.output_layer,
-        arguments.config,
-        arguments.architecture,
-        arguments.preprocessing,
-        arguments.head,
-        arguments.last_activation,
-        arguments.kernels,
-        arguments.input_size,
-    )
+    flags = {field.name: "output_layer" if field.name == "output" else field.name for field in fields(Given)}
+    return Given(**{name: getattr(arguments, flag) for name, flag in flags.items()})
 
 
-def _sides(text: str) -> tuple[int, int]:
+def sides(text: str) -> tuple[int, int]:
     """Read H or HxW."""
     found = re.fullmatch(r"([1-9]\d{0,5})(?:\s*[x,]\s*([1-9]\d{0,5}))?", text.strip().lower())
     if found is None:

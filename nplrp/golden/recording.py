@@ -22,7 +22,7 @@ from nplrp.golden.values import FORMAT, PROFILES, UNIT, VERSIONS, Golden, Golden
 from nplrp.golden.whole_run import Progress, Run, whole_run
 from nplrp.layers import Step
 from nplrp.model import Model
-from nplrp.plan import make_plan, make_steps
+from nplrp.plan import last_sum, make_plan, make_steps
 from nplrp.rules import SWITCHES, Rule
 from nplrp.rules.composites import Composite
 from nplrp.rules.dialects import Dialect, dialect_named
@@ -273,9 +273,7 @@ def _sum_errors(step: Step, own: Step, a: np.ndarray, known: Forward) -> np.ndar
 def _start_bounds(e: Run) -> Bounds:
     """Bound the error of what the pass begins with."""
     steps, logits = e.plan.steps, e.trace.logits
-    last = len(steps) - 1
-    while last >= 0 and layers.operation(steps[last]).view and steps[last].input_shape == steps[last].output_shape:
-        last = steps[last].inputs[0]
+    last = last_sum(steps)
     exact = np.zeros(logits.shape)
     numbers, soft = Bounds(exact, exact, exact), e.start == "softmax" and scoring_of(e.model).has_softmax
     if last >= 0:

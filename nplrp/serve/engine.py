@@ -134,8 +134,7 @@ class Engine:
 
     def _doubts(self, image: np.ndarray) -> list[str]:
         """Return what makes an image doubtful; pictures that the server has prepared itself never are."""
-        shape = self.model.input_shape
-        doubt = suspicion(image[None], self.model.preprocessing.mode, len(shape) == 3 and shape[2] in (1, 3))
+        doubt = suspicion(image[None], self.model.preprocessing.mode)
         return [doubt] if doubt else []
 
     def _explain(self, inputs: Sequence[Inputs], places: Sequence[int]) -> list[Instance]:
