@@ -236,9 +236,9 @@ def run_predict(arguments: argparse.Namespace) -> None:
     model = given(arguments).load()
     _, x = _images(arguments, model)
 
-    from nplrp.explanation import predict
+    from nplrp.outputs import top_labels
 
-    labels = predict(model, x, arguments.top, arguments.dtype, arguments.algorithm)
+    labels = top_labels(model, x, arguments.top, arguments.dtype, arguments.algorithm)
     if arguments.json:
         rows = [{"image": path, "labels": [label._asdict() for label in each]} for path, each in zip(arguments.images, labels, strict=True)]
         print(json.dumps(rows, indent=2))

@@ -14,7 +14,7 @@ import pytest
 
 import nplrp.model
 from nplrp.errors import WeightsError
-from nplrp.explanation import forward
+from nplrp.outputs import forward
 from nplrp.files.weights import imagenet_classes, load
 from nplrp.model import Preprocessing, chain
 from tests.keras_files import FILES, LAYOUTS, sequential, vgg, write_by_name

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nplrp.explanation import run
+from nplrp.outputs import run
 from nplrp.golden.candidate import Candidate
 from nplrp.golden.checking import check
 from nplrp.golden.diagnosis import plan_of

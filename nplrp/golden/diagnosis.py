@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nplrp import layers
-from nplrp.explanation import run
+from nplrp.outputs import run
 from nplrp.golden import edges
 from nplrp.golden.bounds import Bounds, forward_bounds, relevance_bounds
 from nplrp.golden.errors import GoldenError

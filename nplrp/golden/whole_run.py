@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from nplrp import layers
-from nplrp.explanation import carry_back, forward, run
+from nplrp.explanation import carry_back
+from nplrp.outputs import forward, run
 from nplrp.fused import fusions
 from nplrp.lrp import run_backward, step_back
 from nplrp.model import Model
