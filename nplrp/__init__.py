@@ -31,12 +31,13 @@ _PUBLIC = {
     "forward": "outputs",
     "heatmap": "heatmaps",
     "load": "files.weights",
+    "load_explanation": "files.saved",
     "logits": "outputs",
     "make_plan": "plan",
     "panel": "heatmaps",
     "predict": "outputs",
     "preprocess": "images",
-    "resume": "files.save",
+    "resume": "files.saved",
     "save_png": "heatmaps",
 }
 

@@ -214,9 +214,7 @@ def run_explain(arguments: argparse.Namespace) -> None:
             explain(model, x, name, arguments.target, *numerics, dialect=arguments.dialect, start=arguments.start) for name in composites
         ]
     if arguments.save:
-        from nplrp.files.save import save
-
-        save(explanations[0], arguments.save, arguments.layers)
+        explanations[0].save(arguments.save, arguments.layers, arguments.ledger and not explanations[0].plan.composite.gradient)
     for i, path in enumerate(pictures):
         path.parent.mkdir(exist_ok=True)
         _progress(f"drawing {i + 1} of {len(pictures)}", len(pictures) > 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,7 +21,7 @@ from nplrp.rules.composites import STARTS, Composite
 from nplrp.rules.dialects import Dialect
 from nplrp.scores import WHOLE, Scoring, scoring_of
 from nplrp.span import INPUT, Span, find_span
-from nplrp.targets import Label, find_several, label_of, labels_of
+from nplrp.targets import Label, find_several, naming_of
 from nplrp.trace import Trace
 from nplrp.workspace import Workspace, workspace_of
 
@@ -263,9 +264,7 @@ class Explanation:
         passes = list(self._passes(balanced=False))
         rows = np.argsort(np.concatenate([each.maps for each in passes]), kind="stable")
         names = [INPUT, *(step.name for step in self.plan.steps)]
-        return ByLayer(
-            {names[i + 1]: np.concatenate([each.relevance[i] for each in passes])[rows] for i in sorted(passes[0].relevance)}
-        )
+        return ByLayer({names[i + 1]: np.concatenate([each.relevance[i] for each in passes])[rows] for i in sorted(passes[0].relevance)})
 
     @property
     def ledger(self) -> Ledger:
@@ -284,7 +283,7 @@ class Explanation:
 
     @cached_property
     def books(self) -> Ledger:
-        """The `ledger` without its warnings, image by image so that no more than one image's layers are in memory; a gradient's is empty."""
+        """The `ledger` without its warnings; made image by image, so that one image's layers alone are in memory. A gradient's is empty."""
         if self.plan.composite.gradient:
             return Ledger(())
         passes = [(each.maps, each.book) for each in self._passes(balanced=True)]
@@ -293,18 +292,14 @@ class Explanation:
 
     def labels(self, top: int = 5) -> list[list[Label]]:
         """Return for each image its `top` outputs with the largest scores (of equal ones the first)."""
-        return [labels_of(self.model, scores, top) for scores in self._scores]
+        return [naming_of(self.model).largest(scores, top) for scores in self._scores]
 
     def target_labels(self) -> list[Label]:
         """Return for each map the label of the output that was explained, or of the largest one where all were.
 
         Where all of an output were explained that is no vector, there is no largest one: the label says so, and has the unit -1.
         """
-        scores = self._scores[self.images]
-        if self.targets is None and len(self.model.output_shape) != 1:
-            return [Label(-1, "all", "all outputs", float(each.sum(dtype=float)), "sum") for each in scores]
-        targets = np.argmax(scores, axis=-1) if self.targets is None else self.targets
-        return [label_of(self.model, int(t), float(p[t])) for t, p in zip(targets, scores, strict=True)]
+        return naming_of(self.model).chosen(self._scores[self.images], self.targets)
 
     @property
     def begins_with(self) -> str:
@@ -314,6 +309,12 @@ class Explanation:
     @property
     def _scores(self) -> np.ndarray:
         return scoring_of(self.model).scores(self.output)
+
+    def save(self, path: str | os.PathLike[str], layers: bool = False, ledger: bool = False) -> None:
+        """Write it to a file, .npz or .h5, whole or not at all; `nplrp.load_explanation` reads it. See `nplrp.files.save.save`."""
+        from nplrp.files.save import save
+
+        save(self, path, layers, ledger)
 
     def _passes(self, balanced: bool) -> Iterator[Back]:
         """Run the passes back again, keeping every layer; balanced ones image by image."""

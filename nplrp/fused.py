@@ -90,14 +90,14 @@ def run_forward(plan: Plan, x: np.ndarray, workspace: Workspace | None = None, g
     for i, fusion in enumerate(fusions(plan)):
         step, inputs = fusion.step, [activations[j + 1] for j in fusion.step.inputs]
         known = None if given is None else _known(fusion, i, *given)
-        if known is not None and given is not None:
+        queued = fusion.queued and (known is None or not fusion.beside or _beside_by_kernels(fusion))
+        if not queued:
             queue.run()
-            z, a, besides = known, given[1].activations[i + 1], [_of_part(plan, i, inputs, part) for part in fusion.beside]
-            held |= {i: given[1].held[i]} if i in given[1].held else {}
-        else:
-            if not fusion.queued:
-                queue.run()
-            with queue if fusion.queued else nullcontext():
+        with queue if queued else nullcontext():
+            if known is not None and given is not None:
+                z, a, besides = known, given[1].activations[i + 1], _beside(plan, i, fusion, inputs, workspace)
+                held |= {i: given[1].held[i]} if i in given[1].held else {}
+            else:
                 z, a, besides = _run_step(fusion, inputs, held, i, ties.get(i), workspace)
         if fusion.parts:
             computed = iter(besides)
@@ -125,7 +125,9 @@ def run_outputs(plan: Plan, x: np.ndarray, workspace: Workspace) -> Trace:
         if not fusion.queued:
             queue.run()
         with queue if fusion.queued else nullcontext():
-            z, activations[i], _ = _run_step(replace(fusion, beside=()), [activations[j] for j in step.inputs], {}, i, ties.get(i), workspace)
+            z, activations[i], _ = _run_step(
+                replace(fusion, beside=()), [activations[j] for j in step.inputs], {}, i, ties.get(i), workspace
+            )
         if step.score:
             logits = z
         elif z is not activations[i]:
@@ -405,6 +407,19 @@ def _forward(fusion: Fusion, inputs: Sequence[np.ndarray], workspace: Workspace)
     if op.fused and op.fused.fits(step):
         return op.fused.forward(step, inputs, fusion.relu, fusion.beside, workspace)
     return layers.forward(step, [op.gather(step, inputs)], [AS_IS], AS_IS, bool(fusion.relu)), []
+
+
+def _beside(plan: Plan, i: int, fusion: Fusion, inputs: Sequence[np.ndarray], workspace: Workspace) -> list[np.ndarray]:
+    """Do line 1 of step i for parts of its rule alone."""
+    fused = operation(fusion.step).fused
+    if fused and fused.beside and _beside_by_kernels(fusion):
+        return fused.beside(fusion.step, inputs, fusion.beside, workspace)
+    return [_of_part(plan, i, inputs, part) for part in fusion.beside]
+
+
+def _beside_by_kernels(fusion: Fusion) -> bool:
+    fused = operation(fusion.step).fused
+    return bool(fusion.beside and fused and fused.beside and fused.fits(fusion.step))
 
 
 def _of_part(plan: Plan, i: int, inputs: Sequence[np.ndarray], part: Part) -> np.ndarray:

@@ -14,9 +14,8 @@ from nplrp.lrp import check_finite, run_forward, walk_forward
 from nplrp.model import Model
 from nplrp.plan import Plan, check_dtype, make_plan, make_steps
 from nplrp.preprocessing import suspicion
-from nplrp.scores import scoring_of
 from nplrp.span import INPUT
-from nplrp.targets import Label, labels_of
+from nplrp.targets import Label, naming_of
 from nplrp.trace import Trace
 from nplrp.workspace import Workspace, workspace_of
 
@@ -83,8 +82,8 @@ def logits(model: Model, x: np.ndarray, dtype: Any = "float32", algorithm: str =
 
 def top_labels(model: Model, x: np.ndarray, top: int = 5, dtype: Any = "float32", algorithm: str = "auto") -> list[list[Label]]:
     """Return for each image the `top` outputs with the largest scores, as the model gives them: `Label.what` says what they are."""
-    output = predict(model, x, dtype, algorithm)
-    return [labels_of(model, scores, top) for scores in scoring_of(model).scores(output)]
+    output, naming = predict(model, x, dtype, algorithm), naming_of(model)
+    return [naming.largest(scores, top) for scores in naming.scoring.scores(output)]
 
 
 def forward(

@@ -25,7 +25,9 @@ def test_outputs_are_those_of_an_explanation(name, dtype):
     assert np.array_equal(nplrp.predict(model, x, dtype), e.output)
     assert np.array_equal(nplrp.logits(model, x, dtype), e.logits)
     assert np.array_equal(nplrp.predict(model, x[2:3], dtype), e.output[2:3])
-    assert np.array_equal(nplrp.forward(model, x, dtype, layers=model.layers[-1].name)[model.layers[-1].name], e.activations[model.layers[-1].name])
+    assert np.array_equal(
+        nplrp.forward(model, x, dtype, layers=model.layers[-1].name)[model.layers[-1].name], e.activations[model.layers[-1].name]
+    )
 
 
 def test_no_layer_is_kept():

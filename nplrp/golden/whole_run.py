@@ -10,10 +10,10 @@ import numpy as np
 
 from nplrp import layers
 from nplrp.explanation import carry_back
-from nplrp.outputs import forward, run
 from nplrp.fused import fusions
 from nplrp.lrp import run_backward, step_back
 from nplrp.model import Model
+from nplrp.outputs import forward, run
 from nplrp.plan import Plan, make_steps
 from nplrp.scores import scoring_of
 from nplrp.span import find_span

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 import nplrp
-from nplrp.outputs import top_labels
 from nplrp.heatmaps import encode_png, figure, panel
 from nplrp.images import display, load_pixels
+from nplrp.outputs import top_labels
 from nplrp.rules.composites import COMPOSITES
 from nplrp.rules.presets import presets
 from nplrp.serve import answers
