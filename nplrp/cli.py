@@ -179,9 +179,11 @@ def make_parser(command: str | None = None) -> argparse.ArgumentParser:
 
     if command in commands.choices:
         return parser
+    from nplrp.batch.commands import add_commands as add_batches
     from nplrp.golden.commands import add_commands
     from nplrp.serve.commands import add_commands as add_serving
 
+    add_batches(commands, weights, rules, numerics)
     add_commands(commands)
     add_serving(commands)
     return parser

@@ -243,6 +243,23 @@ class Explanation:
         """The image that each map belongs to, [maps] of int."""
         return np.repeat(np.arange(len(self.x)), self._maps_per_image)
 
+    def image(self, i: int) -> Explanation:
+        """Return the explanation of one image of the batch, with all its maps; its arrays are views."""
+        maps, start = slice(i * self._maps_per_image, (i + 1) * self._maps_per_image), self.start
+        targets = None if self.targets is None else self.targets[maps]
+        one, given = slice(i, i + 1), start if isinstance(start, str) else start[i : i + 1]
+        return Explanation(self.plan, self.x[one], targets, self.relevance[maps], self.output[one], self.logits[one], given, self.span)
+
+    @property
+    def begun(self) -> np.ndarray:
+        """Relevance that each pass began with: its sum over the outputs, [maps], float64."""
+        if not isinstance(self.start, str):
+            return layers.sums(self.start)
+        columns = _columns(None if self.targets is None else self.targets.reshape(len(self.x), -1))
+        scoring, gradient = scoring_of(self.model), bool(self.plan.composite.gradient)
+        sums = [layers.sums(scoring.begin(self.start, self.logits, self.output, chosen, gradient)) for chosen in columns]
+        return np.stack(sums, axis=1).reshape(-1)
+
     @property
     def layer(self) -> str:
         """The layer whose relevance `relevance` is: "input" unless the pass ended before."""

@@ -84,9 +84,7 @@ class SavedExplanation:
             If it wasn't saved.
         """
         if "ledger" not in self.about:
-            raise OutputError(
-                f"{self.path}: holds no ledger; save it with ledger=True, or give load_explanation the model as well"
-            )
+            raise OutputError(f"{self.path}: holds no ledger; save it with ledger=True, or give load_explanation the model as well")
         entries, edges = [], iter(self.sums["edges"])
         for i, row in enumerate(self.about["ledger"]):
             terms = {term: self.sums[term][i] for term in SUMS}
@@ -270,8 +268,6 @@ def _read(path: Path) -> SavedExplanation:
     plain = {name: arrays[name] for name in ("x", "relevance", "output", "logits", "images")}
     start = arrays["start"] if about["start"] == "given" else about["start"]
     ordered = [INPUT, *about["rules"]]
-    by_layer: dict[str, Any] = {name: ByLayer({key: array for key in ordered if (array := group(name).get(key)) is not None}) for name in _BY_LAYER}
+    groups = {name: group(name) for name in ("masks", "activations", "relevances")}
+    by_layer: dict[str, Any] = {name: ByLayer({key: found[key] for key in ordered if key in found}) for name, found in groups.items()}
     return SavedExplanation(about, **plain, targets=arrays.get("targets"), start=start, **by_layer, path=path, sums=group("ledger"))
-
-
-_BY_LAYER = ("masks", "activations", "relevances")
