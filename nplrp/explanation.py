@@ -150,6 +150,21 @@ def explain_each(
     return _explain(plans, x, target, start, (None, None, None), progress)
 
 
+def check_question(plan: Plan, target: Any, start: str | None) -> None:
+    """Raise what `explain` would raise of a target and a start, whatever the image.
+
+    Raises
+    ------
+    ModelError
+        If there is no such target.
+    RuleError
+        If there is no such start.
+    """
+    begin = _check_start(plan, plan.start if start is None else start, find_span(plan.steps, None, None, None), target, 1)
+    if isinstance(begin, str):
+        find_several(plan.model, target, 1)
+
+
 def _explain(
     plans: Sequence[Plan],
     x: np.ndarray,

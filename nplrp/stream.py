@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nplrp.errors import ImageError, InputWarning, NplrpError
-from nplrp.explanation import Explanation, explain_each
+from nplrp.explanation import Explanation, check_question, explain_each
 from nplrp.images import ImageLike, load_pixels, normalize
 from nplrp.model import Model
 from nplrp.outputs import CHUNK
@@ -25,7 +25,6 @@ from nplrp.plan import make_plan
 from nplrp.progress import Progress
 from nplrp.rules.composites import Composite
 from nplrp.rules.dialects import Dialect
-from nplrp.targets import find_several
 
 #: Threads that decode, and images that are decoded or on their way there beyond those that are being explained.
 _DECODERS, _AHEAD = 2, 2 * CHUNK
@@ -53,8 +52,7 @@ class Wanted:
     def check(self, model: Model) -> None:
         """Raise what every image would raise, before any is read: of rules, targets, and how pictures are prepared."""
         for composite in self.composites:
-            make_plan(model, composite, self.dtype, self.algorithm, self.dialect)
-        find_several(model, self.target, 1)
+            check_question(make_plan(model, composite, self.dtype, self.algorithm, self.dialect), self.target, self.start)
         grey = np.zeros((2, 2, 1), np.uint8)
         normalize(load_pixels(grey, model, resample=self.resample, crop=self.crop), model.preprocessing.mode)
 
