@@ -213,6 +213,15 @@ def _joined(plan: Plan, begin: str | np.ndarray, parts: Sequence[_Part], x: np.n
     return Explanation(plan, x, np.concatenate(chosen) if chosen else None, relevance, output, logits, begin, span)
 
 
+def joined(explanations: Sequence[Explanation]) -> Explanation:
+    """Return one explanation of all images of several, of one plan and start, in their order."""
+    first = explanations[0]
+    arrays = {name: np.concatenate([getattr(e, name) for e in explanations]) for name in ("x", "relevance", "output", "logits")}
+    targets = None if first.targets is None else np.concatenate([e.targets for e in explanations if e.targets is not None])
+    start = first.start if isinstance(first.start, str) else np.concatenate([np.asarray(e.start) for e in explanations])
+    return Explanation(first.plan, targets=targets, start=start, span=first.span, **arrays)
+
+
 class Back(NamedTuple):
     """What one pass back leaves: which maps they are, relevance by step at the output of every layer it came by, and the balances."""
 

@@ -34,7 +34,6 @@ from nplrp.stream import Explained
 
 #: What a file begins with (`nplrp.files.sealed`).
 KIND, VERSION = "nplrp-shard", 1
-_TEXT = h5py.string_dtype("utf-8")
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +104,7 @@ def write_shard(out: Path, job: Job, shard: int, rows: Sequence[Row]) -> None:
         raise OutputError(f"{out}: can't be written: {error.strerror or error}") from error
     with sealed_hdf5(shard_path(out, shard), KIND, VERSION, track_order=True) as file:
         for name, array in arrays.items():
-            file.create_dataset(name, data=array, dtype=_TEXT if array.dtype == object else None)
+            file.create_dataset(name, data=array, dtype=h5py.string_dtype("utf-8") if array.dtype == object else None)
         file.attrs.update({"job": job.sha256, "shard": shard, "sha256": content_hash(arrays)})
 
 
