@@ -190,7 +190,7 @@ def _explanations(
     shown.close()
 
 
-def stream(images: Iterable[ImageLike], model: Model, wanted: Question) -> Iterator[Explained]:
+def stream(images: Iterable[ImageLike], model: Model, wanted: Question, root: Path | None = None) -> Iterator[Explained]:
     """Explain images in their order; errors of single images are yielded, and whatever is left is put away when the iterator is closed.
 
     Parameters
@@ -198,6 +198,8 @@ def stream(images: Iterable[ImageLike], model: Model, wanted: Question) -> Itera
     images : iterable of path, binary file, Pillow image or array
     model : Model
     wanted : Question
+    root : path or None
+        Where names of files count from; None: from here.
     """
     with ThreadPoolExecutor(_DECODERS, "nplrp-decoder") as pool:
         waiting: deque[tuple[int, ImageLike, Future[Read]]] = deque()
@@ -205,7 +207,7 @@ def stream(images: Iterable[ImageLike], model: Model, wanted: Question) -> Itera
         try:
             while True:
                 for index, image in itertools.islice(numbered, CHUNK + _AHEAD - len(waiting)):
-                    waiting.append((index, image, pool.submit(read, image, model, wanted)))
+                    waiting.append((index, image, pool.submit(read, image, model, wanted, root)))
                 if not waiting:
                     return
                 yield from _explained(model, wanted, [waiting.popleft() for _ in range(min(CHUNK, len(waiting)))])
@@ -229,7 +231,7 @@ class Labels:
         return [(labels,) for labels in top_labels(model, x, self.top, self.dtype, self.algorithm)]
 
 
-def read(image: ImageLike, model: Model, wanted: Question) -> Read:
+def read(image: ImageLike, model: Model, wanted: Question, root: Path | None = None) -> Read:
     """Read a picture at the model's size; a file's bytes are read once, hashed and decoded.
 
     Raises
@@ -239,7 +241,7 @@ def read(image: ImageLike, model: Model, wanted: Question) -> Read:
     sha256, source = "", image
     if isinstance(image, str | os.PathLike):
         try:
-            content = Path(image).read_bytes()
+            content = (root or Path()).joinpath(image).read_bytes()
         except OSError as error:
             raise ImageError(f"{image}: can't be opened: {error.strerror or error}") from None
         except ValueError as error:  # a NUL in its name
