@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import nplrp
 from nplrp.errors import ModelError
+from nplrp.files.arithmetic import ACTIVATIONS, POINTS
 
 pytest.importorskip("tests.onnx_files", reason="needs the extras tools and test")
 from onnx import TensorProto, helper, numpy_helper
@@ -17,7 +18,6 @@ from onnx.reference import ReferenceEvaluator
 
 from tests.onnx_files import agrees, by_runtime, graph_file, node, numbers, output
 from weights_tools.from_onnx import from_onnx
-from weights_tools.onnx_functions import ACTIVATIONS, POINTS
 from weights_tools.onnx_operators import HANDLERS
 from weights_tools.write_hdf5 import write
 
