@@ -21,14 +21,11 @@ Function = Callable[[np.ndarray], np.ndarray]
 #: Functions reach back over at most so many tensors.
 DEPTH = 16
 #: Where functions are compared; 0 is left out, where some of them are no numbers.
-_SMALL = np.geomspace(1e-4, 0.7, 12)
-POINTS = np.concatenate([np.linspace(-11.0, 11.0, 90), _SMALL, -_SMALL])
+POINTS = (*np.linspace(-11.0, 11.0, 90), *np.geomspace(1e-4, 0.7, 12), *-np.geomspace(1e-4, 0.7, 12))
 #: Constants in graphs are float32, and some are rounded to a few digits.
 TOLERANCE = 2e-5
 #: Parameters of functions are looked for among so many constants of theirs, in graphs with so many.
 MOST_CONSTANTS, MOST_IN_GRAPH = 6, 32
-
-_erf = np.vectorize(math.erf, otypes=[float])
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -43,7 +40,7 @@ def softplus(x: np.ndarray) -> np.ndarray:
 
 def erf(x: np.ndarray) -> np.ndarray:
     """Return the error function."""
-    found: np.ndarray = _erf(x)
+    found: np.ndarray = np.vectorize(math.erf, otypes=[float])(x)
     return found
 
 
