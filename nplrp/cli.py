@@ -17,6 +17,7 @@ from nplrp import __version__
 from nplrp.errors import NplrpError, OutputError
 from nplrp.files.given import add_flags, given
 from nplrp.pipes import heedless
+from nplrp.usage import Parser
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,31 +60,31 @@ def _run(argv: Sequence[str] | None) -> int:
     return int(code or OK)
 
 
-def make_parser(command: str | None = None) -> argparse.ArgumentParser:
+def make_parser(command: str | None = None) -> Parser:
     """Return the parser of all commands, or of a few if `command` is one of them: fewer imports."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="nplrp", description="Layer-wise Relevance Propagation of Keras networks without a framework: which pixels decided?"
     )
     parser.add_argument("--version", action="version", version=f"nplrp {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    network = argparse.ArgumentParser(add_help=False)
+    network = Parser(add_help=False)
     add_flags(network)
-    weights = argparse.ArgumentParser(add_help=False, parents=[network])
+    weights = Parser(add_help=False, parents=[network])
     weights.add_argument(
         "--weights",
         "-w",
         metavar="FILE",
         help="Keras weights or model (.h5, .keras); default: $NPLRP_WEIGHTS, then VGG16 in Keras's cache, then in ours",
     )
-    numerics = argparse.ArgumentParser(add_help=False)
+    numerics = Parser(add_help=False)
     numerics.add_argument("--dtype", default="float32", help="float32 (default) or float64")
     numerics.add_argument("--algorithm", default="auto", help="auto (default), or direct: every convolution by its definition")
-    image = argparse.ArgumentParser(add_help=False)
+    image = Parser(add_help=False)
     image.add_argument("images", nargs="+", metavar="IMAGE", help="image file")
     image.add_argument("--resample", help="filter for the resize; default: the model's own (VGG: nearest, as in Keras)")
     image.add_argument("--crop", action="store_true", default=None, help="resize the shorter side and cut out the centre")
-    rules = argparse.ArgumentParser(add_help=False)
+    rules = Parser(add_help=False)
     rules.add_argument(
         "--composite",
         "-c",
