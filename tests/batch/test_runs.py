@@ -367,3 +367,32 @@ def test_job_is_written_once(pictures):
     time.sleep(0.01)
     assert open_job(Path("job"), facts, ["a", "b"], 2).images == ("a", "b", "c")
     assert Path("job/job.json").stat().st_mtime_ns == before
+
+
+def test_memory_does_not_grow_with_the_number_of_images(pictures, monkeypatch):
+    """However slowly shards are written: no more images are read than are explained, read ahead, or wait in three shards."""
+    from nplrp import stream
+    from nplrp.batch import running
+
+    reads, written, most = [], [], 0
+    read, write = stream.read, running.write_shard
+
+    def slow_write(out, job, shard, rows):
+        time.sleep(0.02)
+        written.extend(rows)
+        write(out, job, shard, rows)
+
+    def counted(*arguments):
+        nonlocal most
+        reads.append(1)
+        most = max(most, len(reads) - len(written))
+        return read(*arguments)
+
+    monkeypatch.setattr(stream, "read", counted)
+    monkeypatch.setattr(running, "write_shard", slow_write)
+    Path("list").write_text("\n".join(sorted(str(path) for path in pictures.rglob("*.png")) * 12))
+    for i, name in enumerate(Path("list").read_text().splitlines()):
+        shutil.copy(name, f"{i:03}.png")
+    assert batch("*.png", "--out", "run", "--shard-size", 4, "-q") == 0
+    assert len(written) == 252
+    assert most <= 2 * stream.CHUNK + stream._AHEAD + (running._WRITING + 2) * 4
