@@ -39,6 +39,8 @@ class Map:
     output : ndarray [classes] or None
     ledger : mapping of str to ndarray [layers]
         Empty unless asked for.
+    file_sha256 : str
+        Of the picture's bytes when it was explained.
     """
 
     index: int
@@ -50,6 +52,7 @@ class Map:
     arrived: float
     output: np.ndarray | None
     ledger: Mapping[str, np.ndarray]
+    file_sha256: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,14 +106,16 @@ class Results:
             yield found
 
     def maps(self) -> Iterator[Map]:
-        """Yield all maps of the shards that are there, image by image."""
+        """Yield all maps of the shards that are there, shard by shard."""
         for number in self.job.shards:
             if shard_path(self.folder, number).exists():
-                yield from self._maps_of(number)
+                yield from self.maps_of(number)
 
-    def _maps_of(self, number: int) -> Iterator[Map]:
+    def maps_of(self, number: int) -> Iterator[Map]:
+        """Yield all maps of one shard, composite by composite."""
         with self.shard(number) as shard:
             names, images, index = shard.names(), shard["images"], shard["index"]
+            hashes = shard["file_sha256"].astype(str)
             output = shard["output"] if "output" in names else None
             for k in range(len(self.job.composites)) if len(images) else ():
                 plain = {name: shard[f"maps/{k}/{name}"] for name in ("image", "target", "begun", "arrived")}
@@ -127,6 +132,7 @@ class Results:
                         float(plain["arrived"][m]),
                         None if output is None else output[row],
                         {name: values[m] for name, values in ledger.items()},
+                        str(hashes[row]),
                     )
 
     def failed(self) -> list[tuple[str, str]]:
