@@ -237,7 +237,8 @@ def run_summary(arguments: argparse.Namespace) -> int:
     failed, missing = summary.content["failed"]["count"], results.missing
     more = f", {failed} failed" if failed else ""
     more += f", {len(missing)} of {len(results.job.ends)} shards aren't there yet" if missing else ""
-    print(f"{summary.content['done']} images{more}; wrote {path} ({size / 1e6:.1f} MB)" + (f" and {arguments.png} ({shown} images)" if shown else ""))
+    sheet = f" and {arguments.png} ({shown} images)" if arguments.png else ""
+    print(f"{summary.content['done']} images{more}; wrote {path} ({size / 1e6:.1f} MB){sheet}")
     for line in summary.content["shards"]["damaged"]:
         print(f"nplrp: {line}", file=sys.stderr)
     return PARTLY if summary.content["shards"]["damaged"] else 0

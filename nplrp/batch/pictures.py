@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -65,5 +64,5 @@ def _drawn(results: Results, index: int) -> np.ndarray | None:
         strip = np.asarray(open_image(picture_path(results.folder, index, results.job.images[index]), max_pixels=2**31))
     except ImageError:
         return None
-    fits = strip.ndim == 3 and strip.shape[0] == height and strip.shape[1] > width and math.remainder(strip.shape[1] - width, width + 4) == 0
+    fits = strip.ndim == 3 and len(strip) == height and strip.shape[1] > width and (strip.shape[1] - width) % (width + 4) == 0
     return np.ascontiguousarray(strip[:, :width, :3]) if fits else None

@@ -31,7 +31,7 @@ from nplrp.files.atomic import atomic
 from nplrp.heatmaps import save_png
 
 #: Thumbnails unless told otherwise, images that the page lists, outliers of a kind, and failures and mean maps that it shows.
-THUMBNAILS, ROWS, OUTLIERS, FAILURES, MEANS = 400, 20_000, 10, 1000, 60
+THUMBNAILS, ROWS, OUTLIERS, FAILURES, MEANS = 400, 20_000, 8, 1000, 60
 #: Terms of a layer's balance that the page tells.
 _TERMS = ("relevance_in", "relevance_out", "bias", "epsilon", "dropped", "created")
 _BINS = 40
@@ -286,8 +286,9 @@ class _Gathered:
                 most = _largest("bias", k, gathered.place, bias / unit)
                 most["layers"] = [layers[layer[m]] for m in most["maps"]]
                 found.append(most)
-            for each in found:
-                each.pop("maps", None)
+        for each in found:
+            places, maps = each["places"], each.pop("maps")
+            each["nth"] = [self.images[place].maps[each["composite"]].index(m) for place, m in zip(places, maps, strict=True)]
         scores = {place: image.score for place, image in self.images.items() if image.score is not None}
         if scores:
             order = sorted(scores, key=lambda place: (scores[place], place))[:OUTLIERS]
@@ -387,10 +388,11 @@ def _about(results: Results) -> dict[str, Any]:
 
 def _folders(names: Iterable[str]) -> str:
     """Return the folder that all images share, which the page leaves out of their names."""
-    parts: Sequence[str] | None = None
+    parts: list[str] | None = None
     for name in names:
         folder = name.split("/")[:-1]
-        parts = folder if parts is None else [a for a, b in itertools.takewhile(lambda ab: ab[0] == ab[1], zip(parts, folder, strict=False))]
+        same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(folder if parts is None else parts, folder, strict=False))
+        parts = [each for each, _ in same]
         if not parts:
             return ""
     return "/".join(parts or ()) + "/" if parts else ""
@@ -423,7 +425,8 @@ def page(summary: Summary) -> str:
     package = files("nplrp")
     script = "\n".join(_as_part(package.joinpath(name).read_text("utf-8")) for name in _SCRIPTS)
     style = "\n".join(package.joinpath(name).read_text("utf-8") for name in _STYLES)
-    policy = f"default-src 'none'; img-src data:; script-src '{_integrity(script)}'; style-src '{_integrity(style)}'; base-uri 'none'; form-action 'none'"
+    sources = f"img-src data:; script-src '{_integrity(script)}'; style-src '{_integrity(style)}'"
+    policy = f"default-src 'none'; {sources}; base-uri 'none'; form-action 'none'"
     data = json.dumps(_finite(summary.content), ensure_ascii=True, separators=(",", ":"), allow_nan=False)
     parts = {
         "policy": policy,

@@ -28,6 +28,9 @@ from nplrp.errors import OutputError
 
 #: Longest side of the maps that are analysed, components that are kept, and numbers of clusters.
 SIDE, COMPONENTS, CLUSTERS = 32, 8, (2, 4, 6, 8, 10)
+#: Most maps whose numbers are written: beyond that ViRelAy, which reads them one by one, takes seconds for what it shows, and where there
+#: are none it counts the rows, which is the same.
+NUMBERED = 5000
 #: Fewest maps of a class that are analysed on their own; all of them together are, in any case.
 FEWEST = 3
 _RESTARTS, _ROUNDS = 4, 100
@@ -107,6 +110,9 @@ def export(results: Results, out: Path, told: Callable[[int, int], None] | None 
                     told(job.ends[number], len(job.images))
             if not rows[0].places:
                 raise OutputError(f"{results.folder}: no image of this run could be explained; there is nothing to export")
+            if len(rows[0].places) <= NUMBERED:
+                for file, each in zip(files, rows, strict=True):
+                    file["index"] = np.arange(len(each.places), dtype=np.uint32)
             if any(each.places != rows[0].places for each in rows):
                 raise OutputError(f"{results.folder}: its composites have different numbers of maps; export runs of one composite")
             dataset.attrs["about"] = json.dumps(job.facts, sort_keys=True)
@@ -169,7 +175,6 @@ def _add_map(results: Results, file: h5py.File, rows: _Rows, found: Map) -> None
     _append(file, "attribution", _three_channels(found.relevance), np.float32)
     _append(file, "prediction", prediction, np.float32)
     _append(file, "label", label, np.uint32)
-    _append(file, "index", len(rows.places), np.uint32)
     rows.places.append(found.index)
     rows.labels.append(label)
     rows.small.append(small_map(found.relevance, SIDE))
@@ -320,14 +325,16 @@ def _project(results: Results, stem: str, composite: str) -> str:
     """Return a project file."""
     facts = results.job.facts
     height, width, _ = facts["input_shape"]
+    run = results.folder.resolve().name
+    name = f"{facts['model']}, {composite} ({run})"  # ViRelAy takes projects of one name for one project
     strategy = "predicted_label" if facts["target"] is None else f"target {facts['target']}"
     lines = [
         "project:",
-        f"  name: {_yaml(facts['model'] + ', ' + composite)}",
+        f"  name: {_yaml(name)}",
         f"  model: {_yaml(facts['model'])}",
         "  label_map: label-map.json",
         "  dataset:",
-        f"    name: {_yaml(results.folder.resolve().name)}",
+        f"    name: {_yaml(run)}",
         "    type: hdf5",
         "    path: dataset.h5",
         f"    input_width: {width}",
@@ -360,6 +367,7 @@ def _stems(names: Sequence[str]) -> list[str]:
     """Return what composites' files are called, each another name."""
     found: list[str] = []
     for name in names:
-        stem = "".join(each if (each.isascii() and each.isalnum()) or each in "-_." else "_" for each in name)[:80].lstrip(".") or "composite"
+        stem = "".join(each if each.isascii() and (each.isalnum() or each in "-_.") else "_" for each in name)[:80].lstrip(".")
+        stem = stem or "composite"
         found.append(stem if stem not in found else f"{stem}-{len(found) + 1}")
     return found

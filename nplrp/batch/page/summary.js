@@ -194,6 +194,12 @@ function shape(tag, attributes, ...children) {
   return node;
 }
 
+/** Writes percentages of which the difference is told: with as many decimals as a spread needs. */
+function precisely(spread) {
+  const digits = Math.min(8, Math.ceil(-Math.log10(spread)));
+  return (value) => (spread > 0 && digits > 1 && Math.abs(value) < 1e3 ? `${(100 * value).toFixed(digits)} %`.replace("-", "−") : percent(value));
+}
+
 /** How the shares of a composite lie. */
 function histogram(shares) {
   const [width, height, left, right, above, below] = [320, 110, 6, 6, 8, 18];
@@ -201,8 +207,7 @@ function histogram(shares) {
   const x = (value) => left + ((width - left - right) * (value - shares.from)) / (shares.to - shares.from);
   const y = (count) => height - below - ((height - above - below) * count) / most;
   const step = (shares.to - shares.from) / shares.counts.length;
-  const spread = shares.to - shares.from;
-  const label = (value) => (spread < 0.002 ? `${(100 * value).toFixed(Math.min(6, Math.ceil(-Math.log10(spread)) - 1))} %`.replace("-", "−") : percent(value));
+  const label = precisely(shares.to - shares.from);
   const svg = shape("svg", { viewBox: `0 0 ${width} ${height}`, class: "chart", role: "img", "aria-label": spoken(shares) });
   shares.counts.forEach((count, i) => {
     const from = shares.from + i * step;
@@ -219,7 +224,9 @@ function histogram(shares) {
 }
 
 function spoken({ quantiles: [least, , low, median, high, , most] }) {
-  return `Half of the maps lie between ${percent(low)} and ${percent(high)}, the median is ${percent(median)}; from ${percent(least)} to ${percent(most)} in all.`;
+  const label = precisely(most - least);
+  if (least === most) return `Of every map ${percent(median)} arrives.`;
+  return `Half of the maps lie between ${label(low)} and ${label(high)}, the median is ${label(median)}; from ${label(least)} to ${label(most)} in all.`;
 }
 
 function panel(composite) {
@@ -247,15 +254,22 @@ function panel(composite) {
 
 const TITLES = { loss: "Largest loss of relevance, or gain", bias: "Largest single bias", confidence: "Lowest confidence" };
 
-function outlierList({ what, composite, rows: places, values, layers }) {
+/** How much, in words: what is lost is more often read as a gain from a sign than from a word. */
+function amount(what, value) {
+  if (what === "confidence") return scored({ score: value, what: run.what });
+  const verbs = what === "bias" ? ["takes", "gives"] : ["lost", "gained"];
+  return `${verbs[Number(value < 0)]} ${percent(Math.abs(value))}`;
+}
+
+function outlierList({ what, composite, rows: places, nth, values, layers }) {
   const of = composite === null || one ? "" : run.composites[composite].name;
   const list = places.map((place) => run.rows[place]);
   const items = list.map((row, i) => {
-    const value = what === "confidence" ? scored({ score: values[i], what: run.what }) : `${values[i] < 0 ? "−" : ""}${percent(Math.abs(values[i]))}`;
-    const about = what === "bias" ? layers[i] : row.c === null ? "" : className(row.c);
-    const map = row.m[composite ?? 0][0]?.[3];
+    const map = row.m[composite ?? 0][nth?.[i] ?? 0];
+    const unit = what === "confidence" ? row.c : map[0];
+    const about = [unit === null ? "" : className(unit), layers?.[i]].filter(Boolean).join(", at ");
     const label = element("span", { className: "name" }, named(row)[1], element("small", { textContent: about }));
-    const button = element("button", { type: "button", title: row.n, on: { click: () => enlarge(row, list) } }, thumbnail(row.p, "jpeg", "", ""), thumbnail(map, "png", "", ""), label, element("span", { textContent: value }));
+    const button = element("button", { type: "button", title: row.n, on: { click: () => enlarge(row, list) } }, thumbnail(row.p, "jpeg", "", ""), thumbnail(map?.[3], "png", "", ""), label, element("span", { textContent: amount(what, values[i]) }));
     return element("li", {}, button);
   });
   return element(
@@ -288,11 +302,11 @@ function meanMaps(count) {
 
 function notes() {
   const { shards, images, done, failed } = run;
-  const say = (text, kind) => at("notes").append(element("li", { className: kind, textContent: text }));
+  const say = (text, kind, ...more) => at("notes").append(element("li", { className: kind }, text, ...more));
   const left = images - done - failed.count;
   if (left > 0) say(`The run isn’t finished: ${many(left, "image")} of ${images.toLocaleString("en-GB")} aren’t there yet (${shards.missing} of ${many(shards.of, "shard")}). nplrp batch goes on where it stopped.`, "doubt");
   for (const text of shards.damaged) say(`${text}.`, "alert");
-  if (failed.count) say(`${many(failed.count, "image")} couldn’t be explained: see below.`, "alert");
+  if (failed.count) say(`${many(failed.count, "image")} couldn’t be explained: `, "alert", element("a", { href: "#failed", textContent: "which, and why" }));
   const gone = run.rows.filter((row) => row.w === "gone").length;
   const changed = run.rows.filter((row) => row.w === "changed").length;
   if (gone) say(`${many(gone, "picture")} of those shown ${gone === 1 ? "isn’t" : "aren’t"} where nplrp batch found ${gone === 1 ? "it" : "them"}; maps are here all the same. Names count from the folder in which it ran.`, "doubt");
