@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -302,7 +303,7 @@ class _Gathered:
             wanted = places.intersection(job.places(number))
             if not wanted or not shard_path(self.results.folder, number).exists():
                 continue
-            with self.results.shard(number) as shard:
+            with suppress(OutputError), self.results.shard(number) as shard:  # a damaged one has been told of
                 for k in range(len(self.composites)):
                     rows = shard["index"][shard[f"maps/{k}/image"]]
                     counts = dict.fromkeys(wanted, 0)
