@@ -150,6 +150,21 @@ def explain_each(
     return _explain(plans, x, target, start, (None, None, None), progress)
 
 
+def check_question(plan: Plan, target: Any, start: str | None) -> None:
+    """Raise what `explain` would raise of a target and a start, whatever the image.
+
+    Raises
+    ------
+    ModelError
+        If there is no such target.
+    RuleError
+        If there is no such start.
+    """
+    begin = _check_start(plan, plan.start if start is None else start, find_span(plan.steps, None, None, None), target, 1)
+    if isinstance(begin, str):
+        find_several(plan.model, target, 1)
+
+
 def _explain(
     plans: Sequence[Plan],
     x: np.ndarray,
@@ -196,6 +211,15 @@ def _joined(plan: Plan, begin: str | np.ndarray, parts: Sequence[_Part], x: np.n
     output, logits, relevance = (np.concatenate([getattr(part, name) for part in parts]) for name in ("output", "logits", "relevance"))
     chosen = [part.targets for part in parts if part.targets is not None]
     return Explanation(plan, x, np.concatenate(chosen) if chosen else None, relevance, output, logits, begin, span)
+
+
+def joined(explanations: Sequence[Explanation]) -> Explanation:
+    """Return one explanation of all images of several, of one plan and start, in their order."""
+    first = explanations[0]
+    arrays = {name: np.concatenate([getattr(e, name) for e in explanations]) for name in ("x", "relevance", "output", "logits")}
+    targets = None if first.targets is None else np.concatenate([e.targets for e in explanations if e.targets is not None])
+    start = first.start if isinstance(first.start, str) else np.concatenate([np.asarray(e.start) for e in explanations])
+    return Explanation(first.plan, targets=targets, start=start, span=first.span, **arrays)
 
 
 class Back(NamedTuple):

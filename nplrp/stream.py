@@ -12,20 +12,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Siz
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from nplrp.errors import ImageError, InputWarning, NplrpError
-from nplrp.explanation import Explanation, explain_each
+from nplrp.explanation import Explanation, check_question, explain_each
 from nplrp.images import ImageLike, load_pixels, normalize
 from nplrp.model import Model
-from nplrp.outputs import CHUNK
+from nplrp.outputs import CHUNK, top_labels
 from nplrp.plan import make_plan
 from nplrp.progress import Progress
 from nplrp.rules.composites import Composite
 from nplrp.rules.dialects import Dialect
-from nplrp.targets import find_several
+from nplrp.targets import Label
 
 #: Threads that decode, and images that are decoded or on their way there beyond those that are being explained.
 _DECODERS, _AHEAD = 2, 2 * CHUNK
@@ -53,15 +53,25 @@ class Wanted:
     def check(self, model: Model) -> None:
         """Raise what every image would raise, before any is read: of rules, targets, and how pictures are prepared."""
         for composite in self.composites:
-            make_plan(model, composite, self.dtype, self.algorithm, self.dialect)
-        find_several(model, self.target, 1)
+            check_question(make_plan(model, composite, self.dtype, self.algorithm, self.dialect), self.target, self.start)
         grey = np.zeros((2, 2, 1), np.uint8)
         normalize(load_pixels(grey, model, resample=self.resample, crop=self.crop), model.preprocessing.mode)
 
-    def explain(self, model: Model, x: np.ndarray) -> list[Explanation]:
-        """Explain prepared images [n, *input_shape] by every composite."""
+    def of_each(self, model: Model, x: np.ndarray) -> list[tuple[Explanation, ...]]:
+        """Explain prepared images [n, *input_shape] by every composite, and return each image's explanations."""
         numerics = (self.dtype, self.algorithm)
-        return explain_each(model, x, self.composites, self.target, *numerics, dialect=self.dialect, start=self.start)
+        found = explain_each(model, x, self.composites, self.target, *numerics, dialect=self.dialect, start=self.start)
+        return [tuple(e.image(i) for e in found) for i in range(len(x))]
+
+
+class Question(Protocol):
+    """What is asked of every image: `Wanted`, or how to get any other tuple for each."""
+
+    @property
+    def resample(self) -> str | None: ...  # noqa: D102
+    @property
+    def crop(self) -> bool | None: ...  # noqa: D102
+    def of_each(self, model: Model, x: np.ndarray) -> list[tuple[Any, ...]]: ...  # noqa: D102
 
 
 class Read(NamedTuple):
@@ -91,7 +101,7 @@ class Explained:
         As it was given.
     read : Read or None
     explanations : tuple of Explanation
-        Of this image alone, one for each composite; none if it failed.
+        Of this image alone, one for each composite (of another question than `Wanted`: its answer); none if it failed.
     error : NplrpError or None
         Why it failed.
     """
@@ -99,8 +109,14 @@ class Explained:
     index: int
     image: ImageLike
     read: Read | None
-    explanations: tuple[Explanation, ...]
+    explanations: tuple[Any, ...]
     error: NplrpError | None
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """The picture at the model's size, (1, H, W, C); of an image that was read."""
+        assert self.read is not None
+        return self.read.pixels[None]
 
 
 def explain_many(
@@ -174,14 +190,16 @@ def _explanations(
     shown.close()
 
 
-def stream(images: Iterable[ImageLike], model: Model, wanted: Wanted) -> Iterator[Explained]:
+def stream(images: Iterable[ImageLike], model: Model, wanted: Question, root: Path | None = None) -> Iterator[Explained]:
     """Explain images in their order; errors of single images are yielded, and whatever is left is put away when the iterator is closed.
 
     Parameters
     ----------
     images : iterable of path, binary file, Pillow image or array
     model : Model
-    wanted : Wanted
+    wanted : Question
+    root : path or None
+        Where names of files count from; None: from here.
     """
     with ThreadPoolExecutor(_DECODERS, "nplrp-decoder") as pool:
         waiting: deque[tuple[int, ImageLike, Future[Read]]] = deque()
@@ -189,7 +207,7 @@ def stream(images: Iterable[ImageLike], model: Model, wanted: Wanted) -> Iterato
         try:
             while True:
                 for index, image in itertools.islice(numbered, CHUNK + _AHEAD - len(waiting)):
-                    waiting.append((index, image, pool.submit(read, image, model, wanted)))
+                    waiting.append((index, image, pool.submit(read, image, model, wanted, root)))
                 if not waiting:
                     return
                 yield from _explained(model, wanted, [waiting.popleft() for _ in range(min(CHUNK, len(waiting)))])
@@ -198,7 +216,22 @@ def stream(images: Iterable[ImageLike], model: Model, wanted: Wanted) -> Iterato
                 future.cancel()
 
 
-def read(image: ImageLike, model: Model, wanted: Wanted) -> Read:
+@dataclass(frozen=True)
+class Labels:
+    """The question of an image's labels with the largest scores; attributes as of `Wanted`."""
+
+    top: int = 5
+    dtype: Any = "float32"
+    algorithm: str = "auto"
+    resample: str | None = None
+    crop: bool | None = None
+
+    def of_each(self, model: Model, x: np.ndarray) -> list[tuple[list[Label]]]:
+        """Return each image's labels."""
+        return [(labels,) for labels in top_labels(model, x, self.top, self.dtype, self.algorithm)]
+
+
+def read(image: ImageLike, model: Model, wanted: Question, root: Path | None = None) -> Read:
     """Read a picture at the model's size; a file's bytes are read once, hashed and decoded.
 
     Raises
@@ -208,7 +241,7 @@ def read(image: ImageLike, model: Model, wanted: Wanted) -> Read:
     sha256, source = "", image
     if isinstance(image, str | os.PathLike):
         try:
-            content = Path(image).read_bytes()
+            content = (root or Path()).joinpath(image).read_bytes()
         except OSError as error:
             raise ImageError(f"{image}: can't be opened: {error.strerror or error}") from None
         except ValueError as error:  # a NUL in its name
@@ -225,7 +258,7 @@ class _Named(io.BytesIO):
         self.name = name
 
 
-def _explained(model: Model, wanted: Wanted, chunk: Sequence[tuple[int, ImageLike, Future[Read]]]) -> Iterator[Explained]:
+def _explained(model: Model, wanted: Question, chunk: Sequence[tuple[int, ImageLike, Future[Read]]]) -> Iterator[Explained]:
     """Explain some images together; if one of them can't be, each on its own."""
     pictures: dict[int, Read] = {}
     errors: dict[int, NplrpError] = {}
@@ -234,7 +267,7 @@ def _explained(model: Model, wanted: Wanted, chunk: Sequence[tuple[int, ImageLik
             pictures[index] = future.result()
         except NplrpError as error:
             errors[index] = error
-    found: dict[int, tuple[Explanation, ...]] = {}
+    found: dict[int, tuple[Any, ...]] = {}
     waiting = [pictures] if pictures else []
     while waiting:
         group = waiting.pop(0)
@@ -249,9 +282,8 @@ def _explained(model: Model, wanted: Wanted, chunk: Sequence[tuple[int, ImageLik
         yield Explained(index, image, pictures.get(index), found.get(index, ()), errors.get(index))
 
 
-def _together(model: Model, wanted: Wanted, pictures: Mapping[int, Read]) -> dict[int, tuple[Explanation, ...]]:
+def _together(model: Model, wanted: Question, pictures: Mapping[int, Read]) -> dict[int, tuple[Any, ...]]:
     x = normalize(np.stack([each.pixels for each in pictures.values()]), model.preprocessing.mode)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", InputWarning)  # they were prepared here
-        each = wanted.explain(model, x)
-    return {index: tuple(e.image(i) for e in each) for i, index in enumerate(pictures)}
+        return dict(zip(pictures, wanted.of_each(model, x), strict=True))

@@ -12,10 +12,9 @@ import h5py
 import numpy as np
 
 from nplrp.batch.results import Results
-from nplrp.batch.shard import shard_path
-from nplrp.errors import ImageError, NplrpError, OutputError
+from nplrp.errors import ImageError, NplrpError
 from nplrp.explanation import Explanation
-from nplrp.files.atomic import atomic
+from nplrp.files.sealed import written_hdf5
 from nplrp.model import Model
 from nplrp.stream import Wanted, stream
 
@@ -42,16 +41,11 @@ def merge(results: Results, path: Path, told: Told | None = None) -> list[tuple[
     """
     results.check_complete()
     job = results.job
-    with atomic(path) as temporary, h5py.File(temporary, "w", track_order=True) as file:
+    with written_hdf5(path, track_order=True) as file:
         file.attrs.update({"format": "nplrp merged 1", "about": json.dumps(job.facts, sort_keys=True)})
         images = 0
         for number in job.shards:
             with results.shard(number) as shard:
-                if not shard.whole():
-                    raise OutputError(
-                        f"{shard_path(results.folder, number)}: isn't what was written: its hash is another one; remove it and run "
-                        "nplrp batch again"
-                    )
                 count = len(shard["images"])
                 for name in shard.names():
                     array = shard[name]

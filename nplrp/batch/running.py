@@ -120,18 +120,18 @@ def held(out: Path, part: Part) -> Iterator[None]:
         raise OutputError(f"{out}: can't be written: {error.strerror or error}; choose another folder") from error
 
 
-def explained(job: Job, shards: Sequence[int], model: Model, wanted: Wanted) -> Iterator[Explained]:
-    """Explain the images of some shards; `index` is the place in the run."""
+def explained(job: Job, shards: Sequence[int], model: Model, wanted: Wanted, root: Path | None = None) -> Iterator[Explained]:
+    """Explain the images of some shards; `index` is the place in the run, `root` as for `stream`."""
     places = [place for shard in shards for place in job.places(shard)]
-    for each in stream([job.images[place] for place in places], model, wanted):
+    for each in stream([job.images[place] for place in places], model, wanted, root):
         yield replace(each, index=places[each.index])
 
 
-def compute_shard(job: Job, out: Path, shard: int, model: Model, wanted: Wanted) -> list[tuple[str, str]]:
-    """Compute one shard and return what failed: for schedulers."""
+def compute_shard(job: Job, out: Path, shard: int, model: Model, wanted: Wanted, root: Path) -> list[tuple[str, str]]:
+    """Compute one shard, for a scheduler, and return which images failed, and why; names of images count from `root`."""
     with _Writer(job, out) as writer:
         found = []
-        for each in explained(job, [shard], model, wanted):
+        for each in explained(job, [shard], model, wanted, root):
             writer.take(each)
             if each.error is not None:
                 found.append((str(each.image), " ".join(str(each.error).split())))

@@ -1,6 +1,6 @@
 """Results of some images as one HDF5 file, written whole or not at all.
 
-/                       attributes: format, job (its SHA-256), shard, sha256 (of everything below)
+/                       attributes: job (its SHA-256), shard, sha256 (of everything below)
 /images     [n]         names; /index [n] their places in the run; /file_sha256 [n] of the pictures' bytes
 /output, /logits [n, classes]     of models whose output is a vector
 /failed     [f]         names of images that couldn't be explained; /failed_index [f], /failed_because [f]
@@ -27,13 +27,13 @@ import numpy as np
 from nplrp.batch.job import Job
 from nplrp.errors import OutputError
 from nplrp.explanation import Explanation
-from nplrp.files.atomic import atomic
+from nplrp.files.sealed import SealError, check_seal, sealed_hdf5
 from nplrp.layers import sums
 from nplrp.ledger import SUMS
 from nplrp.stream import Explained
 
-FORMAT = "nplrp shard 1"
-_TEXT = h5py.string_dtype("utf-8")
+#: What a file begins with (`nplrp.files.sealed`).
+KIND, VERSION = "nplrp-shard", 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,10 +102,10 @@ def write_shard(out: Path, job: Job, shard: int, rows: Sequence[Row]) -> None:
         shard_path(out, shard).parent.mkdir(exist_ok=True)
     except OSError as error:
         raise OutputError(f"{out}: can't be written: {error.strerror or error}") from error
-    with atomic(shard_path(out, shard)) as temporary, h5py.File(temporary, "w", track_order=True) as file:
+    with sealed_hdf5(shard_path(out, shard), KIND, VERSION, track_order=True) as file:
         for name, array in arrays.items():
-            file.create_dataset(name, data=array, dtype=_TEXT if array.dtype == object else None)
-        file.attrs.update({"format": FORMAT, "job": job.sha256, "shard": shard, "sha256": content_hash(arrays)})
+            file.create_dataset(name, data=array, dtype=h5py.string_dtype("utf-8") if array.dtype == object else None)
+        file.attrs.update({"job": job.sha256, "shard": shard, "sha256": content_hash(arrays)})
 
 
 def _arrays(job: Job, rows: Sequence[Row]) -> dict[str, np.ndarray]:
@@ -180,10 +180,6 @@ class Shard:
         scale = self._file[f"maps/{composite}/scale"][maps]
         return R.astype(np.float32) * scale.reshape(-1, *[1] * (R.ndim - 1)).astype(np.float32)
 
-    def whole(self) -> bool:
-        """Tell whether the arrays are those that were written."""
-        return content_hash({name: self[name] for name in self.names()}) == self._file.attrs["sha256"]
-
 
 @contextmanager
 def open_shard(out: Path, job: Job, shard: int) -> Iterator[Shard]:
@@ -199,10 +195,9 @@ def open_shard(out: Path, job: Job, shard: int) -> Iterator[Shard]:
         raise OutputError(f"{path}: isn't there yet; run nplrp batch again to go on")
     again = "remove it and run nplrp batch again"
     try:
+        check_seal(path, KIND, (VERSION,))
         with h5py.File(path) as file:
             attributes: dict[str, Any] = dict(file.attrs)
-            if attributes.get("format") != FORMAT:
-                raise OutputError(f"{path}: is no shard of this version; {again}")
             if attributes.get("job") != job.sha256 or attributes.get("shard") != shard:
                 raise OutputError(f"{path}: belongs to another run or another place; {again}")
             places = sorted([*file["index"][...].tolist(), *file["failed_index"][...].tolist()])
@@ -212,4 +207,5 @@ def open_shard(out: Path, job: Job, shard: int) -> Iterator[Shard]:
     except (OSError, LookupError, ValueError, TypeError, RuntimeError) as error:
         if isinstance(error, OutputError):
             raise
-        raise OutputError(f"{path}: is cut short or damaged ({' '.join(str(error).split())[:100]}); {again}") from None
+        reason = str(error) if isinstance(error, SealError) else f"can't be read: {' '.join(str(error).split())[:100]}"
+        raise OutputError(f"{path}: {reason}; {again}") from None

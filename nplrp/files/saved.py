@@ -17,7 +17,8 @@ import numpy as np
 
 from nplrp.errors import ModelError, NplrpError, OutputError, RuleError
 from nplrp.explanation import Explanation, explain
-from nplrp.files.save import check_suffix
+from nplrp.files.save import KIND, VERSION, check_suffix
+from nplrp.files.sealed import check_seal
 from nplrp.ledger import SUMS, Entry, Ledger
 from nplrp.model import Model
 from nplrp.outputs import ByLayer
@@ -258,6 +259,7 @@ def _read(path: Path) -> SavedExplanation:
                 group, slash, layer = name.partition("/")
                 arrays[group + slash + layer_name(layer)] = item[...]
 
+        check_seal(path, KIND, (VERSION,))
         with h5py.File(path) as file:
             about = json.loads(file.attrs["about"])
             file.visititems(visit)
