@@ -146,8 +146,8 @@ class _Gathered:
         """Take a shard."""
         with self.results.shard(number) as shard:
             self.failed += shard.failed
-        for found in self.results.maps_of(number):
-            self._take(found)
+            for found in self.results.maps_in(shard):
+                self._take(found)
 
     def _take(self, found: Map) -> None:
         if found.index not in self.images:

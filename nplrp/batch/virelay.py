@@ -102,10 +102,11 @@ def export(results: Results, out: Path, told: Callable[[int, int], None] | None 
             dataset = stack.enter_context(h5py.File(temporary / "dataset.h5", "w"))
             files = [stack.enter_context(h5py.File(temporary / f"{stem}.attribution.h5", "w")) for stem in stems]
             for number in there:
-                for found in results.maps_of(number):
-                    if found.composite == 0:
-                        blank += _add_picture(results, dataset, found, true)
-                    _add_map(results, files[found.composite], rows[found.composite], found)
+                with results.shard(number) as shard:
+                    for found in results.maps_in(shard):
+                        if found.composite == 0:
+                            blank += _add_picture(results, dataset, found, true)
+                        _add_map(results, files[found.composite], rows[found.composite], found)
                 if told:
                     told(job.ends[number], len(job.images))
             if not rows[0].places:
