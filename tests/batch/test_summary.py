@@ -222,7 +222,9 @@ def test_thumbnails_are_as_many_as_asked_for(results, content):
         assert row["i"] not in drawn or row == other, "an outlier's maps are those of its shard"
     assert few["composites"] == content["composites"] and few["means"] == content["means"]
     none = summarise(results, 0)
-    assert {cell.name for cell in none.cells} == {none.content["rows"][row]["n"] for each in none.content["outliers"] for row in each["rows"]}
+    assert {cell.name for cell in none.cells} == {
+        none.content["rows"][row]["n"] for each in none.content["outliers"] for row in each["rows"]
+    }
 
 
 def test_rows_are_bounded(results, monkeypatch):
@@ -384,7 +386,9 @@ def enter(browser, selector, text):
 
 
 def choose(browser, selector, value):
-    browser.js("const e = document.querySelector(arguments[0]); e.value = arguments[1]; e.dispatchEvent(new Event('input'))", selector, value)
+    browser.js(
+        "const e = document.querySelector(arguments[0]); e.value = arguments[1]; e.dispatchEvent(new Event('input'))", selector, value
+    )
 
 
 def test_search(browser, content):
