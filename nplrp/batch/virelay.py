@@ -34,7 +34,6 @@ NUMBERED = 5000
 #: Fewest maps of a class that are analysed on their own; all of them together are, in any case.
 FEWEST = 3
 _RESTARTS, _ROUNDS = 4, 100
-_TEXT = h5py.string_dtype("utf-8")
 
 
 @dataclass(frozen=True)
@@ -164,7 +163,7 @@ def _add_picture(results: Results, file: h5py.File, found: Map, true: Mapping[st
     label = _label(results, found, found.output) if true is None else true[_folder_name(results, found.index)]
     _append(file, "data", np.moveaxis(picture, -1, 0), np.uint8)
     _append(file, "label", label, np.uint32)
-    _append(file, "name", found.image, _TEXT)
+    _append(file, "name", found.image, h5py.string_dtype("utf-8"))
     return pixels is None
 
 

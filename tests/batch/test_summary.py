@@ -370,7 +370,7 @@ def browser(started, file):
     started.driver.get(file.as_uri())
     started.wait("document.querySelectorAll('.shot').length > 0")
     yield started
-    assert not [url for url in started.requests() if not url.startswith(("data:", file.as_uri()))]
+    assert not [url for url in started.requests() if not url.startswith(("data:", "chrome:", file.as_uri()))]
     assert started.complaints() == []
     assert started.driver.title.startswith("nplrp"), "text from outside became markup"
 
