@@ -106,9 +106,26 @@ def load_pixels(
         )
     overrides: dict[str, Any] = {"resample": resample, "crop": crop, "resize_to": resize_to}
     how = dataclasses.replace(model.preprocessing, **{key: value for key, value in overrides.items() if value is not None})
+    return sized_pixels(images, model.input_shape, how, exif=exif, max_pixels=max_pixels)
+
+
+def sized_pixels(
+    images: ImageLike | Iterable[ImageLike],
+    shape: tuple[int, ...],
+    how: Preprocessing,
+    *,
+    exif: bool = False,
+    max_pixels: int = MAX_PIXELS,
+) -> np.ndarray:
+    """Decode pictures and bring them to a shape (height, width, 1 or 3): `load_pixels` without a model.
+
+    Raises
+    ------
+    ImageError
+    """
     if how.resample not in RESAMPLE:
         raise ImageError(f"unknown resample filter {how.resample!r}; there are {', '.join(RESAMPLE)}")
-    height, width, channels = model.input_shape
+    height, width, channels = shape
     done = [
         _resized(_converted(image, channels, where), (height, width), how, max_pixels, where)
         for where, image in _pictures(images, exif, max_pixels)

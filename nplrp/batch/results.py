@@ -40,6 +40,8 @@ class Map:
     output : ndarray [classes] or None
     ledger : mapping of str to ndarray [layers]
         Empty unless asked for.
+    file_sha256 : str
+        Of the picture's bytes when it was explained.
     """
 
     index: int
@@ -51,6 +53,7 @@ class Map:
     arrived: float
     output: np.ndarray | None
     ledger: Mapping[str, np.ndarray]
+    file_sha256: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,31 +107,34 @@ class Results:
             yield found
 
     def maps(self) -> Iterator[Map]:
-        """Yield all maps of the shards that are there, image by image."""
+        """Yield all maps of the shards that are there, shard by shard."""
         for number in self.job.shards:
             if shard_path(self.folder, number).exists():
-                yield from self._maps_of(number)
+                with self.shard(number) as shard:
+                    yield from self.maps_in(shard)
 
-    def _maps_of(self, number: int) -> Iterator[Map]:
-        with self.shard(number) as shard:
-            names, images, index = shard.names(), shard["images"], shard["index"]
-            output = shard["output"] if "output" in names else None
-            for k in range(len(self.job.composites)) if len(images) else ():
-                plain = {name: shard[f"maps/{k}/{name}"] for name in ("image", "target", "begun", "arrived")}
-                prefix = f"maps/{k}/ledger/"
-                ledger = {name.removeprefix(prefix): shard[name] for name in names if name.startswith(prefix)}
-                for m, row in enumerate(plain["image"]):
-                    yield Map(
-                        int(index[row]),
-                        str(images[row]),
-                        k,
-                        int(plain["target"][m]),
-                        shard.relevance(k, slice(m, m + 1))[0],
-                        float(plain["begun"][m]),
-                        float(plain["arrived"][m]),
-                        None if output is None else output[row],
-                        {name: values[m] for name, values in ledger.items()},
-                    )
+    def maps_in(self, shard: Shard) -> Iterator[Map]:
+        """Yield all maps of an open shard, composite by composite."""
+        names, images, index = shard.names(), shard["images"], shard["index"]
+        hashes = shard["file_sha256"].astype(str)
+        output = shard["output"] if "output" in names else None
+        for k in range(len(self.job.composites)) if len(images) else ():
+            plain = {name: shard[f"maps/{k}/{name}"] for name in ("image", "target", "begun", "arrived")}
+            prefix = f"maps/{k}/ledger/"
+            ledger = {name.removeprefix(prefix): shard[name] for name in names if name.startswith(prefix)}
+            for m, row in enumerate(plain["image"]):
+                yield Map(
+                    int(index[row]),
+                    str(images[row]),
+                    k,
+                    int(plain["target"][m]),
+                    shard.relevance(k, slice(m, m + 1))[0],
+                    float(plain["begun"][m]),
+                    float(plain["arrived"][m]),
+                    None if output is None else output[row],
+                    {name: values[m] for name, values in ledger.items()},
+                    str(hashes[row]),
+                )
 
     def failed(self) -> list[tuple[str, str]]:
         """Return the images that couldn't be explained, and why."""
