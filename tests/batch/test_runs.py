@@ -165,6 +165,7 @@ def test_killed_at_random_points_and_gone_on(pictures, how):
             assert "Traceback" not in told
     assert process.returncode == 0, told
     assert kills >= 3
+    assert [path for path in Path("killed").rglob(".*") if path.suffix != ".lock"] == []
     assert hashes("killed") == hashes("one")
     assert names("killed") == sorted(str(path) for path in many.iterdir())
     drawn = [{path.name: path.read_bytes() for path in Path(run, "pictures").glob("0*.png")} for run in ("one", "killed")]
@@ -273,7 +274,12 @@ def test_two_runs_in_one_folder(pictures, capsys):
     assert batch(pictures, "--out", "run", "--shard", "1/2", "--shard-size", 8, "-q") == 0
     with claimed(Path("run/.run.lock"), "held by the test"):
         assert batch(pictures, "--out", "run", "--shard-size", 8, "-q") == 2
+        assert "another process is at work in this folder" in capsys.readouterr().err
+        assert batch(pictures, "--out", "run", "--shard", "1/2", "--shard-size", 8, "-q") == 2
     assert "another process is at work in this folder" in capsys.readouterr().err
+    with claimed(Path("run/.run.lock"), "a part", shared=True):
+        assert batch(pictures, "--out", "run", "--shard-size", 8, "-q") == 2
+        assert batch(pictures, "--out", "run", "--shard", "1/2", "--shard-size", 8, "-q") == 0
     with claimed(Path("run/.run-2-of-2.lock"), "held by the test"):
         assert batch(pictures, "--out", "run", "--shard", "2/2", "--shard-size", 8, "-q") == 2
     assert batch(pictures, "--out", "run", "--shard-size", 8, "-q") == 0
