@@ -179,10 +179,12 @@ def make_parser(command: str | None = None) -> argparse.ArgumentParser:
 
     if command in commands.choices:
         return parser
+    from nplrp.evaluate.commands import add_commands as add_evaluating
     from nplrp.golden.commands import add_commands
     from nplrp.serve.commands import add_commands as add_serving
 
     add_commands(commands)
+    add_evaluating(commands)
     add_serving(commands)
     return parser
 
