@@ -25,8 +25,8 @@ def completeness(explanation: Explanation) -> dict[str, np.ndarray]:
     -------
     dict of str to ndarray [maps], float64
         ``gap``: |in - out| / |in|, NaN where nothing went in; ``relevance_in``, ``relevance_out``; and, in the same unit, what ``bias``,
-        ``epsilon``, units without a denominator (``dropped``) took and what was ``created``, summed over the layers; NaN for gradients, which keep
-        no books: what goes in is then the logit.
+        ``epsilon``, units without a denominator (``dropped``) took and what was ``created``, summed over the layers; NaN for gradients,
+        which keep no books: what goes in is then the logit.
     """
     maps = len(explanation.relevance)
     out = explanation.relevance.reshape(maps, -1).sum(axis=1, dtype=np.float64)

@@ -25,8 +25,8 @@ def add_commands(commands: Any) -> None:
     evaluate = commands.add_parser(
         "evaluate",
         help="are explanations any good? metrics of composites on images",
-        description="Measure explanations of images: do they show what the model looks at, how simple and how stable are they, do they depend "
-        "on what was learned? docs/evaluate.md says what each metric means.",
+        description="Measure explanations of images: do they show what the model looks at, how simple and how stable are they, "
+        "do they depend on what was learned? docs/evaluate.md says what each metric means.",
     )
     evaluate.add_argument("images", nargs="*", metavar="IMAGE", help="image file")
     evaluate.add_argument("--input", "-x", metavar="X.npy", help="instead of images: a preprocessed tensor [n, *input_shape]")
@@ -48,7 +48,10 @@ def add_commands(commands: Any) -> None:
     evaluate.add_argument("--target", "-t", metavar="T", help="output to explain and follow; default: the start's, and the largest score")
     evaluate.add_argument("--score", default="probability", metavar="S", help="what is followed: probability (default), or logit")
     evaluate.add_argument(
-        "--features", default="pixels", metavar="F", help="what is perturbed and counted: pixels (default), or values, each channel by itself"
+        "--features",
+        default="pixels",
+        metavar="F",
+        help="what is perturbed and counted: pixels (default), or values, every channel alone",
     )
     evaluate.add_argument("--seed", type=int, default=0, metavar="N", help="of everything that is drawn (default 0)")
     evaluate.add_argument("--dtype", default="float32", help="float32 (default) or float64")

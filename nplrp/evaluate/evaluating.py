@@ -1,4 +1,4 @@
-"""Are explanations any good? Several composites, measured by several metrics on the same images: `evaluate`, and what it finds, an `Evaluation`."""
+"""Are explanations any good? `evaluate` measures several composites by several metrics on the same images, and gives an `Evaluation`."""
 
 from __future__ import annotations
 
@@ -129,8 +129,8 @@ def evaluate(
 ) -> Evaluation:
     """Measure how good composites' explanations of some images are.
 
-    Images that several metrics or composites ask the model about are computed once. No number depends on what else is measured, or on the other
-    images (but for metrics that compare images, such as sufficiency).
+    Images that several metrics or composites ask the model about are computed once. No number depends on what else is measured, or on the
+    other images (but for metrics that compare images, such as sufficiency).
 
     Parameters
     ----------
@@ -142,8 +142,8 @@ def evaluate(
     metrics : str, Metric, or a sequence of them
         Names in `nplrp.evaluate.METRICS`, perhaps with parameters as in ``"pixel_flipping(order=lerf, baseline=mean)"``.
     target : int, str, a sequence of them, or None
-        The output that is explained and followed, one for all images or one for each, as for `nplrp.explain`; None: what the composite's start
-        explains, and the largest score.
+        The output that is explained and followed, one for all images or one for each, as for `nplrp.explain`; None: what the composite's
+        start explains, and the largest score.
     score : {"probability", "logit"}
         What is followed: the model's own score (of several logits their softmax), or the logit.
     features : {"pixels", "values"}
@@ -420,5 +420,3 @@ def _image(outcome: Outcome, i: int) -> dict[str, Any]:
 
 def _json(value: Any) -> float | None:
     return float(value) if math.isfinite(value) else None
-
-

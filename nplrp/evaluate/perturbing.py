@@ -1,7 +1,7 @@
 """What of an input is replaced, in which order, and with what.
 
-An input is one array of `x` [n, *shape]; its features are the numbers of a map: pixels, if the map has one number for each of them, or single
-values, if it has the input's own shape. Regions are square patches of pixels, or features.
+An input is one array of `x` [n, *shape]; its features are the numbers of a map: pixels, if the map has one number for each of them, or
+single values, if it has the input's own shape. Regions are square patches of pixels, or features.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Baseline:
     says : str
         What it is, for lists of them.
     make : callable
-        (x [n, *shape], bounds, generator) -> array that broadcasts to x; bounds are the least and the largest value [shape or fewer axes], or
-        None where nothing tells.
+        (x [n, *shape], bounds, generator) -> array that broadcasts to x; bounds are the least and the largest value [shape or fewer axes],
+        or None where nothing tells.
     """
 
     name: str
@@ -70,7 +70,7 @@ def _uniform(x: np.ndarray, bounds: Bounds | None, rng: np.random.Generator) -> 
 
 def _blur(x: np.ndarray, bounds: Bounds | None, rng: np.random.Generator) -> np.ndarray:
     if x.ndim < 3:
-        raise EvaluationError(f"there is nothing to blur in a vector of {x.shape[1]} numbers; choose another baseline: mean, zero, a number")
+        raise EvaluationError(f"there is nothing to blur in a vector of {x.shape[1]} numbers; choose the baseline mean, zero or a number")
     blurred = np.asarray(x, np.float64)
     for axis in _axes(x):
         blurred = _blurred(blurred, axis, sigma=max(x.shape[axis] / 22, 0.5))
@@ -163,7 +163,7 @@ def features_of(x: np.ndarray, relevance: np.ndarray, what: str = "the map") -> 
 
 
 def regions(shape: tuple[int, ...], patch: int = 1) -> np.ndarray:
-    """Number the regions of a map: squares of `patch` pixels, the grid centred, or each feature by itself.
+    """Give every feature of a map the number of its region: squares of `patch` pixels, the grid centred, or each feature by itself.
 
     Parameters
     ----------

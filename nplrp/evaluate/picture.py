@@ -56,7 +56,7 @@ def plot(evaluation: Evaluation) -> Figure:
     columns = min(len(metrics), 3)
     rows = -(-len(metrics) // columns)
     legend_rows = -(-len(evaluation.composites) // max(columns * 2, 2))
-    wide, tall, above, below = 4.4, 3.3, 0.75, 0.25 + 0.25 * legend_rows
+    wide, tall, above, below = 4.4, 3.1, 0.5, 0.25 + 0.25 * legend_rows
     width, height = max(wide * columns, 6.0), tall * rows + above + below
     figure = Figure(figsize=(width, height), dpi=100, facecolor="white")
     n = len(evaluation.images)
@@ -67,7 +67,7 @@ def plot(evaluation: Evaluation) -> Figure:
         row, column = divmod(i, columns)
         left = (column * wide + 0.75) / width if columns > 1 else 0.75 / width
         across = ((wide if columns > 1 else width) - 1.0) / width
-        axes = figure.add_axes((left, (below + tall * (rows - 1 - row) + 0.85) / height, across, (tall - 1.35) / height))
+        axes = figure.add_axes((left, (below + tall * (rows - 1 - row) + 0.75) / height, across, (tall - 1.2) / height))
         _style(axes)
         axes.set_title(_short(f"{metric.name} {ARROWS[metric.better]}", 46), fontsize=10.5, color=_INK, loc="left", parse_math=False)
         found = _curves(axes, evaluation, metric) if metric.row.steps else _dots(axes, evaluation, metric)
@@ -93,14 +93,16 @@ def _curves(axes: Axes, evaluation: Evaluation, metric: Metric) -> list[Any]:
         if layers:  # with the trained network a map is equal to itself
             x, curve = np.r_[0, x], np.concatenate([np.ones((len(curve), 1)), curve], axis=1)
         mean, error = _mean(curve)
-        line = axes.plot(x, mean, _dash(i), color=_colour(i), linewidth=1.8, marker="o" if layers else "", markersize=3.5)[0]
+        line = axes.plot(x, mean, _dash(i), color=_colour(i), linewidth=1.6, marker="o" if layers else "", markersize=3.5)[0]
         axes.fill_between(x, mean - error, mean + error, color=_colour(i), alpha=0.13, linewidth=0)
         lines.append(line)
     if layers:
         names = ("trained", *map(str, outcome.axis))
         every = max(-(-len(names) // 18), 1)
         shown = range(0, len(names), every)
-        axes.set_xticks(list(shown), labels=[_short(names[k], 16) for k in shown], rotation=60, ha="right", fontsize=6.5, rotation_mode="anchor")
+        axes.set_xticks(
+            list(shown), labels=[_short(names[k], 16) for k in shown], rotation=60, ha="right", fontsize=6.5, rotation_mode="anchor"
+        )
         for text in axes.get_xticklabels():
             text.set_parse_math(False)
         axes.set_ylabel("rank correlation", fontsize=9, color=_INK)
@@ -160,4 +162,6 @@ def _dash(i: int) -> str:
 
 
 def _short(text: str, width: int) -> str:
-    return textwrap.shorten(text, width, placeholder="…") if " " in text.strip() else text if len(text) <= width else text[: width - 1] + "…"
+    return (
+        textwrap.shorten(text, width, placeholder="…") if " " in text.strip() else text if len(text) <= width else text[: width - 1] + "…"
+    )

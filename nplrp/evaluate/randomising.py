@@ -15,10 +15,10 @@ from nplrp.evaluate.perturbing import whole
 from nplrp.layers import Layer
 from nplrp.model import Model
 
-#: ``"top_down"``: a layer and all above it, as the cascading randomisation of the paper; ``"independent"``: the layers that are named alone.
+#: ``"top_down"``: a layer and all above it, the paper's cascading randomisation; ``"independent"``: the layers that are named alone.
 ORDERS = ("top_down", "independent")
-#: ``"initial"``: as before training, by Keras's defaults (kernels after Glorot and Bengio 2010, biases 0, gammas 1); what a norm has measured
-#: (mean, variance) is kept, for it is no parameter. ``"shuffle"``: each array's own numbers in another order, so that none gets larger.
+#: ``"initial"``: as before training, by Keras's defaults (kernels after Glorot and Bengio 2010, biases 0, gammas 1); what a norm has
+#: measured (mean, variance) is kept, for it is no parameter. ``"shuffle"``: each array's own numbers in another order.
 HOW = ("initial", "shuffle")
 #: What training doesn't change.
 _MEASURED = ("mean", "variance")
@@ -39,7 +39,7 @@ def randomise(
 ) -> Model:
     """Return a model with random weights in some layers; the other layers' arrays are the model's own, not copies.
 
-    A layer's weights depend on the seed, its name and its shapes, and on nothing else: they are the same in whatever company it is randomised.
+    A layer's weights depend on the seed, its name and its shapes alone: they are the same in whatever company it is randomised.
 
     Parameters
     ----------
@@ -77,11 +77,12 @@ def randomise(
             raise LayerError(f"layer {name!r} {reason}, so it can't be randomised; {nearest(name, weighted, 'nplrp info lists them')}")
     if order == "top_down" and wanted:
         wanted = weighted[: max(map(weighted.index, wanted)) + 1]
-    changed = tuple(_random(layer, seed, how) if layer.name in wanted else layer for layer in model)
+    changed = tuple(random_layer(layer, seed, how) if layer.name in wanted else layer for layer in model)
     return dataclasses.replace(model, layers=changed, source=None)
 
 
-def _random(layer: Layer, seed: int, how: str) -> Layer:
+def random_layer(layer: Layer, seed: int, how: str = "initial") -> Layer:
+    """Return a layer with random weights, as `randomise` gives them."""
     arrays = {}
     for key, array in layer.arrays.items():
         if key in _MEASURED:
@@ -220,5 +221,3 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     if a.shape != b.shape:
         raise EvaluationError(f"maps have {a.shape} and {b.shape} numbers; expected the same")
     return pearson(a, b)
-
-

@@ -1,6 +1,7 @@
 """How much a map changes when the input hardly does.
 
-`explain` is any function (x [m, *shape]) -> maps [m, ...] that explains the i-th input as it did the i-th of the originals, repeated in order.
+`explain` is any function (x [m, *shape]) -> maps [m, ...] that explains input i as it did the original i modulo n: the originals are
+repeated in order.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from nplrp.evaluate.perturbing import Bounds, whole
 
 Explain = Callable[[np.ndarray], np.ndarray]
 
-#: What maps are divided by before they are compared: each by its own largest magnitude, nothing, or the largest of all that are explained at once.
+#: What maps are divided by before they are compared: each by its own largest magnitude, nothing, or the largest of a sample of all inputs.
 SCALES = ("map", "none", "batch")
 #: Inputs that are explained at once.
 BATCH = 8

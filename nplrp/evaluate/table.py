@@ -1,7 +1,7 @@
 """The metrics as a table: what each is called, says and costs, where it comes from, which way is better, and how it runs.
 
-Each row calls one function on arrays (`nplrp.evaluate.faithful` and its neighbours) with what a `Job` has: the inputs of a few images, maps by
-one composite, and functions that predict and explain.
+Each row calls one function on arrays (`nplrp.evaluate.faithful` and its neighbours) with what a `Job` has: the inputs of a few images, maps
+by one composite, and functions that predict and explain.
 """
 
 from __future__ import annotations
