@@ -1,6 +1,6 @@
 """The metrics as Quantus 0.6 computes them: its defaults, scales, draws and order of features, so that numbers can be compared.
 
-Where it differs from the papers, or from itself, is told in docs/evaluate.md. Arrays are this engine's, channels last; Quantus sees the same
+Where it differs from the papers, or from itself, is told in docs/evaluate.md. Arrays are this engine's, channels last; Quantus sees them
 with channels first, and numbers features in that order. `seed` stands for a call of ``numpy.random.seed`` before the metric. All inputs are
 one batch: some of Quantus's numbers depend on who else is in it.
 

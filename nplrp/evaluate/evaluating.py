@@ -15,7 +15,7 @@ from nplrp.errors import NumericsError, nearest
 from nplrp.evaluate.errors import EvaluationError
 from nplrp.evaluate.perturbing import Bounds, whole
 from nplrp.evaluate.predicting import CHUNK, Once, check_score, scores_of
-from nplrp.evaluate.table import ARROWS, HIGHER, Job, Metric, Outcome, metrics_named
+from nplrp.evaluate.table import ARROWS, HIGHER, ZERO, Job, Metric, Outcome, metrics_named
 from nplrp.explanation import Explanation, explain
 from nplrp.model import Model
 from nplrp.plan import make_plan
@@ -391,7 +391,7 @@ def _moments(values: np.ndarray) -> dict[str, Any]:
 
 def _best(means: Sequence[Mapping[str, Any]], better: str) -> int | None:
     """Return the place of the one best mean; None if there is none, or nothing to choose from."""
-    known = [(each["mean"], i) for i, each in enumerate(means) if each["mean"] is not None]
+    known = [(abs(each["mean"]) if better == ZERO else each["mean"], i) for i, each in enumerate(means) if each["mean"] is not None]
     if not better or len(known) < 2:
         return None
     values = [value for value, _ in known]

@@ -24,11 +24,18 @@ CHUNK = 8
 
 
 def outputs(model: Model, x: np.ndarray, dtype: Any = "float32", algorithm: str = "auto") -> tuple[np.ndarray, np.ndarray]:
-    """Return a model's outputs and logits, each [n, *output_shape]; x [n, *input_shape] is finite, and in no doubt.
+    """Return a model's outputs and logits, each [n, *output_shape]: the one place where metrics run a model.
 
-    The one place where metrics run a model.
+    Raises
+    ------
+    EvaluationError
+        If x doesn't fit the model, or isn't finite.
     """
     plan = make_plan(model, "gradient", dtype, algorithm)
+    x = np.asarray(x)
+    if x.shape[1:] != model.input_shape or x.dtype.kind not in "fiu" or not np.isfinite(x).all():
+        takes = ", ".join(map(str, model.input_shape))
+        raise EvaluationError(f"inputs have shape {x.shape} and dtype {x.dtype}; {model.name} takes finite numbers (n, {takes})")
     found = []
     with workspace_of(model) as workspace:
         for at in range(0, max(len(x), 1), CHUNK):

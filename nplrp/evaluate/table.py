@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from nplrp.explanation import Explanation
     from nplrp.model import Model
 
-HIGHER, LOWER, NEITHER = "higher", "lower", ""
+HIGHER, LOWER, ZERO, NEITHER = "higher", "lower", "zero", ""
 #: How a table shows which way is better.
-ARROWS = MappingProxyType({HIGHER: "↑", LOWER: "↓", NEITHER: " "})
+ARROWS = MappingProxyType({HIGHER: "↑", LOWER: "↓", ZERO: "0", NEITHER: " "})
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +101,7 @@ class Row:
         In a line.
     source : str
     better : callable
-        (parameters) -> "higher", "lower" or "".
+        (parameters) -> "higher", "lower", "zero" (the nearer to it) or "".
     run : callable
         (job, **parameters) -> Outcome; the parameters' defaults are those of this function.
     whole : bool
@@ -144,7 +144,7 @@ class Metric:
 
     @property
     def better(self) -> str:
-        """Which way is better: "higher", "lower" or ""."""
+        """Which way is better: "higher", "lower", "zero" or ""."""
         return self.row.better(dict(self.parameters))
 
     def __call__(self, job: Job) -> Outcome:
@@ -331,7 +331,7 @@ METRICS = MappingProxyType(
                 _RANDOM,
                 "mean rank correlation with the maps of the same network with random weights",
                 "Adebayo et al. 2018",
-                _always(LOWER),
+                _always(ZERO),
                 _mprt,
                 whole=True,
                 steps="layers randomised",
