@@ -174,6 +174,27 @@ def explain_func(model: Any, inputs: np.ndarray, targets: Any, **options: Any) -
     return relevance.sum(axis=1, keepdims=True) if features == "pixels" and relevance.ndim > 2 else relevance
 
 
+def replace_by_mask(arr: np.ndarray, mask: np.ndarray, perturb_baseline: float = 0.0, **_: Any) -> np.ndarray:
+    """Replace what lies in a mask [n, 1, h, w] in all channels: IROF's own function takes masks of all channels, and IROF gives it none.
+
+    For ``quantus.IROF(perturb_func=replace_by_mask, perturb_func_kwargs={"perturb_baseline": 0.0})``.
+    """
+    if not isinstance(perturb_baseline, (int, float)):
+        perturb_baseline = float(arr.mean())
+    return np.where(mask, np.asarray(perturb_baseline, arr.dtype), arr)
+
+
+def impute_pixels(arr: np.ndarray, indices: np.ndarray, **options: Any) -> np.ndarray:
+    """Impute pixels in all channels: ROAD's own function takes places of pixels, and ROAD gives it places of values.
+
+    For ``quantus.ROAD(perturb_func=impute_pixels)``, whose imputation it calls: arr [c, h, w].
+    """
+    from quantus.functions.perturb_func import noisy_linear_imputation
+
+    pixels = list(dict.fromkeys((np.asarray(indices) % arr[0].size).tolist()))
+    return noisy_linear_imputation(arr=arr, indices=np.array(pixels), **options)
+
+
 def _ours(model: Any) -> Iterator[QuantusModel]:
     """Yield the models of ours in a module: Quantus puts a softmax behind one."""
     if isinstance(model, torch.nn.Module):
