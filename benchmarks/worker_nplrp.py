@@ -12,7 +12,7 @@ from networks import conv_stack
 from protocol import Jobs, images, serve
 
 import nplrp
-from nplrp import explanation, fused, layers, lrp
+from nplrp import explanation, fused, layers, lrp, outputs
 from nplrp.jit import team
 from nplrp.plan import make_plan
 from nplrp.workspace import Workspace, workspace_of
@@ -47,7 +47,7 @@ def main(network):
 
     def predict(batch):
         x = images(batch)
-        return lambda: np.array([len(explanation.predict(model, x))])
+        return lambda: np.array([len(outputs.predict(model, x))])
 
     def convs(batch, side=224):
         plan, workspace = make_plan(net(side), "notebook"), Workspace()

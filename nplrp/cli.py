@@ -216,9 +216,7 @@ def run_explain(arguments: argparse.Namespace) -> None:
             explain(model, x, name, arguments.target, *numerics, dialect=arguments.dialect, start=arguments.start) for name in composites
         ]
     if arguments.save:
-        from nplrp.files.save import save
-
-        save(explanations[0], arguments.save, arguments.layers)
+        explanations[0].save(arguments.save, arguments.layers, arguments.ledger and not explanations[0].plan.composite.gradient)
     for i, path in enumerate(pictures):
         path.parent.mkdir(exist_ok=True)
         _progress(f"drawing {i + 1} of {len(pictures)}", len(pictures) > 1)
@@ -238,9 +236,9 @@ def run_predict(arguments: argparse.Namespace) -> None:
     model = given(arguments).load()
     _, x = _images(arguments, model)
 
-    from nplrp.explanation import predict
+    from nplrp.outputs import top_labels
 
-    labels = predict(model, x, arguments.top, arguments.dtype, arguments.algorithm)
+    labels = top_labels(model, x, arguments.top, arguments.dtype, arguments.algorithm)
     if arguments.json:
         rows = [{"image": path, "labels": [label._asdict() for label in each]} for path, each in zip(arguments.images, labels, strict=True)]
         print(json.dumps(rows, indent=2))

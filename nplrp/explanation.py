@@ -2,48 +2,31 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from nplrp import fused, layers
-from nplrp.errors import InputWarning, LayerError, ModelError, RuleError, nearest
-from nplrp.ledger import Ledger, balance
-from nplrp.lrp import Keep, check_finite, run_backward, run_forward, step_back
+from nplrp.errors import ModelError, RuleError, nearest
+from nplrp.ledger import Entry, Ledger, balance
+from nplrp.lrp import Keep, check_finite, run_backward, step_back
 from nplrp.model import Model
-from nplrp.plan import Plan, check_dtype, last_sum, make_plan, make_steps, parts_below
-from nplrp.preprocessing import suspicion
+from nplrp.outputs import ByLayer, chunks, forward, run, tensor
+from nplrp.plan import Plan, last_sum, make_plan, parts_below
 from nplrp.rules.composites import STARTS, Composite
 from nplrp.rules.dialects import Dialect
 from nplrp.scores import WHOLE, Scoring, scoring_of
 from nplrp.span import INPUT, Span, find_span
-from nplrp.targets import Label, find_several, label_of, labels_of
+from nplrp.targets import Label, find_several, naming_of
 from nplrp.trace import Trace
 from nplrp.workspace import Workspace, workspace_of
 
-#: Images that are in memory at once; results don't depend on it.
-CHUNK = 8
-
-
-def run(plan: Plan, x: np.ndarray, workspace: Workspace | None = None) -> Trace:
-    """Run a plan forward in a workspace's memory, and by the checking pass if a number turns out not to be finite.
-
-    Raises
-    ------
-    NumericsError
-        Naming layer and unit.
-    """
-    with np.errstate(all="ignore"):  # what overflows is looked for, and named, below
-        trace = fused.run_forward(plan, x, workspace)
-        if layers.first_nonfinite(trace.logits) is not None:
-            run_forward(plan.steps, x)
-            check_finite(trace.logits, "the logits")
-    return trace
+#: Called with (images done, images in all).
+Progress = Callable[[int, int], None]
 
 
 def carry_back(
@@ -95,6 +78,7 @@ def explain(
     until: str | None = None,
     masks: Mapping[str, Any] | None = None,
     merge: bool = True,
+    progress: Progress | None = None,
 ) -> Explanation:
     """Explain a model's decision: which parts of its input it was made of.
 
@@ -124,6 +108,8 @@ def explain(
         By layer: the channels whose relevance goes on (a list of whole numbers), or what it is multiplied with.
     merge : bool
         Merge batch norms into their neighbours where that is exact; False keeps each as a layer of its own, with the dialect's rule for it.
+    progress : callable or None
+        Called with (images done, images in all) whenever some are done.
 
     Returns
     -------
@@ -139,86 +125,85 @@ def explain(
         If a weight, activation or relevance is NaN or infinite.
     """
     plan = make_plan(model, composite, dtype, algorithm, dialect, merge)
-    span = find_span(plan.steps, at, until, masks)
-    x = _tensor(model, x, plan.dtype)
-    begin, scoring = _check_start(plan, plan.start if start is None else start, span, target, len(x)), scoring_of(model)
-    wanted = None if isinstance(begin, np.ndarray) else find_several(model, target, len(x))
-    done = []
+    return _explain([plan], x, target, start, (at, until, masks), progress)[0]
+
+
+def explain_each(
+    model: Model,
+    x: np.ndarray,
+    composites: Iterable[str | Composite | Mapping[str, Any]],
+    target: Any = None,
+    dtype: Any = "float32",
+    algorithm: str = "auto",
+    *,
+    dialect: str | Dialect | None = None,
+    start: str | np.ndarray | None = None,
+    progress: Progress | None = None,
+) -> list[Explanation]:
+    """Explain the same decisions by several composites, which share the forward pass; the bits are those of `explain`.
+
+    Parameters and errors are those of `explain`; the result has an `Explanation` for each composite.
+    """
+    plans = [make_plan(model, composite, dtype, algorithm, dialect) for composite in composites]
+    if not plans:
+        raise RuleError("there is no composite to explain with; give one at least, such as 'zplus'")
+    return _explain(plans, x, target, start, (None, None, None), progress)
+
+
+def _explain(
+    plans: Sequence[Plan],
+    x: np.ndarray,
+    target: Any,
+    start: str | np.ndarray | None,
+    ends: tuple[str | None, str | None, Mapping[str, Any] | None],
+    progress: Progress | None,
+) -> list[Explanation]:
+    """Run every plan on every chunk of images, each on what the first one's forward pass left."""
+    model, span = plans[0].model, find_span(plans[0].steps, *ends)
+    x, scoring = tensor(model, x, plans[0].dtype, 4), scoring_of(model)
+    begins = [_check_start(plan, plan.start if start is None else start, span, target, len(x)) for plan in plans]
+    wanted = None if isinstance(begins[0], np.ndarray) else find_several(model, target, len(x))
+    done: list[list[_Part]] = [[] for _ in plans]
     with workspace_of(model) as workspace:
-        for chunk in _chunks(len(x)):
-            trace = run(plan, x[chunk], workspace)
-            targets = _targets(wanted, begin, scoring.logits(trace.logits), chunk)
-            maps = np.stack(
-                [
+        for chunk in chunks(len(x)):
+            first: tuple[Plan, Trace] | None = None
+            for plan, begin, parts in zip(plans, begins, done, strict=True):
+                trace = run(plan, x[chunk], workspace, first)
+                first = first or (plan, trace)
+                targets = _targets(wanted, begin, scoring.logits(trace.logits), chunk)
+                maps = [
                     _carried(plan, x[chunk], trace, _start(begin, plan, scoring, trace, chosen, chunk), chosen, span, workspace)
                     for chosen in _columns(targets)
-                ],
-                axis=1,
-            )
-            outputs = trace.output.copy(), trace.logits.copy()
-            done.append((*outputs, maps.reshape(-1, *maps.shape[2:]), None if targets is None else targets.reshape(-1)))
+                ]
+                R = np.stack(maps, axis=1).reshape(-1, *maps[0].shape[1:])
+                parts.append(_Part(trace.output.copy(), trace.logits.copy(), R, None if targets is None else targets.reshape(-1)))
             workspace.give_all()
-    output, logits, relevance = (np.concatenate([each[i] for each in done]) for i in range(3))
-    targets = None if done[0][3] is None else np.concatenate([each[3] for each in done])
-    return Explanation(plan, x, targets, relevance, output, logits, begin, span)
+            if progress:
+                progress(min(chunk.stop, len(x)), len(x))
+    return [_joined(*each, x, span) for each in zip(plans, begins, done, strict=True)]
 
 
-def forward(model: Model, x: np.ndarray, dtype: Any = "float32", algorithm: str = "auto") -> dict[str, np.ndarray]:
-    """Run a model and return every layer's activation by name, ``"input"`` first, the last one after its softmax.
+class _Part(NamedTuple):
+    """What a chunk of images gives: output and logits [n, *output_shape], relevance [maps, *shape], and its targets [maps]."""
 
-    Parameters
-    ----------
-    model : Model
-    x : ndarray [n, *input_shape]
-    dtype, algorithm
-        As for `explain`.
-
-    Returns
-    -------
-    dict of str to ndarray [n, *output_shape]
-    """
-    dtype = check_dtype(dtype)
-    steps = make_steps(model, dtype, algorithm, merge=False)
-    x = _tensor(model, x, dtype)
-    with np.errstate(all="ignore"):
-        traces = [run_forward(steps, x[chunk]).activations for chunk in _chunks(len(x))]
-    names = ["input", *(step.name for step in steps)]
-    return {name: np.concatenate(arrays) for name, arrays in zip(names, zip(*traces, strict=True), strict=True)}
+    output: np.ndarray
+    logits: np.ndarray
+    relevance: np.ndarray
+    targets: np.ndarray | None
 
 
-def predict(model: Model, x: np.ndarray, top: int = 5, dtype: Any = "float32", algorithm: str = "auto") -> list[list[Label]]:
-    """Return for each image the `top` outputs with the largest scores, as the model gives them: `Label.what` says what they are.
-
-    Parameters
-    ----------
-    model : Model
-    x : ndarray [n, *input_shape]
-    top : int
-    dtype, algorithm
-        As for `explain`.
-    """
-    plan = make_plan(model, "notebook", dtype, algorithm)
-    x = _tensor(model, x, plan.dtype)
-    with workspace_of(model) as workspace:
-        outputs = []
-        for chunk in _chunks(len(x)):
-            outputs.append(run(plan, x[chunk], workspace).output.copy())
-            workspace.give_all()
-    return [labels_of(model, scores, top) for scores in scoring_of(model).scores(np.concatenate(outputs))]
+def _joined(plan: Plan, begin: str | np.ndarray, parts: Sequence[_Part], x: np.ndarray, span: Span) -> Explanation:
+    output, logits, relevance = (np.concatenate([getattr(part, name) for part in parts]) for name in ("output", "logits", "relevance"))
+    chosen = [part.targets for part in parts if part.targets is not None]
+    return Explanation(plan, x, np.concatenate(chosen) if chosen else None, relevance, output, logits, begin, span)
 
 
-class ByLayer(dict[str, np.ndarray]):
-    """Arrays by layer."""
+class Back(NamedTuple):
+    """What one pass back leaves: which maps they are, relevance by step at the output of every layer it came by, and the balances."""
 
-    def __missing__(self, name: Any) -> np.ndarray:
-        raise LayerError(f"there is no layer {name!r} here; {nearest(name, self, 'they are its keys')}")
-
-
-class Passes(NamedTuple):
-    """What passes back leave: relevance at the output of every layer that they came by, [maps, *shape], after masks; and the ledger."""
-
-    relevances: Mapping[str, np.ndarray]
-    ledger: Ledger
+    maps: np.ndarray
+    relevance: dict[int, np.ndarray]
+    book: Sequence[Entry]
 
 
 @dataclass(frozen=True, eq=False)
@@ -271,12 +256,15 @@ class Explanation:
     @cached_property
     def activations(self) -> Mapping[str, np.ndarray]:
         """Activation of every layer by name, [n, *output_shape]; the last one after its softmax."""
-        return MappingProxyType(ByLayer(forward(self.model, self.x, self.plan.dtype, self.plan.algorithm)))
+        return ByLayer(forward(self.model, self.x, self.plan.dtype, self.plan.algorithm))
 
-    @property
+    @cached_property
     def relevances(self) -> Mapping[str, np.ndarray]:
         """Relevance at the output of every layer of the pass by name, down to the ``"input"``, [maps, *shape]; after masks."""
-        return self.passes.relevances
+        passes = list(self._passes(balanced=False))
+        rows = np.argsort(np.concatenate([each.maps for each in passes]), kind="stable")
+        names = [INPUT, *(step.name for step in self.plan.steps)]
+        return ByLayer({names[i + 1]: np.concatenate([each.relevance[i] for each in passes])[rows] for i in sorted(passes[0].relevance)})
 
     @property
     def ledger(self) -> Ledger:
@@ -289,24 +277,29 @@ class Explanation:
         """
         if self.plan.composite.gradient:
             raise RuleError(f"{self.plan.composite.name!r} is a gradient: it conserves nothing, so it has no ledger; choose a rule of LRP")
-        ledger = self.passes.ledger
+        ledger = self.books
         ledger.warn()
         return ledger
 
+    @cached_property
+    def books(self) -> Ledger:
+        """The `ledger` without its warnings; made image by image, so that one image's layers alone are in memory. A gradient's is empty."""
+        if self.plan.composite.gradient:
+            return Ledger(())
+        passes = [(each.maps, each.book) for each in self._passes(balanced=True)]
+        rows = np.argsort(np.concatenate([maps for maps, _ in passes]), kind="stable")
+        return Ledger.join([book for _, book in passes]).take(rows)
+
     def labels(self, top: int = 5) -> list[list[Label]]:
         """Return for each image its `top` outputs with the largest scores (of equal ones the first)."""
-        return [labels_of(self.model, scores, top) for scores in self._scores]
+        return [naming_of(self.model).largest(scores, top) for scores in self._scores]
 
     def target_labels(self) -> list[Label]:
         """Return for each map the label of the output that was explained, or of the largest one where all were.
 
         Where all of an output were explained that is no vector, there is no largest one: the label says so, and has the unit -1.
         """
-        scores = self._scores[self.images]
-        if self.targets is None and len(self.model.output_shape) != 1:
-            return [Label(-1, "all", "all outputs", float(each.sum(dtype=float)), "sum") for each in scores]
-        targets = np.argmax(scores, axis=-1) if self.targets is None else self.targets
-        return [label_of(self.model, int(t), float(p[t])) for t, p in zip(targets, scores, strict=True)]
+        return naming_of(self.model).chosen(self._scores[self.images], self.targets)
 
     @property
     def begins_with(self) -> str:
@@ -317,19 +310,19 @@ class Explanation:
     def _scores(self) -> np.ndarray:
         return scoring_of(self.model).scores(self.output)
 
-    @cached_property
-    def passes(self) -> Passes:
-        """What the passes back leave when everything is kept, computed when it is first asked for."""
+    def save(self, path: str | os.PathLike[str], layers: bool = False, ledger: bool = False) -> None:
+        """Write it to a file, .npz or .h5, whole or not at all; `nplrp.load_explanation` reads it. See `nplrp.files.save.save`."""
+        from nplrp.files.save import save
+
+        save(self, path, layers, ledger)
+
+    def _passes(self, balanced: bool) -> Iterator[Back]:
+        """Run the passes back again, keeping every layer; balanced ones image by image."""
         plan, span = self.plan, self.span
-        plan = (
-            plan
-            if span.top == len(plan.steps) - 1
-            else replace(plan, parts=parts_below(plan.steps, plan.rules, span.top, plan.composite.slopes))
-        )
+        if span.top != len(plan.steps) - 1:
+            plan = replace(plan, parts=parts_below(plan.steps, plan.rules, span.top, plan.composite.slopes))
         targets = None if self.targets is None else self.targets.reshape(-1, self._maps_per_image)
-        kept: list[dict[int, np.ndarray]] = []
-        books, places = [], []  # the place of each map that is kept
-        for chunk in _chunks(len(self.x)):
+        for chunk in chunks(len(self.x), 1) if balanced else chunks(len(self.x)):
             whole = run(self.plan, self.x[chunk])
             columns = _columns(None if targets is None else targets[chunk])
             for column, chosen in enumerate(columns):
@@ -339,14 +332,8 @@ class Explanation:
                     trace = run(own, self.x[chunk][images]) if negative or len(images) < len(start) else whole
                     at: dict[int, np.ndarray] = {}
                     carry_back(own, trace, start[images], span, keep=at.__setitem__)
-                    kept.append(at)
-                    places.append((chunk.start + images) * len(columns) + column)
-                    if not plan.composite.gradient:
-                        books.append(balance(below, trace, start[images], span, at))
-        rows = np.argsort(np.concatenate(places), kind="stable")
-        names = [INPUT, *(step.name for step in plan.steps)]
-        relevances: dict[str, np.ndarray] = {names[i + 1]: np.concatenate([at[i] for at in kept])[rows] for i in sorted(kept[0])}
-        return Passes(MappingProxyType(ByLayer(relevances)), Ledger.join(books).take(rows) if books else Ledger(()))
+                    book = balance(below, trace, start[images], span, at) if balanced else ()
+                    yield Back((chunk.start + images) * len(columns) + column, at, book)
 
     @property
     def _maps_per_image(self) -> int:
@@ -455,43 +442,3 @@ def _negated(plan: Plan) -> Plan:
         return plan  # the logit is no sum with weights that a rule could tell apart
     steps[last] = replace(step, weight=-step.weight, bias=-step.bias, prepared={})
     return replace(plan, steps=tuple(steps))
-
-
-def _chunks(n: int) -> list[slice]:
-    """Return slices of at most `CHUNK` images; one empty slice for none, so that shapes come out right."""
-    return [slice(i, i + CHUNK) for i in range(0, max(n, 1), CHUNK)]
-
-
-def _tensor(model: Model, x: Any, dtype: np.dtype) -> np.ndarray:
-    """Check and convert the input.
-
-    Raises
-    ------
-    ModelError
-        If its shape or dtype doesn't fit.
-    NumericsError
-        If it holds a NaN or an infinity.
-    """
-    takes = model.input_shape
-    pictures = len(takes) == 3 and takes[2] in (1, 3)
-    make = "make it with nplrp.preprocess(images, model)" if pictures else "make it of the numbers that the model was trained on"
-    expected = f"{model.name} takes (n, {', '.join(map(str, takes))})"
-    try:
-        x = np.asarray(x)
-    except ValueError:
-        raise ModelError(f"the input is no array (its lists have different lengths), but {expected}; {make}") from None
-    if x.shape[1:] != takes or x.ndim != len(takes) + 1:
-        if x.shape == takes:
-            make = "add the batch axis with x[None]"
-        elif x.shape[1:] == (*takes[-1:], *takes[:-1]):
-            make = "bring its channels to the end with np.moveaxis(x, 1, -1)"
-        raise ModelError(f"the input has shape {x.shape}, but {expected}; {make}")
-    if x.dtype.kind not in "fiu":
-        raise ModelError(f"the input has dtype {x.dtype}, expected float32 or float64; {make}")
-    with np.errstate(over="ignore"):
-        taken = np.ascontiguousarray(x, dtype=dtype)
-    check_finite(taken, "the input")
-    doubt = suspicion(x, model.preprocessing.mode)
-    if doubt:
-        warnings.warn(doubt, InputWarning, stacklevel=3)
-    return taken

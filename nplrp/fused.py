@@ -17,7 +17,7 @@ Whatever isn't one of these cases is done by the page itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -78,28 +78,27 @@ class Fusion:
     bends: bool
 
 
-def run_forward(plan: Plan, x: np.ndarray, workspace: Workspace | None = None) -> Trace:
-    """Run a plan's steps on x [n, *input_shape]; nothing is checked. The arrays are the workspace's, if there is one."""
+def run_forward(plan: Plan, x: np.ndarray, workspace: Workspace | None = None, given: tuple[Plan, Trace] | None = None) -> Trace:
+    """Run a plan's steps on x [n, *input_shape]; nothing is checked. The arrays are the workspace's, if there is one.
+
+    `given` is another plan of the same model and what it left of the same x: what both compute is taken from there, with the same bits.
+    """
     workspace = workspace or Workspace(reuse=False)
     activations, held, denominators = [x], dict[int, Any](), dict[int, tuple[np.ndarray, ...]]()
     logits, queue = None, layers.queue()
     ties = layers.tie_labels(plan.steps, x)
     for i, fusion in enumerate(fusions(plan)):
         step, inputs = fusion.step, [activations[j + 1] for j in fusion.step.inputs]
-        if not fusion.queued:
+        known = None if given is None else _known(fusion, i, *given)
+        queued = fusion.queued and (known is None or not fusion.beside or _beside_by_kernels(fusion))
+        if not queued:
             queue.run()
-        with queue if fusion.queued else nullcontext():
-            if layers.only_moves(step):
-                z = layers.move(step, operation(step).gather(step, inputs, workspace), workspace)
-                a = layers.bend(step.activation, z, workspace.empty(z.shape, z.dtype)) if step.activation != "linear" else z
-            elif layers.decides(step):
-                z, decided = operation(step).decide(step, operation(step).gather(step, inputs), ties.get(i), workspace)  # type: ignore[misc]
-                held |= {} if decided is None else {i: decided}
-                a = layers.activate(step, z, in_place=True)
+        with queue if queued else nullcontext():
+            if known is not None and given is not None:
+                z, a, besides = known, given[1].activations[i + 1], _beside(plan, i, fusion, inputs, workspace)
+                held |= {i: given[1].held[i]} if i in given[1].held else {}
             else:
-                z, besides = _forward(fusion, inputs, workspace)
-                done = fusion.relu or step.activation == "linear"
-                a = z if done else layers.bend(step.activation, z, workspace.empty(z.shape, z.dtype))
+                z, a, besides = _run_step(fusion, inputs, held, i, ties.get(i), workspace)
         if fusion.parts:
             computed = iter(besides)
             if not fusion.plain:
@@ -113,6 +112,69 @@ def run_forward(plan: Plan, x: np.ndarray, workspace: Workspace | None = None) -
         activations.append(a)
     queue.run()
     return Trace(tuple(activations), held, activations[-1] if logits is None else logits, denominators)
+
+
+def run_outputs(plan: Plan, x: np.ndarray, workspace: Workspace) -> Trace:
+    """Run a plan's steps on x [n, *input_shape] and keep the output and the logits alone: an array goes when its last reader is done."""
+    activations: dict[int, np.ndarray] = {-1: x}
+    last = {j: i for i, fusion in enumerate(fusions(plan)) for j in fusion.step.inputs}
+    logits, queue = None, layers.queue()
+    ties = layers.tie_labels(plan.steps, x)
+    for i, fusion in enumerate(fusions(plan)):
+        step = fusion.step
+        if not fusion.queued:
+            queue.run()
+        with queue if fusion.queued else nullcontext():
+            z, activations[i], _ = _run_step(
+                replace(fusion, beside=()), [activations[j] for j in step.inputs], {}, i, ties.get(i), workspace
+            )
+        if step.score:
+            logits = z
+        elif z is not activations[i]:
+            _give(workspace, z, activations)
+        for j in dict.fromkeys(step.inputs):
+            if last[j] == i:
+                _give(workspace, activations.pop(j), activations)
+    queue.run()
+    output = activations[len(plan.steps) - 1]
+    return Trace((output,), {}, output if logits is None else logits, {})
+
+
+def _give(workspace: Workspace, array: np.ndarray, alive: Mapping[int, np.ndarray]) -> None:
+    """Give an array back unless one that is still read is a view of it."""
+    if not any(np.may_share_memory(array, other) for other in alive.values()):
+        workspace.give(array)
+
+
+def _run_step(
+    fusion: Fusion, inputs: Sequence[np.ndarray], held: dict[int, Any], i: int, ties: np.ndarray | None, workspace: Workspace
+) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """Run one step: what it computes, that behind its activation, and what is computed beside it; note down in `held` what it decides."""
+    step = fusion.step
+    if layers.only_moves(step):
+        z = layers.move(step, operation(step).gather(step, inputs, workspace), workspace)
+        a = layers.bend(step.activation, z, workspace.empty(z.shape, z.dtype)) if step.activation != "linear" else z
+        return z, a, []
+    if layers.decides(step):
+        z, decided = operation(step).decide(step, operation(step).gather(step, inputs), ties, workspace)  # type: ignore[misc]
+        held |= {} if decided is None else {i: decided}
+        return z, layers.activate(step, z, in_place=True), []
+    z, besides = _forward(fusion, inputs, workspace)
+    done = fusion.relu or step.activation == "linear"
+    return z, z if done else layers.bend(step.activation, z, workspace.empty(z.shape, z.dtype)), besides
+
+
+def _known(fusion: Fusion, i: int, other: Plan, trace: Trace) -> np.ndarray | None:
+    """Return what step i computes from what another plan left, or None if that pass did the step otherwise or didn't keep it."""
+    step, theirs = fusion.step, fusions(other)[i]
+    if (step.kind, step.activation, fusion.relu) != (theirs.step.kind, theirs.step.activation, theirs.relu):
+        return None
+    if step.score:
+        return trace.logits
+    if fusion.relu or step.activation == "linear" or not any(_is_own(step, part) for part in fusion.parts):
+        return trace.activations[i + 1]
+    kept = [z for z, part in zip(trace.denominators.get(i, ()), theirs.parts, strict=False) if _is_own(step, part)]
+    return kept[0] if kept else None
 
 
 def run_backward(
@@ -345,6 +407,19 @@ def _forward(fusion: Fusion, inputs: Sequence[np.ndarray], workspace: Workspace)
     if op.fused and op.fused.fits(step):
         return op.fused.forward(step, inputs, fusion.relu, fusion.beside, workspace)
     return layers.forward(step, [op.gather(step, inputs)], [AS_IS], AS_IS, bool(fusion.relu)), []
+
+
+def _beside(plan: Plan, i: int, fusion: Fusion, inputs: Sequence[np.ndarray], workspace: Workspace) -> list[np.ndarray]:
+    """Do line 1 of step i for parts of its rule alone."""
+    fused = operation(fusion.step).fused
+    if fused and fused.beside and _beside_by_kernels(fusion):
+        return fused.beside(fusion.step, inputs, fusion.beside, workspace)
+    return [_of_part(plan, i, inputs, part) for part in fusion.beside]
+
+
+def _beside_by_kernels(fusion: Fusion) -> bool:
+    fused = operation(fusion.step).fused
+    return bool(fusion.beside and fused and fused.beside and fused.fits(fusion.step))
 
 
 def _of_part(plan: Plan, i: int, inputs: Sequence[np.ndarray], part: Part) -> np.ndarray:

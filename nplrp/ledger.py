@@ -77,7 +77,8 @@ class Entry:
         return self.relevance_in - self.relevance_out - self.bias - self.epsilon - self.dropped + self.created
 
 
-_SUMS = (*TERMS, "magnitude", "size_in")
+#: What an entry has for every map.
+SUMS = (*TERMS, "magnitude", "size_in")
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +99,7 @@ class Ledger:
             Entry(
                 same[0].layer,
                 same[0].rule,
-                **{term: np.concatenate([getattr(entry, term) for entry in same]) for term in _SUMS},
+                **{term: np.concatenate([getattr(entry, term) for entry in same]) for term in SUMS},
                 edges={name: np.concatenate([entry.edges[name] for entry in same]) for name in same[0].edges},
             )
             for same in zip(*books, strict=True)
@@ -122,7 +123,7 @@ class Ledger:
         """Return the ledger of some maps, in the order given."""
         return Ledger(
             tuple(
-                replace(e, **{term: getattr(e, term)[maps] for term in _SUMS}, edges={name: edge[maps] for name, edge in e.edges.items()})
+                replace(e, **{term: getattr(e, term)[maps] for term in SUMS}, edges={name: edge[maps] for name, edge in e.edges.items()})
                 for e in self.entries
             )
         )

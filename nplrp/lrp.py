@@ -61,6 +61,33 @@ def redistribute(R: np.ndarray, a: Sequence[np.ndarray], step: Step, rule: Rule,
     return Lines(z, s, c, R)
 
 
+class Done(NamedTuple):
+    """One step forward: z [n, *output_shape], what it decided, and a, behind its activation."""
+
+    z: np.ndarray
+    held: Any
+    a: np.ndarray
+
+
+def walk_forward(steps: Sequence[Step], x: np.ndarray) -> Iterator[Done]:
+    """Run steps on x [n, *input_shape] one by one, checking each, and hold on to those alone that a later one reads.
+
+    Raises
+    ------
+    NumericsError
+        If a value is NaN or infinite; the message names layer and unit.
+    """
+    alive = {0: x}  # by place among the activations
+    last = {j + 1: i for i, step in enumerate(steps) for j in step.inputs}
+    ties = layers.tie_labels(steps, x)
+    for i, step in enumerate(steps):
+        z, decided = layers.apply(step, layers.gather(step, alive), ties.get(i))
+        check_finite(z, f"layer {step.name!r}")
+        alive[i + 1] = layers.activate(step, z, in_place=not (layers.only_moves(step) or step.score))
+        alive = {j: a for j, a in alive.items() if last.get(j, i) > i or j == i + 1}
+        yield Done(z, decided, alive[i + 1])
+
+
 def run_forward(steps: Sequence[Step], x: np.ndarray) -> Trace:
     """Run steps on x [n, *input_shape] and keep every activation, checking each.
 
@@ -69,17 +96,11 @@ def run_forward(steps: Sequence[Step], x: np.ndarray) -> Trace:
     NumericsError
         If a value is NaN or infinite; the message names layer and unit.
     """
-    activations, held, logits = [x], dict[int, Any](), None
-    ties = layers.tie_labels(steps, x)
-    for i, step in enumerate(steps):
-        z, decided = layers.apply(step, layers.gather(step, activations), ties.get(i))
-        if decided is not None:
-            held[i] = decided
-        check_finite(z, f"layer {step.name!r}")
-        if step.score:
-            logits = z
-        activations.append(layers.activate(step, z, in_place=not (layers.only_moves(step) or step.score)))
-    return Trace(tuple(activations), held, activations[-1] if logits is None else logits, {})
+    done = list(walk_forward(steps, x))
+    held = {i: each.held for i, each in enumerate(done) if each.held is not None}
+    output = done[-1].a if done else x
+    logits = next((each.z for step, each in zip(reversed(steps), reversed(done), strict=True) if step.score), output)
+    return Trace((x, *(each.a for each in done)), held, logits, {})
 
 
 def run_step(step: Step, a: np.ndarray) -> np.ndarray:

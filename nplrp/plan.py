@@ -54,6 +54,8 @@ class Plan:
     dialect : Dialect
     consumers : tuple of tuple of int
         For each step those that read its output.
+    merge : bool
+        Batch norms are merged where that is exact.
     fusion : list of Fusion
         What `nplrp.fused` has found out about the steps, once it has.
     """
@@ -67,6 +69,7 @@ class Plan:
     parts: tuple[tuple[Part, ...], ...]
     dialect: Dialect
     consumers: tuple[tuple[int, ...], ...]
+    merge: bool = True
     fusion: list[Fusion] = field(default_factory=list, init=False, repr=False)
 
     @property
@@ -144,7 +147,7 @@ def make_plan(
             steps = tuple(_with_stand_in(step, layer) for step, layer in zip(steps, model.layers, strict=True))
         rules, readers = _rules(model, steps, composite, dialect), consumers(steps)
         parts = parts_below(steps, rules, len(steps) - 1, composite.slopes)
-        plan = model.kept.plans[key] = Plan(model, composite, dtype, algorithm, steps, rules, parts, dialect, readers)
+        plan = model.kept.plans[key] = Plan(model, composite, dtype, algorithm, steps, rules, parts, dialect, readers, merge)
     return plan
 
 

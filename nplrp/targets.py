@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -143,7 +144,7 @@ def find_target(model: Model, target: Any) -> int:
         return int(target)
     if not isinstance(target, str):
         raise ModelError(f"a target is an index, a class id or a class name, not {brief(target)}")
-    classes = _classes(model, scoring) if model.classes else ()
+    classes = naming_of(model).classes if model.classes else ()
     wanted = _plain(target)
     found = [i for i, (id_, name) in enumerate(classes) if wanted in (_plain(id_), _plain(name))]
     if len(found) == 1:
@@ -178,52 +179,78 @@ def _find_position(scoring: Scoring, target: Any) -> int:
     return int(np.ravel_multi_index(position, scoring.shape))
 
 
-def labels_of(model: Model, scores: np.ndarray, top: int) -> list[Label]:
-    """Return the `top` outputs of one image with the largest scores, the first of equal ones first.
+@dataclass(frozen=True)
+class Naming:
+    """What outputs are called.
 
-    Parameters
+    Attributes
     ----------
-    model : Model
-    scores : ndarray [classes]
-        From `Scoring.scores`.
-    top : int
-
-    Raises
-    ------
-    ModelError
-        If the model doesn't end in a vector.
+    scoring : Scoring
+    own : tuple of (str, str) or None
+        (class id, description) of every output unit, if the model has them.
     """
-    if len(model.output_shape) != 1:
-        raise ModelError(
-            f"the model ends in an output of shape {model.output_shape}, so it has no classes to name; look at its numbers "
-            "(nplrp.forward), or explain all of it with nplrp.explain(..., start='all') or one position with target=(row, column, channel)"
-        )
-    order = np.argsort(-scores, kind="stable")[: max(top, 0)]
-    return [label_of(model, int(i), float(scores[i])) for i in order]
+
+    scoring: Scoring
+    own: tuple[tuple[str, str], ...] | None
+
+    @property
+    def classes(self) -> Sequence[tuple[str, str]]:
+        """Id and name of every class of a vector; of one sigmoid unit those of both."""
+        own, scoring = self.own or (), self.scoring
+        if not scoring.binary or len(own) == 2:
+            return own or [(str(unit), f"output {unit}") for unit in range(scoring.classes)]
+        id_, name = own[0] if own else ("1", "class 1")
+        return [("0", f"not {name}" if own else "class 0"), (id_, name)]
+
+    def label(self, unit: int, score: float) -> Label:
+        """Return the label of one output."""
+        scoring = self.scoring
+        if len(scoring.shape) > 1:
+            position = tuple(int(each) for each in np.unravel_index(unit, scoring.shape))
+            return Label(unit, ",".join(map(str, position)), f"output {position}", score, scoring.what)
+        id_, name = self.classes[unit]
+        return Label(unit, id_, name, score, scoring.what)
+
+    def largest(self, scores: np.ndarray, top: int) -> list[Label]:
+        """Return the `top` outputs of one image with the largest scores [classes], the first of equal ones first.
+
+        Raises
+        ------
+        ModelError
+            If the outputs are no vector.
+        """
+        if len(self.scoring.shape) != 1:
+            raise ModelError(
+                f"the model ends in an output of shape {self.scoring.shape}, so it has no classes to name; look at its numbers "
+                "(nplrp.predict), or explain all of it with nplrp.explain(..., start='all') or one position with "
+                "target=(row, column, channel)"
+            )
+        order = np.argsort(-scores, kind="stable")[: max(top, 0)]
+        return [self.label(int(i), float(scores[i])) for i in order]
+
+    def chosen(self, scores: np.ndarray, targets: np.ndarray | None) -> list[Label]:
+        """Return the label of every map's target; without targets that of the largest output, or one of all outputs that are no vector.
+
+        Parameters
+        ----------
+        scores : ndarray [maps, classes]
+        targets : ndarray [maps] of int, or None
+        """
+        if targets is None and len(self.scoring.shape) != 1:
+            return [Label(-1, "all", "all outputs", float(each.sum(dtype=float)), "sum") for each in scores]
+        units = np.argmax(scores, axis=-1) if targets is None else targets
+        return [self.label(int(unit), float(each[unit])) for unit, each in zip(units, scores, strict=True)]
 
 
-def label_of(model: Model, unit: int, score: float) -> Label:
-    """Return the label of one output."""
-    scoring = scoring_of(model)
-    if len(scoring.shape) > 1:
-        position = tuple(int(each) for each in np.unravel_index(unit, scoring.shape))
-        return Label(unit, ",".join(map(str, position)), f"output {position}", score, scoring.what)
-    id_, name = _classes(model, scoring)[unit]
-    return Label(unit, id_, name, score, scoring.what)
+def naming_of(model: Model) -> Naming:
+    """Return what a model's outputs are called."""
+    return Naming(scoring_of(model), model.classes)
 
 
 def classes_of(model: Model) -> Sequence[tuple[str, str]]:
     """Return id and name of every class that can be explained; none of an output that is no vector."""
-    scoring = scoring_of(model)
-    return _classes(model, scoring) if len(scoring.shape) == 1 else ()
-
-
-def _classes(model: Model, scoring: Scoring) -> Sequence[tuple[str, str]]:
-    own = model.classes or ()
-    if not scoring.binary or len(own) == 2:
-        return own or [(str(unit), f"output {unit}") for unit in range(scoring.classes)]
-    id_, name = own[0] if own else ("1", "class 1")
-    return [("0", f"not {name}" if own else "class 0"), (id_, name)]
+    naming = naming_of(model)
+    return naming.classes if len(naming.scoring.shape) == 1 else ()
 
 
 def _plain(text: str) -> str:

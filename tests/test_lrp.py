@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import nplrp
-from nplrp import explanation, fused, lrp
+from nplrp import fused, lrp, outputs
 from nplrp.errors import ModelError, NumericsError, RuleError
 from nplrp.kernels.conv import Packed
 from nplrp.model import Window, chain
@@ -113,7 +113,7 @@ def test_lrp0_without_bias_is_gradient_times_input():
 @pytest.mark.parametrize("composite", ["notebook", "zplus"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_batches_are_singles_bit_for_bit(composite, dtype):
-    model, x = small_vgg(), images(2, 2 * explanation.CHUNK + 3, (8, 8, 3))  # two chunks of one size
+    model, x = small_vgg(), images(2, 2 * outputs.CHUNK + 3, (8, 8, 3))  # two chunks of one size
     batch = nplrp.explain(model, x, composite, dtype=dtype)
     for i in range(len(x)):
         single = nplrp.explain(model, x[i : i + 1], composite, dtype=dtype)
@@ -467,13 +467,13 @@ def test_of_equal_logits_the_first_is_explained():
     model, x = chain((4,), [dense("logits", kernel, None, "linear")]), np.ones((2, 4))
     assert nplrp.explain(model, x, "zplus").targets.tolist() == [1, 1]
     assert nplrp.explain(model, x, "zplus", target="top-2").targets.tolist() == [1, 3, 1, 3]
-    assert [label.unit for label in explanation.predict(model, x, 2)[1]] == [1, 3]
+    assert [label.unit for label in outputs.top_labels(model, x, 2)[1]] == [1, 3]
 
 
 def test_predictions_are_an_explanations_labels():
-    model, x = small_vgg(), images(27, explanation.CHUNK + 2, (8, 8, 3))
-    assert explanation.predict(model, x, 3) == nplrp.explain(model, x).labels(3)
-    assert explanation.predict(model, x, 5, "float64") == nplrp.explain(model, x, dtype="float64").labels()
+    model, x = small_vgg(), images(27, outputs.CHUNK + 2, (8, 8, 3))
+    assert outputs.top_labels(model, x, 3) == nplrp.explain(model, x).labels(3)
+    assert outputs.top_labels(model, x, 5, "float64") == nplrp.explain(model, x, dtype="float64").labels()
 
 
 def test_labels():

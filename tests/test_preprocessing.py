@@ -237,7 +237,7 @@ def test_other_doubts():
 
 def test_doubts_are_warnings():
     model, (x, pixels) = small_vgg(), picture_of("caffe")
-    for call in (nplrp.forward, nplrp.explain, nplrp.explanation.predict):
+    for call in (nplrp.forward, nplrp.explain, nplrp.predict):
         with pytest.warns(InputWarning, match="make it with nplrp.preprocess"):
             call(model, pixels)
         with warnings.catch_warnings():

@@ -61,7 +61,7 @@ def test_scores_are_what_the_model_gives(activation, own):
         assert [label.score for label in labels] == sorted(row.tolist(), reverse=True)
         assert [row[label.unit] for label in labels] == [label.score for label in labels]
         assert {label.what for label in labels} == {what}
-    assert nplrp.explanation.predict(model, e.x, 9, "float64") == e.labels(9)
+    assert nplrp.outputs.top_labels(model, e.x, 9, "float64") == e.labels(9)
     assert e.relevance.shape == e.x.shape and np.array_equal(e.targets, np.argmax(e.logits, axis=1))
 
 

@@ -8,7 +8,7 @@ import pytest
 import nplrp
 from nplrp.errors import ModelError
 from nplrp.model import Preprocessing, chain
-from nplrp.targets import find_target, find_targets, labels_of
+from nplrp.targets import find_target, find_targets, naming_of
 from tests.networks import dense, plain, small_vgg
 
 CLASSES = (("n1", "golden_retriever"), ("n2", "tabby"), ("n3", "crane"), ("n4", "crane"), ("n5", "Egyptian_cat"))
@@ -59,7 +59,7 @@ def test_several(model):
 
 
 def test_equal_scores_come_in_order(model):
-    found = labels_of(model, np.array([0.1, 0.3, 0.3, 0.2, 0.1]), 3)
+    found = naming_of(model).largest(np.array([0.1, 0.3, 0.3, 0.2, 0.1]), 3)
     assert [label.unit for label in found] == [1, 2, 3]
     assert found[0].name == "tabby"
     assert found[0].id == "n2"

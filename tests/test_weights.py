@@ -14,9 +14,9 @@ import pytest
 
 import nplrp.model
 from nplrp.errors import WeightsError
-from nplrp.explanation import forward
 from nplrp.files.weights import imagenet_classes, load
 from nplrp.model import Preprocessing, chain
+from nplrp.outputs import forward
 from tests.keras_files import FILES, LAYOUTS, sequential, vgg, write_by_name
 
 VGG16 = [f"block{b}_{part}" for b, n in enumerate((2, 2, 3, 3, 3), 1) for part in (*(f"conv{i}" for i in range(1, n + 1)), "pool")]

@@ -41,6 +41,11 @@ def path_name(layer: str) -> str:
     return layer.replace("%", "%25").replace("/", "%2F")
 
 
+def layer_name(path: str) -> str:
+    """Return the layer's name that `path_name` has written."""
+    return path.replace("%2F", "/").replace("%25", "%")
+
+
 @contextmanager
 def open_hdf5(data: memoryview) -> Iterator[h5py.File]:
     """Open the HDF5 file that lies in `data`, and turn everything that libhdf5 complains of into `WeightsError`.

@@ -1,28 +1,30 @@
-"""Write an explanation's numbers to a file, .npz or .h5, all of it or nothing; carry on from such a file."""
+"""Write an explanation's numbers to a file, .npz or .h5, all of it or nothing; `nplrp.files.saved` reads them back."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nplrp.errors import ModelError, OutputError, RuleError
-from nplrp.explanation import Explanation, explain
+from nplrp.errors import OutputError, RuleError
 from nplrp.files.atomic import atomic
-from nplrp.model import Model
-from nplrp.rules.composites import Composite, composite_named
+from nplrp.ledger import SUMS
+from nplrp.plan import Plan
+from nplrp.rules.recorded import rule_facts
 from nplrp.scores import scoring_of
 from nplrp.span import INPUT
+
+if TYPE_CHECKING:
+    from nplrp.explanation import Explanation
 
 SUFFIXES = (".npz", ".h5")
 
 
-def save(explanation: Explanation, path: str | os.PathLike[str], layers: bool = False) -> None:
+def save(explanation: Explanation, path: str | os.PathLike[str], layers: bool = False, ledger: bool = False) -> None:
     """Write an explanation's arrays under their names, with what they were computed from as JSON under ``about``.
 
     Parameters
@@ -33,11 +35,15 @@ def save(explanation: Explanation, path: str | os.PathLike[str], layers: bool = 
     layers : bool
         Also write every layer's activation and relevance, as ``activations/<layer>`` and ``relevances/<layer>``. In .h5 a slash in a
         layer's name is written as ``%2F`` (and ``%`` as ``%25``), as in golden files: there it would begin a group.
+    ledger : bool
+        Also write the ledger: each sum as ``ledger/<sum>``, [layers, maps].
 
     Raises
     ------
     OutputError
         If the suffix is unknown or the file can't be written; a file that was there before stays as it was.
+    RuleError
+        If the ledger is asked for of a gradient, which has none.
     """
     path = Path(path)
     check_suffix(path)
@@ -45,13 +51,22 @@ def save(explanation: Explanation, path: str | os.PathLike[str], layers: bool = 
     arrays["images"] = explanation.images
     if explanation.targets is not None:
         arrays["targets"] = explanation.targets
+    if not isinstance(explanation.start, str):
+        arrays["start"] = explanation.start
     written: Callable[[str], str] = str
     if path.suffix == ".h5":
         from nplrp.files.hdf5 import path_name as written
+    arrays |= {f"masks/{written(name)}": mask for name, mask in _masks(explanation).items()}
     if layers:
         arrays |= {f"activations/{written(name)}": array for name, array in explanation.activations.items()}
         arrays |= {f"relevances/{written(name)}": array for name, array in explanation.relevances.items()}
-    note = json.dumps(about(explanation), sort_keys=True)
+    facts = about(explanation) | {"recorded": _recorded(explanation.plan), "classes": explanation.model.classes}
+    if ledger:
+        book = explanation.ledger
+        facts["ledger"] = [{"layer": e.layer, "rule": e.rule, "edges": list(e.edges)} for e in book.entries]
+        arrays |= {f"ledger/{term}": np.stack([getattr(e, term) for e in book.entries]) for term in SUMS}
+        arrays["ledger/edges"] = np.stack([edge for e in book.entries for edge in e.edges.values()])
+    note = json.dumps(facts)  # the rules stay in the order of the layers
     with atomic(path) as temporary:
         if path.suffix == ".npz":
             with temporary.open("wb") as file:
@@ -65,103 +80,46 @@ def save(explanation: Explanation, path: str | os.PathLike[str], layers: bool = 
                     file.create_dataset(name, data=array)
 
 
+def _masks(explanation: Explanation) -> dict[str, np.ndarray]:
+    steps = explanation.plan.steps
+    return {INPUT if i < 0 else steps[i].name: mask for i, mask in explanation.span.masks.items()}
+
+
 def about(explanation: Explanation) -> dict[str, Any]:
     """Return what an explanation was computed from, as JSON values: model, rules, numerics."""
     from nplrp import __version__
 
-    plan = explanation.plan
+    plan, model, span = explanation.plan, explanation.model, explanation.span
+    scoring = scoring_of(model)
     return {
         "generator": f"nplrp {__version__}",
-        "model": plan.model.name,
-        "weights_sha256": plan.model.content_hash,
+        "model": model.name,
+        "weights_sha256": model.content_hash,
         "composite": plan.composite.name,
         "dialect": plan.dialect.name,
-        "preprocessing": vars(plan.model.preprocessing),
-        "input_shape": list(plan.model.input_shape),
-        "scores": scoring_of(plan.model).what,
+        "preprocessing": vars(model.preprocessing),
+        "input_shape": list(model.input_shape),
+        "scores": scoring.what,
+        "scoring": {"function": scoring.function, "shape": list(scoring.shape)},
         "start": explanation.start if isinstance(explanation.start, str) else "given",
         "begins_with": explanation.begins_with or None,
+        "at": None if span.top == len(plan.steps) - 1 else plan.steps[span.top].name if span.top >= 0 else INPUT,
         "relevance_of": explanation.layer,
         "rules": {step.name: str(rule) for step, rule in zip(plan.steps, plan.rules, strict=True)},
         "dtype": plan.dtype.name,
         "algorithm": plan.algorithm,
+        "merge": plan.merge,
         "layout": "NHWC",
     }
 
 
-def resume(
-    path: str | os.PathLike[str],
-    model: Model,
-    composite: str | Composite | None = None,
-    until: str | None = None,
-    masks: Mapping[str, Any] | None = None,
-) -> Explanation:
-    """Carry on a pass that ended at a layer inside and was saved: same image, rules and numerics, with the bits of an unbroken pass.
-
-    Parameters
-    ----------
-    path : path
-        Written by `save`.
-    model : Model
-        The one that the pass ran on.
-    composite : str, Composite or None
-        None is the file's, which must be a preset.
-    until, masks
-        As for `nplrp.explain`.
-
-    Returns
-    -------
-    Explanation
-
-    Raises
-    ------
-    OutputError
-        If the file can't be read, or isn't one of `save`.
-    ModelError
-        If it was computed with other weights, or the pass is already at the input.
-    RuleError
-        If its composite is no preset, and none is given.
-    """
-    path = Path(path)
-    check_suffix(path)
+def _recorded(plan: Plan) -> dict[str, Any] | None:
+    """Return the rules with every constant, to make the plan again should the preset have changed; None if they can't be written down."""
     try:
-        note, x, relevance, image = _read(path)
-    except (OSError, KeyError, ValueError, BadZipFile) as error:
-        raise OutputError(f"{path}: is not an explanation that nplrp saved: {error}; save it again with nplrp.files.save.save") from None
-    if note["weights_sha256"] != model.content_hash:
-        raise ModelError(f"{path}: was computed with other weights than those of {model.name} (SHA-256 {note['weights_sha256'][:12]}...)")
-    layer = note["relevance_of"]
-    if layer == INPUT:
-        raise ModelError(f"{path}: its pass is already at the model's input; there is nothing to carry on")
-    if composite is None:
-        try:
-            composite = composite_named(note["composite"])
-        except RuleError:
-            raise RuleError(f"{path}: its composite {note['composite']!r} is no preset; give the composite itself") from None
-    return explain(
-        model,
-        x[image],
-        composite,
-        dtype=note["dtype"],
-        algorithm=note["algorithm"],
-        dialect=note["dialect"],
-        start=relevance,
-        at=layer,
-        until=until,
-        masks=masks,
-    )
-
-
-def _read(path: Path) -> tuple[dict[str, Any], np.ndarray, np.ndarray, np.ndarray]:
-    """Return (about, x, relevance, the image of each map)."""
-    names = ("x", "relevance", "images")
-    if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as file:
-            return json.loads(str(file["about"])), *(file[name] for name in names)
-    import h5py
-
-    with h5py.File(path) as file:
-        return json.loads(file.attrs["about"]), *(file[name][...] for name in names)
+        rules = [[step.name, rule_facts(rule)] for step, rule in zip(plan.steps, plan.rules, strict=True)]
+    except RuleError:
+        return None
+    return {"rules": rules, "slopes": plan.composite.slopes, "stand_ins": plan.dialect.stand_ins, "gradient": plan.composite.gradient}
 
 
 def check_suffix(path: Path) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from nplrp.explanation import run
 from nplrp.golden.candidate import Candidate
 from nplrp.golden.checking import check
 from nplrp.golden.diagnosis import plan_of
@@ -23,6 +22,7 @@ from nplrp.golden.values import Golden, Tensor
 from nplrp.golden.whole_run import Progress, whole_run
 from nplrp.lrp import step_back
 from nplrp.model import Model
+from nplrp.outputs import run
 
 #: Above this share of a layer's relevance its tolerance is called vacuous.
 VACUOUS = 0.01

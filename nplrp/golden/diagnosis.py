@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nplrp import layers
-from nplrp.explanation import run
 from nplrp.golden import edges
 from nplrp.golden.bounds import Bounds, forward_bounds, relevance_bounds
 from nplrp.golden.errors import GoldenError
@@ -23,6 +22,7 @@ from nplrp.golden.values import UNIT, Golden, Tensor
 from nplrp.layers import Step
 from nplrp.lrp import run_forward, run_step
 from nplrp.model import Model
+from nplrp.outputs import run
 from nplrp.plan import Plan, make_plan, make_steps
 from nplrp.scores import scoring_of
 from nplrp.trace import Trace

@@ -23,9 +23,9 @@ from nplrp.golden.whole_run import Progress, Run, whole_run
 from nplrp.layers import Step
 from nplrp.model import Model
 from nplrp.plan import last_sum, make_plan, make_steps
-from nplrp.rules import SWITCHES, Rule
 from nplrp.rules.composites import Composite
 from nplrp.rules.dialects import Dialect, dialect_named
+from nplrp.rules.recorded import composite_of, rule_facts
 from nplrp.scores import scoring_of
 from nplrp.targets import find_targets
 
@@ -178,14 +178,8 @@ def check_weights(golden: Golden, model: Model) -> None:
 
 def rebuilt_composite(facts: Mapping[str, Any]) -> Composite:
     """Return the composite that a file describes rule by rule, so that presets may change without changing old files."""
-    from nplrp.rules.composites import Select
-
-    rows = tuple(
-        (Select(names=(_literal(layer["name"]),)), Rule(layer["rule"]["name"], **_settings(layer["rule"])))
-        for layer in facts["layers"]
-        if layer["rule"]
-    )
-    return Composite(str(facts["composite"]), rows, facts["start"], slopes=facts.get("slopes", ""))
+    rules = [(layer["name"], layer["rule"]) for layer in facts["layers"]]
+    return composite_of(str(facts["composite"]), rules, facts["start"], facts.get("slopes", ""))
 
 
 def rebuilt_dialect(facts: Mapping[str, Any]) -> Dialect | None:
@@ -374,27 +368,6 @@ def _facts(e: Run, profile: str, input_name: str) -> dict[str, Any]:
         facts["stand_ins"] = True
     facts["content_key"] = sha256(np.concatenate([e.relevances["input"].reshape(-1), e.trace.logits.reshape(-1)]))
     return facts
-
-
-def rule_facts(rule: Rule) -> dict[str, Any]:
-    """Return a rule with every constant, as JSON values."""
-    if rule.made is not None:
-        raise RuleError(f"golden files know rules by name; {rule.name!r} is made of parts of your own, which they can't hold")
-    values = {key: getattr(rule, key) for key in SWITCHES if key in rule.row.parameters}
-    if rule.box is not None:
-        values["box"] = "by pixel"
-    return {"name": rule.name, **{key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}}
-
-
-def _settings(rule: Mapping[str, Any]) -> dict[str, Any]:
-    derived = ("low", "high", "box") if "box" in rule else ()  # from the picture again, as it differs by pixel
-    given = {key: value for key, value in rule.items() if value is not None and key not in ("name", *derived)}
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
-
-
-def _literal(name: str) -> str:
-    """Return a pattern that a name alone matches."""
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
 
 
 def _environment() -> dict[str, str]:

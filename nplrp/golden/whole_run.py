@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from nplrp import layers
-from nplrp.explanation import carry_back, forward, run
+from nplrp.explanation import carry_back
 from nplrp.fused import fusions
 from nplrp.lrp import run_backward, step_back
 from nplrp.model import Model
+from nplrp.outputs import forward, run
 from nplrp.plan import Plan, make_steps
 from nplrp.scores import scoring_of
 from nplrp.span import find_span

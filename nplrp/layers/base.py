@@ -281,6 +281,8 @@ class Fused:
         and beside it with those of parts.
     carry : callable
         (step, s part by part, parts, inputs, workspace) -> Carried: lines 3 and 4.
+    beside : callable or None
+        (step, inputs, parts, workspace) -> each part's z, without the step's own, which another pass has computed.
     whole : callable or None
         (step, R, division, part, inputs, workspace) -> Carried: lines 2, 3 and 4 of a rule of one part, whose division is the step's own.
     fits : callable
@@ -297,6 +299,7 @@ class Fused:
 
     forward: Callable[[Step, Sequence[np.ndarray], bool | float, Sequence[Part], Workspace], tuple[np.ndarray, list[np.ndarray]]]
     carry: Callable[..., Carried]
+    beside: Callable[[Step, Sequence[np.ndarray], Sequence[Part], Workspace], list[np.ndarray]] | None = None
     whole: Callable[[Step, np.ndarray, Division, Part, Sequence[np.ndarray], Workspace], Carried] | None = None
     fits: Callable[[Step], bool] = lambda step: True
     terms: int = 1

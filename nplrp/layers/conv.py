@@ -175,23 +175,39 @@ def fused_forward(
     step: Step, inputs: Sequence[np.ndarray], relu: bool | float, parts: Sequence[Part], workspace: Workspace
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Convolve, and with the first part's weights in the same pass over the input, if these are all that it changes."""
+    own = (packed_weights(step, (AS_IS,), False), step.bias, relu)
+    z, *besides = _convolved(step, inputs, [own], parts, workspace)
+    return z, besides
+
+
+def fused_beside(step: Step, inputs: Sequence[np.ndarray], parts: Sequence[Part], workspace: Workspace) -> list[np.ndarray]:
+    """Convolve with the weights of parts alone."""
+    return _convolved(step, inputs, [], parts, workspace)
+
+
+def _convolved(
+    step: Step, inputs: Sequence[np.ndarray], own: list[tuple[Any, ...]], parts: Sequence[Part], workspace: Workspace
+) -> list[np.ndarray]:
+    """Convolve with the step's own (packed weights, bias, relu), if any, then with those of parts; two that read the input in one go."""
     from nplrp.kernels import conv
 
     (a,) = inputs
     nt, scratch, changed = threads(), scratch_of(workspace), signed_parts(a, parts, workspace)
-    z = workspace.empty((len(a), *step.output_shape), a.dtype)
-    besides = [workspace.empty(z.shape, z.dtype) for _ in parts]
-    packed = [packed_weights(step, _weights(part), False) for part in parts]
-    rest = list(zip(parts, packed, [changed_bias(step, part.bias) for part in parts], besides, strict=True))
-    second = {}
-    if parts and _unchanged(parts[0]):
-        second = dict(zip(("packed2", "bias2", "out2"), rest.pop(0)[1:], strict=True))
-    conv.conv_forward(a, packed_weights(step, (AS_IS,), False), step.bias, relu, z, **second, threads=nt, workspace=scratch)
-    for part, each, b, out in rest:
-        x, *more = (changed[term.input] for term in part.terms)
-        conv.conv_forward(x, each, b, False, out, x2=more[0] if more else None, threads=nt, workspace=scratch)
+    found = [workspace.empty((len(a), *step.output_shape), a.dtype) for _ in (*own, *parts)]
+    products = [((a,), *each) for each in own]
+    for part in parts:
+        read = tuple(changed[term.input] for term in part.terms)
+        products.append((read, packed_weights(step, _weights(part), False), changed_bias(step, part.bias), False))
+    waiting = list(zip(products, found, strict=True))
+    if len(waiting) > 1 and (own or _unchanged(parts[0])) and _unchanged(parts[1 - len(own)]):
+        (_, packed, bias, relu), out = waiting.pop(0)
+        (_, packed2, bias2, _), out2 = waiting.pop(0)
+        conv.conv_forward(a, packed, bias, relu, out, packed2=packed2, bias2=bias2, out2=out2, threads=nt, workspace=scratch)
+    for (read, packed, bias, relu), out in waiting:
+        x, *more = read
+        conv.conv_forward(x, packed, bias, relu, out, x2=more[0] if more else None, threads=nt, workspace=scratch)
     workspace.give(*(array for name, array in changed.items() if name != "a"))
-    return z, besides
+    return found
 
 
 def _weights(part: Part) -> tuple[Change, ...]:
@@ -486,7 +502,7 @@ CONV = Operation(
     forward,
     transpose,
     terms=terms,
-    fused=Fused(fused_forward, carry, terms=2, tops=True, divides=True),
+    fused=Fused(fused_forward, carry, fused_beside, terms=2, tops=True, divides=True),
     queueable=True,
     tie=window_row,
     scale_outputs=scaled_outputs,

@@ -259,7 +259,7 @@ SUM = Operation(
     gather=stack,
     scatter=unstack,
     terms=sum_terms,
-    fused=Fused(fused_forward, carry, whole, _fusible, tops=True),
+    fused=Fused(fused_forward, carry, whole=whole, fits=_fusible, tops=True),
     queueable=True,
     tie=point_row,
     keeps_sign=True,

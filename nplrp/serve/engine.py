@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from nplrp import explanation
+from nplrp import explanation, outputs
 from nplrp.errors import InputWarning, NplrpError
 from nplrp.files.save import about
 from nplrp.layers import Step
@@ -129,7 +129,7 @@ class Engine:
     def _predict(self, inputs: Sequence[Inputs], places: Sequence[int]) -> list[Instance]:
         wanted = inputs[0].wanted
         x = _stacked(inputs, places)
-        labels = explanation.predict(self.model, x, wanted.top, wanted.dtype, wanted.algorithm)
+        labels = outputs.top_labels(self.model, x, wanted.top, wanted.dtype, wanted.algorithm)
         return [Instance(each, doubts=self._doubts(x[i])) for i, each in enumerate(labels)]
 
     def _doubts(self, image: np.ndarray) -> list[str]:
@@ -157,7 +157,7 @@ class Engine:
 
     def _maps(self, e: explanation.Explanation, wanted: Wanted) -> list[Map]:
         inside = {name: e.relevances[name] for name in wanted.layers if name != INPUT}
-        book = e.passes.ledger if wanted.ledger and not e.plan.composite.gradient else None  # `ledger` would warn; we say it in the answer
+        book = e.books if wanted.ledger and not e.plan.composite.gradient else None  # `ledger` would warn; we say it in the answer
         chosen = [None] * len(e.relevance) if e.targets is None else e.target_labels()
         maps = []
         for m, R in enumerate(e.relevance):

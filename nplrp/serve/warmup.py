@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from nplrp import explanation
+from nplrp import explanation, outputs
 from nplrp.heatmaps import encode_png, figure, heatmap
 from nplrp.model import Layer, Model, Preprocessing, Window, chain
 from nplrp.plan import ALGORITHMS
@@ -42,9 +42,9 @@ def warm_up(dtypes: Sequence[str], models: Sequence[Model] = (), say: Callable[[
                         warnings.simplefilter("ignore")  # networks of no meaning lose relevance
                         _ = e.ledger
                 count += 1
-            explanation.forward(model, x, dtype)
+            outputs.forward(model, x, dtype)
             for picture in (x, np.zeros_like(x)):  # the flat one has ties
-                explanation.predict(model, picture, dtype=dtype)
+                outputs.top_labels(model, picture, dtype=dtype)
             say(f"{dtype}, {model.name}: {time.monotonic() - begun:.0f} s")
         for model in models:
             explanation.explain(model, np.zeros((1, *model.input_shape)), dtype=dtype)

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 import nplrp
-from nplrp.explanation import predict
 from nplrp.heatmaps import encode_png, figure, panel
 from nplrp.images import display, load_pixels
+from nplrp.outputs import top_labels
 from nplrp.rules.composites import COMPOSITES
 from nplrp.rules.presets import presets
 from nplrp.serve import answers
@@ -83,7 +83,7 @@ def test_predict_is_the_librarys(server, model):
     content = picture()
     answer = server.predict([b64(content), b64(picture(1))], {"top": 3}).json()
     x = np.concatenate([as_nplrp(model, content), as_nplrp(model, picture(1))])
-    expected = [[label._asdict() for label in labels] for labels in predict(model, x, 3)]
+    expected = [[label._asdict() for label in labels] for labels in top_labels(model, x, 3)]
     assert [each["labels"] for each in answer["predictions"]] == expected
     assert answer["model_name"] == "m" and answer["model_version"] == model.content_hash[:12]
 
@@ -102,8 +102,8 @@ def test_explain_is_the_librarys(server, model, composite):
     if composite == "gradient":
         assert found["ledger"] is None
     else:
-        assert found["ledger"] == e.passes.ledger.image(0).as_rows()
-        assert found["warnings"] == e.passes.ledger.alarms()
+        assert found["ledger"] == e.books.image(0).as_rows()
+        assert found["warnings"] == e.books.alarms()
     if composite == "notebook":
         assert found["target"] is None
     else:
