@@ -37,7 +37,7 @@ def completeness(explanation: Explanation) -> dict[str, np.ndarray]:
         logits = scoring_of(explanation.model).logits(explanation.logits)[explanation.images].astype(np.float64)
         into = logits.sum(axis=1) if explanation.targets is None else logits[np.arange(maps), explanation.targets]
     else:
-        ledger = explanation.passes.ledger
+        ledger = explanation.books
         into = ledger.start
         out = ledger.end
         terms = {key: np.sum([getattr(entry, key) for entry in ledger.entries], axis=0) for key in terms}

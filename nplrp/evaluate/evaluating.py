@@ -13,6 +13,7 @@ import numpy as np
 from nplrp import __version__
 from nplrp.errors import NumericsError, nearest
 from nplrp.evaluate.errors import EvaluationError
+from nplrp.evaluate.partial import Walk
 from nplrp.evaluate.perturbing import Bounds, whole
 from nplrp.evaluate.predicting import CHUNK, Once, check_score, scores_of
 from nplrp.evaluate.table import ARROWS, HIGHER, ZERO, Job, Metric, Outcome, metrics_named
@@ -22,7 +23,7 @@ from nplrp.plan import make_plan
 from nplrp.preprocessing import UNKNOWN, WAY_OUT
 from nplrp.rules.composites import Composite, split_names
 from nplrp.scores import scoring_of
-from nplrp.targets import find_targets, label_of
+from nplrp.targets import find_targets, naming_of
 
 #: What is measured unless something else is asked for: nothing that takes more than a hundred forward passes.
 DEFAULT = ("deletion", "insertion", "sparseness", "complexity", "completeness")
@@ -190,6 +191,9 @@ def evaluate(
     def shown(relevance: np.ndarray) -> np.ndarray:
         return relevance.sum(axis=-1) if features == "pixels" and relevance.ndim > 2 else relevance
 
+    def walker(patch: int) -> Walk:
+        return Walk(model, (patch, patch), score, dtype, algorithm)
+
     predict = Once(lambda some: scores_of(model, some, score, dtype, algorithm))
     parts = [metric for metric in chosen if not metric.row.whole]
     wholes = [metric for metric in chosen if metric.row.whole]
@@ -212,7 +216,7 @@ def evaluate(
                 scores = predict(some)
                 targets = scores.argmax(axis=1) if wanted is None else np.asarray(wanted[chunk])
                 followed.append(targets)
-                labels += [label_of(model, int(t), float(row[t]))._asdict() for t, row in zip(targets, scores, strict=True)]
+                labels += [naming_of(model).label(int(t), float(row[t]))._asdict() for t, row in zip(targets, scores, strict=True)]
             relevance = shown(explanation.relevance)
             if wholes:
                 maps[name].append(relevance)
@@ -228,6 +232,7 @@ def evaluate(
                 explanation,
                 bounds,
                 seed,
+                walker,
             )
             for metric in parts:
                 steps.next(f"{names[chunk.start]}: {name}, {metric.name}")

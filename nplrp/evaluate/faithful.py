@@ -7,17 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nplrp.evaluate.errors import EvaluationError
-from nplrp.evaluate.perturbing import Bounds, baseline_values, features_of, ranks_in_order, whole
+from nplrp.evaluate.perturbing import Bounds, baseline_values, boxes_in_order, features_of, ranks_in_order, whole
+
+if TYPE_CHECKING:
+    from nplrp.evaluate.partial import Walk
 
 Predict = Callable[[np.ndarray], np.ndarray]
 
 #: Inputs that are predicted at once.
 BATCH = 16
+#: Inputs whose layers are all kept while patches of them are replaced.
+WALKING = 4
 #: Steps of a curve, unless it is told otherwise.
 STEPS = 50
 
@@ -65,6 +70,7 @@ def pixel_flipping(
     insert: bool = False,
     bounds: Bounds | None = None,
     seed: int = 0,
+    walker: Callable[[int], Walk | None] | None = None,
 ) -> Curves:
     """Replace regions of inputs in the order of their relevance, and follow the target's score.
 
@@ -94,6 +100,9 @@ def pixel_flipping(
         As for `baseline_values`.
     seed : int
         Of random orders and baselines.
+    walker : callable or None
+        (patch) -> what predicts images in which one patch after the other is replaced (`nplrp.evaluate.partial.Walk`), or None if nothing
+        does; it is asked where patches are replaced, and takes the place of `predict`.
 
     Returns
     -------
@@ -112,6 +121,14 @@ def pixel_flipping(
     first, then = (other, x) if insert else (x, other)
     done = np.minimum(np.arange(steps + 1) * step, count)
     scores = np.empty((len(x), steps + 1))
+    walk = walker(patch) if walker is not None and patch > 1 and x.ndim == 4 else None
+    if walk is not None and walk.pays(step):
+        boxes = boxes_in_order(turns, patch, int(done[-1]))
+        for at in range(0, len(x), WALKING):
+            few = slice(at, at + WALKING)
+            followed = walk(first[few], then[few], boxes[few], done.tolist())
+            scores[few] = np.take_along_axis(followed, targets[few, None, None], axis=2)[..., 0]
+        return Curves(done / count, scores)
     together = max(BATCH // max(len(x), 1), 1)
     for at in range(0, steps + 1, together):
         some = done[at : at + together]

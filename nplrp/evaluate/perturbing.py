@@ -6,6 +6,7 @@ single values, if it has the input's own shape. Regions are square patches of pi
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -238,6 +239,31 @@ def ranks_in_order(relevance: np.ndarray, patch: int = 1, order: str = "morf", s
     turns = np.empty((n, count), np.int32)
     np.put_along_axis(turns, sequence, np.broadcast_to(np.arange(count, dtype=np.int32), (n, count)), axis=1)
     return turns[:, label].reshape(relevance.shape), count
+
+
+def boxes_in_order(turns: np.ndarray, patch: int, most: int) -> np.ndarray:
+    """Return where the first patches lie, in their order.
+
+    Parameters
+    ----------
+    turns : ndarray [n, h, w, 1 or c] of int
+        From `ranks_in_order`.
+    patch : int
+    most : int
+        How many patches.
+
+    Returns
+    -------
+    ndarray [n, most, 2, 2] of int
+        (first, end) of rows and of columns.
+    """
+    sides = []
+    for side in turns.shape[1:3]:
+        edges = np.r_[0, np.arange(patch - (-side % patch) // 2, side, patch), side]
+        sides.append(list(itertools.pairwise(edges)))
+    boxes = np.array([(rows, columns) for rows in sides[0] for columns in sides[1]])
+    order = np.argsort(turns[:, boxes[:, 0, 0], boxes[:, 1, 0], 0], axis=1)
+    return boxes[order[:, :most]]
 
 
 def whole(value: Any, name: str, least: int = 1) -> int:

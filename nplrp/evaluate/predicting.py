@@ -3,46 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from nplrp import layers
-from nplrp.errors import nearest
+from nplrp.errors import InputWarning, nearest
 from nplrp.evaluate.errors import EvaluationError
-from nplrp.explanation import run
 from nplrp.model import Model
-from nplrp.plan import make_plan
+from nplrp.outputs import logits, predict
 from nplrp.scores import scoring_of
-from nplrp.workspace import workspace_of
 
 #: What a score is: what the model gives (of several logits their softmax), or the logit before it.
 SCORES = ("probability", "logit")
-#: Inputs that are in memory at once, with all their layers.
+#: Inputs that are explained at once, and measured together.
 CHUNK = 8
-
-
-def outputs(model: Model, x: np.ndarray, dtype: Any = "float32", algorithm: str = "auto") -> tuple[np.ndarray, np.ndarray]:
-    """Return a model's outputs and logits, each [n, *output_shape]: the one place where metrics run a model.
-
-    Raises
-    ------
-    EvaluationError
-        If x doesn't fit the model, or isn't finite.
-    """
-    plan = make_plan(model, "gradient", dtype, algorithm)
-    x = np.asarray(x)
-    if x.shape[1:] != model.input_shape or x.dtype.kind not in "fiu" or not np.isfinite(x).all():
-        takes = ", ".join(map(str, model.input_shape))
-        raise EvaluationError(f"inputs have shape {x.shape} and dtype {x.dtype}; {model.name} takes finite numbers (n, {takes})")
-    found = []
-    with workspace_of(model) as workspace:
-        for at in range(0, max(len(x), 1), CHUNK):
-            trace = run(plan, np.ascontiguousarray(x[at : at + CHUNK], plan.dtype), workspace)
-            found.append((trace.output.copy(), trace.logits.copy()))
-            workspace.give_all()
-    return np.concatenate([each[0] for each in found]), np.concatenate([each[1] for each in found])
 
 
 def scores_of(model: Model, x: np.ndarray, score: str = "probability", dtype: Any = "float32", algorithm: str = "auto") -> np.ndarray:
@@ -63,11 +40,18 @@ def scores_of(model: Model, x: np.ndarray, score: str = "probability", dtype: An
         If there is no such score.
     """
     check_score(score)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InputWarning)  # of changed inputs; whoever explains the input itself is warned
+        output = predict(model, x, dtype, algorithm) if score == "probability" else logits(model, x, dtype, algorithm)
+    return of_outputs(model, output, output, score)
+
+
+def of_outputs(model: Model, output: np.ndarray, sums: np.ndarray, score: str) -> np.ndarray:
+    """Return the score of each class [n, classes] from the model's output or its logits, [n, *output_shape]."""
     scoring = scoring_of(model)
-    output, logits = outputs(model, x, dtype, algorithm)
     if score == "logit":
-        return scoring.logits(logits)
-    return scoring.scores(layers.softmax(logits) if scoring.what == "logit" and scoring.has_softmax else output)
+        return scoring.logits(sums)
+    return scoring.scores(layers.softmax(output) if scoring.what == "logit" and scoring.has_softmax else output)
 
 
 def check_score(score: str) -> None:

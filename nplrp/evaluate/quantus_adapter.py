@@ -19,10 +19,10 @@ import numpy as np
 
 from nplrp.errors import brief
 from nplrp.evaluate.errors import EvaluationError
-from nplrp.evaluate.predicting import outputs
 from nplrp.evaluate.randomising import layers_with_weights, random_layer
-from nplrp.explanation import explain, forward
+from nplrp.explanation import explain
 from nplrp.model import Layer, Model, build
+from nplrp.outputs import forward, logits
 from nplrp.scores import scoring_of
 
 try:
@@ -83,9 +83,8 @@ class QuantusModel(torch.nn.Module):
                 module = self._modules[self._places[layer.name]]
                 if module is not None and module._forward_hooks:
                     module(x, torch.from_numpy(channels_first(activations[layer.name])))
-        logits = outputs(model, array, self.dtype, self.algorithm)[1]
-        scoring = scoring_of(model)
-        flat = scoring.logits(logits) / 2 if scoring.binary else logits.reshape(len(logits), -1)
+        found, scoring = logits(model, array, self.dtype, self.algorithm), scoring_of(model)
+        flat = scoring.logits(found) / 2 if scoring.binary else found.reshape(len(found), -1)
         return torch.from_numpy(np.ascontiguousarray(flat))
 
 

@@ -22,6 +22,7 @@ from nplrp.rules.composites import split_names
 from nplrp.rules.rule import parse_call
 
 if TYPE_CHECKING:
+    from nplrp.evaluate.partial import Walk
     from nplrp.explanation import Explanation
     from nplrp.model import Model
 
@@ -53,6 +54,8 @@ class Job:
     bounds : (ndarray, ndarray) or None
         What a feature's value may be.
     seed : int
+    walker : callable or None
+        As for `nplrp.evaluate.pixel_flipping`.
     """
 
     x: np.ndarray
@@ -65,6 +68,7 @@ class Job:
     explanation: Explanation | None
     bounds: Bounds | None
     seed: int
+    walker: Callable[[int], Walk | None] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +162,8 @@ def _by_order(morf: str, lerf: str) -> Callable[[Mapping[str, Any]], str]:
 
 
 def _flip(job: Job, **parameters: Any) -> faithful.Curves:
-    return faithful.pixel_flipping(job.predict, job.x, job.relevance, job.targets, bounds=job.bounds, seed=job.seed, **parameters)
+    own: dict[str, Any] = {"bounds": job.bounds, "seed": job.seed, "walker": job.walker}
+    return faithful.pixel_flipping(job.predict, job.x, job.relevance, job.targets, **own, **parameters)
 
 
 def _below(curves: faithful.Curves) -> Outcome:
