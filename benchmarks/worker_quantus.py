@@ -5,7 +5,9 @@ import warnings
 from importlib.metadata import version
 
 import numpy as np
-import zennit_import  # noqa: F401, I001 - before quantus, which imports zennit
+import zennit_import  # noqa: F401 - before quantus, which imports zennit
+
+# isort: split
 import quantus
 import torch
 from evaluating import DRAWS, JOBS, given

@@ -157,8 +157,8 @@ def sufficiency(relevance: np.ndarray, classes: np.ndarray, threshold: float = 0
     classes : ndarray [n] of int
     threshold : float
     """
-    flat = np.abs(np.asarray(relevance, np.float64).reshape(len(relevance), -1))
-    if (flat.std(axis=0) == 0).any():  # 0 / 0 makes every distance a NaN, and nobody is near
+    flat = np.abs(normalised(np.asarray(relevance, np.float64).reshape(len(relevance), -1)))
+    if (np.concatenate([flat, flat]).var(axis=0, ddof=1) == 0).any():  # 0 / 0 makes every distance a NaN, and nobody is near
         return np.zeros(len(flat))
     return faithful.sufficiency(flat, classes, threshold=threshold, alone=0.0)
 
