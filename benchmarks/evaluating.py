@@ -5,11 +5,11 @@ from protocol import SEED, images
 
 #: Settings of each job, by Quantus's names.
 JOBS = {
-    "region perturbation": {"patch_size": 16, "regions_evaluation": 100},
-    "pixel flipping": {"features_in_step": 3136},
-    "faithfulness correlation of 3 maps": {"nr_runs": 20, "subset_size": 4704},
-    "max-sensitivity": {"nr_samples": 5, "lower_bound": 0.2},
-    "local Lipschitz": {"nr_samples": 5, "perturb_std": 0.1},
+    "region perturbation": {"patch_size": 16, "regions_evaluation": 50},
+    "pixel flipping": {"features_in_step": 6272},
+    "faithfulness correlation of 3 maps": {"nr_runs": 10, "subset_size": 4704},
+    "max-sensitivity": {"nr_samples": 3, "lower_bound": 0.2},
+    "local Lipschitz": {"nr_samples": 3, "perturb_std": 0.1},
     "sparseness and complexity": {},
     "randomisation": {"seed": 42},
 }

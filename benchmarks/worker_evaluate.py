@@ -22,7 +22,7 @@ def main(network):
     model = nplrp.load(json.loads(Path(network).read_text("utf-8"))["file"])
 
     def predict(x):
-        return scores_of(model, x)
+        return scores_of(model, x, "logit")
 
     def explainer(model, targets):
         return lambda x: nplrp.explain(model, x, COMPOSITE, list(np.resize(targets, len(x))), dialect="zennit-0.5").relevance
@@ -33,7 +33,7 @@ def main(network):
 
         def regions():
             how = {"patch": settings["patch_size"], "most": settings["regions_evaluation"], "step": 1, "baseline": "minimum"}
-            found = pixel_flipping(predict, x, maps[0], targets, **how, walker=lambda patch: Walk(model, (patch, patch))).scores
+            found = pixel_flipping(predict, x, maps[0], targets, **how, walker=lambda patch: Walk(model, (patch, patch), "logit")).scores
             return found[:, :1] - found[:, 1:]
 
         def flipping():

@@ -50,14 +50,14 @@ def main(network):
             return metric(model, x, targets, None if relevance is None else relevance.copy(), **call)
 
         def regions():
-            return np.array(run(quantus.RegionPerturbation(**settings, **QUIET), maps[0]))
+            return np.array(run(quantus.RegionPerturbation(**settings, **QUIET), maps[0], softmax=False))
 
         def flipping():
-            return np.array(run(quantus.PixelFlipping(**settings, **QUIET), maps[0]))
+            return np.array(run(quantus.PixelFlipping(**settings, **QUIET), maps[0], softmax=False))
 
         def correlation():
             metric = quantus.FaithfulnessCorrelation(**settings, return_aggregate=False, **QUIET)
-            return np.array([run(metric, each) for each in maps])
+            return np.array([run(metric, each, softmax=False) for each in maps])
 
         def sensitivity():
             return np.array(run(quantus.MaxSensitivity(**settings, **QUIET), None, explain_func=explain))

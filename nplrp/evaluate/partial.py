@@ -25,6 +25,8 @@ from nplrp.workspace import workspace_of
 
 #: Winograd's tiles: a crop that begins where a tile does rounds as the whole layer.
 TILE = 4
+#: Images that run through the rest of the network at once: its dense layers read their weights once for all of them.
+TOGETHER = 8
 #: A layer is cropped while the crop is smaller than this share of it.
 MOST = 0.7
 #: Layers that compute each position, or each window, by itself.
@@ -117,19 +119,23 @@ class Walk:
             Ascending.
         """
         plan, at = self._plan, 0
-        tail = _tail(plan, len(self._crops))
+        tail, n = _tail(plan, len(self._crops)), len(first)
         scores: list[np.ndarray] = []
+        waiting: list[np.ndarray] = []
         with workspace_of(self._model) as workspace, np.errstate(all="ignore"):
             now = self._begin(np.array(first, plan.dtype, order="C"))
             then = np.asarray(then, plan.dtype)
-            for count in done:
+            for k, count in enumerate(done):
                 for turn in range(at, count):
                     self._replace(now, then, boxes[:, turn])
                 at = count
-                features = np.ascontiguousarray(now[-1])
-                trace = fused.run_outputs(tail, features, workspace)
-                scores.append(of_outputs(self._model, trace.output.copy(), trace.logits.copy(), self._score))
-                workspace.give_all()
+                waiting.append(now[-1].copy())
+                if len(waiting) * n >= TOGETHER or k == len(done) - 1:
+                    trace = fused.run_outputs(tail, np.concatenate(waiting), workspace)
+                    found = of_outputs(self._model, trace.output.copy(), trace.logits.copy(), self._score)
+                    scores += np.split(found, len(waiting))
+                    waiting.clear()
+                    workspace.give_all()
         return np.stack(scores, axis=1)
 
     def _begin(self, x: np.ndarray) -> list[np.ndarray]:
