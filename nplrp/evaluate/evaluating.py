@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -17,7 +18,7 @@ from nplrp.evaluate.partial import Walk
 from nplrp.evaluate.perturbing import Bounds, whole
 from nplrp.evaluate.predicting import CHUNK, Once, check_score, scores_of
 from nplrp.evaluate.table import ARROWS, HIGHER, ZERO, Job, Metric, Outcome, metrics_named
-from nplrp.explanation import Explanation, explain
+from nplrp.explanation import Explanation, explain_each
 from nplrp.model import Model
 from nplrp.plan import make_plan
 from nplrp.preprocessing import UNKNOWN, WAY_OUT
@@ -185,8 +186,8 @@ def evaluate(
     bounds = bounds_of(model, chosen)
     options = {"dtype": dtype, "algorithm": algorithm, "dialect": dialect, "start": start}
 
-    def explained(model: Model, x: np.ndarray, composite: Composite, targets: np.ndarray | None) -> Explanation:
-        return explain(model, x, composite, None if targets is None else _as_given(model, targets), **options)
+    def explained(model: Model, x: np.ndarray, names: Sequence[str], targets: np.ndarray | None) -> list[Explanation]:
+        return explain_each(model, x, [runs[name] for name in names], None if targets is None else _as_given(model, targets), **options)
 
     def shown(relevance: np.ndarray) -> np.ndarray:
         return relevance.sum(axis=-1) if features == "pixels" and relevance.ndim > 2 else relevance
@@ -198,56 +199,38 @@ def evaluate(
     parts = [metric for metric in chosen if not metric.row.whole]
     wholes = [metric for metric in chosen if metric.row.whole]
     chunks = [slice(at, min(at + CHUNK, len(x))) for at in range(0, len(x), CHUNK)]
-    steps = _Steps(progress, len(chunks) * len(runs) * (1 + len(parts)) + len(runs) * len(wholes))
+    steps = _Steps(progress, len(chunks) * (1 + len(runs) * len(parts)) + len(runs) * len(wholes))
     found: dict[tuple[str, str], list[Outcome]] = {}
-    maps: dict[str, list[np.ndarray]] = {name: [] for name in runs}
-    explained_targets: dict[str, list[np.ndarray | None]] = {name: [] for name in runs}
+    kept: dict[str, list[tuple[np.ndarray, np.ndarray | None]]] = {name: [] for name in runs}
     followed: list[np.ndarray] = []
     labels: list[dict[str, Any]] = []
     for chunk in chunks:
-        some = x[chunk]
         predict.forget()
-        targets = None
-        for name, composite in runs.items():
-            steps.next(f"{names[chunk.start]}: {name}")
-            explanation = explained(model, some, composite, None if wanted is None else wanted[chunk])
-            some = explanation.x
-            if targets is None:
-                scores = predict(some)
-                targets = scores.argmax(axis=1) if wanted is None else np.asarray(wanted[chunk])
-                followed.append(targets)
-                labels += [naming_of(model).label(int(t), float(row[t]))._asdict() for t, row in zip(targets, scores, strict=True)]
+        steps.next(f"{names[chunk.start]}: explanations")
+        explanations = dict(zip(runs, explained(model, x[chunk], list(runs), None if wanted is None else wanted[chunk]), strict=True))
+        some = next(iter(explanations.values())).x
+        scores = predict(some)
+        targets = scores.argmax(axis=1) if wanted is None else np.asarray(wanted[chunk])
+        followed.append(targets)
+        labels += [naming_of(model).label(int(t), float(row[t]))._asdict() for t, row in zip(targets, scores, strict=True)]
+        explainers = _explainers(explanations, explained, shown)
+        for name, explanation in explanations.items():
             relevance = shown(explanation.relevance)
             if wholes:
-                maps[name].append(relevance)
-                explained_targets[name].append(explanation.targets)
-            job = Job(
-                some,
-                relevance,
-                targets,
-                predict,
-                Once(_explainer(model, explained, shown, composite, explanation.targets)),
-                _nothing,
-                model,
-                explanation,
-                bounds,
-                seed,
-                walker,
-            )
+                kept[name].append((relevance, explanation.targets))
+            job = Job(some, relevance, targets, predict, explainers[name], _nothing, model, explanation, bounds, seed, walker)
             for metric in parts:
                 steps.next(f"{names[chunk.start]}: {name}, {metric.name}")
                 found.setdefault((name, metric.name), []).append(metric(job))
     outcomes = {key: _join(each) for key, each in found.items()}
     targets, notes = np.concatenate(followed), list[str]()
-    for name, composite in runs.items():
-        relevance = np.concatenate(maps[name]) if wholes else np.empty(0)
-        starts = explained_targets[name]
-        whole_targets = None if not starts or starts[0] is None else np.concatenate([each for each in starts if each is not None])
+    for name in runs if wholes else ():
+        relevance = np.concatenate([each for each, _ in kept[name]])
+        those = [each for _, each in kept[name] if each is not None]
+        with_model = _explainer_with(x, explained, shown, name, np.concatenate(those) if those else None, notes)
         for metric in wholes:
             steps.next(f"{name}, {metric.name}")
-            with_model = _explainer_with(x, explained, shown, composite, whole_targets, notes)
-            whole_job = Job(x, relevance, targets, predict, _nothing, with_model, model, None, bounds, seed)
-            outcomes[name, metric.name] = metric(whole_job)
+            outcomes[name, metric.name] = metric(Job(x, relevance, targets, predict, _nothing, with_model, model, None, bounds, seed))
     steps.next("")
     about = {
         "nplrp": __version__,
@@ -334,23 +317,50 @@ def _as_given(model: Model, targets: np.ndarray) -> Any:
     return [tuple(int(each) for each in np.unravel_index(t, model.output_shape)) for t in targets]
 
 
-def _explainer(
-    model: Model, explained: Callable[..., Explanation], shown: Callable[..., np.ndarray], composite: Composite, targets: np.ndarray | None
-) -> Callable[[np.ndarray], np.ndarray]:
-    """Return what explains several batches of the same images, changed, for the targets of the originals."""
+def _explainers(
+    explanations: Mapping[str, Explanation],
+    explained: Callable[..., list[Explanation]],
+    shown: Callable[[np.ndarray], np.ndarray],
+) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+    """Return by composite what explains several batches of the same images, changed, for the targets of the originals.
 
-    def explain_changed(x: np.ndarray) -> np.ndarray:
-        repeated = None if targets is None else np.resize(targets, len(x))
-        return shown(explained(model, x, composite, repeated).relevance)
+    Composites that explain the same targets share the forward passes of all of them: who asks first has the others' maps computed as well.
+    """
+    groups: list[list[str]] = []
+    for name, explanation in explanations.items():
+        same = (each for each in groups if _equal(explanations[each[0]].targets, explanation.targets))
+        group = next(same, None)
+        if group is None:
+            groups.append([name])
+        else:
+            group.append(name)
+    found: dict[str, Callable[[np.ndarray], np.ndarray]] = {}
+    for group in groups:
+        first = explanations[group[0]]
 
-    return explain_changed
+        def explain_changed(x: np.ndarray, places: np.ndarray, group: list[str] = group, first: Explanation = first) -> np.ndarray:
+            targets = None if first.targets is None else first.targets[places]
+            return np.stack([shown(each.relevance) for each in explained(first.model, x, group, targets)], axis=1)
+
+        once = Once(explain_changed, cycle=len(first.x))
+        for i, name in enumerate(group):
+            found[name] = partial(_column, once, i)
+    return found
+
+
+def _equal(a: np.ndarray | None, b: np.ndarray | None) -> bool:
+    return a is b or (a is not None and b is not None and np.array_equal(a, b))
+
+
+def _column(function: Callable[[np.ndarray], np.ndarray], i: int, x: np.ndarray) -> np.ndarray:
+    return function(x)[:, i]
 
 
 def _explainer_with(
     x: np.ndarray,
-    explained: Callable[..., Explanation],
-    shown: Callable[..., np.ndarray],
-    composite: Composite,
+    explained: Callable[..., list[Explanation]],
+    shown: Callable[[np.ndarray], np.ndarray],
+    name: str,
     targets: np.ndarray | None,
     notes: list[str],
 ) -> Callable[[Model], np.ndarray]:
@@ -361,9 +371,10 @@ def _explainer_with(
         for at in range(0, len(x), CHUNK):
             some = slice(at, at + CHUNK)
             try:
-                maps.append(shown(explained(model, x[some], composite, None if targets is None else targets[some]).relevance))
+                (explanation,) = explained(model, x[some], [name], None if targets is None else targets[some])
+                maps.append(shown(explanation.relevance))
             except NumericsError:
-                notes.append(f"{composite.name}: some maps of randomised networks are not finite; they are left out of the correlations")
+                notes.append(f"{name}: some maps of randomised networks are not finite; they are left out of the correlations")
                 maps.append(np.zeros_like(shown(np.asarray(x[some], np.float32))))
         return np.concatenate(maps)
 

@@ -52,7 +52,7 @@ class Curves:
 
     @property
     def aopc(self) -> np.ndarray:
-        """Mean fall of the score over all steps, the start (a fall of 0) included, [n]; Samek et al. 2017, equation 12."""
+        """Mean fall of the score over all steps, the start (a fall of 0) included, [n]: AOPC of Samek et al. 2017."""
         return (self.scores[:, :1] - self.scores).mean(axis=1)
 
 
@@ -159,7 +159,7 @@ def faithfulness_correlation(
 ) -> np.ndarray:
     """Correlate what the map says that a set of features is worth with what the score loses without them.
 
-    Bhatt, Weller and Moura 2020, definition 1: corr_S(sum_{i in S} R_i, f(x) - f(x with x_S = baseline)).
+    Bhatt, Weller and Moura 2020: corr_S(sum_{i in S} R_i, f(x) - f(x with x_S = baseline)).
 
     Parameters
     ----------
@@ -214,7 +214,7 @@ def faithfulness_correlation(
 def sufficiency(relevance: np.ndarray, classes: np.ndarray, *, threshold: float = 0.6, alone: float = np.nan) -> np.ndarray:
     """Tell for each input how many of those with a similar explanation have the same class.
 
-    Dasgupta, Frost and Moshkovitz 2022, definition 3.1 (local sufficiency), an explanation holding for all inputs whose maps are near: by
+    Dasgupta, Frost and Moshkovitz 2022 (local sufficiency), an explanation holding for all inputs whose maps are near: by
     Euclidean distance in units of each feature's standard deviation over the inputs, at most `threshold` of the largest between any two.
 
     Parameters

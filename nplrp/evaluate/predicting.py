@@ -66,9 +66,11 @@ class Once:
     Parameters
     ----------
     function : callable
-        (x [m, *shape]) -> [m, ...].
+        (x [m, *shape]) -> [m, ...]; with a cycle (x, places [m]).
     size : int
         How many bytes of results are kept at most; the oldest go first.
+    cycle : int
+        0, or what input i is given stands for its i modulo `cycle`, its place: it is asked for anew at another one.
 
     Attributes
     ----------
@@ -76,16 +78,18 @@ class Once:
         Inputs.
     """
 
-    def __init__(self, function: Callable[[np.ndarray], np.ndarray], size: int = 256_000_000) -> None:
-        self._function, self._size, self._held = function, size, 0
+    def __init__(self, function: Callable[..., np.ndarray], size: int = 256_000_000, cycle: int = 0) -> None:
+        self._function, self._size, self._cycle, self._held = function, size, cycle, 0
         self._known: dict[bytes, np.ndarray] = {}
         self.asked = self.computed = 0
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Return the function's values, computing those that aren't known."""
-        keys = [digest(each) for each in x]
-        new = {key: i for i, key in enumerate(keys) if key not in self._known}
-        found = dict(zip(new, self._function(x[list(new.values())]), strict=True)) if new or not len(x) else {}
+        places = np.arange(len(x)) % (self._cycle or 1)
+        keys = [digest(each) + int(place).to_bytes(4) for each, place in zip(x, places, strict=True)]
+        new = {key: i for i, key in reversed(list(enumerate(keys))) if key not in self._known}
+        rows = sorted(new.values())
+        found = dict(zip([keys[i] for i in rows], self._call(x[rows], places[rows]), strict=True)) if rows else {}
         self.asked, self.computed = self.asked + len(keys), self.computed + len(new)
         results = [found[key] if key in found else self._known[key] for key in keys]
         for key, value in found.items():
@@ -93,7 +97,10 @@ class Once:
             self._held += value.nbytes
         while self._held > self._size:
             self._held -= self._known.pop(next(iter(self._known))).nbytes
-        return np.stack(results) if results else self._function(x)
+        return np.stack(results) if results else self._call(x, places)
+
+    def _call(self, x: np.ndarray, places: np.ndarray) -> np.ndarray:
+        return self._function(x, places) if self._cycle else self._function(x)
 
     def forget(self) -> None:
         """Drop what is known."""

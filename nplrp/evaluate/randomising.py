@@ -63,7 +63,7 @@ def randomise(
     EvaluationError
         If the order or the way is unknown.
 
-    Source: Adebayo et al. 2018, section 3.
+    Source: Adebayo et al. 2018.
     """
     for value, known, what in ((order, ORDERS, "order"), (how, HOW, "way")):
         if value not in known:
@@ -152,7 +152,7 @@ def mprt(
 ) -> Decay:
     """Compare maps with those of the same model with random weights: the model-parameter randomisation test.
 
-    Adebayo et al. 2018, section 3: rank correlation of the maps, the weights being randomised from the output down, or one layer at a time.
+    Adebayo et al. 2018: rank correlation of the maps, the weights being randomised from the output down, or one layer at a time.
 
     Parameters
     ----------

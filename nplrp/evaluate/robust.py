@@ -50,7 +50,7 @@ def local_lipschitz(
 ) -> np.ndarray:
     """Estimate how many times as far as the input a map moves: max |R(x) - R(x')| / |x - x'|.
 
-    Alvarez-Melis and Jaakkola 2018, equation 3; the neighbourhood is sampled.
+    Alvarez-Melis and Jaakkola 2018; the neighbourhood is sampled.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ def max_sensitivity(
 ) -> np.ndarray:
     """Return the largest change of a map in its own size: max |R(x') - R(x)| / |R(x)|.
 
-    Yeh et al. 2019, definition 2, divided by the map's norm so that maps of any unit can be compared; the neighbourhood is sampled.
+    Yeh et al. 2019, divided by the map's norm so that maps of any unit can be compared; the neighbourhood is sampled.
 
     Parameters
     ----------

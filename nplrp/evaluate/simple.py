@@ -10,7 +10,7 @@ from nplrp.evaluate.errors import EvaluationError
 def sparseness(relevance: np.ndarray, *, offset: float = 0.0) -> np.ndarray:
     """Return the Gini index of |R|: 0 if all features have the same, (n - 1) / n if one has all.
 
-    Chalasani et al. 2020, section 3.2, after Hurley and Rickard 2009: sum_k (2 k - n - 1) v_(k) / (n sum_k v_(k)), v_(1) <= ... <= v_(n).
+    Chalasani et al. 2020, after Hurley and Rickard 2009: sum_k (2 k - n - 1) v_(k) / (n sum_k v_(k)), v_(1) <= ... <= v_(n).
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def sparseness(relevance: np.ndarray, *, offset: float = 0.0) -> np.ndarray:
 def complexity(relevance: np.ndarray, *, offset: float = 0.0) -> np.ndarray:
     """Return the entropy of the features' shares of |R|, in nats: 0 if one has all, ln n if all have the same.
 
-    Bhatt, Weller and Moura 2020, definition 3: -sum_i P_i ln P_i, P_i = |R_i| / sum_j |R_j|.
+    Bhatt, Weller and Moura 2020: -sum_i P_i ln P_i, P_i = |R_i| / sum_j |R_j|.
 
     Parameters
     ----------

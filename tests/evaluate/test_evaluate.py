@@ -147,7 +147,32 @@ def test_once_forgets_the_oldest():
     once = Once(lambda x: x * 2.0, size=3 * 8)
     assert once(np.arange(4.0)[:, None]).ravel().tolist() == [0, 2, 4, 6]
     once(np.array([[3.0], [0.0], [0.0]]))
-    assert (once.asked, once.computed) == (7, 5)
+    assert (once.asked, once.computed) == (7, 5)  # 1, 2 and 3 are known, 0 has gone
+
+
+def test_equal_inputs_at_other_places_are_not_equal():
+    seen = []
+
+    def function(x, places):
+        seen.append(places.tolist())
+        return x * 10 + places[:, None]
+
+    once = Once(function, cycle=2)
+    assert once(np.array([[5.0], [5.0], [5.0], [6.0]])).ravel().tolist() == [50, 51, 50, 61]
+    assert once(np.array([[7.0], [5.0]])).ravel().tolist() == [70, 51]
+    assert seen == [[0, 1, 1], [0]]
+
+
+def test_composites_share_forward_passes_of_changed_images():
+    model, x = MODELS["colour"], images(8, 3, (8, 8, 3))
+    x[2] = x[0]  # equal images with targets of their own
+    metrics = ["max_sensitivity(samples=3)", "local_lipschitz(samples=3)"]
+    whole = evaluate(model, x, ["zplus", "notebook", "epsilon", "gradient"], metrics, target=[0, 1, 2])
+    for name in whole.composites:
+        for i in range(3):
+            alone = evaluate(model, x[i : i + 1], name, metrics, target=i)
+            for metric in metrics:
+                assert np.array_equal(alone[name, metric].values[0], whole[name, metric].values[i], equal_nan=True), (name, i, metric)
 
 
 def test_targets():
