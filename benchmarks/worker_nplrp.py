@@ -12,7 +12,7 @@ from networks import conv_stack
 from protocol import Jobs, images, serve
 
 import nplrp
-from nplrp import explanation, fused, layers, lrp, outputs
+from nplrp import fused, layers, lrp, outputs
 from nplrp.jit import team
 from nplrp.plan import make_plan
 from nplrp.workspace import Workspace, workspace_of

@@ -26,6 +26,7 @@ _PUBLIC = {
     "Rule": "rules",
     "explain": "explanation",
     "explain_each": "explanation",
+    "explain_many": "stream",
     "figure": "heatmaps",
     "find_weights": "files.fetch",
     "forward": "outputs",

@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from nplrp import __version__
 from nplrp.errors import NplrpError, OutputError
 from nplrp.files.given import add_flags, given
 from nplrp.pipes import heedless
+from nplrp.usage import Parser
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,10 +25,11 @@ if TYPE_CHECKING:
     from nplrp.explanation import Explanation
     from nplrp.ledger import Ledger
     from nplrp.model import Model
+    from nplrp.stream import Explained, Question
     from nplrp.targets import Label
 
-#: Exit codes: everything went well; bad input, in one line on stderr; stopped by Ctrl-C.
-OK, BAD_INPUT, INTERRUPTED = 0, 2, 130
+#: Exit codes: everything went well; some images couldn't be done; bad input, in one line on stderr; stopped by Ctrl-C.
+OK, PARTLY, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,31 +60,31 @@ def _run(argv: Sequence[str] | None) -> int:
     return int(code or OK)
 
 
-def make_parser(command: str | None = None) -> argparse.ArgumentParser:
+def make_parser(command: str | None = None) -> Parser:
     """Return the parser of all commands, or of a few if `command` is one of them: fewer imports."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="nplrp", description="Layer-wise Relevance Propagation of Keras networks without a framework: which pixels decided?"
     )
     parser.add_argument("--version", action="version", version=f"nplrp {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    network = argparse.ArgumentParser(add_help=False)
+    network = Parser(add_help=False)
     add_flags(network)
-    weights = argparse.ArgumentParser(add_help=False, parents=[network])
+    weights = Parser(add_help=False, parents=[network])
     weights.add_argument(
         "--weights",
         "-w",
         metavar="FILE",
         help="Keras weights or model (.h5, .keras); default: $NPLRP_WEIGHTS, then VGG16 in Keras's cache, then in ours",
     )
-    numerics = argparse.ArgumentParser(add_help=False)
+    numerics = Parser(add_help=False)
     numerics.add_argument("--dtype", default="float32", help="float32 (default) or float64")
     numerics.add_argument("--algorithm", default="auto", help="auto (default), or direct: every convolution by its definition")
-    image = argparse.ArgumentParser(add_help=False)
+    image = Parser(add_help=False)
     image.add_argument("images", nargs="+", metavar="IMAGE", help="image file")
     image.add_argument("--resample", help="filter for the resize; default: the model's own (VGG: nearest, as in Keras)")
     image.add_argument("--crop", action="store_true", default=None, help="resize the shorter side and cut out the centre")
-    rules = argparse.ArgumentParser(add_help=False)
+    rules = Parser(add_help=False)
     rules.add_argument(
         "--composite",
         "-c",
@@ -179,18 +181,20 @@ def make_parser(command: str | None = None) -> argparse.ArgumentParser:
 
     if command in commands.choices:
         return parser
+    from nplrp.batch.commands import add_commands as add_batches
     from nplrp.evaluate.commands import add_commands as add_evaluating
     from nplrp.golden.commands import add_commands
     from nplrp.serve.commands import add_commands as add_serving
 
+    add_batches(commands, weights, rules, numerics)
     add_commands(commands)
     add_evaluating(commands)
     add_serving(commands)
     return parser
 
 
-def run_explain(arguments: argparse.Namespace) -> None:
-    """Explain images and write pictures, numbers or JSON."""
+def run_explain(arguments: argparse.Namespace) -> int:
+    """Explain images and write pictures, numbers or JSON, each as soon as it is done; one that can't be explained stops no other."""
     from nplrp.rules.composites import composite_named, split_names
 
     composites = split_names(arguments.composite or "notebook")
@@ -200,52 +204,103 @@ def run_explain(arguments: argparse.Namespace) -> None:
         from nplrp.files.save import check_suffix
 
         check_suffix(Path(arguments.save))
+        _check_folder(Path(arguments.save))
         if len(composites) > 1:
             raise OutputError("--save holds one explanation; give one composite")
     draw = arguments.output is not None or not (arguments.json or arguments.save)
     pictures = _picture_paths(arguments.images, arguments.output, "+".join(composites)) if draw else []
     model = given(arguments).load()
-    pixels, x = _images(arguments, model)
 
-    from nplrp.explanation import explain
     from nplrp.jit.ahead import compiling_ahead
+    from nplrp.stream import Wanted
 
-    numerics = (arguments.dtype, arguments.algorithm)
+    asked = (arguments.target, arguments.dtype, arguments.algorithm, arguments.dialect, arguments.start, arguments.resample, arguments.crop)
+    wanted = Wanted(tuple(composites), *asked)
+    wanted.check(model)
+    news = sys.stderr if arguments.json else sys.stdout
+    kept: list[tuple[str, list[Explanation]]] = []  # what is told when it has been saved
+    results: list[dict[str, Any]] = []
+    failed: list[NplrpError] = []
+
+    def tell(explanations: Sequence[Explanation], image: str) -> None:
+        if arguments.json:
+            _add_results(results, explanations, image, arguments)
+        else:
+            _print_explanations(explanations, image, arguments)
+
     with compiling_ahead("nplrp.precompile", composites[0], arguments.dtype):
-        explanations = [
-            explain(model, x, name, arguments.target, *numerics, dialect=arguments.dialect, start=arguments.start) for name in composites
-        ]
-    if arguments.save:
-        explanations[0].save(arguments.save, arguments.layers, arguments.ledger and not explanations[0].plan.composite.gradient)
-    for i, path in enumerate(pictures):
-        path.parent.mkdir(exist_ok=True)
-        _progress(f"drawing {i + 1} of {len(pictures)}", len(pictures) > 1)
-        _draw(pixels[i : i + 1], explanations, i, path)
+        for each in _streamed(arguments, model, wanted, failed):
+            explanations, written = list(each.explanations), pictures[each.index : each.index + 1]
+            for path in written:
+                path.parent.mkdir(exist_ok=True)
+                _draw(each.pixels, explanations, path)
+            if arguments.save:
+                kept.append((str(each.image), explanations))
+            else:
+                tell(explanations, str(each.image))
+            for path in written:
+                print(f"wrote {path}", file=news)
+    if kept:
+        from nplrp.explanation import joined
+
+        whole = joined([explanations[0] for _, explanations in kept])
+        whole.save(arguments.save, arguments.layers, arguments.ledger and not whole.plan.composite.gradient)
+        for image, explanations in kept:
+            tell(explanations, image)
+        print(f"wrote {arguments.save}", file=news)
     if arguments.json:
-        from nplrp.files.save import about
-
-        print(json.dumps([{"about": about(e), "images": _results(e, arguments)} for e in explanations], indent=2))
-    else:
-        _print_explanations(explanations, arguments)
-    for written in [*pictures, *([arguments.save] if arguments.save else [])]:
-        print(f"wrote {written}", file=sys.stderr if arguments.json else sys.stdout)
+        print(json.dumps(results, indent=2))
+    return _told(failed, len(arguments.images))
 
 
-def run_predict(arguments: argparse.Namespace) -> None:
+def run_predict(arguments: argparse.Namespace) -> int:
     """Print the top labels of images."""
     model = given(arguments).load()
-    _, x = _images(arguments, model)
 
-    from nplrp.outputs import top_labels
+    from nplrp.stream import Labels
 
-    labels = top_labels(model, x, arguments.top, arguments.dtype, arguments.algorithm)
+    rows, failed = [], list[NplrpError]()
+    question = Labels(arguments.top, arguments.dtype, arguments.algorithm, arguments.resample, arguments.crop)
+    for each in _streamed(arguments, model, question, failed):
+        (labels,) = each.explanations
+        if arguments.json:
+            rows.append({"image": each.image, "labels": [label._asdict() for label in labels]})
+        else:
+            print(each.image)
+            _print_labels(labels)
     if arguments.json:
-        rows = [{"image": path, "labels": [label._asdict() for label in each]} for path, each in zip(arguments.images, labels, strict=True)]
         print(json.dumps(rows, indent=2))
-        return
-    for path, each in zip(arguments.images, labels, strict=True):
-        print(path)
-        _print_labels(each)
+    return _told(failed, len(arguments.images))
+
+
+def _streamed(arguments: argparse.Namespace, model: Model, wanted: Question, failed: list[NplrpError]) -> Iterator[Explained]:
+    """Yield what could be done and note down what couldn't; the error of a single image is raised."""
+    from nplrp.progress import Progress
+    from nplrp.stream import stream
+
+    images = arguments.images
+    bar = Progress(len(images), "images done", quiet=len(images) == 1)
+    try:
+        for done, each in enumerate(stream(images, model, wanted), 1):
+            bar.close()  # whoever prints has the line to himself
+            if each.error is None:
+                yield each
+            elif len(images) == 1:
+                raise each.error
+            else:
+                failed.append(each.error)
+            bar.update(done)
+    finally:
+        bar.close()
+
+
+def _told(failed: Sequence[NplrpError], images: int) -> int:
+    """Tell which images couldn't be done, and return the exit code."""
+    if failed:
+        print(f"nplrp: {len(failed)} of {images} images couldn't be done:", file=sys.stderr)
+    for error in failed:
+        print(f"  {' '.join(str(error).split())}", file=sys.stderr)
+    return PARTLY if failed else OK
 
 
 def run_info(arguments: argparse.Namespace) -> None:
@@ -379,14 +434,6 @@ class _Spoken(logging.Handler):
         self._held.clear()
 
 
-def _images(arguments: argparse.Namespace, model: Model) -> tuple[np.ndarray, np.ndarray]:
-    """Return the images at the model's size, and the tensor made of them."""
-    from nplrp.images import load_pixels, normalize
-
-    pixels = load_pixels(list(arguments.images), model, resample=arguments.resample, crop=arguments.crop)
-    return pixels, normalize(pixels, model.preprocessing.mode)
-
-
 def _picture_paths(images: Sequence[str], output: str | None, suffix: str) -> list[Path]:
     """Decide where each image's picture goes, and refuse before anything is computed."""
     names = [f"{Path(image).stem}-{suffix}.png" for image in images]
@@ -413,54 +460,51 @@ def _check_folder(path: Path) -> None:
         raise OutputError(f"{path}: there is no folder {path.parent}; make it first")
 
 
-def _draw(pixels: np.ndarray, explanations: Sequence[Explanation], i: int, path: Path) -> None:
+def _draw(pixels: np.ndarray, explanations: Sequence[Explanation], path: Path) -> None:
+    """Draw one image's explanations."""
     from nplrp.heatmaps import figure, heatmap, panel, save_png
     from nplrp.images import display
 
-    picture = display(pixels)[0]
-    first = _maps(explanations[0], i)
-    label = explanations[0].target_labels()[first[0]]
-    if len(explanations) == 1 and len(first) == 1:
-        save_png(figure(picture, heatmap(explanations[0].relevance[first])[0], *label[1:]), path)
+    picture, first = display(pixels)[0], explanations[0]
+    label = first.target_labels()[0]
+    if len(explanations) == 1 and len(first.relevance) == 1:
+        save_png(figure(picture, heatmap(first.relevance)[0], *label[1:]), path)
         return
-    if len(first) == 1:
-        maps = {e.plan.composite.name: e.relevance[_maps(e, i)[0]] for e in explanations}
+    if len(first.relevance) == 1:
+        maps = {e.plan.composite.name: e.relevance[0] for e in explanations}
     else:
-        label = next(iter(_labels(explanations[0])[i]), label)
-        maps = {f"{e.plan.composite.name}: {e.target_labels()[m].name}": e.relevance[m] for e in explanations for m in _maps(e, i)}
+        label = next(iter(_labels(first)), label)
+        maps = {
+            f"{e.plan.composite.name}: {one.name}": R for e in explanations for one, R in zip(e.target_labels(), e.relevance, strict=True)
+        }
     save_png(panel(picture, maps, f"{label.name} ({label.id}), {label.said}"), path)
 
 
-def _results(explanation: Explanation, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return each image's results as JSON values."""
-    top, chosen = _labels(explanation), explanation.target_labels()
-    ledger = _ledger(explanation) if arguments.ledger else None
-    rows: list[dict[str, Any]] = []
-    for m, i in enumerate(explanation.images):
-        R = explanation.relevance[m]
-        row: dict[str, Any] = {
-            "image": arguments.images[i],
-            "labels": [label._asdict() for label in top[i]],
-            "target": None if explanation.targets is None else chosen[m]._asdict(),
-            "relevance": {"sum": float(R.sum(dtype=float)), "min": float(R.min()), "max": float(R.max())},
-        }
-        if arguments.layers:
-            row["layers"] = {name: float(each[m].sum(dtype=float)) for name, each in explanation.relevances.items()}
-        if ledger is not None:
-            row["ledger"] = ledger.image(m).as_rows()
-        rows.append(row)
-    return rows
+def _add_results(results: list[dict[str, Any]], explanations: Sequence[Explanation], image: str, arguments: argparse.Namespace) -> None:
+    """Add one image's results to those of each composite, as JSON values."""
+    from nplrp.files.save import about
+
+    if not results:
+        results += [{"about": about(e), "images": []} for e in explanations]
+    for e, found in zip(explanations, results, strict=True):
+        ledger = _ledger(e) if arguments.ledger else None
+        for m, (R, chosen) in enumerate(zip(e.relevance, e.target_labels(), strict=True)):
+            row: dict[str, Any] = {
+                "image": image,
+                "labels": [label._asdict() for label in _labels(e)],
+                "target": None if e.targets is None else chosen._asdict(),
+                "relevance": {"sum": float(R.sum(dtype=float)), "min": float(R.min()), "max": float(R.max())},
+            }
+            if arguments.layers:
+                row["layers"] = {name: float(each[m].sum(dtype=float)) for name, each in e.relevances.items()}
+            if ledger is not None:
+                row["ledger"] = ledger.image(m).as_rows()
+            found["images"].append(row)
 
 
-def _labels(explanation: Explanation) -> list[list[Label]]:
-    """Return each image's largest outputs; none of an output that is no vector."""
-    vector = len(explanation.model.output_shape) == 1
-    return explanation.labels(5) if vector else [[] for _ in explanation.x]
-
-
-def _maps(explanation: Explanation, i: int) -> list[int]:
-    """Return the places of one image's maps."""
-    return [m for m, image in enumerate(explanation.images) if image == i]
+def _labels(e: Explanation) -> list[Label]:
+    """Return one image's largest outputs; none of an output that is no vector."""
+    return e.labels(5)[0] if len(e.model.output_shape) == 1 else []
 
 
 def _ledger(explanation: Explanation) -> Ledger:
@@ -473,32 +517,28 @@ def _ledger(explanation: Explanation) -> Ledger:
     return ledger
 
 
-def _print_explanations(explanations: Sequence[Explanation], arguments: argparse.Namespace) -> None:
-    ledgers = [_ledger(e) if arguments.ledger else None for e in explanations]
-    for i, path in enumerate(arguments.images):
-        print(path)
-        _print_labels(_labels(explanations[0])[i])
-        for e, ledger in zip(explanations, ledgers, strict=True):
-            for m in _maps(e, i):
-                what = "all outputs" if e.targets is None else e.target_labels()[m].name
-                begins = f" (begins with {e.begins_with})" if e.begins_with else ""
-                print(f"  {e.plan.composite.name}: relevance of {what}{begins}, sum over pixels {e.relevance[m].sum(dtype=float):.6g}")
-                if arguments.layers:
-                    for name, R in e.relevances.items():
-                        print(f"    {name:<20} sum {R[m].sum(dtype=float):>12.6g}   min {R[m].min():>12.6g}   max {R[m].max():>12.6g}")
-                if ledger is not None:
-                    print(ledger.image(m))
+def _print_explanations(explanations: Sequence[Explanation], image: str, arguments: argparse.Namespace) -> None:
+    """Print one image's results."""
+    print(image)
+    _print_labels(_labels(explanations[0]))
+    for e in explanations:
+        ledger = _ledger(e) if arguments.ledger else None
+        for m, (R, label) in enumerate(zip(e.relevance, e.target_labels(), strict=True)):
+            what = "all outputs" if e.targets is None else label.name
+            begins = f" (begins with {e.begins_with})" if e.begins_with else ""
+            print(f"  {e.plan.composite.name}: relevance of {what}{begins}, sum over pixels {R.sum(dtype=float):.6g}")
+            if arguments.layers:
+                for name, each in e.relevances.items():
+                    values = each[m]
+                    print(f"    {name:<20} sum {values.sum(dtype=float):>12.6g}   min {values.min():>12.6g}   max {values.max():>12.6g}")
+            if ledger is not None:
+                print(ledger.image(m))
 
 
 def _print_labels(labels: Sequence[Any]) -> None:
     for label in labels:
         score = f"{label.score:8.4f}" if label.what == "probability" else f"{label.what} {label.score:.6g}"
         print(f"  {score}  {label.id:<10} {label.name}")
-
-
-def _progress(message: str, wanted: bool) -> None:
-    if wanted and sys.stderr.isatty():
-        print(f"\r{message}", end="", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ import numpy as np
 
 from nplrp.errors import WeightsError
 from nplrp.files.atomic import atomic
-from nplrp.files.fetch import cache_directory, locked
+from nplrp.files.fetch import cache_directory
+from nplrp.files.locks import locked
 from nplrp.model import Model, Preprocessing
 
 if TYPE_CHECKING:

@@ -150,6 +150,21 @@ def explain_each(
     return _explain(plans, x, target, start, (None, None, None), progress)
 
 
+def check_question(plan: Plan, target: Any, start: str | None) -> None:
+    """Raise what `explain` would raise of a target and a start, whatever the image.
+
+    Raises
+    ------
+    ModelError
+        If there is no such target.
+    RuleError
+        If there is no such start.
+    """
+    begin = _check_start(plan, plan.start if start is None else start, find_span(plan.steps, None, None, None), target, 1)
+    if isinstance(begin, str):
+        find_several(plan.model, target, 1)
+
+
 def _explain(
     plans: Sequence[Plan],
     x: np.ndarray,
@@ -198,6 +213,15 @@ def _joined(plan: Plan, begin: str | np.ndarray, parts: Sequence[_Part], x: np.n
     return Explanation(plan, x, np.concatenate(chosen) if chosen else None, relevance, output, logits, begin, span)
 
 
+def joined(explanations: Sequence[Explanation]) -> Explanation:
+    """Return one explanation of all images of several, of one plan and start, in their order."""
+    first = explanations[0]
+    arrays = {name: np.concatenate([getattr(e, name) for e in explanations]) for name in ("x", "relevance", "output", "logits")}
+    targets = None if first.targets is None else np.concatenate([e.targets for e in explanations if e.targets is not None])
+    start = first.start if isinstance(first.start, str) else np.concatenate([np.asarray(e.start) for e in explanations])
+    return Explanation(first.plan, targets=targets, start=start, span=first.span, **arrays)
+
+
 class Back(NamedTuple):
     """What one pass back leaves: which maps they are, relevance by step at the output of every layer it came by, and the balances."""
 
@@ -242,6 +266,23 @@ class Explanation:
     def images(self) -> np.ndarray:
         """The image that each map belongs to, [maps] of int."""
         return np.repeat(np.arange(len(self.x)), self._maps_per_image)
+
+    def image(self, i: int) -> Explanation:
+        """Return the explanation of one image of the batch, with all its maps; its arrays are views."""
+        maps, start = slice(i * self._maps_per_image, (i + 1) * self._maps_per_image), self.start
+        targets = None if self.targets is None else self.targets[maps]
+        one, given = slice(i, i + 1), start if isinstance(start, str) else start[i : i + 1]
+        return Explanation(self.plan, self.x[one], targets, self.relevance[maps], self.output[one], self.logits[one], given, self.span)
+
+    @property
+    def begun(self) -> np.ndarray:
+        """Relevance that each pass began with: its sum over the outputs, [maps], float64."""
+        if not isinstance(self.start, str):
+            return layers.sums(self.start)
+        columns = _columns(None if self.targets is None else self.targets.reshape(len(self.x), -1))
+        scoring, gradient = scoring_of(self.model), bool(self.plan.composite.gradient)
+        sums = [layers.sums(scoring.begin(self.start, self.logits, self.output, chosen, gradient)) for chosen in columns]
+        return np.stack(sums, axis=1).reshape(-1)
 
     @property
     def layer(self) -> str:

@@ -250,6 +250,7 @@ def _pictures(images: ImageLike | Iterable[ImageLike], exif: bool, max_pixels: i
         elif isinstance(image, np.ndarray):
             yield where, _from_array(image, where)
         elif hasattr(image, "read"):
+            where = image.name if isinstance(getattr(image, "name", None), str) else where
             yield where, open_image(image, exif=exif, max_pixels=max_pixels, where=where)
         else:
             raise ImageError(f"{where}: expected a path, a binary file, a Pillow image or an array, found {type(image).__name__}")

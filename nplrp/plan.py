@@ -3,6 +3,10 @@
 Batch normalisation is y = g x + h per channel, g = gamma / sqrt(variance + epsilon), h = beta - mean g. It is merged into the linear
 layer before it when nothing lies between, else into the dense layer (or the convolution without padding) that follows; where neither is
 exact it stays a linear step of its own, "scale". A merged batch norm passes relevance on as it is.
+
+An affine layer that reads the model's input alone, such as a Rescaling, prepares the picture: where rules ask who reads the input they see
+through it. It passes relevance on as it is where that hasn't its output as a factor, as from zB or flat: divided by an output that may be
+near 0, as epsilon would, it would have no bound. Where it has the factor, the rule gives what merging it would give.
 """
 
 from __future__ import annotations
@@ -20,11 +24,12 @@ from nplrp.errors import ModelError, NumericsError, RuleError
 from nplrp.layers import INPUT, KINDS, Layer, Step, activation, operation
 from nplrp.layers.activations import CURVE, OVER_AXIS, RECTIFIER, function
 from nplrp.layers.moves import IDENTITY
-from nplrp.layers.scale import BATCH_NORM, SCALE
+from nplrp.layers.scale import AFFINE, BATCH_NORM, SCALE
 from nplrp.model import Model, sources
 from nplrp.rules import Part, Rule
-from nplrp.rules.composites import Composite, composite_named
+from nplrp.rules.composites import PASS, Composite, composite_named
 from nplrp.rules.dialects import Dialect, dialect_named
+from nplrp.scores import last_computing
 
 if TYPE_CHECKING:
     from nplrp.fused import Fusion
@@ -158,12 +163,16 @@ def _rules(model: Model, steps: Sequence[Step], composite: Composite, dialect: D
     families = [
         (step.name, "input" if layer.kind == "input" else operation(step).family) for step, layer in zip(steps, model.layers, strict=True)
     ]
-    chosen = list(composite.choose(families, _readers_of_input(steps)))
+    readers, preparing = _of_input(model, steps)
+    chosen = list(composite.choose(families, readers))
     kept = composite.batch_norm or dialect.batch_norm
     if kept is not None:
         stay = [KINDS[layer.kind] is BATCH_NORM and not step.merged for layer, step in zip(model.layers, steps, strict=True)]
         chosen = [kept if stays else rule for rule, stays in zip(chosen, stay, strict=True)]
     rules = [dialect.resolve(rule, family) for rule, (_, family) in zip(chosen, families, strict=True)]
+    for i in sorted(preparing, reverse=True):
+        if i < len(steps) - 1 and not dead_get_nothing(steps, rules, len(steps) - 1, composite.slopes)[i]:
+            rules[i] = dialect.resolve(PASS, families[i][1])
     return tuple(with_box(rule, steps, i, model) if rule.row.boxed else rule for i, rule in enumerate(rules))
 
 
@@ -176,13 +185,19 @@ def _with_stand_in(step: Step, layer: Layer) -> Step:
     return dataclasses.replace(step, stand_in=dataclasses.replace(step, weight=weight, bias=bias, prepared={}))
 
 
-def _readers_of_input(steps: Sequence[Step]) -> set[int]:
-    """Return the steps that read the model's input alone, seen through what only moves numbers."""
-    seen, found = {-1}, set[int]()
-    for i, step in enumerate(steps):
-        if all(j in seen for j in step.inputs):
-            (seen if layers.only_moves(step) and step.activation == "linear" else found).add(i)
-    return found
+def _of_input(model: Model, steps: Sequence[Step]) -> tuple[set[int], set[int]]:
+    """Return the steps that read the model's input alone, seen through what only moves numbers and what prepares it; and the latter."""
+    seen, readers, preparing = {-1}, set[int](), set[int]()
+    for i, (layer, step) in enumerate(zip(model.layers, steps, strict=True)):
+        if not all(j in seen for j in step.inputs):
+            continue
+        if step.kind == SCALE.name and KINDS[layer.kind] is AFFINE and step.activation == "linear":
+            preparing.add(i)
+        elif not layers.only_moves(step) or step.activation != "linear":
+            readers.add(i)
+            continue
+        seen.add(i)
+    return readers, preparing
 
 
 def consumers(steps: Sequence[Step]) -> tuple[tuple[int, ...], ...]:
@@ -281,7 +296,8 @@ def make_steps(model: Model, dtype: np.dtype, algorithm: str, merge: bool) -> tu
     steps = model.kept.steps.get(key)
     if steps is None:
         check_weights(model)
-        own = _with_scores([_step(layer, reads, algorithm) for layer, reads in zip(model.layers, sources(model.layers), strict=True)])
+        bare = [_step(layer, reads, algorithm) for layer, reads in zip(model.layers, sources(model.layers), strict=True)]
+        own = _with_scores(bare, last_computing(model.layers))
         merged = _merged_scales(own)
         same = all(one is other for one, other in zip(own, merged, strict=True))
         steps = model.kept.steps.get((dtype.name, algorithm, not merge)) if same else None  # they share what is prepared
@@ -329,7 +345,7 @@ def _step(layer: Layer, inputs: tuple[int, ...], algorithm: str) -> Step:
     return Step(name=layer.name, output_shape=layer.output_shape, algorithm=algorithm, inputs=inputs, **facts)
 
 
-def _with_scores(steps: Sequence[Step]) -> list[Step]:
+def _with_scores(steps: Sequence[Step], last: int) -> list[Step]:
     """Return steps of which the last that computes is marked where its activation makes scores of the logits.
 
     Raises
@@ -337,10 +353,7 @@ def _with_scores(steps: Sequence[Step]) -> list[Step]:
     ModelError
         If a softmax stands elsewhere.
     """
-    done, after = list(steps), consumers(steps)
-    last = len(steps) - 1
-    while last >= 0 and not _computes(steps[last]) and after[steps[last].inputs[0]] == (last,) and steps[last].inputs[0] >= 0:
-        last = steps[last].inputs[0]
+    done = list(steps)
     for i, step in enumerate(steps):
         if activation(step.activation).name in OVER_AXIS and (i != last or len(step.output_shape) != 1):
             raise ModelError(

@@ -8,12 +8,13 @@ class for each position.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
 
-from nplrp.layers import KINDS, OPERATIONS, Shape, softmax
+from nplrp.layers import KINDS, OPERATIONS, Layer, Shape, softmax
 from nplrp.layers.activations import OVER_AXIS, activation
 from nplrp.model import Model
 
@@ -140,10 +141,15 @@ class Scoring:
 
 def scoring_of(model: Model) -> Scoring:
     """Return what a model's outputs are."""
-    function = "linear"
-    for layer in reversed(model.layers):
-        function = layer.activation
+    last = last_computing(model.layers)
+    return Scoring(model.layers[last].activation if last >= 0 else "linear", model.output_shape)
+
+
+def last_computing(layers: Sequence[Layer]) -> int:
+    """Return the place of the last layer that does more than look at its numbers: its activation makes the scores; -1 if there is none."""
+    for i in range(len(layers) - 1, -1, -1):
+        layer = layers[i]
         looks = OPERATIONS[KINDS[layer.kind].step(layer)["kind"]].view and layer.output_shape == layer.input_shape
-        if function != "linear" or not looks:
-            break
-    return Scoring(function, model.output_shape)
+        if layer.activation != "linear" or not looks:
+            return i
+    return -1

@@ -104,19 +104,53 @@ def test_pixels_lie_in_the_box_and_reach_its_ends(name):
         assert np.abs(np.where(free, of - named, 0)).max() <= slack
 
 
+def both_ways(composite, window, before=(), merge=True):
+    """Return maps of pixels / 127.5 - 1 as a model's first layer, and given to a model without it; and the first model's plan."""
+    inside = network(affine("r", [1 / 127.5] * 3, [-1] * 3), *before, mode="none", window=window)
+    outside, x = network(*before, mode="tf", window=window), pictures("none")
+    x[0, :, :, 0] = 127.5 + 1e-9 * np.arange(64).reshape(8, 8)  # where the layer gives next to nothing
+    found = [
+        nplrp.explain(model, at, composite, target=0, dtype="float64", merge=merge) for model, at in ((inside, x), (outside, x / 127.5 - 1))
+    ]
+    return [e.relevance for e in found], found[0].plan
+
+
 @pytest.mark.parametrize("merge", [True, False])
 def test_a_rescaling_inside_changes_no_map(merge):
     """Pixels / 127.5 - 1 before the model, or as its first layer: the same box, and the same relevance, whether norms are merged or not."""
-    inside = network(affine("r", [1 / 127.5] * 3, [-1] * 3), mode="none", window=VALID)
-    rule = box_of(inside, merge=merge)
+    maps, plan = both_ways("epsilon_gamma_box", VALID, merge=merge)
+    rule = plan.rules[1]
     np.testing.assert_allclose((rule.low, rule.high), [[0] * 3, [255] * 3] if merge else [[-1] * 3, [1] * 3], rtol=1e-12)
-    x = pictures("none")
-    rules = {"rows": [{"kind": "scale", "rule": "pass"}], "base": "epsilon_gamma_box"}
-    maps = [
-        nplrp.explain(model, at, rules, target=0, dtype="float64", merge=merge).relevance
-        for model, at in ((inside, x), (network(mode="tf", window=VALID), x / 127.5 - 1))
-    ]
     np.testing.assert_allclose(*maps, rtol=1e-6, atol=1e-8 * np.abs(maps[1]).max())
+
+
+@pytest.mark.parametrize(
+    "composite", ["epsilon_gamma_box", "epsilon_plus_flat", "lrp.w_square", "lrp.flat", "lrp.sequential_preset_a_flat"]
+)
+@pytest.mark.parametrize("before", [[], [plain("p", "pad", pads=(1, 1, 1, 1))]], ids=["same", "a pad"])
+def test_a_rescaling_that_cant_be_merged_passes_what_has_no_bound(composite, before):
+    """Its relevance isn't in proportion to what it gives, so that no rule may divide by that: it is preparation, and passes."""
+    maps, plan = both_ways(composite, VALID if before else SAME, before)
+    assert plan.rules[0].name == "pass" and not plan.steps[0].merged
+    np.testing.assert_allclose(*maps, rtol=1e-9, atol=1e-12 * np.abs(maps[1]).max())
+
+
+def test_a_rescaling_below_rules_that_multiply_is_as_if_merged():
+    """R = a c of the layer above, and x g / a of it below, are x g c: what the merged layer gives to the pixel."""
+    inside = network(affine("r", [1 / 127.5] * 3, [-1] * 3), mode="none", window=VALID)
+    maps = [nplrp.explain(inside, pictures("none"), "zero", target=0, dtype="float64", merge=merge) for merge in (True, False)]
+    assert [rule.name for rule in maps[1].plan.rules[:2]] == ["zero", "zero"]
+    np.testing.assert_allclose(*(e.relevance for e in maps), rtol=1e-9, atol=1e-12)
+
+
+def test_first_layers_are_found_behind_what_prepares_the_picture():
+    """The flat rule is the first real layer's; a batch norm is such a layer, whose rule is its own."""
+    _, plan = both_ways("lrp.sequential_preset_a_flat", SAME)
+    assert [rule.name for rule in plan.rules[:2]] == ["pass", "flat"]
+    norm = make_plan(
+        network(batch_norm("n", np.random.default_rng(2), 3)), {"rows": [{"rule": "flat", "reads_input": True}], "base": "epsilon"}
+    )
+    assert [rule.name for rule in norm.rules[:2]] == ["flat", "epsilon"]
 
 
 def test_a_box_of_numbers_in_a_vector_is_each_pixels_own():

@@ -208,11 +208,45 @@ def test_nan_weights_are_named(capsys, picture):
     assert "layer 'block2_conv1': kernel[1, 2, 3, 4] is nan" in refused(capsys, "explain", picture, "-w", bad)
 
 
-@pytest.mark.parametrize("arguments", [[], ["explain"], ["dance"], ["fetch", "vgg11"], ["explain", "a.png", "--sharp"]])
-def test_usage_errors(capsys, arguments):
-    code, _, err = run(capsys, *arguments)
-    assert code == 2
-    assert "usage: nplrp" in err
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("", "the following arguments are required: COMMAND; see nplrp --help"),
+        ("explian a.png", "COMMAND: there is no 'explian'; did you mean 'explain' or 'plan'? see nplrp --help"),
+        ("explain", "the following arguments are required: IMAGE; see nplrp explain --help"),
+        ("explain --wights w.h5", "there is no option '--wights'; did you mean '--weights'? see nplrp explain --help"),
+        ("explain a.png --head foo", "--head: there is no 'foo'; there are flatten, avg, max; see nplrp explain --help"),
+        ("explain a.png -w", "--weights/-w: expected one argument; see nplrp explain --help"),
+        ("explain a.png -w w.h5 b.png", "expected IMAGE in one place, found also b.png; see nplrp explain --help"),
+        ("golden check g --p 3", "ambiguous option: --p could match --preprocessing, --python"),
+        ("predict a.png --top x", "--top: expected a whole number, found 'x'; see nplrp predict --help"),
+        ("info --preprocessing -1,2", "'-1,2' reads as an option; a value that begins with a dash is written OPTION=-1,2; see nplrp info"),
+        ("info a.h5 b.h5", "expected W in one place, found also b.h5; see nplrp info --help"),
+        ("gallery now", "expected options only, found also now; see nplrp gallery --help"),
+        ("fetch vgg11", "model: there is no 'vgg11'; did you mean 'vgg19' or 'vgg16'? see nplrp fetch --help"),
+        ("golden", "the following arguments are required: ACTION; see nplrp golden --help"),
+        ("golden chekc", "ACTION: there is no 'chekc'; did you mean 'check'? see nplrp golden --help"),
+        ("golden record --ouput o", "there is no option '--ouput'; did you mean '--output', "),
+        ("golden check g --rtol a", "--rtol: expected a number, found 'a'; see nplrp golden check --help"),
+        ("serve --prot 80", "there is no option '--prot'; did you mean '--port' or '--host'? see nplrp serve --help"),
+        ("serve --demo -w w.h5", "--weights/-w: not allowed with argument --demo; see nplrp serve --help"),
+        ("import", "the following arguments are required: IN; see nplrp import --help"),
+        ("import a.pth --hed avg", "there is no option '--hed'; did you mean '--head' or '--help'? see nplrp import --help"),
+    ],
+)
+def test_usage_errors_are_one_line(capsys, tmp_path, monkeypatch, arguments, line):
+    monkeypatch.chdir(tmp_path)
+    assert refused(capsys, *arguments.split()).startswith(f"nplrp: {line}")
+
+
+def test_options_may_be_cut_and_joined(capsys):
+    for arguments in (
+        ("info", WEIGHTS, "--js"),
+        ("info", "--preproc=-1,2", WEIGHTS),
+        ("info", "--", WEIGHTS),
+        ("dialects", "--di", "zennit", "captum"),
+    ):
+        assert run(capsys, *arguments)[0] == 0, arguments
 
 
 def test_a_full_disk_leaves_nothing(picture):

@@ -21,7 +21,7 @@ def test_worked_examples(page):
     assert found.failed == 0
 
 
-@pytest.mark.parametrize("module", ["rules.dialects", "rules.presets", "errors", "preprocessing", "worked"])
+@pytest.mark.parametrize("module", ["rules.dialects", "rules.presets", "errors", "preprocessing", "usage", "worked"])
 def test_doctests_of_modules(module):
     found = doctest.testmod(__import__(f"nplrp.{module}", fromlist=[module]))
     assert found.attempted >= 1

@@ -1,6 +1,9 @@
 """What Keras and TensorFlow have as functions rather than layers: gates, flips, quotients, curves, written as configurations by hand."""
 
+import json
+import lzma
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +15,8 @@ from nplrp.layers.activations import sparsemax
 from nplrp.plan import make_steps
 from tests.keras_files import functional, write_by_name
 
+#: What Keras 2 saves of functions that it was called with, and what they give (tests/peers/keras2_functions.py).
+KERAS2 = json.loads(lzma.decompress((Path(__file__).parent / "data" / "peers" / "keras2_functions.json.xz").read_bytes()))
 SHAPE = (4, 5, 6)
 X = np.random.default_rng(0).normal(0, 2, (2, *SHAPE))
 
@@ -65,6 +70,117 @@ def test_operations_of_keras_3(tmp_path, kind, options, expected):
 def test_functions_of_tensorflow(tmp_path, function, keywords, expected):
     found = run(loaded(tmp_path, "TFOpLambda", {"function": function}, keywords, 2))
     np.testing.assert_allclose(found, expected(X), rtol=1e-12, atol=1e-15)
+
+
+#: Calls -> the layers that they are: the activation, or the kind where there is none.
+READ = {
+    "relu": "relu",
+    "relu max_value=6": "relu(max_value=6.0)",
+    "relu max_value=3": "relu(max_value=3.0)",
+    "relu alpha": "leaky_relu(negative_slope=0.1)",
+    "relu alpha max_value": "relu(max_value=2.0, negative_slope=0.1)",
+    "relu alpha threshold": "relu(negative_slope=0.1, threshold=0.5)",
+    "relu threshold": "relu(threshold=1.0)",
+    "relu threshold max_value": "relu(max_value=3.0, threshold=1.0)",
+    "relu all": "relu(max_value=2.0, negative_slope=0.1, threshold=0.5)",
+    "tf relu": "relu",
+    "tf relu6": "relu(max_value=6.0)",
+    "tf leaky_relu": "leaky_relu",
+    "tf leaky_relu alpha": "leaky_relu(negative_slope=0.3)",
+    "backend relu": "leaky_relu",
+    "elu": "elu",
+    "elu alpha": "elu(alpha=0.5)",
+    "selu": "selu",
+    "gelu": "gelu",
+    "gelu approximate": "gelu_tanh",
+    "swish": "silu",
+    "tf silu": "silu",
+    "swish by hand": "silu",
+    "sigmoid": "sigmoid",
+    "tanh": "tanh",
+    "hard_sigmoid": "hard_sigmoid_2",
+    "softplus": "softplus",
+    "softsign": "softsign",
+    "exponential": "exponential",
+    "mish": "mish",
+    "clip_by_value": "relu(max_value=6.0)",
+    "backend clip": "hard_tanh(high=2.0)",
+    "maximum": "relu",
+    "maximum turned": "relu",
+    "minimum": "hard_tanh(low=-inf)",
+    "maximum leaky": "leaky_relu(negative_slope=0.1)",
+    "where leaky": "leaky_relu(negative_slope=0.1)",
+    "gate of zeros and ones": "relu",
+    "hard swish": "hard_silu",
+    "hard swish, other order": "hard_silu",
+    "hard sigmoid of 6": "hard_sigmoid",
+    "gate of something else": "affine sigmoid multiply",
+    "reversed": "affine",
+    "softmax": "softmax",
+    "tf softmax axis": "softmax",
+    "log_softmax": "log_softmax",
+}
+REFUSED = {
+    "tf silu beta": r"tf\.nn\.silu is called with beta=1\.5, which isn't supported; leave it out, or say the same by other functions",
+    "abs": r"calls tf\.math\.abs, which isn't supported: it is a function of each number that isn't an activation",
+    "square": r"calls tf\.math\.square, which .* use an activation in its place",
+    "power": r"calls tf\.math\.pow, which .* use an activation in its place",
+    "square root": r"calls tf\.math\.sqrt, which .* use an activation in its place",
+    "step": r"calls tf\.math\.greater, which .*: it compares numbers; .* use the layer \(ReLU",
+    "dead zone": r"calls tf\.math\.abs",
+    "concatenated relu": r"calls tf\.compat\.v1\.nn\.crelu",
+    "dropout": r"calls tf\.nn\.dropout",
+}
+
+
+def called_in_keras2(tmp_path, name):
+    return nplrp.load(write_by_name(tmp_path / "m.h5", {}, config=KERAS2["calls"][name]["config"]))
+
+
+def test_every_stored_call_is_held():
+    assert set(READ) | set(REFUSED) == set(KERAS2["calls"])
+
+
+@pytest.mark.parametrize("name", READ)
+def test_calls_of_functions_in_keras_2(tmp_path, name):
+    """However many layers Keras 2 saved a call as, it is one activation, and the numbers are Keras's."""
+    model = called_in_keras2(tmp_path, name)
+    assert " ".join(layer.kind if layer.activation == "linear" else layer.activation for layer in model) == READ[name]
+    x, y = np.array([KERAS2["x"]]), np.array([KERAS2["calls"][name]["y"]])
+    np.testing.assert_allclose(run(model, x), y, rtol=2e-6, atol=5e-7)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_calls_that_have_no_meaning_here(tmp_path, name):
+    with pytest.raises(NplrpError, match=REFUSED[name]) as refused:
+        called_in_keras2(tmp_path, name)
+    assert "\n" not in str(refused.value) and len(str(refused.value)) < 480
+
+
+def test_calls_between_stay_for_others(tmp_path):
+    """The sigmoid of x * sigmoid(x) is read elsewhere too: both are there, and the gate is an activation of x."""
+    calls = {
+        "s": ("TFOpLambda", {"function": "math.sigmoid"}, ["x"]),
+        "m": ("TFOpLambda", {"function": "math.multiply"}, ["x", "s"]),
+        "y": ("TFOpLambda", {"function": "__operators__.add"}, ["m", "s"]),
+    }
+    model = nplrp.load(write_by_name(tmp_path / "m.h5", {}, config=functional(calls, ["y"], 2, shape=SHAPE)))
+    reads = [(layer.activation, model.reads[layer.name]) for layer in model]
+    assert reads == [("sigmoid", ["input"]), ("silu", ["input"]), ("linear", ["m", "s"])]
+    np.testing.assert_allclose(run(model), X * sigmoid(X) + sigmoid(X), rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("count", [3, 60])
+def test_thresholds_are_told_from_what_is_near_them(tmp_path, count):
+    """Near constants aren't taken for each other; in a graph of very many nothing is looked for among them."""
+    calls = {}
+    for i in range(count):
+        before, top = f"y{i - 1}" if i else "x", 100 - i
+        calls[f"r{i}"] = ("TFOpLambda", {"function": "nn.relu"}, [before])
+        calls[f"y{i}"] = ("TFOpLambda", {"function": "clip_by_value"}, ([f"r{i}"], {"clip_value_min": 0.0, "clip_value_max": top + 0.5}))
+    model = nplrp.load(write_by_name(tmp_path / "m.h5", {}, config=functional(calls, [f"y{count - 1}"], 2, shape=(3,))))
+    found = run(model, np.array([[-1.0, 7.0, 1e4]]))
+    np.testing.assert_array_equal(found, [[0, 7, 100.5 - (count - 1)]])
 
 
 def test_flips_belong_to_the_picture(tmp_path):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import nplrp
 from nplrp.errors import ModelError
+from nplrp.files.arithmetic import ACTIVATIONS, POINTS
 
 pytest.importorskip("tests.onnx_files", reason="needs the extras tools and test")
 from onnx import TensorProto, helper, numpy_helper
@@ -17,7 +18,6 @@ from onnx.reference import ReferenceEvaluator
 
 from tests.onnx_files import agrees, by_runtime, graph_file, node, numbers, output
 from weights_tools.from_onnx import from_onnx
-from weights_tools.onnx_functions import ACTIVATIONS, POINTS
 from weights_tools.onnx_operators import HANDLERS
 from weights_tools.write_hdf5 import write
 
@@ -440,8 +440,9 @@ def test_gates_and_other_products_stay_products(tmp_path):
 def test_the_table_of_activations_holds_the_engines_functions():
     from nplrp.layers import bend
 
+    x = np.array(POINTS)
     for name, function in ACTIVATIONS.items():
-        np.testing.assert_allclose(function(POINTS), bend(name, POINTS[None].copy())[0], rtol=1e-12, atol=1e-12, err_msg=name)
+        np.testing.assert_allclose(function(x), bend(name, x[None].copy())[0], rtol=1e-12, atol=1e-12, err_msg=name)
 
 
 @pytest.mark.parametrize(("operator", "activation"), [("Softmax", "softmax"), ("LogSoftmax", "log_softmax")])

@@ -19,6 +19,29 @@ WEIGHTS = DATA / "keras_files" / "small32_k3.keras"
 ROOT = Path(__file__).parents[1]
 
 
+#: `nplrp fetch` with a server of its own in place of the official one, and bytes that show whether the whole of them came.
+FETCH = """
+import dataclasses, functools, hashlib, http.server, os, sys, threading
+from nplrp import cli
+from nplrp.files import fetch
+
+content = bytes(3_000_000)
+here = functools.partial(http.server.SimpleHTTPRequestHandler, directory="served")
+here.func.log_message = lambda *_: None
+os.makedirs("served", exist_ok=True)
+open("served/fetched.h5", "wb").write(content)
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), here)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+source = dataclasses.replace(
+    fetch.official("vgg16"),
+    url=f"http://127.0.0.1:{server.server_port}/fetched.h5", md5=hashlib.md5(content).hexdigest(), size=len(content),
+)
+fetch.official = lambda _: source
+os.environ["NPLRP_CACHE"] = "."
+sys.exit(cli.main(["fetch"]))
+"""
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A picture, weights, golden values and a candidate."""
@@ -31,6 +54,7 @@ def folder(tmp_path_factory):
     golden.write(recorded, path / "g.lrpgold.h5")
     e = nplrp.explain(model, nplrp.preprocess(path / "dog.png", model), "notebook")
     np.savez(path / "other.npz", **{f"relevance/{name}": R for name, R in e.relevances.items()})
+    (path / "fetch_here.py").write_text(FETCH)
     return path
 
 
@@ -78,6 +102,7 @@ COMMANDS = {
         ["c.png", "c.json"],
     ),
     "golden audit": (("nplrp.cli", "golden", "audit", "g.lrpgold.h5", "--json", "a.json"), 0, ["a.json"]),
+    "fetch": (("fetch_here",), 0, ["fetched.h5"]),
     "from-keras": (("weights_tools", "from-keras", "m.keras", "w.h5"), 0, ["w.h5"]),
 }
 
@@ -87,7 +112,8 @@ def test_a_reader_that_has_gone_changes_nothing(folder, name):
     command, expected, files = COMMANDS[name]
     code, said = closed_early(folder, *command)
     assert code == expected, said
-    assert not [line for line in said if not line.startswith(("wrote", "nplrp: ", "weights_tools: nothing in the file tells"))]
+    told = ("wrote", "nplrp: ", "weights_tools: nothing in the file tells", "fetched.h5 ")
+    assert not [line for line in said if not line.startswith(told)]
     for file in files:
         assert (folder / file).stat().st_size > 100
 

@@ -256,6 +256,24 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys, monkeypatch, ar
 
 
 @pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            "from-kears a b",
+            "weights_tools: COMMAND: there is no 'from-kears'; did you mean 'from-keras'? see python -m weights_tools --help",
+        ),
+        ("from-keras a", "weights_tools: the following arguments are required: OUT.h5; see python -m weights_tools from-keras --help"),
+        ("from-onnx a b --outputname c", "weights_tools: there is no option '--outputname'; did you mean '--output-name'? see "),
+    ],
+)
+def test_usage_errors_are_one_line(capsys, arguments, line):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments.split())
+    _, err = capsys.readouterr()
+    assert stop.value.code == 2 and err.startswith(line) and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
     "entries",
     [[["a", "A"], ["b", "B"]], {"0": ["a", "A"], "1": ["b", "B"]}],
 )

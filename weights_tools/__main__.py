@@ -25,6 +25,7 @@ from nplrp.model import Model
 from nplrp.pipes import heedless
 from nplrp.preprocessing import CHOICES, UNKNOWN, check_mode
 from nplrp.scores import scoring_of
+from nplrp.usage import Parser
 from weights_tools.torchvision import ROWS, Told
 from weights_tools.write_hdf5 import check_output, write
 
@@ -92,17 +93,17 @@ def _run(argv: Sequence[str] | None, program: str) -> int:
     return OK
 
 
-def make_parser(program: str = "weights_tools") -> argparse.ArgumentParser:
+def make_parser(program: str = "weights_tools") -> Parser:
     """Return the parser of all commands."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m weights_tools" if program == "weights_tools" else program,
         description="Turn trained weights into the HDF5 that nplrp and Keras read.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    source, target = argparse.ArgumentParser(add_help=False), argparse.ArgumentParser(add_help=False)
+    source, target = Parser(add_help=False), Parser(add_help=False)
     source.add_argument("input", type=Path, metavar="IN")
     target.add_argument("output", type=Path, metavar="OUT.h5")
-    common = argparse.ArgumentParser(add_help=False)
+    common = Parser(add_help=False)
     common.add_argument("--preprocessing", metavar=CHOICES, help="how a picture's values become the model's input")
     common.add_argument("--resample", choices=RESAMPLE, help="filter that pictures are resized with")
     common.add_argument(
@@ -113,17 +114,17 @@ def make_parser(program: str = "weights_tools") -> argparse.ArgumentParser:
         "--classes", type=Path, metavar="FILE.json", help="what the outputs are called: a list, or index -> name, or name -> index"
     )
     common.add_argument("--force", action="store_true", help="replace OUT.h5 if it is there")
-    keras = argparse.ArgumentParser(add_help=False)
+    keras = Parser(add_help=False)
     add_flags(keras, pictures=False)
-    sized = argparse.ArgumentParser(add_help=False)
+    sized = Parser(add_help=False)
     sized.add_argument("--input-size", type=sides, metavar="HxW", help="of the pictures, where the file leaves it open")
-    onnx = argparse.ArgumentParser(add_help=False)
+    onnx = Parser(add_help=False)
     onnx.add_argument("--output-name", metavar="NAME", help="which of several outputs; what doesn't lead to it is left out")
-    heads = argparse.ArgumentParser(add_help=False)
+    heads = Parser(add_help=False)
     heads.add_argument("--architecture", metavar="NAME", help="which of these it is, where its names and shapes don't tell")
     heads.add_argument("--head", choices=("flatten", "avg", "max"), help="how the pixels of a VGG's last image come to its dense layers")
     heads.add_argument("--last-activation", metavar="NAME", help="behind its outputs; softmax, or sigmoid of one, if not given")
-    torch = argparse.ArgumentParser(add_help=False)
+    torch = Parser(add_help=False)
     torch.add_argument("--head-activation", metavar="NAME", help="between dense layers that aren't torchvision's; relu if not given")
     torch.add_argument(
         "--transform-input",

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from nplrp.errors import ModelError, WeightsError
+from nplrp.files.arithmetic import Functions
 from nplrp.model import Model
-from weights_tools.onnx_functions import Functions
+from weights_tools.onnx_functions import OPERATORS
 from weights_tools.onnx_operators import HANDLERS, NORMAL_DOMAINS, REASONS, SUPPORTED
 from weights_tools.onnx_walk import Walk, attributes, unsupported
 
@@ -167,7 +168,8 @@ def _visit(walk: Walk, node: Any, functions: Functions) -> None:
         return
     output = node.output[0]
     direct = _operands(walk, node)
-    if direct is not None and functions.follow(node.op_type, direct, options, output):
+    compute = OPERATORS.get(node.op_type)
+    if direct is not None and compute is not None and functions.follow(lambda *inputs: compute(inputs, options), direct, output):
         found = functions.activation(output, direct)
         if found and found[0] in walk.values:
             walk.activate(node, found[1], walk.values[found[0]])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nplrp.errors import ModelError
-from nplrp.layers.activation_names import PARAMETERS, written
+from nplrp.layers.activation_names import PARAMETERS, clipped, written
 from nplrp.model import Window
 from weights_tools.onnx_walk import Value, Walk, unsupported
 
@@ -619,8 +619,7 @@ def _clipped(walk: Walk, node: Any, x: Value, low: float, high: float) -> None:
         return
     high = math.inf if high >= np.finfo(np.float32).max else high
     low = -math.inf if low <= np.finfo(np.float32).min else low
-    name = written("relu", max_value=high) if low == 0 and high > 0 else written("hard_tanh", low=low, high=high)
-    walk.activate(node, name, x)
+    walk.activate(node, clipped(low, high), x)
 
 
 # Activations

@@ -16,7 +16,7 @@ import numpy as np
 
 from nplrp import __version__
 from nplrp.errors import OutputError, WeightsError
-from nplrp.files.atomic import atomic
+from nplrp.files.sealed import written_hdf5
 from nplrp.model import INPUT, Layer, Model, Preprocessing, sources
 from nplrp.preprocessing import UNKNOWN
 from weights_tools.keras2_config import model_config, stored_arrays
@@ -67,7 +67,7 @@ def write(model: Model, path: str | os.PathLike[str], source: str | os.PathLike[
     }
     if model.classes is not None:
         about["nplrp_classes"] = json.dumps([list(pair) for pair in model.classes], ensure_ascii=False)
-    with atomic(path) as temporary, h5py.File(temporary, "w", alignment_threshold=1, alignment_interval=ALIGNMENT) as file:
+    with written_hdf5(path, alignment_threshold=1, alignment_interval=ALIGNMENT) as file:
         for name, value in about.items():
             file.attrs[name] = value
         group = file.create_group("model_weights")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +14,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from nplrp.model import Model
-
-#: Seconds between two lines of progress where nobody watches.
-PAUSE = 10.0
 
 
 def add_commands(commands: Any) -> None:
@@ -75,6 +71,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     if bool(arguments.images) == bool(arguments.input):
         raise EvaluationError("there is nothing to evaluate on; give images, or --input X.npy, and not both")
     from nplrp.evaluate.evaluating import DEFAULT, evaluate
+    from nplrp.progress import Progress
 
     metrics = metrics_named(DEFAULT if arguments.metric is None else arguments.metric)
     for name in split_names(arguments.composite):
@@ -88,7 +85,12 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         check_drawn(metrics)
     model = given(arguments).load()
     names, x = _inputs(arguments, model)
-    shown = Progress(arguments.quiet)
+    bar = Progress(None, "evaluating", "steps", quiet=arguments.quiet)
+
+    def shown(done: int, total: int, what: str) -> None:
+        bar.label, bar.total = what or bar.label, total
+        bar.update(done)
+
     try:
         found = evaluate(
             model,
@@ -107,7 +109,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
             progress=shown,
         )
     finally:
-        shown.end()
+        bar.close()
     if arguments.plot:
         from nplrp.evaluate.picture import plot
         from nplrp.heatmaps import save_png
@@ -137,46 +139,3 @@ def _inputs(arguments: argparse.Namespace, model: Model) -> tuple[list[str], np.
     if not isinstance(x, np.ndarray):
         raise EvaluationError(f"{arguments.input}: holds several arrays; expected one, [n, {', '.join(map(str, model.input_shape))}]")
     return [f"{Path(arguments.input).name}[{i}]" for i in range(len(x) if x.ndim else 0)], x
-
-
-class Progress:
-    """Shows how far a command is on stderr: one line that changes on a terminal, a line now and then elsewhere.
-
-    Parameters
-    ----------
-    quiet : bool
-        Show nothing.
-    """
-
-    def __init__(self, quiet: bool = False) -> None:
-        self._stream = None if quiet else sys.stderr
-        self._live = self._stream is not None and self._stream.isatty()
-        self._began = self._told = time.monotonic()
-        self._width = 0
-
-    def __call__(self, done: int, total: int, what: str) -> None:
-        """Tell that `done` of `total` steps are done, and what comes next."""
-        now = time.monotonic()
-        if self._stream is None or not (self._live or now - self._told >= PAUSE) or done >= total:
-            return
-        self._told = now
-        left = f", {_duration((now - self._began) / done * (total - done))} left" if done else ""
-        line = f"{done}/{total}{left}: {what}"
-        if self._live:
-            line = line[:110]
-            print(f"\r{line:<{self._width}}", end="", file=self._stream, flush=True)
-            self._width = len(line)
-        else:
-            print(f"nplrp: {line}", file=self._stream, flush=True)
-
-    def end(self) -> None:
-        """Take the line away."""
-        if self._live and self._width and self._stream is not None:
-            print(f"\r{'':<{self._width}}\r", end="", file=self._stream, flush=True)
-            self._width = 0
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -8,8 +8,8 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING
 
 from nplrp import __version__, cache
 from nplrp.errors import WeightsError
+from nplrp.files.locks import locked
 
 if TYPE_CHECKING:
     import http.client
@@ -344,34 +345,6 @@ def file_md5(path: Path) -> str:
     """Return a file's MD5 in hexadecimal: what Keras publishes; it tells damage, not malice."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Let one process at a time make `path`; the others wait. The empty ``<path>.lock`` stays: removing it would let two in."""
-    with path.with_name(f"{path.name}.lock").open("ab") as file:
-        _lock(file)
-        yield  # closing unlocks, and so does the end of the process
-
-
-def _lock(file: IO[bytes]) -> None:
-    waiting = f"nplrp: waiting for another process that is making {Path(file.name).stem}"
-    if sys.platform == "win32":
-        import msvcrt
-
-        while True:
-            with suppress(OSError):  # gives up after ten seconds
-                msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
-                return
-            print(waiting, file=sys.stderr)
-    else:
-        import fcntl
-
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(waiting, file=sys.stderr)
-            fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def show_progress(label: str, stream: IO[str] | None = None) -> Progress:

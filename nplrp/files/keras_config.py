@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import Any
 
 from nplrp.errors import ModelError, WeightsError, brief
+from nplrp.files.keras_functions import CALLS, put_together
 from nplrp.layers.base import Shape
 from nplrp.layers.config import MAX_LAYERS, Call, ConfigLayer, Options, Sketch, Source, Tensor, is_size, items, leaves
 from nplrp.layers.table import KINDS, READERS
@@ -121,7 +122,8 @@ def parse(
         raise WeightsError(str(error)) from error
     if not layers:
         raise WeightsError(f"model {graph.name!r} has no layers but its input, expected some; save the whole model")
-    whole = {item.entry for item in order} == set(range(len(graph.entries)))
+    used = {item.entry for item in order}
+    whole = all(number in used or each.class_name in CALLS for number, each in enumerate(graph.entries))
     return Network(graph.name, shape, tuple(layers), whole, None in declared and input_size is None)
 
 
@@ -275,6 +277,7 @@ def _graph(entry: Entry, depth: int) -> Graph:
     # What a model takes as its input may be any layer: what that one reads isn't part of the model.
     for number in inputs:
         entries[number].nodes = [Node([])]
+    put_together(entries)
     return Graph(name, entries, inputs, ends, numbers, depth=depth)
 
 
@@ -693,7 +696,8 @@ def _use_layer(entry: Entry, arguments: list[Any], keywords: Mapping[str, Any], 
         key, options, arguments = _operation(class_name, options, arguments)
         read = READERS.get(key)
         if read is None:
-            raise WeightsError(f"layer {name!r} is of class {key}, which isn't supported: {_reason(key, entry.raw)}")
+            what = "calls" if key.startswith("tf.") else "is of class"
+            raise WeightsError(f"layer {name!r} {what} {key}, which isn't supported: {_reason(key, entry.raw)}")
         source = Source(place.path, place.store, place.top or 0)
         return read(Call(sketch, source, key, options, arguments, keywords, place.dialect))
     except ValueError as error:
@@ -734,8 +738,10 @@ _REASONS = MappingProxyType(
         "Lambda": "it is Python code, which isn't run; replace it by layers that say what they do (Rescaling, Normalization, Add, "
         "Multiply, Activation, Reshape, ...) or by arithmetic (x / 127.5 - 1), and save the model again",
         "integers": "it works on text or whole numbers; explain the model behind it, from the first floats on",
-        "choice": "it compares numbers; where that makes an activation, such as keras.activations.relu with a slope or a ceiling, use the "
-        "layer (ReLU, LeakyReLU, ELU, ...), and save the model again",
+        "choice": "it compares numbers; that is read only where it makes an activation with the calls behind it: use the layer (ReLU, "
+        "LeakyReLU, ELU, ...), and save the model again",
+        "curve": "it is a function of each number that isn't an activation of Keras, nor part of one here; use an activation in its place "
+        "(docs/layers.md lists them), or explain the model before or behind it, and save that",
         "wrapper": "it wraps another layer; use that layer itself, and save the model again",
         "own": "it isn't one of Keras's, and its Python code isn't in the file; build it from Keras's layers, and save the model again",
     }
@@ -748,6 +754,7 @@ _PATTERNS = (
     (r"Embedding|Lookup|Vectorization|Hash|CategoryEncoding|Discretization|Masking|IntegerLookup|MelSpectrogram|STFT", "integers"),
     (r"SpectralNormalization|Wrapper$", "wrapper"),
     (r"(?i)^(tf\.)?(math\.|compat\.v1\.)*(greater|less|where|cond|select)", "choice"),
+    (r"(?i)^(tf\.|op\.)?(math\.)?(abs|absolute|square|pow|power|sqrt|rsqrt|log|log1p|expm1|sign|sin|cos|reciprocal|round|floor)$", "curve"),
 )
 
 

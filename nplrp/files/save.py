@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from nplrp.explanation import Explanation
 
 SUFFIXES = (".npz", ".h5")
+#: What an .h5 begins with (`nplrp.files.sealed`).
+KIND, VERSION = "nplrp-explanation", 1
 
 
 def save(explanation: Explanation, path: str | os.PathLike[str], layers: bool = False, ledger: bool = False) -> None:
@@ -67,17 +69,16 @@ def save(explanation: Explanation, path: str | os.PathLike[str], layers: bool = 
         arrays |= {f"ledger/{term}": np.stack([getattr(e, term) for e in book.entries]) for term in SUMS}
         arrays["ledger/edges"] = np.stack([edge for e in book.entries for edge in e.edges.values()])
     note = json.dumps(facts)  # the rules stay in the order of the layers
-    with atomic(path) as temporary:
-        if path.suffix == ".npz":
-            with temporary.open("wb") as file:
-                np.savez(file, about=np.array(note), **arrays)  # type: ignore[arg-type]
-        else:
-            import h5py
+    if path.suffix == ".npz":
+        with atomic(path) as temporary, temporary.open("wb") as content:
+            np.savez(content, about=np.array(note), **arrays)  # type: ignore[arg-type]
+        return
+    from nplrp.files.sealed import sealed_hdf5
 
-            with h5py.File(temporary, "w", track_order=True) as file:
-                file.attrs["about"] = note
-                for name, array in arrays.items():
-                    file.create_dataset(name, data=array)
+    with sealed_hdf5(path, KIND, VERSION, track_order=True) as file:
+        file.attrs["about"] = note
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array)
 
 
 def _masks(explanation: Explanation) -> dict[str, np.ndarray]:

@@ -17,7 +17,8 @@ import numpy as np
 
 from nplrp.errors import ModelError, NplrpError, OutputError, RuleError
 from nplrp.explanation import Explanation, explain
-from nplrp.files.save import check_suffix
+from nplrp.files.save import KIND, VERSION, check_suffix
+from nplrp.files.sealed import check_seal
 from nplrp.ledger import SUMS, Entry, Ledger
 from nplrp.model import Model
 from nplrp.outputs import ByLayer
@@ -84,9 +85,7 @@ class SavedExplanation:
             If it wasn't saved.
         """
         if "ledger" not in self.about:
-            raise OutputError(
-                f"{self.path}: holds no ledger; save it with ledger=True, or give load_explanation the model as well"
-            )
+            raise OutputError(f"{self.path}: holds no ledger; save it with ledger=True, or give load_explanation the model as well")
         entries, edges = [], iter(self.sums["edges"])
         for i, row in enumerate(self.about["ledger"]):
             terms = {term: self.sums[term][i] for term in SUMS}
@@ -260,6 +259,7 @@ def _read(path: Path) -> SavedExplanation:
                 group, slash, layer = name.partition("/")
                 arrays[group + slash + layer_name(layer)] = item[...]
 
+        check_seal(path, KIND, (VERSION,))
         with h5py.File(path) as file:
             about = json.loads(file.attrs["about"])
             file.visititems(visit)
@@ -270,8 +270,6 @@ def _read(path: Path) -> SavedExplanation:
     plain = {name: arrays[name] for name in ("x", "relevance", "output", "logits", "images")}
     start = arrays["start"] if about["start"] == "given" else about["start"]
     ordered = [INPUT, *about["rules"]]
-    by_layer: dict[str, Any] = {name: ByLayer({key: array for key in ordered if (array := group(name).get(key)) is not None}) for name in _BY_LAYER}
+    groups = {name: group(name) for name in ("masks", "activations", "relevances")}
+    by_layer: dict[str, Any] = {name: ByLayer({key: found[key] for key in ordered if key in found}) for name, found in groups.items()}
     return SavedExplanation(about, **plain, targets=arrays.get("targets"), start=start, **by_layer, path=path, sums=group("ledger"))
-
-
-_BY_LAYER = ("masks", "activations", "relevances")

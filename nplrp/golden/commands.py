@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nplrp.files.given import add_flags, given
 from nplrp.golden.errors import DIVERGED, PASSED, GoldenError
+from nplrp.usage import Parser
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +26,7 @@ def add_commands(commands: Any) -> None:
         description="Exit codes: 0 pass, 1 diverged, 2 usage or bad file, 3 other weights or input, 4 nothing compared.",
     )
     actions = golden.add_subparsers(title="actions", required=True, metavar="ACTION")
-    model = argparse.ArgumentParser(add_help=False)
+    model = Parser(add_help=False)
     model.add_argument("--weights", "-w", metavar="FILE", help="Keras weights or model; default: as for nplrp explain")
     add_flags(model)
     model.add_argument("--image", "-i", metavar="IMAGE", help="image file")

@@ -1,12 +1,10 @@
 """Read and write `.lrpgold.h5` files (docs/golden.md describes them).
 
-The first 512 bytes are HDF5's user block: a line of text with the SHA-256 of everything behind it. So a file is known to be whole
-before libhdf5 looks at a byte of it, and any HDF5 reader can open it.
+They are sealed (`nplrp.files.sealed`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -16,15 +14,14 @@ import h5py
 import numpy as np
 
 from nplrp.errors import OutputError
-from nplrp.files.atomic import atomic
 from nplrp.files.hdf5 import path_name
+from nplrp.files.sealed import SealError, check_seal, sealed_hdf5
 from nplrp.golden.errors import GoldenError
 from nplrp.golden.values import FORMAT, VERSIONS, Golden, GoldenLayer, Tensor
 
 SUFFIX = ".lrpgold.h5"
-BLOCK = 512
 SMALL = 1024
-_MAGIC = b"nplrp-golden"
+_KIND = "nplrp-golden"
 #: Attributes that are JSON texts; the others are text or numbers.
 _JSON = ("preprocessing", "targets", "layers", "runs", "env")
 _STORAGE: dict[str, Any] = {"compression": "gzip", "shuffle": True, "fletcher32": True}
@@ -43,14 +40,8 @@ def write(golden: Golden, path: str | os.PathLike[str]) -> None:
     path = Path(path)
     if not path.name.endswith(SUFFIX):
         raise OutputError(f"{path}: golden files are called NAME{SUFFIX}; give a name that ends so")
-    with atomic(path) as temporary:
-        with h5py.File(temporary, "w", userblock_size=BLOCK, libver=("v110", "v110")) as file:
-            _fill(file, golden)
-        with temporary.open("r+b") as raw:
-            raw.seek(BLOCK)
-            digest = hashlib.file_digest(raw, "sha256").hexdigest()
-            raw.seek(0)
-            raw.write(_block(golden.facts["format_version"], digest))
+    with sealed_hdf5(path, _KIND, golden.facts["format_version"], libver=("v110", "v110")) as file:
+        _fill(file, golden)
 
 
 def read(path: str | os.PathLike[str]) -> Golden:
@@ -63,38 +54,19 @@ def read(path: str | os.PathLike[str]) -> Golden:
     """
     path = Path(path)
     try:
-        with path.open("rb") as raw:
-            head = raw.read(BLOCK)
-            _check_head(path, head, raw)
+        check_seal(path, _KIND, VERSIONS)
         with h5py.File(path, "r") as file:
             golden = _load(file)
     except OSError as error:
         raise GoldenError(f"{path}: can't be read: {error.strerror or error}; record it with: nplrp golden record") from None
+    except SealError as error:
+        raise GoldenError(f"{path}: {error}; copy it again, or record it with: nplrp golden record") from None
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise GoldenError(f"{path}: isn't laid out as golden values are ({error}); record it again") from None
     found, stated = golden.content_sha256, golden.facts["content_sha256"]
     if found != stated:
         raise GoldenError(f"{path}: its content has SHA-256 {found}, but it states {stated}; it was changed: record it again")
     return golden
-
-
-def _block(version: int | str, digest: str) -> bytes:
-    """Return the user block."""
-    return (_MAGIC + f" {version} sha256 {digest}\n".encode()).ljust(BLOCK, b"\0")
-
-
-def _check_head(path: Path, head: bytes, raw: Any) -> None:
-    words = head.split(b"\n")[0].split()
-    if len(head) < BLOCK or len(words) != 4 or words[0] != _MAGIC:
-        what = "is empty" if not head else "is no golden file as nplrp writes it"
-        raise GoldenError(f"{path}: {what}: expected to begin with 'nplrp-golden'; record it with: nplrp golden record")
-    version, known = words[1].decode("ascii", "replace"), " and ".join(map(str, VERSIONS))
-    if version not in map(str, VERSIONS):
-        raise GoldenError(f"{path}: has format version {version}, this nplrp reads versions {known}; record it again, or update nplrp")
-    if head != _block(version, hashlib.file_digest(raw, "sha256").hexdigest()):
-        raise GoldenError(
-            f"{path}: is truncated or was changed: its bytes don't have the SHA-256 that it states; copy it again, or record it again"
-        )
 
 
 def _fill(file: h5py.File, golden: Golden) -> None:

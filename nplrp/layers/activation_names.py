@@ -6,7 +6,7 @@ A parameter that has its usual value isn't written, so that equal functions have
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -80,6 +80,11 @@ def written(name: str, **parameters: float) -> str:
     usual = PARAMETERS[name]
     given = ", ".join(f"{key}={parameters[key]!r}" for key in usual if key in parameters and parameters[key] != usual[key])
     return f"{name}({given})" if given else name
+
+
+def clipped(low: float, high: float) -> str:
+    """Return the activation that clips; from 0 on it is a ReLU, with a top."""
+    return written("relu", max_value=high) if low == 0 and high > 0 else written("hard_tanh", low=low, high=high)
 
 
 def read_activation(call: Call) -> str:
@@ -192,11 +197,22 @@ def _operation(name: str, **keys: str) -> Reader:
 
     def read(call: Call) -> Tensor:
         given = {**call.keywords, **call.options}
+        if call.class_name.startswith("tf."):
+            _check_known(call, keys.values())
         parameters = {ours: _number(given, theirs) for ours, theirs in keys.items() if given.get(theirs) is not None}
         found = ALIASES.get(name, name)
         return call.add("activation", call.tensor, activation=written(found, **parameters) if parameters else found)
 
     return read
+
+
+def _check_known(call: Call, names: Collection[str]) -> None:
+    """See that a function of TensorFlow isn't called with more than is read, as `silu` may be with a beta."""
+    usual = {"name": None, "beta": 1.0}
+    for key, value in call.keywords.items():
+        if key not in names and value is not None and not isinstance(value, Tensor) and value != usual.get(key):
+            what = f"{call.class_name} is called with {key}={brief(value)}"
+            raise ValueError(f"{what}, which isn't supported; leave it out, or say the same by other functions")
 
 
 def _along(name: str) -> Reader:
@@ -236,7 +252,7 @@ def _clip(low: str, high: str) -> Reader:
         lowest, highest = _number(ends, low, none=-math.inf), _number(ends, high, none=math.inf)
         if lowest > highest:
             raise ValueError(f"it clips to between {lowest:g} and {highest:g}")
-        return call.add("activation", call.tensor, activation=written("hard_tanh", low=lowest, high=highest))
+        return call.add("activation", call.tensor, activation=clipped(lowest, highest))
 
     return read
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nplrp.layers.activation_names import written
+from nplrp.layers.activation_names import clipped
 from nplrp.layers.config import Call, Reader, Tensor, items
 from nplrp.layers.scale import scaled
 
@@ -110,10 +110,8 @@ def _bound(kind: str, end: str) -> Reader:
             return _joined(call, kind, tensors)
         if len(tensors) > 1 or any(each.size != 1 for each in constants):
             raise ValueError("only several tensors, or one tensor and a number, are supported")
-        if kind == "maximum" and float(constants[0].reshape(-1)[0]) == 0 and len(constants) == 1:
-            return call.add("activation", tensors[0], activation="relu")
         ends = {"low": -np.inf, "high": np.inf, end: float(_folded(constants, getattr(np, kind)).reshape(-1)[0])}
-        return call.add("activation", tensors[0], activation=written("hard_tanh", **ends))
+        return call.add("activation", tensors[0], activation=clipped(**ends))
 
     return read
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from nplrp import explanation, outputs
+from nplrp.errors import InputWarning
 from nplrp.heatmaps import encode_png, figure, heatmap
 from nplrp.model import Layer, Model, Preprocessing, Window, chain
 from nplrp.plan import ALGORITHMS
@@ -31,6 +32,12 @@ def warm_up(dtypes: Sequence[str], models: Sequence[Model] = (), say: Callable[[
     say : callable
         Is told about the progress.
     """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InputWarning)  # its inputs are no pictures
+        return _run(dtypes, models, say)
+
+
+def _run(dtypes: Sequence[str], models: Sequence[Model], say: Callable[[str], None]) -> int:
     begun, count = time.monotonic(), 0
     for dtype in dtypes:
         for model in _networks():

@@ -18,6 +18,7 @@ import time
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from nplrp.pipes import heedless
 from nplrp.serve.settings import Settings
 from nplrp.serve.source import Source
 
@@ -122,12 +123,13 @@ def _work(source: Source, settings: Settings, sock: socket.socket, patient: bool
     from nplrp.errors import NplrpError
     from nplrp.serve.server import serve, set_up_logs
 
-    set_up_logs()
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    try:
-        code = serve(source.load(), settings, source.sample, sock, patient, parent.sentinel)
-    except NplrpError as error:
-        log.error("can't serve: %s", error)
-        code = FAILED
+    with heedless():  # whether or not somebody reads the log
+        set_up_logs()
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        try:
+            code = serve(source.load(), settings, source.sample, sock, patient, parent.sentinel)
+        except NplrpError as error:
+            log.error("can't serve: %s", error)
+            code = FAILED
     sys.exit(code)

@@ -13,9 +13,9 @@ import pytest
 from nplrp import explain, golden
 from nplrp.cli import main
 from nplrp.errors import NplrpError, OutputError
+from nplrp.files.sealed import BLOCK
 from nplrp.files.weights import load
 from nplrp.golden.errors import GoldenError, ProvenanceError
-from nplrp.golden.file import BLOCK
 from nplrp.golden.orders import renumbered
 from nplrp.golden.recording import SAMPLES
 from nplrp.golden.values import sha256

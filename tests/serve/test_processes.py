@@ -502,6 +502,22 @@ def test_missing_weights_and_taken_ports_are_one_line(server, tmp_path):
         assert message in done.stderr and len(done.stderr.splitlines()) == 1
 
 
+def nobody_reads():
+    """Let standard output be a pipe whose reader has gone."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    os.dup2(writing, 1)
+    os.close(writing)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_log_that_nobody_reads_changes_nothing(tmp_path, workers):
+    with remote(tmp_path, "--workers", workers, before=nobody_reads) as server:
+        assert [httpx.get(f"{server.url}/v2/health/ready", timeout=PATIENCE).status_code for _ in range(4)] == [200] * 4
+        assert server.stop() == 0
+    assert all(line.startswith("nplrp: ") for line in server.errors.read_text().splitlines())
+
+
 def test_a_full_disk_is_no_reason_to_fail(small, tmp_path):
     """No file may grow beyond 4 KB: neither the cache of kernels nor that of hashes can be written."""
     cache = tmp_path / "cache"

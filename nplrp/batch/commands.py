@@ -1,0 +1,185 @@
+"""The command line of runs: `nplrp batch | merge`; each imports only what it needs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nplrp.errors import OutputError
+from nplrp.files.given import given
+
+if TYPE_CHECKING:
+    from nplrp.batch.running import Report
+
+Parser = argparse.ArgumentParser
+
+#: Exit code of a run in which some images couldn't be explained, and of results that aren't what they should be.
+PARTLY = 1
+#: Errors of images that are told one by one.
+_TOLD = 10
+
+
+def add_commands(commands: Any, weights: Parser, rules: Parser, numerics: Parser) -> None:
+    """Add ``batch`` and ``merge`` to the parser of all commands; the parents have the flags of a model, its rules and numerics."""
+    quiet = argparse.ArgumentParser(add_help=False)
+    quiet.add_argument("-q", "--quiet", action="store_true", help="no progress; errors and a last line only")
+
+    batch = commands.add_parser(
+        "batch",
+        parents=[weights, rules, numerics, quiet],
+        help="explain thousands of images into a folder; goes on where it was stopped",
+        description="Explain any number of images. The folder's shards are written whole: the same command goes on after any interruption, "
+        "with the same bits. Exit codes: 0 all done, 1 some images couldn't be explained, 2 bad input.",
+    )
+    batch.add_argument(
+        "images", nargs="+", metavar="IMAGES", help="files, folders, patterns, @LIST (names in a file), - (names from stdin)"
+    )
+    batch.add_argument("--out", "-o", required=True, metavar="DIR", help="folder of the run; a new one, or one to go on with")
+    batch.add_argument(
+        "--target", "-t", metavar="T", help="as for explain: an index, class id or class name, or top-3; default: the start's"
+    )
+    batch.add_argument("--start", metavar="S", help="as for explain; default: the dialect's")
+    batch.add_argument("--resample", help="filter for the resize; default: the model's own")
+    batch.add_argument("--crop", action="store_true", default=None, help="resize the shorter side and cut out the centre")
+    batch.add_argument(
+        "--keep", default="float32", metavar="K", help="float32 (default: maps as computed), float16, or reduced (their sums over channels)"
+    )
+    batch.add_argument("--ledger", action="store_true", help="keep where the relevance went, layer by layer (takes about twice as long)")
+    batch.add_argument("--pictures", action="store_true", help="also draw every image beside its maps (DIR/pictures/*.png)")
+    batch.add_argument("--shard-size", type=int, default=None, metavar="N", help="images in a shard (default 32)")
+    batch.add_argument("--shard", metavar="i/N", help="compute the i-th of N parts alone, from 1: for arrays of jobs on a cluster")
+    batch.add_argument(
+        "--scheduler", metavar="S", help="local, local:N (N workers), or the address of a dask scheduler (needs the extra dask)"
+    )
+    batch.set_defaults(run=run_batch)
+
+    merge = commands.add_parser(
+        "merge",
+        parents=[weights, quiet],
+        help="check a run's hashes and put its shards into one file",
+        description="Check that every shard is what was written and put all into one HDF5 file. Exit codes: 0 all well, 1 bits differ.",
+    )
+    merge.add_argument("folder", metavar="DIR", help="of nplrp batch")
+    merge.add_argument("-o", "--output", metavar="OUT.h5", help="file to write; default: DIR/merged.h5")
+    merge.add_argument("--verify", metavar="SHARE", help="compute a random share again, such as 1%%, and demand equal bits (needs -w)")
+    merge.add_argument("--composite", "-c", metavar="NAME[,...]", help="of --verify, if the run's composites are files of your own")
+    merge.add_argument("--seed", type=int, help="which images --verify chooses; default: others each time")
+    merge.set_defaults(run=run_merge)
+
+
+def run_batch(arguments: argparse.Namespace) -> int:
+    """Explain images into a folder."""
+    from nplrp.batch.images import find_images
+    from nplrp.batch.job import KEPT, SHARD, job_facts, open_job
+    from nplrp.batch.running import Part, parts_wanted, run
+    from nplrp.errors import nearest
+    from nplrp.jit.ahead import compiling_ahead
+    from nplrp.progress import Progress, duration
+    from nplrp.rules.composites import composite_named, split_names
+    from nplrp.stream import Wanted
+
+    out = Path(arguments.out)
+    composites = tuple(split_names(arguments.composite or "notebook"))
+    for name in composites:
+        composite_named(name)
+    if arguments.keep not in KEPT:
+        raise OutputError(f"--keep {arguments.keep}: {nearest(arguments.keep, KEPT)}")
+    size = SHARD if arguments.shard_size is None else arguments.shard_size
+    if size < 1:
+        raise OutputError(f"--shard-size {size}: expected a number of images, 1 or more")
+    part = Part() if arguments.shard is None else parts_wanted(arguments.shard)
+    if arguments.scheduler and part.of > 1:
+        raise OutputError("--shard and --scheduler exclude each other: a scheduler divides the work itself")
+    images = find_images(arguments.images, sys.stdin, out)
+    model = given(arguments).load()
+    numerics = {"dtype": arguments.dtype, "algorithm": arguments.algorithm, "dialect": arguments.dialect}
+    wanted = Wanted(composites, arguments.target, start=arguments.start, resample=arguments.resample, crop=arguments.crop, **numerics)
+    wanted.check(model)
+    job = open_job(out, job_facts(model, wanted, arguments.keep, arguments.ledger, arguments.pictures), images, size)
+    for handler in _listeners():  # what was assumed is said now, not after hours
+        handler.let_go()
+    bar = Progress(None, "explaining", quiet=arguments.quiet)
+
+    def told(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done)
+
+    try:
+        if arguments.scheduler:
+            from nplrp.batch.scheduling import run_scheduled
+
+            report = run_scheduled(job, out, given(arguments), model, wanted, arguments.scheduler, told, bar.note)
+        else:
+            with compiling_ahead("nplrp.precompile", composites[0], arguments.dtype):
+                report = run(job, out, model, wanted, part, told, bar.note)
+    except KeyboardInterrupt:
+        bar.close()
+        print(f"nplrp: stopped; what is done is in {out}, and the same command goes on from there", file=sys.stderr)
+        raise
+    bar.close()
+    _tell(report, out, duration(bar.seconds), job.places, part.shards(job) if part.of > 1 else None)
+    return PARTLY if report.failed else 0
+
+
+def _tell(report: Report, out: Path, time: str, places: Any, shards: Sequence[int] | None) -> None:
+    before = f", {report.before} were there before" if report.before else ""
+    of = "" if shards is None else f" of this part's {sum(len(places(shard)) for shard in shards)}"
+    print(f"{report.done} images{of} explained in {time}{before}; results in {out}")
+    if not report.failed:
+        return
+    print(f"nplrp: {len(report.failed)} images couldn't be explained:", file=sys.stderr)
+    for _, reason in report.failed[:_TOLD]:
+        print(f"  {reason}", file=sys.stderr)
+    if len(report.failed) > _TOLD:
+        print(f"  and {len(report.failed) - _TOLD} more: nplrp merge and nplrp summary list them", file=sys.stderr)
+
+
+def _listeners() -> list[Any]:
+    import logging
+
+    return [handler for handler in logging.getLogger("nplrp").handlers if hasattr(handler, "let_go")]
+
+
+def run_merge(arguments: argparse.Namespace) -> int:
+    """Put a run's shards together."""
+    from nplrp.batch.merging import merge, share_of, verify
+    from nplrp.batch.results import Results
+    from nplrp.progress import Progress
+
+    share = None if arguments.verify is None else share_of(arguments.verify)
+    results = Results.open(arguments.folder)
+    path = Path(arguments.output) if arguments.output else results.folder / "merged.h5"
+    if path.suffix != ".h5":
+        raise OutputError(f"{path}: merged results are written as HDF5; give a name that ends in .h5")
+    bar = Progress(len(results.job.ends), "merging", "shards", quiet=arguments.quiet)
+    try:
+        failed = merge(results, path, lambda done, _: bar.update(done))
+    finally:
+        bar.close()
+    images = len(results.job.images) - len(failed)
+    print(f"{images} images in {len(results.job.ends)} shards, every hash as it was written; wrote {path}")
+    for image, reason in failed:
+        print(f"  without {reason if reason.startswith(image) else f'{image}: {reason}'}", file=sys.stderr)
+    if share is None:
+        return 0
+    from nplrp.rules.composites import split_names
+
+    composites = tuple(split_names(arguments.composite)) if arguments.composite else None
+    model = given(arguments).load()
+    bar = Progress(None, "computing again", quiet=arguments.quiet)
+
+    def told(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done)
+
+    try:
+        count, other = verify(results, model, share, arguments.seed, results.wanted(composites), told)
+    finally:
+        bar.close()
+    for line in other:
+        print(f"  {line}", file=sys.stderr)
+    print(f"computed {count} images again: {count - len(other)} have the same bits, {len(other)} don't")
+    return PARTLY if other else 0

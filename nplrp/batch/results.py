@@ -1,0 +1,176 @@
+"""Read a run: shard by shard, so that memory doesn't grow with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nplrp.batch.job import Job, read_job
+from nplrp.batch.shard import Shard, open_shard, shard_path
+from nplrp.errors import ModelError, OutputError
+from nplrp.model import Model
+from nplrp.scores import Scoring
+from nplrp.stream import Wanted
+from nplrp.targets import Label, Naming
+
+
+@dataclass(frozen=True, eq=False)
+class Map:
+    """One map of a run.
+
+    Attributes
+    ----------
+    index : int
+        The image's place in the run.
+    image : str
+    composite : int
+        The composite's place among those of the job.
+    target : int
+        The explained output; -1: all of it.
+    relevance : ndarray
+        As it is kept: [*input_shape], or [h, w] if reduced.
+    begun, arrived : float
+        Sums of the relevance that the pass began with and that arrived.
+    output : ndarray [classes] or None
+    ledger : mapping of str to ndarray [layers]
+        Empty unless asked for.
+    """
+
+    index: int
+    image: str
+    composite: int
+    target: int
+    relevance: np.ndarray
+    begun: float
+    arrived: float
+    output: np.ndarray | None
+    ledger: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """A run's folder.
+
+    Attributes
+    ----------
+    folder : Path
+    job : Job
+    """
+
+    folder: Path
+    job: Job
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Results:
+        """Open a run's folder.
+
+        Raises
+        ------
+        OutputError
+            If it holds no run.
+        """
+        return cls(Path(folder), read_job(Path(folder)))
+
+    @property
+    def missing(self) -> list[int]:
+        """Numbers of the shards that aren't there."""
+        return [shard for shard in self.job.shards if not shard_path(self.folder, shard).exists()]
+
+    def check_complete(self) -> None:
+        """Raise if shards are missing.
+
+        Raises
+        ------
+        OutputError
+        """
+        missing = self.missing
+        if missing:
+            images = sum(len(self.job.places(shard)) for shard in missing)
+            raise OutputError(
+                f"{self.folder}: {len(missing)} of {len(self.job.ends)} shards aren't there yet ({images} images, the first is number "
+                f"{missing[0]}); run nplrp batch again to go on"
+            )
+
+    @contextmanager
+    def shard(self, number: int) -> Iterator[Shard]:
+        """Open a shard."""
+        with open_shard(self.folder, self.job, number) as found:
+            yield found
+
+    def maps(self) -> Iterator[Map]:
+        """Yield all maps of the shards that are there, image by image."""
+        for number in self.job.shards:
+            if shard_path(self.folder, number).exists():
+                yield from self._maps_of(number)
+
+    def _maps_of(self, number: int) -> Iterator[Map]:
+        with self.shard(number) as shard:
+            names, images, index = shard.names(), shard["images"], shard["index"]
+            output = shard["output"] if "output" in names else None
+            for k in range(len(self.job.composites)) if len(images) else ():
+                plain = {name: shard[f"maps/{k}/{name}"] for name in ("image", "target", "begun", "arrived")}
+                prefix = f"maps/{k}/ledger/"
+                ledger = {name.removeprefix(prefix): shard[name] for name in names if name.startswith(prefix)}
+                for m, row in enumerate(plain["image"]):
+                    yield Map(
+                        int(index[row]),
+                        str(images[row]),
+                        k,
+                        int(plain["target"][m]),
+                        shard.relevance(k, slice(m, m + 1))[0],
+                        float(plain["begun"][m]),
+                        float(plain["arrived"][m]),
+                        None if output is None else output[row],
+                        {name: values[m] for name, values in ledger.items()},
+                    )
+
+    def failed(self) -> list[tuple[str, str]]:
+        """Return the images that couldn't be explained, and why."""
+        found: list[tuple[str, str]] = []
+        for number in self.job.shards:
+            if shard_path(self.folder, number).exists():
+                with self.shard(number) as shard:
+                    found += shard.failed
+        return found
+
+    @property
+    def naming(self) -> Naming:
+        """What the outputs are called."""
+        facts, classes = self.job.facts["scoring"], self.job.facts["classes"]
+        own = None if classes is None else tuple((id_, name) for id_, name in classes)
+        return Naming(Scoring(facts["function"], tuple(facts["shape"])), own)
+
+    def label(self, found: Map) -> Label | None:
+        """Return the label of what a map explains: its target, else the largest output; None of outputs that are no vector."""
+        if found.output is None:
+            return None
+        targets = None if found.target < 0 else np.array([found.target])
+        return self.naming.chosen(self.naming.scoring.scores(found.output[None]), targets)[0]
+
+    def predicted(self, found: Map) -> Label | None:
+        """Return the label of the largest output of a map's image."""
+        return None if found.output is None else self.naming.chosen(self.naming.scoring.scores(found.output[None]), None)[0]
+
+    def wanted(self, composites: Any = None) -> Wanted:
+        """Return what the run asks of every image; `composites` are those that names can't tell, such as files of one's own."""
+        facts = self.job.facts
+        names = tuple(each["name"] for each in facts["composites"]) if composites is None else composites
+        return Wanted(names, **{name: facts[name] for name in ("target", "dtype", "algorithm", "dialect", "start", "resample", "crop")})
+
+    def check_model(self, model: Model) -> None:
+        """Raise if a model isn't the one of the run.
+
+        Raises
+        ------
+        ModelError
+        """
+        if model.content_hash != self.job.facts["weights_sha256"]:
+            raise ModelError(
+                f"{self.folder}: was computed with other weights than those of {model.name} "
+                f"(SHA-256 {self.job.facts['weights_sha256'][:12]}...); give the model of the run"
+            )

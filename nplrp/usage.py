@@ -1,0 +1,85 @@
+"""Command lines that can't be read: one line on stderr that says what is wrong with them, and exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from nplrp.errors import brief, nearest
+
+#: What argparse takes for a value although it begins with a dash.
+_NEGATIVE = re.compile(r"-\d+|-\d*\.\d+")
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a whole number, found {brief(text)}") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number, found {brief(text)}") from None
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser of a command line; those of its commands are of its kind.
+
+    Examples
+    --------
+    >>> parser = Parser(prog="nplrp explain")
+    >>> _ = parser.add_argument("--weights")
+    >>> parser.parse_args(["--wights", "vgg16.h5"])
+    Traceback (most recent call last):
+    SystemExit: 2
+    """
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.register("type", int, _whole)
+        self.register("type", float, _number)
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """Parse a command line of which nothing may be left: the command is known here, the outermost parser doesn't know it."""
+        if args is not None:
+            self._check_options(args)
+        namespace, left = super().parse_known_args(args, namespace)
+        if left:
+            places = [action.metavar or action.dest for action in self._get_positional_actions()]
+            self.error(f"expected {f'{_listed(places)} in one place' if places else 'options only'}, found also {_listed(left)}")
+        return namespace, left
+
+    def _check_options(self, args: Sequence[str]) -> None:
+        """Refuse an option that there isn't before what is missing because of it."""
+        known = self._option_string_actions
+        inner = any(isinstance(action, argparse._SubParsersAction) for action in self._actions)
+        for word in args:
+            name = word.partition("=")[0]
+            if word == "--" or (inner and not word.startswith("-")):  # what follows isn't for this parser
+                return
+            if word[:1] != "-" or word == "-" or " " in word or _NEGATIVE.fullmatch(word):
+                continue
+            if name in known or any(each.startswith(name) for each in known) or (word[1] != "-" and word[:2] in known):
+                continue
+            if word[1].isdigit():
+                self.error(f"{brief(word)} reads as an option; a value that begins with a dash is written OPTION={brief(word)[1:-1]}")
+            self.error(f"there is no option {brief(name)}; {nearest(name, (each for each in known if each.startswith('--')))}")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            raise argparse.ArgumentError(action, f"there is no {brief(value)}; {nearest(value, action.choices)}")
+
+    def error(self, message: str) -> NoReturn:
+        """Print what is wrong, and where help is."""
+        line = " ".join(message.removeprefix("argument ").split())
+        name = self.prog.removeprefix("python -m ").partition(" ")[0]
+        self.exit(2, f"{name}: {line}{'' if line.endswith('?') else ';'} see {self.prog} --help\n")
+
+
+def _listed(words: Sequence[Any]) -> str:
+    return ", ".join(map(str, words))
