@@ -6,16 +6,16 @@ from protocol import SEED, images
 #: Settings of each job, by Quantus's names.
 JOBS = {
     "region perturbation": {"patch_size": 16, "regions_evaluation": 50},
-    "pixel flipping": {"features_in_step": 6272},
-    "faithfulness correlation of 3 maps": {"nr_runs": 10, "subset_size": 4704},
-    "max-sensitivity": {"nr_samples": 3, "lower_bound": 0.2},
-    "local Lipschitz": {"nr_samples": 3, "perturb_std": 0.1},
+    "pixel flipping": {"features_in_step": 12544},
+    "faithfulness correlation of 3 maps": {"nr_runs": 6, "subset_size": 4704},
+    "max-sensitivity": {"nr_samples": 2, "lower_bound": 0.2},
+    "local Lipschitz": {"nr_samples": 2, "perturb_std": 0.1},
     "sparseness and complexity": {},
     "randomisation": {"seed": 42},
 }
 #: Images of each job.
-BATCHES = {"max-sensitivity": 4, "local Lipschitz": 4, "randomisation": 2, "sparseness and complexity": 16}
-BATCH = 4
+BATCHES = {"randomisation": 1, "sparseness and complexity": 16}
+BATCH = 2
 #: Seed of what Quantus draws.
 DRAWS = 5
 

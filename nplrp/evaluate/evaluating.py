@@ -192,6 +192,9 @@ def evaluate(
     def shown(relevance: np.ndarray) -> np.ndarray:
         return relevance.sum(axis=-1) if features == "pixels" and relevance.ndim > 2 else relevance
 
+    def maps(model: Model, x: np.ndarray, names: Sequence[str], targets: np.ndarray | None) -> np.ndarray:
+        return np.stack([shown(each.relevance) for each in explained(model, x, names, targets)], axis=1)
+
     def walker(patch: int) -> Walk:
         return Walk(model, (patch, patch), score, dtype, algorithm)
 
@@ -213,24 +216,30 @@ def evaluate(
         targets = scores.argmax(axis=1) if wanted is None else np.asarray(wanted[chunk])
         followed.append(targets)
         labels += [naming_of(model).label(int(t), float(row[t]))._asdict() for t, row in zip(targets, scores, strict=True)]
-        explainers = _explainers(explanations, explained, shown)
+        explainers = _explainers(model, maps, {name: each.targets for name, each in explanations.items()}, len(some))
         for name, explanation in explanations.items():
             relevance = shown(explanation.relevance)
             if wholes:
                 kept[name].append((relevance, explanation.targets))
-            job = Job(some, relevance, targets, predict, explainers[name], _nothing, model, explanation, bounds, seed, walker)
+            asked: dict[str, Any] = {"predict": predict, "explain": explainers[name], "explain_with": _nothing, "walker": walker}
+            job = Job(some, relevance, targets, model=model, explanation=explanation, bounds=bounds, seed=seed, **asked)
             for metric in parts:
                 steps.next(f"{names[chunk.start]}: {name}, {metric.name}")
                 found.setdefault((name, metric.name), []).append(metric(job))
     outcomes = {key: _join(each) for key, each in found.items()}
     targets, notes = np.concatenate(followed), list[str]()
-    for name in runs if wholes else ():
-        relevance = np.concatenate([each for each, _ in kept[name]])
-        those = [each for _, each in kept[name] if each is not None]
-        with_model = _explainer_with(x, explained, shown, name, np.concatenate(those) if those else None, notes)
+    if wholes:
+        relevances = {name: np.concatenate([each for each, _ in kept[name]]) for name in runs}
+        those = {name: [each for _, each in kept[name] if each is not None] for name in runs}
+        all_targets = {name: np.concatenate(each) if each else None for name, each in those.items()}
+        nothing = np.zeros_like(next(iter(relevances.values())))
         for metric in wholes:
-            steps.next(f"{name}, {metric.name}")
-            outcomes[name, metric.name] = metric(Job(x, relevance, targets, predict, _nothing, with_model, model, None, bounds, seed))
+            with_models = _explainers_with(maps, x, all_targets, nothing, notes)
+            for name, relevance in relevances.items():
+                steps.next(f"{name}, {metric.name}")
+                asked = {"predict": predict, "explain": _nothing, "explain_with": with_models[name]}
+                job = Job(x, relevance, targets, model=model, explanation=None, bounds=bounds, seed=seed, **asked)
+                outcomes[name, metric.name] = metric(job)
     steps.next("")
     about = {
         "nplrp": __version__,
@@ -317,68 +326,99 @@ def _as_given(model: Model, targets: np.ndarray) -> Any:
     return [tuple(int(each) for each in np.unravel_index(t, model.output_shape)) for t in targets]
 
 
-def _explainers(
-    explanations: Mapping[str, Explanation],
-    explained: Callable[..., list[Explanation]],
-    shown: Callable[[np.ndarray], np.ndarray],
-) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
-    """Return by composite what explains several batches of the same images, changed, for the targets of the originals.
-
-    Composites that explain the same targets share the forward passes of all of them: who asks first has the others' maps computed as well.
-    """
+def _groups(targets: Mapping[str, np.ndarray | None]) -> list[list[str]]:
+    """Return composites that explain the same targets together: they can share forward passes."""
     groups: list[list[str]] = []
-    for name, explanation in explanations.items():
-        same = (each for each in groups if _equal(explanations[each[0]].targets, explanation.targets))
-        group = next(same, None)
-        if group is None:
-            groups.append([name])
+    for name, own in targets.items():
+        for group in groups:
+            other = targets[group[0]]
+            if own is other or (own is not None and other is not None and np.array_equal(own, other)):
+                group.append(name)
+                break
         else:
-            group.append(name)
-    found: dict[str, Callable[[np.ndarray], np.ndarray]] = {}
-    for group in groups:
-        first = explanations[group[0]]
+            groups.append([name])
+    return groups
 
-        def explain_changed(x: np.ndarray, places: np.ndarray, group: list[str] = group, first: Explanation = first) -> np.ndarray:
-            targets = None if first.targets is None else first.targets[places]
-            return np.stack([shown(each.relevance) for each in explained(first.model, x, group, targets)], axis=1)
 
-        once = Once(explain_changed, cycle=len(first.x))
-        for i, name in enumerate(group):
-            found[name] = partial(_column, once, i)
+#: (model, x, composites' names, targets) -> maps [n, composites, ...].
+_Maps = Callable[[Model, np.ndarray, Sequence[str], np.ndarray | None], np.ndarray]
+
+
+def _explainers(model: Model, maps: _Maps, targets: Mapping[str, np.ndarray | None], n: int) -> dict[str, Callable[..., np.ndarray]]:
+    """Return by composite what explains batches of the same n images, changed, for the targets of the originals.
+
+    Who asks first has the maps by the others in its group computed as well.
+    """
+    found: dict[str, Callable[..., np.ndarray]] = {}
+    for group in _groups(targets):
+
+        def explain_changed(x: np.ndarray, places: np.ndarray, group: list[str] = group) -> np.ndarray:
+            own = targets[group[0]]
+            return maps(model, x, group, None if own is None else own[places])
+
+        once = Once(explain_changed, cycle=n)
+        found |= {name: partial(_column, once, i) for i, name in enumerate(group)}
     return found
 
 
-def _equal(a: np.ndarray | None, b: np.ndarray | None) -> bool:
-    return a is b or (a is not None and b is not None and np.array_equal(a, b))
+def _explainers_with(
+    maps: _Maps, x: np.ndarray, targets: Mapping[str, np.ndarray | None], nothing: np.ndarray, notes: list[str]
+) -> dict[str, Callable[..., np.ndarray]]:
+    """Return by composite what explains all images by another model; maps are `nothing` where it gives a NaN or an infinity.
+
+    Models are told apart by their sources; maps by others of a group are computed together, if they find room until they are asked for.
+    """
+    found: dict[str, Callable[..., np.ndarray]] = {}
+    for group in _groups(targets):
+
+        def explain_with(model: Model, group: list[str] = group) -> np.ndarray:
+            own, made = targets[group[0]], []
+            for at in range(0, len(x), CHUNK):
+                some = slice(at, at + CHUNK)
+                wanted = None if own is None else own[some]
+                try:
+                    made.append(maps(model, x[some], group, wanted))
+                except NumericsError:  # of one of them, at least
+                    each = [_finite(maps, model, x[some], name, wanted, nothing[some], notes) for name in group]
+                    made.append(np.stack(each, axis=1))
+            return np.concatenate(made)
+
+        shared = _Shared(explain_with)
+        found |= {name: partial(_column, shared, i) for i, name in enumerate(group)}
+    return found
 
 
-def _column(function: Callable[[np.ndarray], np.ndarray], i: int, x: np.ndarray) -> np.ndarray:
-    return function(x)[:, i]
+def _finite(
+    maps: _Maps, model: Model, x: np.ndarray, name: str, targets: np.ndarray | None, nothing: np.ndarray, notes: list[str]
+) -> np.ndarray:
+    """Return maps by one composite, or `nothing` if they aren't finite."""
+    try:
+        return maps(model, x, [name], targets)[:, 0]
+    except NumericsError:
+        notes.append(f"{name}: some maps of randomised networks are not finite; they are left out of the correlations")
+        return nothing
 
 
-def _explainer_with(
-    x: np.ndarray,
-    explained: Callable[..., list[Explanation]],
-    shown: Callable[[np.ndarray], np.ndarray],
-    name: str,
-    targets: np.ndarray | None,
-    notes: list[str],
-) -> Callable[[Model], np.ndarray]:
-    """Return what explains all images by another model; a map of zeros where that gives a NaN or an infinity."""
+class _Shared:
+    """Maps by models that are asked for again and again, once for each composite."""
 
-    def explain_with(model: Model) -> np.ndarray:
-        maps = []
-        for at in range(0, len(x), CHUNK):
-            some = slice(at, at + CHUNK)
-            try:
-                (explanation,) = explained(model, x[some], [name], None if targets is None else targets[some])
-                maps.append(shown(explanation.relevance))
-            except NumericsError:
-                notes.append(f"{name}: some maps of randomised networks are not finite; they are left out of the correlations")
-                maps.append(np.zeros_like(shown(np.asarray(x[some], np.float32))))
-        return np.concatenate(maps)
+    def __init__(self, function: Callable[[Model], np.ndarray], size: int = 512_000_000) -> None:
+        self._function, self._size = function, size
+        self._known: dict[str, np.ndarray] = {}
 
-    return explain_with
+    def __call__(self, model: Model) -> np.ndarray:
+        """Return a model's maps [n, composites, ...]."""
+        key = str(model.source)
+        maps = self._known.get(key)
+        if maps is None:
+            maps = self._function(model)
+            if maps.shape[1] > 1 and sum(each.nbytes for each in self._known.values()) + maps.nbytes <= self._size:
+                self._known[key] = maps
+        return maps
+
+
+def _column(function: Callable[[Any], np.ndarray], i: int, argument: Any) -> np.ndarray:
+    return function(argument)[:, i]
 
 
 def _nothing(x: Any) -> np.ndarray:

@@ -114,7 +114,7 @@ def randomised(model: Model, seed: int = 0, order: str = "top_down", how: str = 
     at = model
     for name in layers_with_weights(model):
         at = randomise(at if order == "top_down" else model, seed, name, "independent", how)
-        yield name, at
+        yield name, dataclasses.replace(at, source=f"{model.source or model.name}, random {order} {name} ({how}, seed {seed})")
 
 
 @dataclass(frozen=True, eq=False)

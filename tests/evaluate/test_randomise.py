@@ -114,3 +114,11 @@ def test_by_evaluate():
 def test_bad_input(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_composites_share_randomised_models():
+    x = images(2, 9, VGG.input_shape)
+    names = ["epsilon", "notebook", "gradient", "epsilon_plus"]
+    whole = evaluate(VGG, x, names, "mprt", seed=1)
+    for name in names:
+        assert np.array_equal(evaluate(VGG, x, name, "mprt", seed=1)[name, "mprt"].curve, whole[name, "mprt"].curve, equal_nan=True)
