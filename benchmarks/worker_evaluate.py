@@ -14,7 +14,7 @@ from nplrp.evaluate import as_quantus, pixel_flipping, scores_of
 from nplrp.evaluate.partial import Walk
 from nplrp.evaluate.predicting import Once
 
-COMPOSITE = "epsilon(epsilon=1e-6)"
+COMPOSITE = "epsilon(epsilon=0.25)"
 
 
 def main(network):

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from nplrp import fused, layers
-from nplrp.evaluate.predicting import of_outputs
+from nplrp.errors import NumericsError
+from nplrp.evaluate.predicting import of_outputs, scores_of
 from nplrp.layers import Step, operation
 from nplrp.layers.conv import algorithm as algorithm_of
 from nplrp.model import Model
@@ -27,8 +28,8 @@ from nplrp.workspace import workspace_of
 TILE = 4
 #: Images that run through the rest of the network at once: its dense layers read their weights once for all of them.
 TOGETHER = 8
-#: A layer is cropped while the crop is smaller than this share of it.
-MOST = 0.7
+#: A layer is cropped while the crop is smaller than this share of it, and patches are walked if they take less than that of whole passes.
+MOST, PAYS = 0.7, 0.5
 #: Layers that compute each position, or each window, by itself.
 _POINTWISE, _WINDOWED = ("curve", "rectifier"), ("conv", "maxpool", "avgpool")
 
@@ -104,7 +105,7 @@ class Walk:
 
     def pays(self, patches: int) -> bool:
         """Tell whether `patches` patches between two scores are cheaper than a forward pass."""
-        return bool(self._crops) and patches * self.cropped + self.rest < MOST
+        return bool(self._crops) and patches * self.cropped + self.rest < PAYS
 
     def __call__(self, first: np.ndarray, then: np.ndarray, boxes: np.ndarray, done: Sequence[int]) -> np.ndarray:
         """Return the scores after done[k] patches, [n, len(done), classes].
@@ -117,6 +118,11 @@ class Walk:
             The patches in their order: (first, end) of rows and of columns.
         done : sequence of int
             Ascending.
+
+        Raises
+        ------
+        NumericsError
+            If a score is NaN or infinite.
         """
         plan, at = self._plan, 0
         tail, n = _tail(plan, len(self._crops)), len(first)
@@ -132,6 +138,11 @@ class Walk:
                 waiting.append(now[-1].copy())
                 if len(waiting) * n >= TOGETHER or k == len(done) - 1:
                     trace = fused.run_outputs(tail, np.concatenate(waiting), workspace)
+                    if layers.first_nonfinite(trace.logits) is not None:
+                        scores_of(self._model, now[0], self._score, plan.dtype, plan.algorithm)  # which names layer and unit
+                        raise NumericsError(
+                            f"{self._model.name}: a NaN or an infinity while patches were replaced; choose another baseline"
+                        )
                     found = of_outputs(self._model, trace.output.copy(), trace.logits.copy(), self._score)
                     scores += np.split(found, len(waiting))
                     waiting.clear()

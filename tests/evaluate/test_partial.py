@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from nplrp.evaluate import pixel_flipping, scores_of
+from nplrp.errors import NumericsError
+from nplrp.evaluate import partial, pixel_flipping, scores_of
 from nplrp.evaluate.partial import Walk
 from nplrp.evaluate.perturbing import boxes_in_order, ranks_in_order, regions
 from nplrp.model import Window, chain
@@ -43,7 +44,8 @@ MODELS = {"mixed": mixed(), "small": small_vgg(size=16), "wide": wide()}
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("name", "patch"), [("mixed", 2), ("mixed", 3), ("small", 2), ("small", 4), ("wide", 4), ("wide", 7)])
 @pytest.mark.parametrize("insert", [False, True])
-def test_scores_are_those_of_whole_passes(name, patch, dtype, insert):
+def test_scores_are_those_of_whole_passes(name, patch, dtype, insert, monkeypatch):
+    monkeypatch.setattr(partial, "PAYS", 1.0)
     model = MODELS[name]
     n = 3 if name == "wide" else 5  # more than are walked at once
     x = np.random.default_rng(2).normal(size=(n, *model.input_shape)).astype(dtype)
@@ -59,12 +61,12 @@ def test_scores_are_those_of_whole_passes(name, patch, dtype, insert):
     how = {"patch": patch, "step": 1, "most": 8 if name == "wide" else 30, "insert": insert, "baseline": "mean"}
     targets = np.array([0, 1, 2, 1, 0])[:n]
     whole = pixel_flipping(predict, x, x.sum(-1), targets, **how)
-    partial = pixel_flipping(predict, x, x.sum(-1), targets, **how, walker=walker)
+    walked = pixel_flipping(predict, x, x.sum(-1), targets, **how, walker=walker)
     assert walks[0].pays(1)
     assert walks[0].cost < 0.7
     tolerance = 1e-5 if dtype == "float32" else 1e-13
-    assert np.allclose(partial.scores, whole.scores, rtol=0, atol=tolerance * np.abs(whole.scores).max())
-    assert np.array_equal(partial.shares, whole.shares)
+    assert np.allclose(walked.scores, whole.scores, rtol=0, atol=tolerance * np.abs(whole.scores).max())
+    assert np.array_equal(walked.shares, whole.shares)
 
 
 def test_what_is_computed_is_a_part():
@@ -91,3 +93,11 @@ def test_boxes_are_the_regions(shape, patch):
             inside[top:bottom, left:right] = True
             assert np.array_equal(turns[i] == turn, inside)
     assert regions(shape, patch).max() + 1 == count
+
+
+def test_a_nan_on_the_way_is_told():
+    model = MODELS["small"]
+    x = np.zeros((1, 16, 16, 3), np.float32)
+    huge = np.full_like(x, 3e38)
+    with pytest.raises(NumericsError, match="layer .block1_conv1.: inf"):
+        Walk(model, (4, 4))(x, huge, np.array([[[[0, 4], [0, 4]]]]), [0, 1])
