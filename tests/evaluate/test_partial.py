@@ -99,5 +99,5 @@ def test_a_nan_on_the_way_is_told():
     model = MODELS["small"]
     x = np.zeros((1, 16, 16, 3), np.float32)
     huge = np.full_like(x, 3e38)
-    with pytest.raises(NumericsError, match="layer .block1_conv1.: inf"):
+    with pytest.raises(NumericsError, match="block1_conv1"):
         Walk(model, (4, 4))(x, huge, np.array([[[[0, 4], [0, 4]]]]), [0, 1])
