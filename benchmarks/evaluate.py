@@ -8,7 +8,7 @@ from coordinator import Entry, compare, race
 from evaluating import BATCH, BATCHES, JOBS
 from report import print_table
 
-ROUNDS = 3
+ROUNDS = 2
 COLUMNS = {"": "name", "median ms": "median_ms", "least ms": "least_ms", "times nplrp": "ratio", "by round": "ratio_by_round"}
 
 

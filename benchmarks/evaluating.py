@@ -5,7 +5,7 @@ from protocol import SEED, images
 
 #: Settings of each job, by Quantus's names.
 JOBS = {
-    "region perturbation": {"patch_size": 16, "regions_evaluation": 50},
+    "region perturbation": {"patch_size": 16, "regions_evaluation": 30},
     "pixel flipping": {"features_in_step": 12544},
     "faithfulness correlation of 3 maps": {"nr_runs": 6, "subset_size": 4704},
     "max-sensitivity": {"nr_samples": 2, "lower_bound": 0.2},
