@@ -5,6 +5,7 @@ import sys
 import torch
 from captum.attr import LRP
 from captum.attr._utils.lrp_rules import Alpha1_Beta0_Rule, EpsilonRule
+from folder_torch import draw, folder_job
 from protocol import Jobs, images, read_network, serve
 from torch import nn
 from torch_vgg import array, build, tensor
@@ -29,7 +30,17 @@ def main(network):
 
         return run
 
-    jobs = Jobs({"explain": explain}, torch.set_num_threads)
+    def folder(folder):
+        def explain(x):
+            with torch.inference_mode():
+                target = model(x).argmax(1).tolist()
+            for module in linear:
+                module.rule = EpsilonRule()
+            return LRP(model).attribute(x.requires_grad_(), target=target)
+
+        return folder_job(folder, 224, explain, draw)
+
+    jobs = Jobs({"explain": explain, "folder": folder}, torch.set_num_threads)
     from importlib import metadata
 
     facts = {"torch": torch.__version__, "captum": metadata.version("captum")}

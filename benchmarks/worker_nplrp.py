@@ -1,7 +1,9 @@
 """Runs nplrp for the coordinator."""
 
 import json
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -13,8 +15,11 @@ from protocol import Jobs, images, serve
 
 import nplrp
 from nplrp import fused, layers, lrp, outputs
+from nplrp.batch import running
+from nplrp.batch.job import job_facts, open_job
 from nplrp.jit import team
 from nplrp.plan import make_plan
+from nplrp.stream import Wanted
 from nplrp.workspace import Workspace, workspace_of
 
 
@@ -42,6 +47,33 @@ def main(network):
         def run():
             with workspace_of(model) as workspace:
                 return fused.run_forward(plan, x, workspace).logits.copy()
+
+        return run
+
+    def folder_engine(folder, composite):
+        x = nplrp.preprocess(sorted(Path(folder).iterdir()), model)
+        return lambda: nplrp.explain(model, x, composite).relevance[:1]
+
+    def folder_batch(folder, composite, pictures=False):
+        names, wanted = [str(path) for path in sorted(Path(folder).iterdir())], Wanted((composite,))
+
+        def run():
+            with tempfile.TemporaryDirectory() as out:
+                job = open_job(Path(out), job_facts(model, wanted, pictures=pictures), names)
+                report = running.run(job, Path(out), model, wanted)
+                assert (report.done, report.failed) == (len(names), [])
+            return np.zeros(1)
+
+        return run
+
+    def folder_command(folder, composite, more=()):
+        command = [sys.executable, "-m", "nplrp.cli", "batch", folder, "-w", table["file"], "-c", composite, "-q", *more]
+        command += ["--preprocessing", "caffe", *(("--architecture", table["architecture"]) if "architecture" in table else ())]
+
+        def run():
+            with tempfile.TemporaryDirectory() as out:
+                subprocess.run([*command, "--out", out], check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+            return np.zeros(1)
 
         return run
 
@@ -91,7 +123,9 @@ def main(network):
     def facts():
         return {"nplrp": nplrp.__version__, "numba": numba.__version__, "threads": "OpenMP" if team.openmp() else "Python"}
 
-    jobs = Jobs({"explain": explain, "forward": forward, "predict": predict, "convs": convs}, numba.set_num_threads)
+    kinds = {"explain": explain, "forward": forward, "predict": predict, "convs": convs}
+    kinds |= {"folder_engine": folder_engine, "folder_batch": folder_batch, "folder_command": folder_command}
+    jobs = Jobs(kinds, numba.set_num_threads)
     serve({"facts": facts, "profile": profile, "accuracy": lambda **p: accuracy(model, **p), **jobs.commands()})
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import torch_graph
 import zennit_import
+from folder_torch import draw, folder_job
 from protocol import Jobs, images, is_graph, read_network, serve
 from torch_vgg import array, build, tensor
 from zennit.attribution import Gradient
@@ -66,7 +67,18 @@ def main(network):
 
         return run
 
-    jobs = Jobs({"explain": explain, "epsilon_plus": epsilon_plus}, torch.set_num_threads)
+    def folder(folder, channels_last):
+        model = net("float32", channels_last)
+        canonizers = [NamedMergeBatchNorm(torch_graph.merges(layers))] if is_graph(layers) else []
+
+        def explain(x):
+            x = x.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+            with Gradient(model=model, composite=EpsilonPlus(canonizers=canonizers), attr_output=_largest) as attributor:
+                return attributor(x)[1]
+
+        return folder_job(folder, side, explain, draw)
+
+    jobs = Jobs({"explain": explain, "epsilon_plus": epsilon_plus, "folder": folder}, torch.set_num_threads)
     from importlib import metadata
 
     facts = {"torch": torch.__version__, "zennit": metadata.version("zennit")}

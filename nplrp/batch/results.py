@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy as np
 from nplrp.batch.job import Job, read_job
 from nplrp.batch.shard import Shard, open_shard, shard_path
 from nplrp.errors import ModelError, OutputError
-from nplrp.model import Model
+from nplrp.model import Model, Preprocessing
 from nplrp.scores import Scoring
 from nplrp.stream import Wanted
 from nplrp.targets import Label, Naming
@@ -162,15 +163,24 @@ class Results:
         names = tuple(each["name"] for each in facts["composites"]) if composites is None else composites
         return Wanted(names, **{name: facts[name] for name in ("target", "dtype", "algorithm", "dialect", "start", "resample", "crop")})
 
-    def check_model(self, model: Model) -> None:
-        """Raise if a model isn't the one of the run.
+    def model_of_run(self, model: Model) -> Model:
+        """Return a model with its pictures prepared as in the run, whatever is said or assumed today.
 
         Raises
         ------
         ModelError
+            If it isn't the model of the run.
         """
         if model.content_hash != self.job.facts["weights_sha256"]:
             raise ModelError(
                 f"{self.folder}: was computed with other weights than those of {model.name} "
                 f"(SHA-256 {self.job.facts['weights_sha256'][:12]}...); give the model of the run"
             )
+        height, width = self.job.facts["input_shape"][:2]
+        if list(model.input_shape) != self.job.facts["input_shape"]:
+            raise ModelError(
+                f"{self.folder}: its images have {height} x {width} pixels, those of {model.name} now {model.input_shape[0]} x "
+                f"{model.input_shape[1]}; give --input-size {height}x{width}"
+            )
+        prepared = Preprocessing(**self.job.facts["preprocessing"])
+        return model if prepared == model.preprocessing else dataclasses.replace(model, preprocessing=prepared)

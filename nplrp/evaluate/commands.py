@@ -24,7 +24,7 @@ def add_commands(commands: Any) -> None:
         description="Measure explanations of images: do they show what the model looks at, how simple and how stable are they, "
         "do they depend on what was learned? docs/evaluate.md says what each metric means.",
     )
-    evaluate.add_argument("images", nargs="*", metavar="IMAGE", help="image file")
+    evaluate.add_argument("images", nargs="*", metavar="IMAGES", help="image files, folders, patterns, @LIST, or - for standard input")
     evaluate.add_argument("--input", "-x", metavar="X.npy", help="instead of images: a preprocessed tensor [n, *input_shape]")
     evaluate.add_argument("--weights", "-w", metavar="FILE", help="Keras weights or model; default: as for nplrp explain")
     add_flags(evaluate)
@@ -127,10 +127,12 @@ def _inputs(arguments: argparse.Namespace, model: Model) -> tuple[list[str], np.
     from nplrp.evaluate.errors import EvaluationError
 
     if arguments.images:
+        from nplrp.batch.images import find_images
         from nplrp.images import load_pixels, normalize
 
-        pixels = load_pixels(list(arguments.images), model, resample=arguments.resample, crop=arguments.crop)
-        return list(arguments.images), normalize(pixels, model.preprocessing.mode)
+        names = find_images(arguments.images, sys.stdin)
+        pixels = load_pixels(names, model, resample=arguments.resample, crop=arguments.crop)
+        return names, normalize(pixels, model.preprocessing.mode)
     try:
         x = np.load(arguments.input, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

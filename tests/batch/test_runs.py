@@ -224,6 +224,11 @@ def test_another_run_is_refused_with_the_difference(pictures, capsys, other, mes
     assert hashes("run") == before
 
 
+def test_saying_what_was_assumed_is_no_difference(pictures):
+    assert batch(pictures, "--out", "run", "-q") == 0
+    assert batch(pictures, "--out", "run", "-q", "--preprocessing", "caffe") == 0
+
+
 def test_another_version_is_refused(pictures, capsys):
     assert batch(pictures, "--out", "run", "-q") == 0
     job = Path("run/job.json")
@@ -313,6 +318,15 @@ def test_merged_results(pictures, capsys):
     assert np.array_equal(merged, np.stack(expected))
 
 
+def test_verify_prepares_pictures_as_the_run_did(pictures, capsys):
+    assert batch(pictures, "--out", "run", "-q", "--preprocessing", "tf") == 0
+    assert main(["merge", "run", "--verify", "100%", "-w", str(WEIGHTS), "-q"]) == 0
+    assert "21 have the same bits, 0 don't" in capsys.readouterr().out
+    other = Path(__file__).parent.parent / "data" / "keras_files" / "keras3_tiny.keras"
+    assert main(["merge", "run", "--verify", "1%", "-w", str(other), "-q", "--preprocessing", "tf"]) == 2
+    assert "was computed with other weights" in capsys.readouterr().err
+
+
 def test_verify_tells_what_has_changed(pictures, capsys):
     assert batch(pictures, "--out", "run", "-q") == 0
     shutil.copy(pictures / "class0" / "p00.png", pictures / "class1" / "p01.png")
@@ -367,3 +381,32 @@ def test_job_is_written_once(pictures):
     time.sleep(0.01)
     assert open_job(Path("job"), facts, ["a", "b"], 2).images == ("a", "b", "c")
     assert Path("job/job.json").stat().st_mtime_ns == before
+
+
+def test_memory_does_not_grow_with_the_number_of_images(pictures, monkeypatch):
+    """However slowly shards are written: no more images are read than are explained, read ahead, or wait in three shards."""
+    from nplrp import stream
+    from nplrp.batch import running
+
+    reads, written, most = [], [], 0
+    read, write = stream.read, running.write_shard
+
+    def slow_write(out, job, shard, rows):
+        time.sleep(0.02)
+        written.extend(rows)
+        write(out, job, shard, rows)
+
+    def counted(*arguments):
+        nonlocal most
+        reads.append(1)
+        most = max(most, len(reads) - len(written))
+        return read(*arguments)
+
+    monkeypatch.setattr(stream, "read", counted)
+    monkeypatch.setattr(running, "write_shard", slow_write)
+    Path("list").write_text("\n".join(sorted(str(path) for path in pictures.rglob("*.png")) * 12))
+    for i, name in enumerate(Path("list").read_text().splitlines()):
+        shutil.copy(name, f"{i:03}.png")
+    assert batch("*.png", "--out", "run", "--shard-size", 4, "-q") == 0
+    assert len(written) == 252
+    assert most <= 2 * stream.CHUNK + stream._AHEAD + (running._WRITING + 2) * 4

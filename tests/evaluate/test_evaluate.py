@@ -294,6 +294,13 @@ def test_command(files, capsys):
     assert data["images"][0]["scores"]["zplus"]["mprt"]["at"][0] == "predictions"
 
 
+def test_a_folder_is_the_pictures_in_it(files, tmp_path, capsys):
+    for i in range(2):
+        (tmp_path / f"{i}.png").write_bytes((files / f"{i}.png").read_bytes())
+    assert main(["evaluate", str(tmp_path), "-w", str(files / "w.h5"), "-m", "sparseness", "--json"]) == 0
+    assert [row["image"] for row in json.loads(capsys.readouterr().out)["images"]] == [str(tmp_path / f"{i}.png") for i in range(2)]
+
+
 def test_equal_runs_give_equal_pictures(files, capsys):
     argv = ["evaluate", "--input", str(files / "x.npy"), "-w", str(files / "w.h5"), "-c", "zplus", "-m", "deletion,mprt"]
     for name in ("a.png", "b.png"):
