@@ -25,7 +25,7 @@ def main(network):
         return scores_of(model, x, "logit")
 
     def explainer(model, targets):
-        return lambda x: nplrp.explain(model, x, COMPOSITE, list(np.resize(targets, len(x))), dialect="zennit-0.5").relevance
+        return lambda x: nplrp.explain(model, x, COMPOSITE, list(np.resize(targets, len(x))), dialect="zennit-0.5", start="logit").relevance
 
     def evaluate(what, batch):
         settings, (x, targets, maps) = JOBS[what], given(batch, 3 if "3 maps" in what else 1)
