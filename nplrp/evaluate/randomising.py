@@ -6,6 +6,7 @@ import dataclasses
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -78,7 +79,14 @@ def randomise(
     if order == "top_down" and wanted:
         wanted = weighted[: max(map(weighted.index, wanted)) + 1]
     changed = tuple(random_layer(layer, seed, how) if layer.name in wanted else layer for layer in model)
-    return dataclasses.replace(model, layers=changed, source=None)
+    return _like(model, layers=changed, source=None)
+
+
+def _like(model: Model, **fields: Any) -> Model:
+    """Return a model with other fields; that its weights are finite need not be found out again, as what is drawn is."""
+    other = dataclasses.replace(model, **fields)
+    other.kept.weights_checked = model.kept.weights_checked
+    return other
 
 
 def random_layer(layer: Layer, seed: int, how: str = "initial") -> Layer:
@@ -114,7 +122,7 @@ def randomised(model: Model, seed: int = 0, order: str = "top_down", how: str = 
     at = model
     for name in layers_with_weights(model):
         at = randomise(at if order == "top_down" else model, seed, name, "independent", how)
-        yield name, dataclasses.replace(at, source=f"{model.source or model.name}, random {order} {name} ({how}, seed {seed})")
+        yield name, _like(at, source=f"{model.source or model.name}, random {order} {name} ({how}, seed {seed})")
 
 
 @dataclass(frozen=True, eq=False)
