@@ -46,7 +46,7 @@ def test_commands_import_what_they_need(code, needless):
     assert not loaded_modules(code) & needless
 
 
-@pytest.mark.parametrize("package", ["nplrp", "nplrp.golden"])
+@pytest.mark.parametrize("package", ["nplrp", "nplrp.golden", "nplrp.evaluate"])
 def test_every_public_name_exists(package):
     package = importlib.import_module(package)
     for name in package.__all__:
