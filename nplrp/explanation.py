@@ -191,6 +191,9 @@ def _explain(
                     for chosen in _columns(targets)
                 ]
                 R = np.stack(maps, axis=1).reshape(-1, *maps[0].shape[1:])
+                if len(plans) > 1:
+                    workspace.give(*maps)
+                    fused.release(plan, trace, workspace)
                 parts.append(_Part(trace.output.copy(), trace.logits.copy(), R, None if targets is None else targets.reshape(-1)))
             workspace.give_all()
             if progress:
