@@ -39,30 +39,53 @@ class Workspace:
         self.scratch: Any = None
         self._free: dict[int, list[np.ndarray]] = {}
         self._taken: dict[int, np.ndarray] = {}
+        self._out = self._most = self._held = 0  # bytes that are out, that were at most, and of all blocks
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """Return an uninitialised array, as `numpy.empty`."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
-        free = self._free.get(size)
-        block = free.pop() if free else np.empty(size, np.uint8)
-        array = block.view(dtype).reshape(shape)
-        if self.reuse:
-            self._taken[array.ctypes.data] = block
+        if not (self.reuse and size):
+            return np.empty(shape, dtype)
+        block = self._block(size)
+        array = block[:size].view(dtype).reshape(shape)
+        self._taken[array.ctypes.data] = block
+        self._out += block.size
+        self._most = max(self._most, self._out)
         return array
+
+    def _block(self, size: int) -> np.ndarray:
+        """Return a free block, of this size or little larger, so that batches of all sizes share memory; else a new one."""
+        fits = [each for each, blocks in self._free.items() if blocks and size <= each <= _WASTE * size]
+        if not fits:
+            self._held += size
+            return np.empty(size, np.uint8)
+        return self._free[min(fits)].pop()
 
     def give(self, *arrays: np.ndarray) -> None:
         """Take arrays back that nobody reads any more; arrays from elsewhere are left alone."""
         for array in arrays:
             block = self._taken.pop(array.ctypes.data, None) if array.size else None
             if block is not None:
-                self._free.setdefault(block.size, []).append(block)
+                self._put(block)
 
     def give_all(self) -> None:
-        """Take back whatever is out."""
+        """Take back whatever is out, and let go of blocks beyond what a pass has ever needed at once, the smallest first."""
         for block in self._taken.values():
-            if block.size:
-                self._free.setdefault(block.size, []).append(block)
+            self._put(block)
         self._taken.clear()
+        for size in sorted(self._free):
+            while self._held - size >= self._most and self._free[size]:
+                self._free[size].pop()
+                self._held -= size
+
+    def _put(self, block: np.ndarray) -> None:
+        self._out -= block.size
+        if block.size:
+            self._free.setdefault(block.size, []).append(block)
+
+
+#: How many times as large a block may be as what is put into it: passes of one image use what passes of eight have left.
+_WASTE = 16
 
 
 #: Bytes that a model may hold for speed alone: with them an explanation of VGG16 stays below 650 MB (900 MB with alpha-beta).

@@ -7,7 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import nplrp
 from tests.keras_files import vgg, write_by_name
+from tests.networks import images
+from tests.test_lrp import two_convs
 
 ROOT = Path(__file__).parent.parent
 ANONYMOUS = """
@@ -114,3 +117,23 @@ print(loaded, total() - before, resident("RssAnon") - anonymous)
     assert loaded < 4_000_000
     assert read > 60_000_000
     assert private < 4_000_000
+
+
+def test_batches_of_all_sizes_share_memory():
+    """What a model keeps is what its largest batch needs, in whatever order they come."""
+    model = two_convs()
+
+    def held():
+        (workspace,) = model.kept.workspaces
+        return sum(block.size for blocks in workspace._free.values() for block in blocks)
+
+    sizes = {}
+    for n in (8, 7, 1, 8, 3, 5, 8, 2, 6, 4, 8):
+        nplrp.explain(model, images(0, n, (12, 12, 64)), "zplus")
+        sizes.setdefault(n, []).append(held())
+    assert max(max(each) for each in sizes.values()) <= 1.05 * sizes[8][0]
+    fresh = two_convs()
+    for n in range(1, 9):
+        nplrp.explain(fresh, images(0, n, (12, 12, 64)), "zplus")
+    model = fresh
+    assert held() <= 1.3 * sizes[8][0]
