@@ -244,6 +244,11 @@ def open_image(
         return decoded.copy() if decoded is image else decoded
 
 
+def import_decoders() -> None:
+    """Import the usual decoders now: Pillow never tries again where it couldn't, such as for want of a file descriptor."""
+    Image.preinit()
+
+
 @contextmanager
 def _opened(source: Any, formats: tuple[str, ...], where: str) -> Iterator[Any]:
     """Read a picture file's header; an image or an array is there already."""
