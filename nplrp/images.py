@@ -257,7 +257,8 @@ def _opened(source: Any, formats: tuple[str, ...], where: str) -> Iterator[Any]:
         return
     with ExitStack() as stack:
         with _pillow_errors(where, formats):
-            file = stack.enter_context(Path(source).open("rb")) if isinstance(source, str | os.PathLike) else _seekable(source)
+            file = stack.enter_context(Path(source).open("rb")) if isinstance(source, str | os.PathLike) else source
+            file = _seekable(file)
             containers.check(file)
             image = stack.enter_context(_open(file, formats))
             # An MPO's further pictures are previews or a second eye, so the first one is the photograph.

@@ -1,19 +1,22 @@
 """Profiles, texts, directories and boxes by the thousand: counted before a decoder works through them."""
 
 import io
+import os
 import struct
 import time
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from nplrp import containers
+from nplrp import cli, containers
 from nplrp.errors import ImageError
 from nplrp.images import MAX_SIDE, preprocess
 from tests.networks import small_vgg
 
+WEIGHTS = Path(__file__).parent / "data" / "keras_files" / "small32_k2_model_save.h5"
 MODEL = small_vgg(size=16)
 
 
@@ -149,6 +152,14 @@ def test_good_pictures_are_read(content, exif):
     assert preprocess(io.BytesIO(content), MODEL, exif=exif).shape == (1, 16, 16, 3)
 
 
+def test_a_pipe_is_read(tmp_path):
+    reading, writing = os.pipe()
+    os.write(writing, encoded("PNG"))
+    os.close(writing)
+    with os.fdopen(reading, "rb") as file:
+        assert preprocess(file, MODEL).tobytes() == preprocess(io.BytesIO(encoded("PNG")), MODEL).tobytes()
+
+
 def test_exif_that_is_cut_off_matters_only_where_it_is_wanted():
     assert preprocess(io.BytesIO(png(chunk(b"eXIf", b"II*\0\0\0"))), MODEL).shape == (1, 16, 16, 3)
 
@@ -185,6 +196,16 @@ def test_what_a_resize_makes_on_its_way_is_limited():
     assert preprocess(io.BytesIO(content), MODEL, max_pixels=16 * 20_000, resample="bicubic").shape == (1, 16, 16, 3)
     with pytest.raises(ImageError, match=r"0[.]3 megapixels on the way"):
         preprocess(io.BytesIO(content), MODEL, max_pixels=16 * 20_000 - 1, resample="bicubic")
+
+
+def test_the_command_line_has_the_limits(tmp_path, capsys):
+    """One line, where a MemoryError came out."""
+    for name, content in (("long", long_png(1, 20_000_000)), ("pieces", png(*[chunk(b"iCCP", b"k\0\0" + ICC)] * 65))):
+        path = tmp_path / f"{name}.png"
+        path.write_bytes(content)
+        assert cli.main(["predict", str(path), "--weights", str(WEIGHTS), "--resample", "lanczos"]) == 2
+        message = capsys.readouterr().err
+        assert len(message.splitlines()) == 1 and str(path) in message and "Traceback" not in message
 
 
 def test_memory_that_is_not_there_is_one_line(monkeypatch):

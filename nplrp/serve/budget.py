@@ -29,10 +29,14 @@ class Budget:
 
 
 class Share:
-    """What one request holds of a budget, until it is closed; for the event loop and the threads that work for it."""
+    """What one request holds of a budget, until it is closed; for the event loop and the threads that work for it.
+
+    A thread may go on for a while after its request was answered: it takes nothing more then.
+    """
 
     def __init__(self, budget: Budget) -> None:
-        self._budget, self.held = budget, 0
+        self._budget, self._closed = budget, False
+        self.held = self._rooms = 0
 
     def take(self, size: int) -> None:
         """Count bytes; a request that is alone is always let through.
@@ -40,21 +44,25 @@ class Share:
         Raises
         ------
         Problem
-            queue_full.
+            queue_full; deadline, if it is closed.
         """
         with self._budget.changed:
+            self._check_open()
             if not self._fits(size):
                 raise self._full()
-            self._add(size)
+            self.held += size
+            self._budget.held += size
 
     def give(self, size: int) -> None:
         """Give bytes back."""
         with self._budget.changed:
-            self._add(-size)
+            self.held -= size
+            self._budget.held -= size
             self._budget.changed.notify_all()
 
     def close(self) -> None:
-        """Give everything back."""
+        """Give everything back, but for what a decoder still works in."""
+        self._closed = True
         self.give(self.held)
 
     @contextmanager
@@ -68,27 +76,37 @@ class Share:
         """
         budget = self._budget
         with budget.changed:
+            self._check_open()
             while not self._fits(size):
                 if not budget.decoding:  # what is held won't be given back soon
                     raise self._full()
                 if not budget.changed.wait(min(deadline - time.monotonic(), threading.TIMEOUT_MAX)):
-                    raise Problem("deadline", "there was no memory in time to decode the image (--max-memory)")
-            self._add(size)
-            budget.decoding += 1
+                    raise _late()
+                self._check_open()
+            self._enter(size, 1)
         try:
             yield
         finally:
             with budget.changed:
-                budget.decoding -= 1
-                self._add(-size)
+                self._enter(-size, -1)
                 budget.changed.notify_all()
 
-    def _fits(self, size: int) -> bool:
-        return self._budget.held + size <= self._budget.limit or self._budget.held == self.held
-
-    def _add(self, size: int) -> None:
-        self.held += size
+    def _enter(self, size: int, decoders: int) -> None:
+        self._rooms += size
         self._budget.held += size
+        self._budget.decoding += decoders
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise _late()
+
+    def _fits(self, size: int) -> bool:
+        alone = self._budget.held == self.held + self._rooms
+        return alone or self._budget.held + size <= self._budget.limit
 
     def _full(self) -> Problem:
         return try_again("queue_full", "other requests take all the memory there is for them (--max-memory)", 1)
+
+
+def _late() -> Problem:
+    return Problem("deadline", "there was no memory for the image in time (--max-memory)")

@@ -278,6 +278,37 @@ def test_a_budget_is_shared():
     assert budget.held == one.held == two.held == 0
 
 
+def test_a_closed_share_takes_nothing_more():
+    """A decoder goes on after the deadline's answer, and ends by itself."""
+    budget = Budget(100)
+    share = budget.share()
+    share.take(10)
+    with share.room(50, time.monotonic() + 60):
+        share.close()
+        assert budget.held == 50
+        for again in (lambda: share.take(1), lambda: share.room(1, time.monotonic() + 60).__enter__()):
+            with pytest.raises(Problem) as caught:
+                again()
+            assert caught.value.code == "deadline"
+    assert budget.held == share.held == budget.decoding == 0
+
+
+def test_late_requests_give_their_memory_back_once(model, monkeypatch):
+    inner = bodies.load_pixels
+
+    def slow(*given, room, **options):
+        with room(1000):
+            time.sleep(0.3)
+        return inner(*given, room=room, **options)
+
+    monkeypatch.setattr(bodies, "load_pixels", slow)
+    with local(model, deadline=0.2, decoders=2) as server:
+        futures = [later(server) for _ in range(6)]
+        assert {each.result(60).status_code for each in futures} == {504}
+        until(lambda: not server.service.at_work)
+        assert server.service.budget.held == server.service.budget.decoding == 0
+
+
 def test_decoders_wait_for_each_other_and_not_for_others():
     budget = Budget(100)
     one, two, other = (budget.share() for _ in range(3))
@@ -322,6 +353,20 @@ def test_too_much_memory_is_refused_and_one_is_let_through(model, monkeypatch):
         until(lambda: server.service.budget.held == 0)
         assert server.request("POST", PATH, json=body).status_code == 200
         assert server.service.budget.held == 0
+
+
+@linux
+def test_max_memory_holds_whatever_arrives(tmp_path):
+    """Good pictures too: each of the 16 decoders would take 190 MB."""
+    content = black(5000, 5000)
+    with remote(tmp_path, "--decoders", "16", "--max-memory", "300M", "--deadline", "1000") as server:
+        _, before = memory(server.process.pid)
+        with watched(server) as took, ThreadPoolExecutor(32) as pool:
+            answers = list(pool.map(lambda _: post(server, content), range(64)))
+        _, peak = memory(server.process.pid)
+    assert {answer.status_code for answer in answers} <= {200, 429} and answers[-1].status_code == 200
+    assert peak < before + 300
+    assert sorted(took)[-2] < 0.5
 
 
 def test_an_answers_memory_is_counted_before_it_is_computed(model):
