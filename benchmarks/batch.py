@@ -1,4 +1,4 @@
-"""A folder of photographs, from files to results on disk: `nplrp batch` beside the engine alone, and the same job in Zennit and Captum."""
+"""A folder of photographs, from files to results on disk: `nplrp batch` beside the engine alone, Zennit, Captum, and dask's workers."""
 
 import numpy as np
 from coordinator import Entry, compare, race
@@ -22,6 +22,9 @@ def sections(network):
             Entry("nplrp batch --pictures", "nplrp", "folder_batch", {**job, "pictures": True}),
         ]
 
+    def command(name, *more):
+        return Entry(name, "nplrp", "folder_command", {"folder": "photos", "composite": "zplus", "more": list(more)})
+
     zennit = [
         Entry(f"Zennit, {name}, pictures", "zennit", "folder", {"folder": "photos", "channels_last": last})
         for name, last in (("default", False), ("channels_last", True))
@@ -29,6 +32,8 @@ def sections(network):
     found = [("epsilon_plus", [*ours("epsilon_plus"), *zennit])]
     if network == "vgg16":  # its ResNets need layers of their own for Captum
         found.append(("epsilon", [*ours("epsilon"), Entry("Captum, pictures", "captum", "folder", {"folder": "photos"})]))
+        plain = command("nplrp batch, from the shell")
+        found.append(("zplus, from the shell", [plain, *(command(f"--scheduler local:{n}", "--scheduler", f"local:{n}") for n in (1, 2))]))
     return found
 
 

@@ -16,8 +16,8 @@ import numpy as np
 HERE = Path(__file__).parent
 #: Where the packages of each worker are: the interpreter that runs the coordinator, or that of the peers.
 SCRIPTS = {"nplrp": "worker_nplrp.py", "numpy": "worker_numpy.py", "torch": "worker_torch.py", "zennit": "worker_zennit.py"}
-SCRIPTS["captum"] = "worker_captum.py"
-OURS = ("nplrp", "numpy")
+SCRIPTS |= {"captum": "worker_captum.py", "evaluate": "worker_evaluate.py", "quantus": "worker_quantus.py"}
+OURS = ("nplrp", "numpy", "evaluate")
 #: Seconds before each turn, in which the threads of the one before stop spinning.
 PAUSE = 0.1
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import accuracy
 import batch
+import evaluate
 import first_use
 import graphs
 import growth
@@ -23,7 +24,7 @@ from networks import describe, write_vgg16
 from report import machine, write_results
 
 CASES = {"speed": speed, "growth": growth, "roofline": roofline, "precision": precision, "first_use": first_use, "memory": memory}
-CASES |= {"accuracy": accuracy, "serving": serving, "graphs": graphs, "batch": batch}
+CASES |= {"accuracy": accuracy, "serving": serving, "graphs": graphs, "batch": batch, "evaluate": evaluate}
 
 
 def main():

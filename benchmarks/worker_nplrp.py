@@ -1,6 +1,7 @@
 """Runs nplrp for the coordinator."""
 
 import json
+import subprocess
 import sys
 import tempfile
 import time
@@ -65,6 +66,17 @@ def main(network):
 
         return run
 
+    def folder_command(folder, composite, more=()):
+        command = [sys.executable, "-m", "nplrp.cli", "batch", folder, "-w", table["file"], "-c", composite, "-q", *more]
+        command += ["--preprocessing", "caffe", *(("--architecture", table["architecture"]) if "architecture" in table else ())]
+
+        def run():
+            with tempfile.TemporaryDirectory() as out:
+                subprocess.run([*command, "--out", out], check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+            return np.zeros(1)
+
+        return run
+
     def predict(batch):
         x = images(batch)
         return lambda: np.array([len(outputs.predict(model, x))])
@@ -112,7 +124,7 @@ def main(network):
         return {"nplrp": nplrp.__version__, "numba": numba.__version__, "threads": "OpenMP" if team.openmp() else "Python"}
 
     kinds = {"explain": explain, "forward": forward, "predict": predict, "convs": convs}
-    kinds |= {"folder_engine": folder_engine, "folder_batch": folder_batch}
+    kinds |= {"folder_engine": folder_engine, "folder_batch": folder_batch, "folder_command": folder_command}
     jobs = Jobs(kinds, numba.set_num_threads)
     serve({"facts": facts, "profile": profile, "accuracy": lambda **p: accuracy(model, **p), **jobs.commands()})
 

@@ -191,6 +191,9 @@ def _explain(
                     for chosen in _columns(targets)
                 ]
                 R = np.stack(maps, axis=1).reshape(-1, *maps[0].shape[1:])
+                if len(plans) > 1:
+                    workspace.give(*maps)
+                    fused.release(plan, trace, workspace)
                 parts.append(_Part(trace.output.copy(), trace.logits.copy(), R, None if targets is None else targets.reshape(-1)))
             workspace.give_all()
             if progress:
@@ -360,7 +363,8 @@ class Explanation:
     def _passes(self, balanced: bool) -> Iterator[Back]:
         """Run the passes back again, keeping every layer; balanced ones image by image."""
         plan, span = self.plan, self.span
-        if span.top != len(plan.steps) - 1:
+        other_parts = span.top != len(plan.steps) - 1
+        if other_parts:
             plan = replace(plan, parts=parts_below(plan.steps, plan.rules, span.top, plan.composite.slopes))
         targets = None if self.targets is None else self.targets.reshape(-1, self._maps_per_image)
         for chunk in chunks(len(self.x), 1) if balanced else chunks(len(self.x)):
@@ -373,7 +377,8 @@ class Explanation:
                     trace = run(own, self.x[chunk][images]) if negative or len(images) < len(start) else whole
                     at: dict[int, np.ndarray] = {}
                     carry_back(own, trace, start[images], span, keep=at.__setitem__)
-                    book = balance(below, trace, start[images], span, at) if balanced else ()
+                    plain = replace(trace, denominators={}) if other_parts else trace
+                    book = balance(below, plain, start[images], span, at) if balanced else ()
                     yield Back((chunk.start + images) * len(columns) + column, at, book)
 
     @property

@@ -140,6 +140,13 @@ def run_outputs(plan: Plan, x: np.ndarray, workspace: Workspace) -> Trace:
     return Trace((output,), {}, output if logits is None else logits, {})
 
 
+def release(plan: Plan, trace: Trace, workspace: Workspace) -> None:
+    """Give back what a forward pass computed for this plan's rules alone; another plan may still be `given` the rest."""
+    for i, computed in trace.denominators.items():
+        fusion = fusions(plan)[i]
+        workspace.give(*(z for z, part in zip(computed, fusion.parts, strict=True) if not _is_own(fusion.step, part)))
+
+
 def _give(workspace: Workspace, array: np.ndarray, alive: Mapping[int, np.ndarray]) -> None:
     """Give an array back unless one that is still read is a view of it."""
     if not any(np.may_share_memory(array, other) for other in alive.values()):

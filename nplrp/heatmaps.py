@@ -160,8 +160,8 @@ def figure(image: np.ndarray, heatmap: np.ndarray, name: str, description: str, 
     lines = title.split("\n")[:12]
     canvas = Image.new("RGB", _SIZE, "white")
     draw, room = ImageDraw.Draw(canvas), _SIZE[0] - 40
-    sizes = (_font(size) for size in range(_LETTERS, 8, -1))
-    font = next((font for font in sizes if all(font.getlength(line) <= room for line in lines)), _font(8))
+    sizes = (typeface(size) for size in range(_LETTERS, 8, -1))
+    font = next((font for font in sizes if all(font.getlength(line) <= room for line in lines)), typeface(8))
     for i, line in enumerate(lines):
         draw.text((_SIZE[0] / 2, 10 + 25 * i), line, fill="black", font=font, anchor="ma")
     # The document's upper edge lets tall pictures and a fourth line run into each other.
@@ -181,7 +181,7 @@ def _paste(canvas: Image.Image, picture: Image.Image, box: tuple[int, int, int, 
 
 
 @functools.cache
-def _font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def typeface(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """Return matplotlib's font, or Pillow's own if it isn't where it should be."""
     found = importlib.util.find_spec("matplotlib")  # doesn't import it
     folder = Path(found.origin).parent if found and found.origin else Path()

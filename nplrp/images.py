@@ -26,6 +26,8 @@ from nplrp.errors import ImageError
 from nplrp.model import Model
 from nplrp.preprocessing import Preprocessing, arithmetic, check_mode
 
+#: Holds so many bytes while it is entered.
+Room = Callable[[int], AbstractContextManager[Any]]
 ImageLike = str | os.PathLike[str] | IO[bytes] | Image.Image | np.ndarray
 
 #: Pillow's decoders that files are tried with: pictures only, nothing that starts another program (EPS) or draws (SVG, WMF).
@@ -102,7 +104,7 @@ def load_pixels(
     max_pixels: int = MAX_PIXELS,
     max_side: int = MAX_SIDE,
     formats: tuple[str, ...] = FORMATS,
-    room: Callable[[int], AbstractContextManager[Any]] = nullcontext,
+    room: Room = nullcontext,
 ) -> np.ndarray:
     """Decode pictures and bring them to a model's size and number of channels; other parameters as `preprocess`.
 
@@ -129,9 +131,29 @@ def load_pixels(
         )
     overrides: dict[str, Any] = {"resample": resample, "crop": crop, "resize_to": resize_to}
     how = dataclasses.replace(model.preprocessing, **{key: value for key, value in overrides.items() if value is not None})
+    return sized_pixels(images, model.input_shape, how, exif=exif, max_pixels=max_pixels, max_side=max_side, formats=formats, room=room)
+
+
+def sized_pixels(
+    images: ImageLike | Iterable[ImageLike],
+    shape: tuple[int, ...],
+    how: Preprocessing,
+    *,
+    exif: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    max_side: int = MAX_SIDE,
+    formats: tuple[str, ...] = FORMATS,
+    room: Room = nullcontext,
+) -> np.ndarray:
+    """Decode pictures and bring them to a shape (height, width, 1 or 3): `load_pixels` without a model.
+
+    Raises
+    ------
+    ImageError
+    """
     if how.resample not in RESAMPLE:
         raise ImageError(f"unknown resample filter {how.resample!r}; there are {', '.join(RESAMPLE)}")
-    height, width, channels = model.input_shape
+    height, width, channels = shape
     done = []
     for where, image in _named(images):
         picture = _from_array(image, where) if isinstance(image, np.ndarray) else image

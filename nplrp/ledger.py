@@ -14,7 +14,7 @@ What leaves is also told edge by edge, for every input; what arrives at an outpu
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,9 +22,11 @@ import numpy as np
 
 from nplrp import layers
 from nplrp.errors import LayerError, nearest
+from nplrp.fused import fusions
 from nplrp.gradients import behind_activation
-from nplrp.lrp import four_lines, step_back
+from nplrp.lrp import as_linear, step_back
 from nplrp.plan import Plan
+from nplrp.rules import Part
 from nplrp.span import INPUT, Span
 from nplrp.trace import Trace
 
@@ -207,6 +209,7 @@ def balance(plan: Plan, trace: Trace, start: np.ndarray, span: Span, at: Mapping
     plan : Plan
         With the parts that ran.
     trace : Trace
+        Of this plan; without denominators if it is another plan's.
     start : ndarray
         What the pass began with.
     span : Span
@@ -277,11 +280,11 @@ def account(plan: Plan, trace: Trace, i: int, R_above: np.ndarray, shares: Seque
     if behind is not R_above:
         bent = R_above - behind
         dropped, magnitude = dropped + layers.sums(bent), magnitude + layers.sums(np.abs(bent))
-    carried = list(four_lines(plan, trace, i, R_above)) if parts else []
+    carried = list(_divided(plan, trace, i, behind)) if parts else []
     if any(part.units for part in parts):  # units with z = 0 belong to no part
-        dropped += layers.sums(behind) - sum(layers.sums(R) for _, R, _ in carried)
+        dropped += layers.sums(behind) - sum(layers.sums(R) for _, R, _, _ in carried)
     linear = layers.linear_step(step, rule)
-    for part, R, (z, s, _, _) in carried:
+    for part, R, z, s in carried:
         if rule.undivided:  # z is the sum of the weights that R went along: what it is more than 1 is created, what it is less is lost
             more = s * (z - 1)
             created += layers.sums(np.maximum(more, 0))
@@ -304,6 +307,19 @@ def account(plan: Plan, trace: Trace, i: int, R_above: np.ndarray, shares: Seque
     for name, amount in zip(names, each, strict=True):
         edges[name] = edges[name] + amount if name in edges else amount
     return Entry(step.name, str(rule), arrived, sum(each[1:], each[0]), bias, epsilon, dropped, created, magnitude, size, edges)
+
+
+def _divided(plan: Plan, trace: Trace, i: int, behind: np.ndarray) -> Iterator[tuple[Part, np.ndarray, np.ndarray, np.ndarray]]:
+    """Run lines 1 and 2 for each part of step i's rule: (part, relevance of its units, z, s). Where the pass has z, it is its own."""
+    rule, (step, a, held) = plan.rules[i], as_linear(plan, trace, i)
+    known = dict(zip(fusions(plan)[i].parts, trace.denominators.get(i, ()), strict=False))
+    for part in plan.parts[i]:
+        of_units = layers.relevance_of_units(behind, step, a, part.units, trace.activations[i + 1], held)
+        z = known.get(replace(part, units=""))
+        if z is None:
+            changed = layers.changed_inputs(a, rule, part)
+            z = layers.forward(step, changed, [term.weight for term in part.terms], part.bias, held=held)
+        yield part, of_units, z, layers.divide(of_units, z, rule, part.weight)
 
 
 def _largest(values: np.ndarray) -> str:

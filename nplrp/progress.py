@@ -53,6 +53,11 @@ class Progress:
         self._shown = now
         self._write(self._text(now))
 
+    def told(self, done: int, total: int) -> None:
+        """Say that so many of so many are done."""
+        self.total = total
+        self.update(done)
+
     @property
     def seconds(self) -> float:
         """Seconds since the beginning."""

@@ -46,7 +46,7 @@ def test_commands_import_what_they_need(code, needless):
     assert not loaded_modules(code) & needless
 
 
-@pytest.mark.parametrize("package", ["nplrp", "nplrp.golden"])
+@pytest.mark.parametrize("package", ["nplrp", "nplrp.golden", "nplrp.evaluate"])
 def test_every_public_name_exists(package):
     package = importlib.import_module(package)
     for name in package.__all__:
@@ -130,7 +130,8 @@ STATE = {
     "activations.py: cache _loop": "a function to compile",
     "activations.py: cache activation": _TABLE,
     "heatmaps.py: cache _colours": _TABLE,
-    "heatmaps.py: cache _font": _TABLE,
+    "thumbnails.py: cache palette": _TABLE,
+    "heatmaps.py: cache typeface": _TABLE,
     "answers.py: cache versions": _MACHINE,
     "__init__.py: write to globals() in __getattr__": "a public name is imported when it is first asked for",
     "cli.py: write to os in _run": _ENVIRONMENT,

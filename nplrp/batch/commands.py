@@ -1,4 +1,4 @@
-"""The command line of runs: `nplrp batch | merge`; each imports only what it needs."""
+"""The command line of runs: `nplrp batch | merge | summary | export`; each imports only what it needs."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ Parser = argparse.ArgumentParser
 PARTLY = 1
 #: Errors of images that are told one by one.
 _TOLD = 10
+#: What runs can be exported to.
+TOOLS = ("virelay",)
 
 
 def add_commands(commands: Any, weights: Parser, rules: Parser, numerics: Parser) -> None:
@@ -68,6 +70,31 @@ def add_commands(commands: Any, weights: Parser, rules: Parser, numerics: Parser
     merge.add_argument("--composite", "-c", metavar="NAME[,...]", help="of --verify, if the run's composites are files of your own")
     merge.add_argument("--seed", type=int, help="which images --verify chooses; default: others each time")
     merge.set_defaults(run=run_merge)
+
+    summary = commands.add_parser(
+        "summary",
+        parents=[quiet],
+        help="look at a run: one page with its images, maps, statistics and outliers",
+        description="Write a page that needs nothing beside itself (and a sheet of thumbnails) about a run, finished or not.",
+    )
+    summary.add_argument("folder", metavar="DIR", help="of nplrp batch")
+    summary.add_argument("-o", "--output", metavar="OUT.html", help="page to write; default: DIR/summary.html")
+    summary.add_argument("--png", metavar="SHEET.png", help="also write a sheet of thumbnails")
+    summary.add_argument(
+        "--images", type=int, metavar="N", help="images with thumbnails (default 400); outliers come on top, numbers are of all images"
+    )
+    summary.set_defaults(run=run_summary)
+
+    export = commands.add_parser(
+        "export",
+        parents=[quiet],
+        help="write a run as another tool reads it: ViRelAy",
+        description="Write a run's pictures, maps and an analysis of them as a project of ViRelAy for each composite.",
+    )
+    export.add_argument("folder", metavar="DIR", help="of nplrp batch")
+    export.add_argument("--to", required=True, metavar="TOOL", help="virelay")
+    export.add_argument("--out", "-o", required=True, metavar="OUT", help="folder to write to; a new or an empty one")
+    export.set_defaults(run=run_export)
 
 
 def run_batch(arguments: argparse.Namespace) -> int:
@@ -183,3 +210,62 @@ def run_merge(arguments: argparse.Namespace) -> int:
         print(f"  {line}", file=sys.stderr)
     print(f"computed {count} images again: {count - len(other)} have the same bits, {len(other)} don't")
     return PARTLY if other else 0
+
+
+def run_summary(arguments: argparse.Namespace) -> int:
+    """Write a page about a run."""
+    from nplrp.batch.results import Results
+    from nplrp.batch.summary import THUMBNAILS, summarise, write_page, write_sheet
+    from nplrp.progress import Progress
+
+    results = Results.open(arguments.folder)
+    path = Path(arguments.output) if arguments.output else results.folder / "summary.html"
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise OutputError(f"{path}: the page is written as HTML; give a name that ends in .html")
+    if arguments.png and Path(arguments.png).suffix.lower() != ".png":
+        raise OutputError(f"{arguments.png}: the sheet is written as PNG; give a name that ends in .png")
+    count = THUMBNAILS if arguments.images is None else arguments.images
+    if count < 0:
+        raise OutputError(f"--images {count}: expected a number of images, 0 or more")
+    bar = Progress(None, "reading", quiet=arguments.quiet)
+    try:
+        summary = summarise(results, count, bar.told)
+        size = write_page(summary, path)
+        shown = write_sheet(summary, Path(arguments.png)) if arguments.png else 0
+    finally:
+        bar.close()
+    failed, missing = summary.content["failed"]["count"], results.missing
+    more = f", {failed} failed" if failed else ""
+    more += f", {len(missing)} of {len(results.job.ends)} shards aren't there yet" if missing else ""
+    sheet = f" and {arguments.png} ({shown} images)" if arguments.png else ""
+    print(f"{summary.content['done']} images{more}; wrote {path} ({size / 1e6:.1f} MB){sheet}")
+    for line in summary.content["shards"]["damaged"]:
+        print(f"nplrp: {line}", file=sys.stderr)
+    return PARTLY if summary.content["shards"]["damaged"] else 0
+
+
+def run_export(arguments: argparse.Namespace) -> int:
+    """Write a run as another tool reads it."""
+    from nplrp.errors import nearest
+
+    if arguments.to not in TOOLS:
+        raise OutputError(f"--to {arguments.to}: {nearest(arguments.to, TOOLS)}")
+    from nplrp.batch.results import Results
+    from nplrp.batch.virelay import export
+    from nplrp.progress import Progress
+
+    results = Results.open(arguments.folder)
+    bar = Progress(None, "writing", quiet=arguments.quiet)
+    try:
+        done = export(results, Path(arguments.out), bar.told)
+    finally:
+        bar.close()
+    projects = " ".join(map(str, done.projects))
+    labels = "their folders" if done.labelled else "the model, as their folders aren't called like classes"
+    print(f"{done.maps} maps of {done.images} images for each composite; wrote {done.folder}; look at it with: virelay {projects}")
+    print(f"the dataset's labels are of {labels}; their analysis is a PCA with k-means, others can be made with CoRelAy")
+    if results.missing:
+        print(f"nplrp: {len(results.missing)} of {len(results.job.ends)} shards aren't there yet and aren't exported", file=sys.stderr)
+    if done.blank:
+        print(f"nplrp: {done.blank} pictures are gone or have changed, and are grey there", file=sys.stderr)
+    return 0

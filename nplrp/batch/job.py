@@ -170,6 +170,8 @@ def _extended(job: Job, images: Sequence[str], size: int) -> Job:
 
 def _compare(out: Path, known: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     plain = json.loads(json.dumps(asked))
+    if {"preprocessing"} <= known.keys() & plain.keys():  # who says how pictures were prepared changes no result
+        known, plain = ({**each, "preprocessing": {**each["preprocessing"], "source": ""}} for each in (known, plain))
     other = [f"{where}: {there} there, {here} asked for" for where, there, here in _differences("", known, plain)]
     if other:
         more = f" (and {len(other) - 3} more)" if len(other) > 3 else ""

@@ -97,7 +97,7 @@ def verify(
     ModelError
         If the model is another one.
     """
-    results.check_model(model)
+    model = results.model_of_run(model)
     known: dict[int, tuple[str, str, list[str]]] = {}
     for number in results.job.shards:
         with results.shard(number) as shard:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy as np
 from nplrp.batch.job import Job, read_job
 from nplrp.batch.shard import Shard, open_shard, shard_path
 from nplrp.errors import ModelError, OutputError
-from nplrp.model import Model
+from nplrp.model import Model, Preprocessing
 from nplrp.scores import Scoring
 from nplrp.stream import Wanted
 from nplrp.targets import Label, Naming
@@ -39,6 +40,8 @@ class Map:
     output : ndarray [classes] or None
     ledger : mapping of str to ndarray [layers]
         Empty unless asked for.
+    file_sha256 : str
+        Of the picture's bytes when it was explained.
     """
 
     index: int
@@ -50,6 +53,7 @@ class Map:
     arrived: float
     output: np.ndarray | None
     ledger: Mapping[str, np.ndarray]
+    file_sha256: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,31 +107,34 @@ class Results:
             yield found
 
     def maps(self) -> Iterator[Map]:
-        """Yield all maps of the shards that are there, image by image."""
+        """Yield all maps of the shards that are there, shard by shard."""
         for number in self.job.shards:
             if shard_path(self.folder, number).exists():
-                yield from self._maps_of(number)
+                with self.shard(number) as shard:
+                    yield from self.maps_in(shard)
 
-    def _maps_of(self, number: int) -> Iterator[Map]:
-        with self.shard(number) as shard:
-            names, images, index = shard.names(), shard["images"], shard["index"]
-            output = shard["output"] if "output" in names else None
-            for k in range(len(self.job.composites)) if len(images) else ():
-                plain = {name: shard[f"maps/{k}/{name}"] for name in ("image", "target", "begun", "arrived")}
-                prefix = f"maps/{k}/ledger/"
-                ledger = {name.removeprefix(prefix): shard[name] for name in names if name.startswith(prefix)}
-                for m, row in enumerate(plain["image"]):
-                    yield Map(
-                        int(index[row]),
-                        str(images[row]),
-                        k,
-                        int(plain["target"][m]),
-                        shard.relevance(k, slice(m, m + 1))[0],
-                        float(plain["begun"][m]),
-                        float(plain["arrived"][m]),
-                        None if output is None else output[row],
-                        {name: values[m] for name, values in ledger.items()},
-                    )
+    def maps_in(self, shard: Shard) -> Iterator[Map]:
+        """Yield all maps of an open shard, composite by composite."""
+        names, images, index = shard.names(), shard["images"], shard["index"]
+        hashes = shard["file_sha256"].astype(str)
+        output = shard["output"] if "output" in names else None
+        for k in range(len(self.job.composites)) if len(images) else ():
+            plain = {name: shard[f"maps/{k}/{name}"] for name in ("image", "target", "begun", "arrived")}
+            prefix = f"maps/{k}/ledger/"
+            ledger = {name.removeprefix(prefix): shard[name] for name in names if name.startswith(prefix)}
+            for m, row in enumerate(plain["image"]):
+                yield Map(
+                    int(index[row]),
+                    str(images[row]),
+                    k,
+                    int(plain["target"][m]),
+                    shard.relevance(k, slice(m, m + 1))[0],
+                    float(plain["begun"][m]),
+                    float(plain["arrived"][m]),
+                    None if output is None else output[row],
+                    {name: values[m] for name, values in ledger.items()},
+                    str(hashes[row]),
+                )
 
     def failed(self) -> list[tuple[str, str]]:
         """Return the images that couldn't be explained, and why."""
@@ -162,15 +169,24 @@ class Results:
         names = tuple(each["name"] for each in facts["composites"]) if composites is None else composites
         return Wanted(names, **{name: facts[name] for name in ("target", "dtype", "algorithm", "dialect", "start", "resample", "crop")})
 
-    def check_model(self, model: Model) -> None:
-        """Raise if a model isn't the one of the run.
+    def model_of_run(self, model: Model) -> Model:
+        """Return a model with its pictures prepared as in the run, whatever is said or assumed today.
 
         Raises
         ------
         ModelError
+            If it isn't the model of the run.
         """
         if model.content_hash != self.job.facts["weights_sha256"]:
             raise ModelError(
                 f"{self.folder}: was computed with other weights than those of {model.name} "
                 f"(SHA-256 {self.job.facts['weights_sha256'][:12]}...); give the model of the run"
             )
+        height, width = self.job.facts["input_shape"][:2]
+        if list(model.input_shape) != self.job.facts["input_shape"]:
+            raise ModelError(
+                f"{self.folder}: its images have {height} x {width} pixels, those of {model.name} now {model.input_shape[0]} x "
+                f"{model.input_shape[1]}; give --input-size {height}x{width}"
+            )
+        prepared = Preprocessing(**self.job.facts["preprocessing"])
+        return model if prepared == model.preprocessing else dataclasses.replace(model, preprocessing=prepared)

@@ -109,15 +109,25 @@ def run(
 @contextmanager
 def held(out: Path, part: Part) -> Iterator[None]:
     """Keep other processes from computing the same shards: of a whole run all, of a part those of the part."""
+    whole, at_work = out / ".run.lock", "another process is at work in this folder"
     try:
         if part.of == 1:
-            with claimed(out / ".run.lock", "another process is at work in this folder"):
+            with claimed(whole, at_work):
+                _sweep(out)
                 yield
         else:
-            with claimed(out / f".run-{part.number}-of-{part.of}.lock", f"another process computes part {part.number}/{part.of}"):
+            own = out / f".run-{part.number}-of-{part.of}.lock"
+            with claimed(whole, at_work, shared=True), claimed(own, f"another process computes part {part.number}/{part.of}"):
                 yield
     except OSError as error:
         raise OutputError(f"{out}: can't be written: {error.strerror or error}; choose another folder") from error
+
+
+def _sweep(out: Path) -> None:
+    """Remove what killed processes have left half-written; nobody else is at work here."""
+    for folder in ("shards", "pictures"):
+        for path in (out / folder).glob(".*"):
+            path.unlink(missing_ok=True)
 
 
 def explained(job: Job, shards: Sequence[int], model: Model, wanted: Wanted, root: Path | None = None) -> Iterator[Explained]:

@@ -22,8 +22,8 @@ def locked(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def claimed(path: Path, what: str) -> Iterator[None]:
-    """Hold `path`, an empty file, alone.
+def claimed(path: Path, what: str, shared: bool = False) -> Iterator[None]:
+    """Hold `path`, an empty file, alone; or together with others who share it, but with nobody who wants it alone.
 
     Raises
     ------
@@ -31,14 +31,16 @@ def claimed(path: Path, what: str) -> Iterator[None]:
         If another process holds it; `what` says what that one is doing.
     """
     with path.open("ab") as file:
-        if not _take(file):
+        if not _take(file, shared):
             raise OutputError(f"{path.parent}: {what}; wait until it is done, or give another folder")
         yield
 
 
-def _take(file: IO[bytes]) -> bool:
+def _take(file: IO[bytes], shared: bool = False) -> bool:
     """Lock a file if nobody else has. Where a file system knows no locks, there are none."""
     if sys.platform == "win32":
+        if shared:
+            return True
         import msvcrt
 
         try:
@@ -49,7 +51,7 @@ def _take(file: IO[bytes]) -> bool:
     import fcntl
 
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:  # an old NFS

@@ -11,8 +11,7 @@ import math
 import re
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +20,7 @@ from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from nplrp.errors import ImageError, NplrpError
-from nplrp.images import load_pixels, normalize
+from nplrp.images import Room, load_pixels, normalize
 from nplrp.model import Model
 from nplrp.serve.budget import Budget, Share
 from nplrp.serve.problems import Problem, problem_of
@@ -37,8 +36,6 @@ FORMATS = ("JPEG", "PNG")
 #: aren't among them: libjpeg passes over those within numbers, so that a length behind one could hide what follows.
 _MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")
 _END, _SCAN = b"\xd9", b"\xda"
-#: Holds so many bytes while it is entered.
-Room = Callable[[int], AbstractContextManager[Any]]
 #: Segments of a suspicious JPEG that are looked at; files have some dozens.
 _SEGMENTS = 5000
 

@@ -165,6 +165,7 @@ def test_killed_at_random_points_and_gone_on(pictures, how):
             assert "Traceback" not in told
     assert process.returncode == 0, told
     assert kills >= 3
+    assert [path for path in Path("killed").rglob(".*") if path.suffix != ".lock"] == []
     assert hashes("killed") == hashes("one")
     assert names("killed") == sorted(str(path) for path in many.iterdir())
     drawn = [{path.name: path.read_bytes() for path in Path(run, "pictures").glob("0*.png")} for run in ("one", "killed")]
@@ -224,6 +225,11 @@ def test_another_run_is_refused_with_the_difference(pictures, capsys, other, mes
     assert hashes("run") == before
 
 
+def test_saying_what_was_assumed_is_no_difference(pictures):
+    assert batch(pictures, "--out", "run", "-q") == 0
+    assert batch(pictures, "--out", "run", "-q", "--preprocessing", "caffe") == 0
+
+
 def test_another_version_is_refused(pictures, capsys):
     assert batch(pictures, "--out", "run", "-q") == 0
     job = Path("run/job.json")
@@ -268,7 +274,12 @@ def test_two_runs_in_one_folder(pictures, capsys):
     assert batch(pictures, "--out", "run", "--shard", "1/2", "--shard-size", 8, "-q") == 0
     with claimed(Path("run/.run.lock"), "held by the test"):
         assert batch(pictures, "--out", "run", "--shard-size", 8, "-q") == 2
+        assert "another process is at work in this folder" in capsys.readouterr().err
+        assert batch(pictures, "--out", "run", "--shard", "1/2", "--shard-size", 8, "-q") == 2
     assert "another process is at work in this folder" in capsys.readouterr().err
+    with claimed(Path("run/.run.lock"), "a part", shared=True):
+        assert batch(pictures, "--out", "run", "--shard-size", 8, "-q") == 2
+        assert batch(pictures, "--out", "run", "--shard", "1/2", "--shard-size", 8, "-q") == 0
     with claimed(Path("run/.run-2-of-2.lock"), "held by the test"):
         assert batch(pictures, "--out", "run", "--shard", "2/2", "--shard-size", 8, "-q") == 2
     assert batch(pictures, "--out", "run", "--shard-size", 8, "-q") == 0
@@ -311,6 +322,15 @@ def test_merged_results(pictures, capsys):
         merged = file["maps/1/relevance"][...]
     expected = [each.relevance for each in Results.open("run").maps() if each.composite == 1]
     assert np.array_equal(merged, np.stack(expected))
+
+
+def test_verify_prepares_pictures_as_the_run_did(pictures, capsys):
+    assert batch(pictures, "--out", "run", "-q", "--preprocessing", "tf") == 0
+    assert main(["merge", "run", "--verify", "100%", "-w", str(WEIGHTS), "-q"]) == 0
+    assert "21 have the same bits, 0 don't" in capsys.readouterr().out
+    other = Path(__file__).parent.parent / "data" / "keras_files" / "keras3_tiny.keras"
+    assert main(["merge", "run", "--verify", "1%", "-w", str(other), "-q", "--preprocessing", "tf"]) == 2
+    assert "was computed with other weights" in capsys.readouterr().err
 
 
 def test_verify_tells_what_has_changed(pictures, capsys):

@@ -159,6 +159,28 @@ class Browser:
         found = [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if not node["ignored"]]
         return [(role, name) for role, name in found if role in roles]
 
+    def faint(self):
+        """Return (class, text, ratio) of text whose contrast is below that of WCAG AA."""
+        return self.js(FAINT)
+
+
+FAINT = """const number = (c) => c.match(/[\\d.]+/g).map(Number);
+        const over = ([r, g, b, a = 1], below) => [r, g, b].map((v, i) => v * a + below[i] * (1 - a));
+        const linear = (v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+        const light = (c) => [0.2126, 0.7152, 0.0722].reduce((sum, part, i) => sum + part * linear(c[i] / 255), 0);
+        const ground = (e) => e ? over(number(getComputedStyle(e).backgroundColor), ground(e.parentElement)) : [255, 255, 255];
+        const found = [];
+        for (const e of document.querySelectorAll('body *')) {
+          const own = [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
+          if (!own || !e.checkVisibility() || e.closest(':disabled, .visually-hidden, option')) continue;
+          const style = getComputedStyle(e);
+          const text = e instanceof SVGElement ? style.fill : style.color;
+          const [a, b] = [light(over(number(text), ground(e))), light(ground(e))];
+          const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+          if (ratio < 4.5) found.push([e.className, e.textContent.slice(0, 40), ratio]);
+        }
+        return found;"""
+
 
 def origin(url):
     """Return scheme, host and port."""

@@ -1,0 +1,54 @@
+"""Are explanations any good? Metrics of relevance maps on the engine; each is a function of arrays, and a row in a table.
+
+>>> from nplrp.evaluate import evaluate                                           # doctest: +SKIP
+>>> print(evaluate(model, x, "zplus,epsilon_plus", "deletion,insertion,mprt"))    # doctest: +SKIP
+
+`evaluate` measures composites; `pixel_flipping`, `sparseness` and the others take anybody's maps and models.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+#: Public name -> the module that holds it; imported when first asked for.
+_PUBLIC = {
+    "BASELINES": "perturbing",
+    "Curves": "faithful",
+    "Decay": "randomising",
+    "Evaluation": "evaluating",
+    "EvaluationError": "errors",
+    "METRICS": "table",
+    "Metric": "table",
+    "baseline_values": "perturbing",
+    "bounds_of": "evaluating",
+    "completeness": "balance",
+    "complexity": "simple",
+    "evaluate": "evaluating",
+    "faithfulness_correlation": "faithful",
+    "local_lipschitz": "robust",
+    "max_sensitivity": "robust",
+    "metric_named": "table",
+    "mprt": "randomising",
+    "pixel_flipping": "faithful",
+    "plot": "picture",
+    "randomise": "randomising",
+    "scores_of": "predicting",
+    "spearman": "randomising",
+    "sparseness": "simple",
+    "sufficiency": "faithful",
+}
+
+__all__ = list(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'nplrp.evaluate' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"nplrp.evaluate.{_PUBLIC[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
