@@ -10,19 +10,24 @@ unless asked for. Where Keras and Pillow would silently give nonsense (16-bit gr
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from nplrp import containers
 from nplrp.errors import ImageError
 from nplrp.model import Model
 from nplrp.preprocessing import Preprocessing, arithmetic, check_mode
 
+#: Holds so many bytes while it is entered.
+Room = Callable[[int], AbstractContextManager[Any]]
 ImageLike = str | os.PathLike[str] | IO[bytes] | Image.Image | np.ndarray
 
 #: Pillow's decoders that files are tried with: pictures only, nothing that starts another program (EPS) or draws (SVG, WMF).
@@ -30,6 +35,10 @@ FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 
 #: Width x height above which a file isn't decoded. Above every camera of the day, below Pillow's own warning.
 MAX_PIXELS = 64_000_000
+#: Longest side of a picture, JPEG's own: filters keep a table, and Pillow a pointer, for each row.
+MAX_SIDE = 65_535
+#: Bytes that a pixel takes while it is decoded and converted: four in each picture, six more in a progressive JPEG.
+_BYTES = 10
 
 RESAMPLE = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 
@@ -44,6 +53,7 @@ def preprocess(
     resize_to: int | None = None,
     exif: bool = False,
     max_pixels: int = MAX_PIXELS,
+    max_side: int = MAX_SIDE,
 ) -> np.ndarray:
     """Turn pictures into a model's input, bit for bit as Keras's `load_img`, `img_to_array` and `preprocess_input` do.
 
@@ -61,7 +71,10 @@ def preprocess(
     exif : bool
         Turn a photograph upright by its EXIF orientation first. Keras doesn't.
     max_pixels : int
-        Largest width x height that is decoded; read from the header. Pillow's own limit, ``PIL.Image.MAX_IMAGE_PIXELS``, holds too.
+        Largest width x height that is decoded; read from the header. Pillow's own limit, ``PIL.Image.MAX_IMAGE_PIXELS``, holds too. What
+        a resize makes on its way, the model's width times the picture's height, may be no larger either.
+    max_side : int
+        Largest width and largest height.
 
     Returns
     -------
@@ -74,7 +87,9 @@ def preprocess(
         pictures were prepared.
     """
     mode = model.preprocessing.mode if preprocessing is None else check_mode(preprocessing)
-    pixels = load_pixels(images, model, resample=resample, crop=crop, resize_to=resize_to, exif=exif, max_pixels=max_pixels)
+    pixels = load_pixels(
+        images, model, resample=resample, crop=crop, resize_to=resize_to, exif=exif, max_pixels=max_pixels, max_side=max_side
+    )
     return normalize(pixels, mode)
 
 
@@ -87,8 +102,18 @@ def load_pixels(
     resize_to: int | None = None,
     exif: bool = False,
     max_pixels: int = MAX_PIXELS,
+    max_side: int = MAX_SIDE,
+    formats: tuple[str, ...] = FORMATS,
+    room: Room = nullcontext,
 ) -> np.ndarray:
-    """Decode pictures and bring them to a model's size and number of channels; parameters as `preprocess`.
+    """Decode pictures and bring them to a model's size and number of channels; other parameters as `preprocess`.
+
+    Parameters
+    ----------
+    formats : tuple of str
+        Pillow's names of the formats to accept.
+    room : callable
+        Is told how many bytes a picture will take at most, before it is decoded; holds them until it is done.
 
     Returns
     -------
@@ -106,7 +131,7 @@ def load_pixels(
         )
     overrides: dict[str, Any] = {"resample": resample, "crop": crop, "resize_to": resize_to}
     how = dataclasses.replace(model.preprocessing, **{key: value for key, value in overrides.items() if value is not None})
-    return sized_pixels(images, model.input_shape, how, exif=exif, max_pixels=max_pixels)
+    return sized_pixels(images, model.input_shape, how, exif=exif, max_pixels=max_pixels, max_side=max_side, formats=formats, room=room)
 
 
 def sized_pixels(
@@ -116,6 +141,9 @@ def sized_pixels(
     *,
     exif: bool = False,
     max_pixels: int = MAX_PIXELS,
+    max_side: int = MAX_SIDE,
+    formats: tuple[str, ...] = FORMATS,
+    room: Room = nullcontext,
 ) -> np.ndarray:
     """Decode pictures and bring them to a shape (height, width, 1 or 3): `load_pixels` without a model.
 
@@ -126,10 +154,17 @@ def sized_pixels(
     if how.resample not in RESAMPLE:
         raise ImageError(f"unknown resample filter {how.resample!r}; there are {', '.join(RESAMPLE)}")
     height, width, channels = shape
-    done = [
-        _resized(_converted(image, channels, where), (height, width), how, max_pixels, where)
-        for where, image in _pictures(images, exif, max_pixels)
-    ]
+    done = []
+    for where, image in _named(images):
+        picture = _from_array(image, where) if isinstance(image, np.ndarray) else image
+        with _opened(picture, formats, where) as opened:
+            size = opened.shape[1::-1] if isinstance(opened, np.ndarray) else opened.size
+            if not isinstance(image, np.ndarray):  # which has its memory already
+                _check_size(size, max_pixels, max_side, where)
+            between = _size_between(size, (height, width), how, max_pixels, where)
+            with room(_BYTES * size[0] * size[1] + 4 * (between[0] * size[1] + between[0] * between[1])):
+                decoded = opened if isinstance(image, np.ndarray) else _decoded(opened, exif, where)
+                done.append(_resized(_converted(decoded, channels, where), (height, width), between, how, where))
     if not done:
         raise ImageError("no images: the list is empty; give at least one path, Pillow image or array")
     return np.stack(done)
@@ -202,6 +237,7 @@ def open_image(
     formats: tuple[str, ...] = FORMATS,
     exif: bool = False,
     max_pixels: int = MAX_PIXELS,
+    max_side: int = MAX_SIDE,
     where: str | None = None,
 ) -> Image.Image:
     """Read one picture file as 8-bit RGB or grey, checking its header before decoding.
@@ -212,7 +248,7 @@ def open_image(
         What to read.
     formats : tuple of str
         Pillow's names of the formats to accept.
-    exif, max_pixels
+    exif, max_pixels, max_side
         As in `preprocess`.
     where : str, optional
         What messages call the file; the default is its path.
@@ -220,35 +256,67 @@ def open_image(
     Raises
     ------
     ImageError
-        If it is missing, damaged, of another format, too large, or has several frames or pages (MPO, a JPEG with previews, counts as one).
+        If it is missing, damaged, of another format, too large, has several frames or pages (MPO, a JPEG with previews, counts as one), or
+        thousands of pieces beside its pixels.
     """
     where = where or (str(source) if isinstance(source, str | os.PathLike) else "the image")
-    with _pillow_errors(where, formats), _open(source, formats) as image:
-        _check_size(image, max_pixels, where)
-        # An MPO's further pictures are previews or a second eye, so the first one is the photograph.
-        if image.format != "MPO" and getattr(image, "is_animated", False):
-            frames = getattr(image, "n_frames", 2)
-            raise ImageError(
-                f"{where}: has {frames} frames or pages, expected one picture: save the one you mean as PNG, "
-                "or open it with Pillow, seek(k), and give that image"
-            )
-        return _eight_bit(image, exif, where)
+    with _opened(source, formats, where) as image:
+        _check_size(image.size, max_pixels, max_side, where)
+        decoded = _decoded(image, exif, where)
+        return decoded.copy() if decoded is image else decoded
 
 
-def _open(source: str | os.PathLike[str] | IO[bytes], formats: tuple[str, ...]) -> Image.Image:
+def import_decoders() -> None:
+    """Import the usual decoders now: Pillow never tries again where it couldn't, such as for want of a file descriptor."""
+    Image.preinit()
+
+
+@contextmanager
+def _opened(source: Any, formats: tuple[str, ...], where: str) -> Iterator[Any]:
+    """Read a picture file's header; an image or an array is there already."""
+    if isinstance(source, Image.Image | np.ndarray):
+        yield source
+        return
+    with ExitStack() as stack:
+        with _pillow_errors(where, formats):
+            file = stack.enter_context(Path(source).open("rb")) if isinstance(source, str | os.PathLike) else source
+            file = _seekable(file)
+            containers.check(file)
+            image = stack.enter_context(_open(file, formats))
+            # An MPO's further pictures are previews or a second eye, so the first one is the photograph.
+            if image.format != "MPO" and getattr(image, "is_animated", False):
+                # Counted only where the file says it: to count the pages of a TIFF or a GIF, all of them would be read.
+                frames = vars(image).get("n_frames", "several")
+                raise ImageError(
+                    f"{where}: has {frames} frames or pages, expected one picture: save the one you mean as PNG, "
+                    "or open it with Pillow, seek(k), and give that image"
+                )
+        yield image
+
+
+def _seekable(file: IO[bytes]) -> IO[bytes]:
+    """Return a file that can be read twice, at its start."""
+    try:
+        file.seek(0)
+        return file
+    except (AttributeError, io.UnsupportedOperation):
+        return io.BytesIO(file.read())
+
+
+def _open(file: IO[bytes], formats: tuple[str, ...]) -> Image.Image:
     """Open a picture file with the usual decoders, or import the others: that takes longer than most pictures."""
     Image.preinit()
     usual = tuple(name for name in formats if name in Image.OPEN)
     try:
-        return Image.open(source, formats=usual)
+        return Image.open(file, formats=usual)
     except UnidentifiedImageError:
         if usual == formats:
             raise
-        return Image.open(source, formats=formats)
+        return Image.open(file, formats=formats)
 
 
-def _pictures(images: ImageLike | Iterable[ImageLike], exif: bool, max_pixels: int) -> Iterator[tuple[str, Image.Image | np.ndarray]]:
-    """Yield every picture with the name that messages give it: an 8-bit Pillow image or a float32 array (H, W, C)."""
+def _named(images: ImageLike | Iterable[ImageLike]) -> Iterator[tuple[str, Any]]:
+    """Yield every path, binary file, Pillow image or array with the name that messages give it."""
     if isinstance(images, np.ndarray) and images.ndim == 4:
         images = list(images)
     alone = isinstance(images, str | bytes | os.PathLike | Image.Image | np.ndarray) or hasattr(images, "read")
@@ -258,23 +326,17 @@ def _pictures(images: ImageLike | Iterable[ImageLike], exif: bool, max_pixels: i
     for index, image in enumerate(several):
         where = f"image {index}"
         if isinstance(image, str | os.PathLike):
-            yield str(image), open_image(image, exif=exif, max_pixels=max_pixels)
-        elif isinstance(image, Image.Image):
-            _check_size(image, max_pixels, where)
-            with _pillow_errors(where, FORMATS):
-                eight_bit = _eight_bit(image, exif, where)
-            yield where, eight_bit
-        elif isinstance(image, np.ndarray):
-            yield where, _from_array(image, where)
+            yield str(image), image
+        elif isinstance(image, Image.Image | np.ndarray):
+            yield where, image
         elif hasattr(image, "read"):
-            where = image.name if isinstance(getattr(image, "name", None), str) else where
-            yield where, open_image(image, exif=exif, max_pixels=max_pixels, where=where)
+            yield image.name if isinstance(getattr(image, "name", None), str) else where, image
         else:
             raise ImageError(f"{where}: expected a path, a binary file, a Pillow image or an array, found {type(image).__name__}")
 
 
 @contextmanager
-def _pillow_errors(where: str, formats: tuple[str, ...]) -> Iterator[None]:
+def _pillow_errors(where: str, formats: tuple[str, ...] = FORMATS) -> Iterator[None]:
     """Turn whatever Pillow raises or warns of into one ImageError."""
     with warnings.catch_warnings():
         # Odd metadata and a palette's dropped transparency are no reason to print anything.
@@ -284,6 +346,8 @@ def _pillow_errors(where: str, formats: tuple[str, ...]) -> Iterator[None]:
             yield
         except ImageError:
             raise
+        except containers.Excess as error:
+            raise ImageError(f"{where}: {error}") from None
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             found = str(error).split(",")[0]
             raise ImageError(f"{where}: {found} (Pillow's own, PIL.Image.MAX_IMAGE_PIXELS): make it smaller first") from error
@@ -292,13 +356,15 @@ def _pillow_errors(where: str, formats: tuple[str, ...]) -> Iterator[None]:
             raise ImageError(f"{where}: not a picture, or damaged at its start; expected {names}: convert it to PNG or JPEG") from error
         except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
             raise ImageError(f"{where}: can't be opened: {error.strerror}") from error
+        except MemoryError:
+            raise ImageError(f"{where}: takes more memory than there is: make it smaller first") from None
         except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ImageError(f"{where}: truncated or damaged, can't be decoded ({reason}): get the file again") from error
 
 
-def _check_size(image: Image.Image, max_pixels: int, where: str) -> None:
-    width, height = image.size
+def _check_size(size: tuple[int, ...], max_pixels: int, max_side: int, where: str) -> None:
+    width, height = size
     if width < 1 or height < 1:
         raise ImageError(f"{where}: has no pixels, its size is {width} x {height}")
     if width * height > max_pixels:
@@ -306,21 +372,25 @@ def _check_size(image: Image.Image, max_pixels: int, where: str) -> None:
             f"{where}: {width} x {height} is {width * height / 1e6:.1f} megapixels, the limit is {max_pixels / 1e6:g}: "
             "make it smaller first, or raise max_pixels"
         )
+    if max(size) > max_side:
+        raise ImageError(f"{where}: {width} x {height}, the longest side may be {max_side}: cut it first, or raise max_side")
 
 
-def _eight_bit(image: Image.Image, exif: bool, where: str) -> Image.Image:
+def _decoded(image: Image.Image, exif: bool, where: str) -> Image.Image:
     """Decode, and bring what Pillow would clip to 8 bits; other modes stay for `_converted`."""
-    file_format = image.format
-    image.load()
-    image = ImageOps.exif_transpose(image) if exif else image.copy()
-    if image.mode.startswith("I;16") or (image.mode == "I" and file_format in ("PNG", "PPM")):
-        return Image.fromarray(_scaled_16_bit(np.asarray(image)))
-    if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        raise ImageError(
-            f"{where}: its pixels are 32-bit numbers (Pillow's mode {image.mode!r}) without a known range: "
-            "scale them to 0..255 and give a uint8 array"
-        )
-    return image
+    with _pillow_errors(where):
+        file_format = image.format
+        image.load()
+        if exif:
+            image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I;16") or (image.mode == "I" and file_format in ("PNG", "PPM")):
+            return Image.fromarray(_scaled_16_bit(np.asarray(image)))
+        if image.mode in ("I", "F") or image.mode.startswith("I;"):
+            raise ImageError(
+                f"{where}: its pixels are 32-bit numbers (Pillow's mode {image.mode!r}) without a known range: "
+                "scale them to 0..255 and give a uint8 array"
+            )
+        return image
 
 
 def _scaled_16_bit(values: np.ndarray) -> np.ndarray:
@@ -369,27 +439,39 @@ def _converted(image: Image.Image | np.ndarray, channels: int, where: str) -> Im
             return image @ (np.array([[19595], [38470], [7471]], dtype=np.float32) / np.float32(65536))
         return np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], channels)))
     mode = "L" if channels == 1 else "RGB"
-    with _pillow_errors(where, FORMATS):
+    with _pillow_errors(where):
         return image if image.mode == mode else image.convert(mode)
 
 
-def _resized(image: Image.Image | np.ndarray, size: tuple[int, int], how: Preprocessing, max_pixels: int, where: str) -> np.ndarray:
-    """Bring a picture to (H, W); return uint8 or float32 (H, W, C)."""
+def _size_between(size: tuple[int, ...], wanted: tuple[int, int], how: Preprocessing, max_pixels: int, where: str) -> tuple[int, int]:
+    """Return width and height that a picture is resized to, perhaps to be cut; refuse what that would take too much memory for."""
+    (width, height), (rows, columns) = size, wanted
+    between = _size_before_crop((width, height), wanted, how) if how.crop else (columns, rows)
+    if between[0] * between[1] > max_pixels:
+        raise ImageError(f"{where}: {width} x {height} is too narrow to be cut: resized it would be {between[0]} x {between[1]}")
+    if between[0] < columns or between[1] < rows:
+        raise ImageError(
+            f"{where}: resized to {between[0]} x {between[1]} it is smaller than the model's {columns} x {rows}: make resize_to larger"
+        )
+    if between[0] * height > max_pixels:  # Pillow resizes the rows first, then the columns
+        raise ImageError(
+            f"{where}: {width} x {height} is too long: resized to a width of {between[0]} it would have "
+            f"{between[0] * height / 1e6:.1f} megapixels on the way, the limit is {max_pixels / 1e6:g}: cut it first"
+        )
+    return between
+
+
+def _resized(
+    image: Image.Image | np.ndarray, size: tuple[int, int], between: tuple[int, int], how: Preprocessing, where: str
+) -> np.ndarray:
+    """Bring a picture to (H, W), by way of `between`; return uint8 or float32 (H, W, C)."""
     if isinstance(image, np.ndarray):
         planes = [Image.fromarray(np.ascontiguousarray(image[..., c])) for c in range(image.shape[2])]
-        resized = [_resized(plane, size, how, max_pixels, where)[..., 0] for plane in planes]
+        resized = [_resized(plane, size, between, how, where)[..., 0] for plane in planes]
         return np.stack(resized, axis=-1).clip(0, 255)  # bicubic and lanczos overshoot
     height, width = size
-    between = _size_before_crop(image.size, size, how) if how.crop else (width, height)
-    if between[0] * between[1] > max_pixels:
-        raise ImageError(
-            f"{where}: {image.size[0]} x {image.size[1]} is too narrow to be cut: resized it would be {between[0]} x {between[1]}"
-        )
-    if between[0] < width or between[1] < height:
-        raise ImageError(
-            f"{where}: resized to {between[0]} x {between[1]} it is smaller than the model's {width} x {height}: make resize_to larger"
-        )
-    image = image.resize(between, Image.Resampling[how.resample.upper()])
+    with _pillow_errors(where):
+        image = image.resize(between, Image.Resampling[how.resample.upper()])
     left, top = round((between[0] - width) / 2), round((between[1] - height) / 2)
     pixels = np.asarray(image)[top : top + height, left : left + width]
     return pixels[..., np.newaxis] if pixels.ndim == 2 else pixels

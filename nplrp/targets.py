@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from nplrp.errors import ModelError, brief
 from nplrp.layers.config import is_size
 from nplrp.model import Model
 from nplrp.scores import Scoring, scoring_of
+
+#: Names that a wrong one is compared with, and letters of it: a comparison takes some 50 us.
+_COMPARED, _LONGEST = 5000, 100
 
 
 class Label(NamedTuple):
@@ -261,5 +265,6 @@ def _similar(wanted: str, classes: Sequence[tuple[str, str]]) -> str:
     import difflib
 
     names = {_plain(name): name for _, name in classes}
-    close = difflib.get_close_matches(wanted, names, n=3, cutoff=0.6) or [name for name in names if wanted in name][:3]
+    few = itertools.islice(names, _COMPARED)
+    close = difflib.get_close_matches(wanted[:_LONGEST], few, n=3, cutoff=0.6) or [name for name in names if wanted in name][:3]
     return ", ".join(names[name] for name in close)

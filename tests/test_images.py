@@ -266,7 +266,7 @@ def test_several_frames_are_refused_but_a_chosen_one_is_not(kind, options, tmp_p
     path = tmp_path / "film.bin"
     frames[0].save(path, kind, save_all=True, append_images=frames[1:], **options)
     message = refusal(path, model())
-    assert "3 frames" in message
+    assert ("3 frames" if kind in ("PNG", "WEBP") else "several frames") in message  # the others would have to be read for it
     assert "seek" in message
     with Image.open(path) as image:
         image.seek(1)

@@ -1,11 +1,13 @@
 """Which output is explained: by index, class id and class name."""
 
 import dataclasses
+import time
 
 import numpy as np
 import pytest
 
 import nplrp
+from nplrp import targets
 from nplrp.errors import ModelError
 from nplrp.model import Preprocessing, chain
 from nplrp.targets import find_target, find_targets, naming_of
@@ -92,3 +94,12 @@ def test_positions_are_whole_numbers():
         with pytest.raises(ModelError, match="a target is a position"):
             nplrp.explain(image, np.ones((1, 4, 4, 3)), "epsilon", target)
     assert nplrp.explain(image, np.ones((1, 4, 4, 3)), "epsilon", "(3, 2, 1)").targets.tolist() == [3 * 12 + 2 * 3 + 1]
+
+
+def test_a_wrong_name_among_100_000_takes_no_time():
+    classes = [(f"n{i}", f"class name number {i}") for i in range(100_000)]
+    begun = time.monotonic()
+    assert "class name number 123" in targets._similar("class nam number 123", classes)
+    assert targets._similar("x" * 1_000_000, classes) == ""
+    assert targets._similar("99999", classes) == "class name number 99999"
+    assert time.monotonic() - begun < 3

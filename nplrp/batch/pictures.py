@@ -61,7 +61,7 @@ def _drawn(results: Results, index: int) -> np.ndarray | None:
     if not results.job.facts["pictures"]:
         return None
     try:
-        strip = np.asarray(open_image(picture_path(results.folder, index, results.job.images[index]), max_pixels=2**31))
+        strip = np.asarray(open_image(picture_path(results.folder, index, results.job.images[index]), max_pixels=2**31, max_side=2**31))
     except ImageError:
         return None
     fits = strip.ndim == 3 and len(strip) == height and strip.shape[1] > width and (strip.shape[1] - width) % (width + 4) == 0

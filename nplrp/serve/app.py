@@ -30,11 +30,13 @@ from nplrp.rules.presets import presets
 from nplrp.scores import scoring_of
 from nplrp.serve import answers, metrics
 from nplrp.serve.bodies import MULTIPART, Body, Inputs, body_kind, read_form, read_inputs
+from nplrp.serve.budget import Budget, Share
 from nplrp.serve.engine import Engine, Result
 from nplrp.serve.front import Front, Record
 from nplrp.serve.lane import Full, Job, Lane, Overdue
 from nplrp.serve.openapi import openapi
-from nplrp.serve.problems import Problem, problem_of, try_again
+from nplrp.serve.origins import Origins
+from nplrp.serve.problems import Problem, let_go, problem_of, try_again
 from nplrp.serve.settings import Settings
 from nplrp.serve.startup import prepare
 from nplrp.serve.wanted import Wanted
@@ -77,6 +79,7 @@ class Service:
         self.failure: Exception | None = None
         self.accepted: set[asyncio.Task[Any]] = set()  # requests that must be answered before the server may stop
         self._over = False
+        self.budget = Budget(settings.max_memory)
         self._buffered = self._held = 0  # bytes of bodies; of answers, estimated
         self.at_work: set[int] = set()  # threads of the pool
         self._sample: bytes | None = None
@@ -174,14 +177,19 @@ class Service:
 
     async def _work(self, request: Request, verb: str, kind: str, deadline: float) -> Response:
         record: Record = request.scope["record"]
-        body, size = await self._read(request)
+        share = self.budget.share()
         held = ExitStack()
+        held.callback(share.close)
+        size = 0
         try:
-            inputs = await self._aside(read_inputs, body, self.model, self.settings, verb, deadline)
+            body, size = await self._read(request, share)
+            inputs = await self._aside(read_inputs, body, self.model, self.settings, verb, deadline, share)
             del body
+            share.give(share.held - inputs.held)
             if verb == "explain":
                 answers.check_picture(inputs.wanted, len(inputs.x) * inputs.wanted.maps(), self.model, kind)
                 self._hold(inputs.size, held)
+                share.take(2 * inputs.size)  # as numbers and as text, or as text in pieces and as a whole
             record.facts["instances"] = len(inputs.x)
             result = await self._computed(request, verb, inputs, deadline)
             if kind == answers.JSON:
@@ -190,6 +198,7 @@ class Service:
                 content = await self._aside(answers.as_png, result, inputs)
             else:
                 content = await self._aside(answers.as_npy, result, inputs)
+            share.give(max(share.held - len(content), 0))
             return Pieces(content, kind, held.pop_all())
         finally:
             self._buffered -= size
@@ -223,7 +232,7 @@ class Service:
         limits = f"the limits are {settings.queue} requests (--queue), and what takes {_PATIENCE * settings.deadline:g} s (--deadline)"
         return try_again("queue_full", f"{lane.depth} requests are waiting, for about {lane.estimate():.1f} s; {limits}", lane.estimate())
 
-    async def _read(self, request: Request) -> tuple[Body, int]:
+    async def _read(self, request: Request, share: Share) -> tuple[Body, int]:
         """Return a request's body, and how many bytes of it are counted as buffered."""
         kind, counted = body_kind(request.headers), 0
         limit, most = self.settings.max_body, self.settings.max_buffered
@@ -241,6 +250,7 @@ class Service:
                     raise too_long
                 if self._buffered > most:
                     raise try_again("queue_full", "the bodies of other requests take all the memory there is for them (--max-buffered)", 1)
+                share.take(len(chunk))
                 yield chunk
 
         try:
@@ -269,6 +279,9 @@ class Service:
             self.at_work.add(threading.get_ident())
             try:
                 return function(*arguments)
+            except BaseException as error:
+                let_go(error)
+                raise
             finally:
                 self.at_work.discard(threading.get_ident())
 
@@ -358,14 +371,15 @@ def make_app(service: Service) -> ASGIApp:
     """Return the ASGI application that serves a service."""
     s = service
 
+    # Read once: a server that has no descriptor left still has its page.
+    pages = {file.name: file.read_bytes() for file in _PAGE.iterdir() if Path(file.name).suffix in _TYPES}
+
     async def page(request: Request) -> Response:
-        file = _PAGE / (request.url.path[1:] or "index.html")
-        return Response(
-            await asyncio.to_thread(file.read_bytes), media_type=_TYPES[Path(file.name).suffix], headers={"Cache-Control": "no-cache"}
-        )
+        name = request.url.path[1:] or "index.html"
+        return Response(pages[name], media_type=_TYPES[Path(name).suffix])
 
     async def sample(_: Request) -> Response:
-        return Response(await s.sample_png(), media_type="image/png", headers={"Cache-Control": "max-age=3600"})
+        return Response(await s.sample_png(), media_type="image/png")
 
     async def live(_: Request) -> Response:
         return JSONResponse({"live": True})
@@ -449,10 +463,10 @@ def make_app(service: Service) -> ASGIApp:
         route("/v2/models/{name}/ready", model_ready),
         route("/metrics", numbers),
         route("/openapi.json", description),
-        *(route(f"/{file.name}", page) for file in _PAGE.iterdir() if Path(file.name).suffix in _TYPES),
+        *(route(f"/{name}", page) for name in pages),
     ]
     # A bare router: Starlette's own middlewares would answer errors as text.
-    return Front(Router(routes, redirect_slashes=False, lifespan=service.running), service.metrics)
+    return Front(Router(routes, redirect_slashes=False, lifespan=service.running), service.metrics, Origins(service.settings))
 
 
 async def _gone(request: Request) -> None:

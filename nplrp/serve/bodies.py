@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import io
 import itertools
-import json
 import math
 import re
 import sys
@@ -20,9 +20,11 @@ from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from nplrp.errors import ImageError, NplrpError
-from nplrp.images import load_pixels, normalize, open_image
+from nplrp.images import Room, load_pixels, normalize
 from nplrp.model import Model
+from nplrp.serve.budget import Budget, Share
 from nplrp.serve.problems import Problem, problem_of
+from nplrp.serve.reading import read_request
 from nplrp.serve.settings import Settings
 from nplrp.serve.wanted import Wanted, read_parameters
 
@@ -79,6 +81,11 @@ class Inputs:
     x: np.ndarray
     pixels: list[np.ndarray | None]
     size: int = 0
+
+    @property
+    def held(self) -> int:
+        """Bytes of `x` and `pixels`."""
+        return self.x.nbytes + sum(each.nbytes for each in self.pixels if each is not None)
 
 
 def body_kind(headers: Headers) -> str:
@@ -143,15 +150,18 @@ class _InMemory(MultiPartParser):
             file.close()
 
 
-def read_inputs(body: Body, model: Model, settings: Settings, verb: str, deadline: float = math.inf) -> Inputs:
-    """Decode a body and its images, as long as `time.monotonic` isn't past the deadline.
+def read_inputs(body: Body, model: Model, settings: Settings, verb: str, deadline: float = math.inf, share: Share | None = None) -> Inputs:
+    """Decode a body and its images, as long as `time.monotonic` isn't past the deadline and `share` has memory for it.
 
     Raises
     ------
     Problem
     """
+    share = share or Budget(sys.maxsize).share()
+    parameters: Mapping[str, Any]
     if body.kind == JSON:
-        instances, parameters = _read_json(body.data, settings)
+        share.take(2 * len(body.data))  # as text, and as files or numbers
+        instances, parameters = read_request(body.data, model.input_shape, settings.max_instances, _from_base64)
     else:
         instances, parameters = [_Encoded(each) for each in (body.uploads if body.kind == MULTIPART else (body.data,))], {}
     if not 1 <= len(instances) <= settings.max_instances:
@@ -159,13 +169,14 @@ def read_inputs(body: Body, model: Model, settings: Settings, verb: str, deadlin
     wanted = read_parameters(parameters, body.texts, model, settings, verb)
     size = _check_amount(wanted, len(instances), model, settings) if verb == "explain" else 0
     x = np.empty((len(instances), *model.input_shape), np.float32)
+    share.take(2 * x.nbytes)  # with its pixels
     pixels: list[np.ndarray | None] = []
     for i, instance in enumerate(instances):
         where = f"instance {i}"
         if time.monotonic() > deadline:
             raise Problem("deadline", f"there was no time left to decode {where}")
         if isinstance(instance, _Encoded):
-            pixels.append(_decoded(instance.data, model, wanted, settings, where))
+            pixels.append(_decoded(instance.data, model, wanted, settings, where, functools.partial(share.room, deadline=deadline)))
             try:
                 x[i] = normalize(pixels[i][None], model.preprocessing.mode)[0]  # type: ignore[index]
             except ImageError as error:  # nothing tells how pictures are prepared
@@ -183,59 +194,28 @@ class _Encoded:
     data: bytes
 
 
-def _read_json(data: bytes, settings: Settings) -> tuple[list[Any], Mapping[str, Any]]:
-    """Return instances (image files decoded from base64) and parameters."""
-    content = parse_json(data)
-    if not isinstance(content, dict):
-        raise Problem("bad_json", 'the body is no JSON object; expected {"instances": [...], "parameters": {...}}')
-    unknown = sorted(set(content) - {"instances", "parameters"})
-    if unknown:
-        raise Problem("bad_json", f"the body has an unknown key {unknown[0][:80]!a}; expected instances and parameters")
-    instances, parameters = content.get("instances"), content.get("parameters", {})
-    if not isinstance(instances, list):
-        raise Problem("bad_instances", 'instances are missing or no list; expected [{"b64": "..."}] or a list of tensors')
-    if not isinstance(parameters, dict):
-        raise Problem("bad_parameter", "parameters are no JSON object")
-    if len(instances) > settings.max_instances:
-        raise Problem("bad_instances", f"there are {len(instances)} instances; expected 1 to {settings.max_instances}")
-    return [_Encoded(_from_base64(each, i)) if isinstance(each, dict) else each for i, each in enumerate(instances)], parameters
-
-
-def parse_json(data: bytes) -> Any:
-    """Read strict JSON: UTF-8, no NaN or Infinity, not nested deeper than Python's parser goes.
-
-    Raises
-    ------
-    Problem
-        bad_json.
-    """
-
-    def refuse(word: str) -> None:
-        raise ValueError(f"{word} is no JSON; numbers are finite")
-
+def _from_base64(text: str, i: int) -> _Encoded:
     try:
-        return json.loads(data.decode("utf-8"), parse_constant=refuse)
-    except (ValueError, RecursionError) as error:  # also bytes that aren't UTF-8, and whole numbers of thousands of digits
-        reason = {UnicodeDecodeError: "not UTF-8", RecursionError: "nested too deep"}.get(type(error), str(error))
-        raise Problem("bad_json", f"the body can't be read as JSON: {reason[:200]}") from None
-
-
-def _from_base64(instance: Mapping[str, Any], i: int) -> bytes:
-    if set(instance) != {"b64"} or not isinstance(instance["b64"], str):
-        raise Problem("bad_instances", f'instance {i}: expected {{"b64": "..."}} with a JPEG or PNG in base64, or a tensor as nested lists')
-    try:
-        return base64.b64decode(instance["b64"], validate=True)
+        return _Encoded(base64.b64decode(text, validate=True))
     except (binascii.Error, ValueError) as error:
         raise Problem("bad_instances", f"instance {i}: b64 is no base64: {error}") from None
 
 
-def _decoded(data: bytes, model: Model, wanted: Wanted, settings: Settings, where: str) -> np.ndarray:
+class _File(io.BytesIO):
+    """An image file in memory, with the name that messages give it."""
+
+    def __init__(self, data: bytes, name: str) -> None:
+        super().__init__(data)
+        self.name = name
+
+
+def _decoded(data: bytes, model: Model, wanted: Wanted, settings: Settings, where: str, room: Room) -> np.ndarray:
     """Return an image file at the model's size [H, W, C], 0 to 255."""
     if data.startswith(b"\xff\xd8") and has_many_scans(data, settings.max_scans):
         raise Problem("bad_image", f"{where}: has more than {settings.max_scans} scans (--max-scans): save it as a baseline JPEG")
+    limits: dict[str, Any] = {"max_pixels": settings.max_pixels, "max_side": settings.max_side, "formats": FORMATS}
     try:
-        image = open_image(io.BytesIO(data), formats=FORMATS, max_pixels=settings.max_pixels, where=where)
-        return load_pixels(image, model, resample=wanted.resample, crop=wanted.crop, max_pixels=settings.max_pixels)[0]
+        return load_pixels(_File(data, where), model, resample=wanted.resample, crop=wanted.crop, **limits, room=room)[0]
     except NplrpError as error:
         raise problem_of(error) from None
 

@@ -1,7 +1,8 @@
-"""What every request passes first and every answer last: request id, errors as JSON, access log, metrics."""
+"""What every request passes first and every answer last: request id, hosts and origins, errors as JSON, access log, metrics."""
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import re
@@ -14,7 +15,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nplrp.serve.metrics import Metrics
-from nplrp.serve.problems import CODES, Problem
+from nplrp.serve.origins import Origins
+from nplrp.serve.problems import CODES, Problem, drop_traceback
 
 access = logging.getLogger("nplrp.serve.access")
 log = logging.getLogger("nplrp.serve")
@@ -22,8 +24,10 @@ log = logging.getLogger("nplrp.serve")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 #: What the log and metrics call a request whose client has gone before the answer (nginx's number).
 CLIENT_GONE = 499
-#: On every answer; pages may load nothing from elsewhere and be shown in nobody's frame.
-_HEADERS = (
+#: On every answer: no cache keeps it; pages may load nothing from elsewhere and be shown in nobody's frame.
+HEADERS = (
+    (b"cache-control", b"no-store"),
+    (b"cross-origin-opener-policy", b"same-origin"),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (
@@ -54,8 +58,8 @@ class Record:
 class Front:
     """An ASGI application around another one."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app, self._metrics = app, metrics
+    def __init__(self, app: ASGIApp, metrics: Metrics, origins: Origins) -> None:
+        self._app, self._metrics, self._origins = app, metrics, origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -71,7 +75,7 @@ class Front:
             nonlocal status, sent, whole
             if message["type"] == "http.response.start":
                 status = message["status"]
-                extra = [*_HEADERS, (b"x-request-id", record.request_id.encode())]
+                extra = [*HEADERS, *self._origins.headers(scope), (b"x-request-id", record.request_id.encode())]
                 message = {**message, "headers": [*message.get("headers", ()), *extra]}
             else:
                 sent += len(message.get("body", b""))
@@ -80,16 +84,24 @@ class Front:
 
         self._metrics.in_flight.inc()
         try:
-            await self._app(scope, receive, out)
+            self._origins.check(scope)
+            _check_length(scope)
+            preflight = self._origins.preflight(scope)
+            if preflight is None:
+                await self._app(scope, receive, out)
+            else:
+                await out({"type": "http.response.start", "status": 204, "headers": preflight})
+                await out({"type": "http.response.body"})
         except ClientDisconnect:
             status = status or CLIENT_GONE
         except Exception as error:
             problem = as_problem(error)
             if problem.status == 500:
-                log.error("request %s failed", record.request_id, exc_info=error)
+                _log(error, record.request_id)
             if status:  # too late to say anything: the connection is closed
                 raise
             record.facts["code"] = problem.code
+            drop_traceback(error)  # which holds this frame, and that holds the problem
             await answer_problem(problem, record.request_id, out)
         finally:
             self._metrics.in_flight.dec()
@@ -114,6 +126,21 @@ class Front:
             **record.facts,
         }
         access.info("%s", json.dumps(line))
+
+
+def _check_length(scope: Scope) -> None:
+    """Refuse a body of two lengths, of which a proxy in front may have taken the other one."""
+    names = {key for key, _ in scope["headers"]}
+    if {b"content-length", b"transfer-encoding"} <= names:
+        raise Problem("bad_request", "the request has both Content-Length and Transfer-Encoding; send one", {"Connection": "close"})
+
+
+def _log(error: Exception, request_id: str) -> None:
+    """Log a defect with its traceback; that no descriptor is left, which every request would meet, in one line."""
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        log.error("request %s failed: %s", request_id, error.strerror)
+    else:
+        log.error("request %s failed", request_id, exc_info=error)
 
 
 def as_problem(error: Exception) -> Problem:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from nplrp.serve.problems import let_go
+
 #: Kinds of jobs whose time is remembered, and how many times as long a job must have left to be begun.
 _KINDS, _MARGIN = 100, 1.3
 
@@ -192,16 +194,23 @@ class Lane:
         if not jobs:
             return
         begun = time.monotonic()
-        try:
-            results: Sequence[Any] = self._compute(jobs)
-        except BaseException as error:  # the thread must not end
-            results = [error] * len(jobs)
+        results = self._results(jobs)
         took = time.monotonic() - begun
         if jobs[0].kind is not None:
             self._learn(jobs[0].kind, len(jobs), took)
+        for result in results:  # before a future has it, and its coroutine raises it
+            if isinstance(result, BaseException):
+                let_go(result)
         for job, result in zip(jobs, results, strict=True):
             job.took = took
             if isinstance(result, BaseException):
                 job.future.set_exception(result)
             else:
                 job.future.set_result(result)
+
+    def _results(self, jobs: list[Job]) -> Sequence[Any]:
+        try:
+            return self._compute(jobs)
+        except BaseException as error:  # the thread must not end
+            # Without this frame, which is at work and can't be emptied.
+            return [error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)] * len(jobs)

@@ -96,6 +96,7 @@ def _paths(name: str, model: Model, settings: Settings) -> Schema:
 
 
 def _operation(name: str, summary: str, responses: Schema) -> Schema:
+    responses = _errors(("wrong_host",)) | responses
     for response in responses.values():
         response.setdefault("headers", {}).update(_ID_HEADER)
     return {"operationId": name, "summary": summary, "responses": responses}

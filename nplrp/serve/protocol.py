@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import re
+import socket
 import uuid
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +14,15 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from nplrp.serve.front import HEADERS
 from nplrp.serve.metrics import Metrics
 from nplrp.serve.problems import Problem, try_again
 from nplrp.serve.settings import Settings
+
+#: The empty line that ends a head.
+_HEAD_END = re.compile(rb"\n\r?\n")
+#: Seconds between two looks whether a client that has sent everything is still there; the first comes soon.
+_SOON, _LOOK = 0.1, 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,10 +43,31 @@ def protocol_class(limits: Limits) -> type[asyncio.Protocol]:
     return Limited
 
 
+class _Connection(h11.Connection):
+    """h11's connection, which by itself limits only a head that hasn't come whole."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(h11.SERVER, most)
+        self._most = most
+
+    def next_event(self) -> Any:
+        """Refuse a head that is too long, however it came."""
+        if self.their_state is h11.IDLE:
+            waiting, _ = self.trailing_data
+            if len(waiting) > self._most and _HEAD_END.search(waiting, 0, self._most) is None:
+                raise h11.RemoteProtocolError("the head is too long", error_status_hint=431)
+        return super().next_event()
+
+
 class LimitedProtocol(H11Protocol):
     """uvicorn's protocol, which by itself waits for ever for headers, bodies and readers."""
 
     limits: Limits
+
+    def __init__(self, *given: Any, **options: Any) -> None:
+        super().__init__(*given, **options)
+        self.conn = _Connection(self.limits.settings.max_head)
+        self._half_closed = False
 
     def connection_made(self, transport: Any) -> None:
         """Refuse a connection too many; start the clock for the first request."""
@@ -78,11 +107,34 @@ class LimitedProtocol(H11Protocol):
 
     def on_response_complete(self) -> None:
         """Give a client whose request was answered early some seconds to see that, instead of reading its body for ever."""
+        answered = self.cycle
         super().on_response_complete()
-        if self.conn.their_state is h11.SEND_BODY:
+        if self._half_closed and self.cycle is answered:  # no further request was waiting
+            self.transport.close()
+        elif self.conn.their_state is h11.SEND_BODY:
             self._start_clock("rest", self.limits.settings.keep_alive, functools.partial(self._slow_rest, self.cycle))
         else:
             self._stop_clock("rest")
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Keep the connection of a client that has sent a whole request, and nothing more, until it has its answer."""
+        whole = self.conn.their_state not in (h11.IDLE, h11.SEND_BODY)
+        if self.cycle is None or self.cycle.response_complete or not whole:
+            return False
+        self._half_closed = True
+        # A client that has gone says the same, but its system refuses what is sent to it: any answer but the last one does, if the client
+        # knows of such. Then the socket has an error.
+        if not self.cycle.response_started and self.conn.their_http_version != b"1.0":
+            self.transport.write(self.conn.send(h11.InformationalResponse(status_code=100, headers=[], reason="Continue")))
+        self._start_clock("gone", _SOON, self._look)
+        return True
+
+    def _look(self) -> None:
+        """End the connection of a client that has gone."""
+        if self.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self.transport.abort()
+        else:
+            self._start_clock("gone", _LOOK, self._look)
 
     def pause_writing(self) -> None:
         """Start the clock for a client that doesn't read."""
@@ -119,6 +171,7 @@ class LimitedProtocol(H11Protocol):
             "content-type: application/json",
             f"content-length: {len(body)}",
             f"x-request-id: {request_id}",
+            *(f"{key.decode()}: {value.decode()}" for key, value in HEADERS),
             "connection: close",
             *(f"{key.lower()}: {value}" for key, value in problem.headers.items()),
         ]

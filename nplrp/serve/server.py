@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import errno
 import logging
 import os
 import signal
@@ -13,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 import uvicorn
@@ -27,6 +28,8 @@ from nplrp.serve.settings import Settings
 OK, FAILED = 0, 3
 #: Of glibc's malloc.h.
 _M_MMAP_THRESHOLD = -3
+#: Descriptors beside those of connections, and seconds between two lines that say that none is left.
+_SPARE, _AGAIN = 256, 60.0
 
 log = logging.getLogger("nplrp.serve")
 
@@ -54,6 +57,7 @@ def serve(
     """
     set_up_logs()
     _return_memory()
+    _allow_descriptors(settings.max_connections)
     service = Service(model, settings, sample)
     config = uvicorn.Config(
         make_app(service),
@@ -87,6 +91,21 @@ def _return_memory() -> None:
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 4 << 20)
 
 
+def _allow_descriptors(connections: int) -> None:
+    """Raise this process's limit of open files to what its connections may need, as far as it may."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = connections + _SPARE
+        if soft == resource.RLIM_INFINITY or soft >= wanted:
+            return
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        if allowed < wanted:
+            log.warning("at most %d files may be open (ulimit -n), too few for --max-connections %d", allowed, connections)
+
+
 def set_up_logs() -> None:
     """Send the access log to stdout as it is, everything else to stderr."""
     _send("nplrp.serve.access", sys.stdout, "%(message)s", logging.INFO)
@@ -110,6 +129,7 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._service, self._patient, self._parent = service, patient, parent
         self._stop_by = 0.0
+        self._said = -_AGAIN  # when a line last told that no descriptor is left
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -132,6 +152,7 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: Sequence[socket.socket] | None = None) -> None:
         """Begin to accept connections, a patient server once it is ready."""
+        asyncio.get_running_loop().set_exception_handler(self._on_trouble)
         if self._parent is not None:
             asyncio.get_running_loop().add_reader(self._parent, self._orphaned)
         if self._patient:
@@ -153,6 +174,15 @@ class _Server(uvicorn.Server):
                 service.stop_waiting()
             self.should_exit = True
         return await super().on_tick(counter)
+
+    def _on_trouble(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Say once a minute that no connection can be accepted: asyncio would say so a hundred times a second, each with a traceback."""
+        error = context.get("exception")
+        if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+            loop.default_exception_handler(context)
+        elif time.monotonic() - self._said >= _AGAIN:
+            self._said = time.monotonic()
+            log.error("no connection can be accepted (%s): clients wait; lower --max-connections or raise ulimit -n", error.strerror)
 
     def _orphaned(self) -> None:
         asyncio.get_running_loop().remove_reader(self._parent)  # type: ignore[arg-type]

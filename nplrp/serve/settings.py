@@ -42,6 +42,10 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(each.strip() for each in text.split(","))
+
+
 def _flag(default: Any, kind: Callable[[str], Any], help: str, low: float | None = None, high: float | None = None) -> Any:
     return dataclasses.field(default=default, metadata={"kind": kind, "help": help, "low": low, "high": high})
 
@@ -61,6 +65,10 @@ class Settings:
 
     host: str = _flag("127.0.0.1", str, "address to bind to")
     port: int = _flag(8080, int, "port to bind to; 0 takes a free one", 0, 65535)
+    allowed_hosts: tuple[str, ...] = _flag(
+        (), _list, "names in requests' Host beside localhost, loopback addresses and --host, by comma; * allows any"
+    )
+    cors: tuple[str, ...] = _flag((), _list, "origins whose pages may ask too, such as https://example.org, by comma")
     name: str = _flag("", str, "the model's name in URLs; default: its own")
     sha256: str = _flag("", str, "content hash that the weights must have (as nplrp info prints it)")
     workers: int = _flag(1, int, "processes", 1, 256)
@@ -73,12 +81,19 @@ class Settings:
     max_body: int = _flag(10 << 20, parse_size, "bytes of a request's body; more is 413", 1)
     max_buffered: int = _flag(256 << 20, parse_size, "bytes of all bodies that one process holds at once; more is 429", 1)
     max_pixels: int = _flag(25_000_000, int, "pixels of an image, by its header", 1, _PILLOW)
+    max_side: int = _flag(32_768, int, "pixels of an image's width, and of its height", 1)
     max_scans: int = _flag(100, int, "passes over the image in a progressive JPEG, usually 10; even an empty one takes time", 1)
     max_instances: int = _flag(16, int, "images of one request", 1)
     max_maps: int = _flag(32, int, "relevance maps of one request: images times targets", 1)
     max_response: int = _flag(256 << 20, parse_size, "bytes of a response, estimated before anything is computed", 1)
     max_answers: int = _flag(
         512 << 20, parse_size, "bytes of answers, by the same estimate, that one process computes or sends at once; more get 429", 1
+    )
+    max_memory: int = _flag(
+        1 << 30,
+        parse_size,
+        "bytes that one process holds for requests: bodies, images in decoders, the queue, answers; more get 429",
+        1,
     )
     max_prepared: int = _flag(1 << 30, parse_size, "bytes of weights prepared for rules that one process keeps", 0)
     max_connections: int = _flag(256, int, "connections of one process; more get 503", 1)
@@ -87,9 +102,7 @@ class Settings:
     body_timeout: float = _flag(30.0, _seconds, "seconds for a request's body; later is 408", 0.01)
     send_timeout: float = _flag(30.0, _seconds, "seconds in which a client must take the next 64 KiB of an answer", 0.01)
     keep_alive: float = _flag(5.0, _seconds, "seconds that an idle connection stays open", 0.0)
-    dtypes: tuple[str, ...] = _flag(
-        ("float32",), lambda text: tuple(text.split(",")), "dtypes that clients may ask for: float32, float64 or both, by comma"
-    )
+    dtypes: tuple[str, ...] = _flag(("float32",), _list, "dtypes that clients may ask for: float32, float64 or both, by comma")
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -101,6 +114,12 @@ class Settings:
             raise ServeError(f"--name {self.name!r}: expected letters, digits, '.', '_' and '-', at most 100, the first a letter or digit")
         if self.sha256 and re.fullmatch(r"[0-9a-f]{64}", self.sha256) is None:
             raise ServeError(f"--sha256 {self.sha256!r}: expected 64 hexadecimal digits; nplrp info prints a model's")
+        for host in self.allowed_hosts:
+            if re.fullmatch(r"\*|\[?[0-9A-Za-z._:-]{1,253}\]?", host) is None or re.fullmatch(r"[^:\[\]]+:.*", host):
+                raise ServeError(f"--allowed-hosts {host!r}: expected a host's name or address, without scheme and port, or *")
+        for origin in self.cors:
+            if re.fullmatch(r"https?://(\[[0-9a-f:.]+\]|[0-9a-z._-]+)(:[0-9]{1,5})?", origin) is None:
+                raise ServeError(f"--cors {origin!r}: expected an origin as browsers write it, such as https://example.org")
         unknown = [each for each in self.dtypes if each not in ("float32", "float64")]
         if unknown or not self.dtypes:
             raise ServeError(f"--dtypes {','.join(self.dtypes)}: expected float32, float64 or both, by comma")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nplrp import explanation
+from nplrp.images import import_decoders
+from nplrp.serve.answers import versions
 from nplrp.serve.problems import ServeError
 from nplrp.serve.selfcheck import check
 from nplrp.serve.settings import Settings
@@ -39,4 +41,6 @@ def prepare(engine: Engine, settings: Settings) -> None:
     log.info("kernels reproduce the golden case %.1f s", time.monotonic() - begun)
     for _ in range(2):
         explanation.explain(model, np.zeros((1, *model.input_shape), np.float32), WARM)
+    versions()  # read from files, which there may be no descriptor for later
+    import_decoders()
     log.info("warm %.1f s", time.monotonic() - begun)

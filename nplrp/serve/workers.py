@@ -11,11 +11,15 @@ import logging
 import multiprocessing
 import multiprocessing.connection
 import os
+import shutil
 import signal
 import socket
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 from nplrp.pipes import heedless
@@ -28,6 +32,8 @@ FAILED = 3
 _EARLY, _LONGEST_PAUSE = 30.0, 30.0
 #: Seconds beyond --drain before a worker is killed.
 _GRACE = 10.0
+#: How folders of metrics are called, and seconds in which a new one may not have its lock yet.
+_PREFIX, _SETTLED = "nplrp-metrics-", 10.0
 
 log = logging.getLogger("nplrp.serve")
 
@@ -43,9 +49,42 @@ def supervise(source: Source, settings: Settings, sock: socket.socket) -> int:
     sock : socket
         Listening.
     """
-    with tempfile.TemporaryDirectory(prefix="nplrp-metrics-") as folder:
+    sweep()
+    with tempfile.TemporaryDirectory(prefix=_PREFIX) as folder, _locked(Path(folder)):
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # read by each worker when it first imports prometheus_client
         return _Supervisor(source, settings, sock).run()
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Hold a folder's lock, which the system takes back however this process ends; yield whether nobody else has it."""
+    try:
+        import fcntl
+    except ImportError:  # no lock, so that nobody's folder is free
+        yield False
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
+
+
+def sweep() -> None:
+    """Remove the folders of metrics that parents have left which were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with suppress(OSError):  # somebody else's, or gone
+            found = folder.lstat()
+            if found.st_uid != os.getuid() or time.time() - found.st_mtime < _SETTLED:
+                continue
+            with _locked(folder) as free:
+                if free:
+                    shutil.rmtree(folder)
 
 
 class _Supervisor:

@@ -42,8 +42,8 @@ def _programs():
 
 
 @contextmanager
-def chromium(folder):
-    """A `Browser` with a new profile; what it downloads is in folder/downloads."""
+def chromium(folder, *more):
+    """A `Browser` with a new profile, and more flags; what it downloads is in folder/downloads."""
     browser, driver = _programs()
     from selenium import webdriver
     from selenium.webdriver.chrome.options import Options
@@ -51,7 +51,7 @@ def chromium(folder):
 
     options = Options()
     options.binary_location = browser
-    for flag in (*FLAGS, f"--user-data-dir={folder / 'profile'}", "--window-size=1280,900"):
+    for flag in (*FLAGS, *more, f"--user-data-dir={folder / 'profile'}", "--window-size=1280,900"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     started = webdriver.Chrome(options=options, service=Service(driver))

@@ -57,7 +57,7 @@ class Local:
         self.running = self.service.running(None)
         self.do(self.running.__aenter__())
         transport = httpx.ASGITransport(make_app(self.service))
-        self.http = httpx.AsyncClient(transport=transport, base_url="http://test", timeout=PATIENCE)
+        self.http = httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=PATIENCE)
 
     def do(self, coroutine):
         """Run a coroutine in the loop."""
@@ -130,7 +130,21 @@ class Remote:
 
     def __init__(self, folder, *flags, weights=WEIGHTS, before=None, **env):
         self.log, self.errors = folder / "access.log", folder / "errors.log"
-        command = [sys.executable, "-m", "nplrp.cli", "serve", "--weights", str(weights), "--port", "0", "--name", "m", *flags]
+        command = [
+            sys.executable,
+            "-m",
+            "nplrp.cli",
+            "serve",
+            "--weights",
+            str(weights),
+            "--port",
+            "0",
+            "--name",
+            "m",
+            "--allowed-hosts",
+            "x",
+        ]
+        command += flags
         with self.log.open("w") as out, self.errors.open("w") as err:
             self.process = subprocess.Popen(command, cwd=ROOT, env=os.environ | env, stdout=out, stderr=err, preexec_fn=before)  # noqa: PLW1509
         self._http = None

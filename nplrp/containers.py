@@ -1,0 +1,194 @@
+"""What picture files hold beside their pixels, counted before anything reads it.
+
+Decoders parse every profile, text and directory of a file one by one; a few megabytes of them take minutes. Here only lengths are read.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import IO
+
+#: PNG chunks beside those of pixels; those of them that have to be inflated, a millisecond or more each; and those of pixels.
+CHUNKS, COMPRESSED, PIXEL_CHUNKS = 1000, 64, 1 << 16
+#: Segments of a JPEG before its pixels, and bytes between them that belong to none.
+SEGMENTS, JUNK = 1000, 1 << 16
+#: Entries of a TIFF or EXIF directory, directories that a picture refers to, and bytes of EXIF.
+ENTRIES, DIRECTORIES, EXIF = 1000, 50, 1 << 20
+#: Boxes of a JPEG 2000 and chunks of a WebP.
+BOXES = 1000
+
+#: Bytes of one value of each TIFF type.
+_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+#: Tags whose values are places of further directories: EXIF, GPS, interoperability, and those inside a page.
+_INSIDE = (0x8769, 0x8825, 0xA005)
+
+
+class Excess(ValueError):
+    """A file has more of something than any good picture; the message says what, how many are allowed, and what to do."""
+
+
+def check(file: IO[bytes]) -> None:
+    """Look through a picture file by the lengths that it states, and go back to its start; of other files, and damaged ones, say nothing.
+
+    Parameters
+    ----------
+    file : binary file
+        Seekable.
+
+    Raises
+    ------
+    Excess
+    """
+    head = file.read(12)
+    size = file.seek(0, io.SEEK_END)
+    try:
+        if head.startswith(b"\x89PNG\r\n\x1a\n"):
+            _check_png(file, size)
+        elif head.startswith(b"\xff\xd8"):
+            _check_jpeg(file)
+        elif head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+            _check_directories(file, size)
+        elif head[:4] == b"RIFF" and head[8:] == b"WEBP":
+            _check_webp(file, size)
+        elif head[4:8] == b"jP  ":
+            _check_boxes(file, 0, size)
+    except (struct.error, IndexError):  # cut off: the decoder will say so
+        pass
+    finally:
+        file.seek(0)
+
+
+def _most(count: int, limit: int, what: str) -> None:
+    if count > limit:
+        raise Excess(f"has more than {limit} {what}: save it again without metadata")
+
+
+def _check_png(file: IO[bytes], size: int) -> None:
+    place, others, compressed, pixels = 8, 0, 0, 0
+    while place < size:
+        file.seek(place)
+        length, kind = struct.unpack(">I4s", file.read(8))
+        if kind in (b"IDAT", b"fdAT", b"fcTL"):
+            pixels += 1
+        else:
+            others += 1
+            compressed += kind in (b"iCCP", b"zTXt", b"iTXt")
+        if others > CHUNKS or compressed > COMPRESSED or pixels > PIXEL_CHUNKS:
+            _most(pixels, PIXEL_CHUNKS, "PNG chunks of pixels")
+            _most(compressed, COMPRESSED, "compressed PNG chunks beside its pixels")
+            _most(others, CHUNKS, "PNG chunks beside its pixels")
+        if kind == b"eXIf":
+            _check_exif(file, length)
+        if kind == b"IEND":
+            return
+        place += 12 + length
+
+
+def _check_jpeg(file: IO[bytes]) -> None:
+    """Count the segments up to the pixels as Pillow finds them, byte by byte where they don't follow each other."""
+    file.seek(2)
+    segments, junk, exif = 0, 0, b""
+    while byte := file.read(1):
+        if byte != b"\xff":
+            junk += 1
+        else:
+            while (marker := file.read(1)) == b"\xff" and junk <= JUNK:
+                junk += 1
+            if marker == b"\xda":
+                break
+            junk += 2 * (marker < b"\xc0")
+            segments += marker >= b"\xc0"
+            if marker >= b"\xc0" and not b"\xd0" <= marker <= b"\xd9":  # those have no length
+                (length,) = struct.unpack(">H", file.read(2))
+                after = file.tell() + max(length - 2, 0)
+                if marker == b"\xe1" and file.read(6) == b"Exif\0\0":
+                    exif += file.read(max(length - 8, 0))  # Pillow joins what several have
+                    _check_length(len(exif))
+                file.seek(after)
+        _most(segments, SEGMENTS, "JPEG segments before its pixels")
+        _most(junk, JUNK, "bytes between its JPEG segments")
+    _check_directories(io.BytesIO(exif), len(exif))
+
+
+def _check_webp(file: IO[bytes], size: int) -> None:
+    place, count = 12, 0
+    while place < size:
+        file.seek(place)
+        kind, length = struct.unpack("<4sI", file.read(8))
+        count += kind != b"ANMF"
+        _most(count, BOXES, "WebP chunks")
+        if kind == b"EXIF":
+            _check_exif(file, length)
+        place += 8 + length + length % 2
+
+
+def _check_boxes(file: IO[bytes], place: int, end: int) -> None:
+    """Count a JPEG 2000's boxes, also those of its header."""
+    count = 0
+    while place < end:
+        file.seek(place)
+        length, kind = struct.unpack(">I4s", file.read(8))
+        start = place + 8
+        if length == 1:
+            (length,) = struct.unpack(">Q", file.read(8))
+            start += 8
+        count += 1
+        _most(count, BOXES, "JPEG 2000 boxes")
+        if kind == b"jp2c" or length == 0:
+            return
+        if kind in (b"jp2h", b"res "):
+            _check_boxes(file, start, min(place + length, end))
+        place += max(length, 8)
+
+
+def _check_exif(file: IO[bytes], length: int) -> None:
+    """Look through the EXIF that begins where the file is."""
+    _check_length(length)
+    content = file.read(length).removeprefix(b"Exif\0\0")
+    with suppress(struct.error):  # cut off; the picture may be good
+        _check_directories(io.BytesIO(content), len(content))
+
+
+def _check_length(exif: int) -> None:
+    if exif > EXIF:
+        raise Excess(f"has more than {EXIF} bytes of EXIF: save it again without metadata")
+
+
+def _check_directories(file: IO[bytes], size: int) -> None:
+    """Look through the first directory of a TIFF, and those that it refers to; further pages are never read."""
+    file.seek(0)
+    order = "<" if file.read(2) == b"II" else ">"
+    big = struct.unpack(order + "H", file.read(2))[0] == 43
+    if big:
+        file.seek(8)
+    (first,) = struct.unpack(order + ("Q" if big else "I"), file.read(8 if big else 4))
+    waiting, seen = [first], set[int]()
+    while waiting:
+        place = waiting.pop()
+        if place in seen or place >= size:
+            continue
+        seen.add(place)
+        _most(len(seen), DIRECTORIES, "directories of tags")
+        total = 0
+        for tag, bytes_, value in _entries(file, place, order, big):
+            total += bytes_
+            if total > size:
+                raise Excess("has tags that are longer than the file altogether: save it again without metadata")
+            if tag in _INSIDE:
+                waiting.append(value)
+
+
+def _entries(file: IO[bytes], place: int, order: str, big: bool) -> Iterator[tuple[int, int, int]]:
+    """Yield a directory's entries: (tag, bytes that lie elsewhere in the file, value or place)."""
+    count_form, form = (order + "Q", order + "HHQQ") if big else (order + "H", order + "HHII")
+    file.seek(place)
+    (count,) = struct.unpack(count_form, file.read(struct.calcsize(count_form)))
+    _most(count, ENTRIES, "tags in a directory")
+    content = file.read(count * struct.calcsize(form))
+    whole = len(content) // struct.calcsize(form) * struct.calcsize(form)
+    for tag, kind, number, value in struct.iter_unpack(form, content[:whole]):
+        length = number * _SIZES.get(kind, 0)
+        yield tag, length if length > (8 if big else 4) else 0, value
