@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import IO
 
+from nplrp.pipes import draw, readable
+
 #: Seconds between two drawings of a bar, and between two plain lines.
 _REDRAW, _LINES = 0.1, 20.0
 _WIDTH = 24
@@ -88,7 +90,7 @@ class Progress:
     def _write(self, text: str) -> None:
         assert self._stream is not None
         if self._terminal:
-            self._stream.write(f"\r{text:<{self._width}}")
+            draw(self._stream, f"\r{readable(text):<{self._width}}")
             self._width = len(text)
         else:
             self._stream.write(f"{text}\n")
@@ -97,7 +99,7 @@ class Progress:
     def _clear(self) -> None:
         if self._terminal and self._width:
             assert self._stream is not None
-            self._stream.write("\r" + " " * self._width + "\r")
+            draw(self._stream, "\r" + " " * self._width + "\r")
             self._width = 0
 
 

@@ -22,6 +22,7 @@ from typing import IO, Any
 import numpy as np
 
 from nplrp.errors import WeightsError
+from nplrp.files.plain import open_plain
 
 _logger = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ def read_tensors(path: str | os.PathLike[str]) -> Mapping[str, np.ndarray]:
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             start = file.read(4)
             file.seek(0)
             if start[:2] == b"PK":

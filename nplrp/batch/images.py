@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from nplrp.errors import ImageError
+from nplrp.files.plain import read_plain
 
 #: How names of pictures end, in any case.
 SUFFIXES = (
@@ -44,7 +45,7 @@ def find_images(given: Sequence[str], stdin: IO[str] | None = None, besides: Pat
 
 def _listed(name: str, stdin: IO[str] | None, besides: Path | None) -> Iterable[str]:
     try:
-        lines = (stdin or []) if name == "-" else Path(name[1:]).read_text("utf-8").splitlines()
+        lines = (stdin or []) if name == "-" else read_plain(name[1:], 1 << 30).decode("utf-8").splitlines()
         lines = [line.rstrip("\r\n") for line in lines]
     except OSError as error:
         raise ImageError(f"{name[1:]}: the list can't be read: {error.strerror or error}") from None

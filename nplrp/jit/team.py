@@ -52,7 +52,7 @@ def threads():
     if numba is not None and numba._is_initialized:
         return numba.get_num_threads()
     given = os.environ.get("NUMBA_NUM_THREADS", "")
-    return int(given) if given.isdigit() and int(given) > 0 else cores()
+    return int(given) if given.isascii() and given.isdigit() and len(given) < 5 and int(given) > 0 else cores()
 
 
 @functools.cache
