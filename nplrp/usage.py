@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
 import sys
@@ -25,9 +26,12 @@ def _whole(text: str) -> int:
 
 def _number(text: str) -> float:
     try:
-        return float(text)
+        value = float(text)
+        if math.isfinite(value):
+            return value
+        raise ValueError
     except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a number, found {brief(text)}") from None
+        raise argparse.ArgumentTypeError(f"expected a finite number, found {brief(text)}") from None
 
 
 class Parser(argparse.ArgumentParser):
@@ -89,7 +93,9 @@ def failed(program: str, error: Exception) -> int:
     if os.environ.get("NPLRP_DEBUG", "0") not in ("", "0"):
         traceback.print_exception(error)
     message = " ".join(str(error).split())
-    if not isinstance(error, NplrpError):
+    if isinstance(error, OSError) and error.strerror:  # a name that is too long, a disk that is full
+        message = f"{brief(error.filename)}: {error.strerror}" if error.filename is not None else error.strerror
+    elif not isinstance(error, NplrpError):
         what = f"{type(error).__name__}: {message}" if message else type(error).__name__
         message = f"unexpected {what[:1000]}; NPLRP_DEBUG=1 shows where, and please report it"
     print(f"{program}: {message}", file=sys.stderr)

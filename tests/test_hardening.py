@@ -2,17 +2,24 @@
 
 import io
 import os
+import sys
+import time
 
+import h5py
 import numpy as np
 import pytest
 
 import nplrp
 from nplrp import cli
 from nplrp.errors import RuleError, WeightsError
-from nplrp.files.plain import open_plain, read_plain
+from nplrp.files import keras_config
+from nplrp.files.hdf5 import array, numbers, open_hdf5
+from nplrp.files.plain import map_plain, open_plain, read_plain
+from nplrp.jit import team
 from nplrp.pipes import heedless, readable
 from tests.keras_files import FILES
 from tests.networks import images, small_vgg
+from weights_tools import torch_file
 
 WEIGHTS = FILES / "small32_k2_model_save.h5"
 
@@ -134,3 +141,78 @@ def test_pipes_and_devices_are_refused(tmp_path):
     (tmp_path / "large").write_bytes(bytes(100))
     with pytest.raises(OSError, match="more than 99 bytes"):
         read_plain(tmp_path / "large", 99)
+
+
+def test_many_names_of_one_packed_array_are_refused_or_read_once(tmp_path):
+    path = tmp_path / "w.h5"
+    with h5py.File(path, "w") as file:
+        names = [f"d{i}" for i in range(24)]
+        first = file.create_group("d0")
+        first.create_dataset("kernel:0", data=np.zeros((500, 500), "f4"), compression="gzip")
+        first.attrs["weight_names"] = ["kernel:0"]
+        for name in names[1:]:
+            file[name] = first
+        file.attrs["layer_names"] = names
+    with pytest.raises(WeightsError, match="under several names"):
+        nplrp.load(path)
+    with h5py.File(path, "r+") as file:
+        for name in names[1:]:
+            del file[name]
+            file.create_group(name).attrs["weight_names"] = ["kernel:0"]
+            file[name]["kernel:0"] = file["d0/kernel:0"]
+    data, _ = map_plain(path)
+    with open_hdf5(data) as (file, source):
+        arrays = [array(source, file[f"{name}/kernel:0"]) for name in names]
+        assert all(each is arrays[0] for each in arrays)
+
+
+def test_datasets_that_claim_the_same_bytes_are_refused(tmp_path):
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        for i in range(3):
+            file.create_dataset(f"a{i}", data=np.random.default_rng(i).normal(size=2000), dtype="f8")
+    data, _ = map_plain(tmp_path / "w.h5")
+    with pytest.raises(WeightsError, match="those before claim"), open_hdf5(data) as (file, source):
+        source._stored = 40_000
+        array(source, file["a0"])
+
+
+def test_numbers_that_look_like_a_damaged_heap_are_numbers(tmp_path):
+    content = np.frombuffer(b"GCOL\x01\0\0\0" * 4000, "<i8")
+    with h5py.File(tmp_path / "c.h5", "w") as file:
+        file.create_dataset("a", data=content)
+    data, _ = map_plain(tmp_path / "c.h5")
+    with open_hdf5(data) as (file, source):
+        assert np.array_equal(numbers(source, file["a"]), content)
+
+
+def test_outputs_of_one_name_take_no_square_of_their_number():
+    refs = [["x", 0, 0]] * 30_000
+    begin = time.perf_counter()
+    assert list(keras_config._ends(refs, "output_layers", "m"))[-1] == "x_29999"
+    assert time.perf_counter() - begin < 10
+    assert list(keras_config._ends([[name, 0, 0] for name in ("a", "a_1", "a", "a")], "output_layers", "m")) == [
+        "a",
+        "a_1",
+        "a_2",
+        "a_3",
+    ]
+
+
+def test_a_call_with_a_million_values_is_refused():
+    with pytest.raises(WeightsError, match="more than 500000 values"):
+        keras_config._with_refs([[1] * 1_000_000], lambda value: None)
+
+
+def test_a_tensor_is_no_larger_than_what_is_stored():
+    storage = torch_file._Storage("0", np.dtype("<f4"))
+    tensor = torch_file._Tensor(storage, 0, (1 << 20, 1 << 20), (0, 0))
+    with pytest.raises(WeightsError, match="more numbers than the 1"):
+        tensor.array(np.zeros(1, "f4"), "w")
+    assert torch_file._Tensor(storage, 1, (2, 2), (1, 2)).array(np.arange(5, dtype="f4"), "w").tolist() == [[1, 3], [2, 4]]
+
+
+@pytest.mark.parametrize("given", ["²", "9" * 5000, "٣"])
+def test_numbers_of_threads_that_are_none(given, monkeypatch):
+    monkeypatch.setenv("NUMBA_NUM_THREADS", given)
+    monkeypatch.setitem(sys.modules, "numba.np.ufunc.parallel", None)
+    assert team.threads() == team.cores()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import os
 import pickle
 import struct
@@ -81,6 +82,11 @@ class _Tensor:
         if not fits or (0 not in self.shape and last >= values.size):
             raise WeightsError(
                 f"tensor {name!r} (shape {self.shape}, stride {self.stride}) lies outside its storage of {values.size}: the file is damaged"
+            )
+        if math.prod(self.shape) > values.size:
+            raise WeightsError(
+                f"tensor {name!r} (shape {self.shape}, stride {self.stride}) has more numbers than the {values.size} stored "
+                "for it; save it with .contiguous()"
             )
         steps = [step * values.itemsize for step in self.stride]
         return np.lib.stride_tricks.as_strided(values[self.offset :], self.shape, steps, writeable=False)
