@@ -1,7 +1,7 @@
 # nplrp serve. Build: docker build -t nplrp . ; run: see docs/serving.md
 FROM python:3.11-slim
 
-# GNU's OpenMP wakes threads in microseconds; without it Python threads share the work.
+# GNU's OpenMP wakes threads in microseconds; without it threads of nplrp's own share the work.
 RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*
 
 COPY . /src

@@ -17,7 +17,7 @@ from nplrp import __version__
 from nplrp.errors import NplrpError, OutputError
 from nplrp.files.given import add_flags, given
 from nplrp.pipes import heedless
-from nplrp.usage import Parser
+from nplrp.usage import Parser, failed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,21 +42,19 @@ def _run(argv: Sequence[str] | None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] == "import":
         return run_import(argv)
-    arguments = make_parser(argv[0] if argv else None).parse_args(argv)
-    spoken = _listen(arguments)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # nothing here uses it, and its threads take time to start
     try:
+        arguments = make_parser(argv[0] if argv else None).parse_args(argv)
+        spoken = _listen(arguments)
         code = arguments.run(arguments)
         spoken.let_go()
         if sys.stdout is not None:
             sys.stdout.flush()
-    except NplrpError as error:
-        message = " ".join(str(error).split())
-        print(f"nplrp: {message}", file=sys.stderr)
-        return int(getattr(error, "exit_code", BAD_INPUT))
     except KeyboardInterrupt:
         print("nplrp: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except Exception as error:
+        return failed("nplrp", error)
     return int(code or OK)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,8 @@ from nplrp.workspace import Workspace, workspace_of
 
 #: Called with (images done, images in all).
 Progress = Callable[[int, int], None]
+
+_logger = logging.getLogger(__name__)
 
 
 def carry_back(
@@ -175,7 +178,11 @@ def _explain(
 ) -> list[Explanation]:
     """Run every plan on every chunk of images, each on what the first one's forward pass left."""
     model, span = plans[0].model, find_span(plans[0].steps, *ends)
-    x, scoring = tensor(model, x, plans[0].dtype, 4), scoring_of(model)
+    model.check_files()
+    given, scoring = x, scoring_of(model)
+    x = tensor(model, given, plans[0].dtype, 4)
+    if isinstance(given, np.ndarray) and np.may_share_memory(x, given):  # what is computed later has to be of the same numbers
+        x = x.copy()
     begins = [_check_start(plan, plan.start if start is None else start, span, target, len(x)) for plan in plans]
     wanted = None if isinstance(begins[0], np.ndarray) else find_several(model, target, len(x))
     done: list[list[_Part]] = [[] for _ in plans]
@@ -191,6 +198,7 @@ def _explain(
                     for chosen in _columns(targets)
                 ]
                 R = np.stack(maps, axis=1).reshape(-1, *maps[0].shape[1:])
+                _tell_nothing(plan, R, span)
                 if len(plans) > 1:
                     workspace.give(*maps)
                     fused.release(plan, trace, workspace)
@@ -199,6 +207,18 @@ def _explain(
             if progress:
                 progress(min(chunk.stop, len(x)), len(x))
     return [_joined(*each, x, span) for each in zip(plans, begins, done, strict=True)]
+
+
+def _tell_nothing(plan: Plan, R: np.ndarray, span: Span) -> None:
+    """Log that maps [maps, *shape] of a pass without masks are 0 everywhere: nothing else shows that a parameter is out of proportion."""
+    nothing = sum(not each.any() for each in R) if span.covers(plan.steps) else 0
+    if nothing:
+        _logger.warning(
+            "%s: %d of %d maps are 0 everywhere: nothing spoke for the class, or an epsilon is too large (--ledger tells where it went)",
+            plan.composite.name,
+            nothing,
+            len(R),
+        )
 
 
 class _Part(NamedTuple):
@@ -426,7 +446,7 @@ def _check_start(plan: Plan, start: str | np.ndarray, span: Span, target: Any, i
             f"the relevance to start with has shape {given.shape} and dtype {given.dtype}; layer {where!r} takes numbers of shape "
             f"{(images, *shape)}"
         )
-    given = np.ascontiguousarray(given, dtype=plan.dtype)
+    given = np.array(given, plan.dtype, order="C")  # a copy, as of the input
     check_finite(given, "the relevance to start with")
     return given
 

@@ -152,8 +152,9 @@ class Ledger:
                 ("loses", lost, f"bias {_largest(e.bias)}, stabiliser {_largest(e.epsilon)}, zero denominators {_largest(e.dropped)}"),
                 ("creates", np.abs(e.created), "beta at units without negative contributions"),
             ):
-                if np.any(amount > start):
-                    i = int(np.argmax(amount - start))
+                too_much = ~(amount <= start)  # also what overflows
+                if too_much.any():
+                    i = int(np.argmax(np.where(too_much, amount - start, -np.inf)))
                     sentences.append(
                         f"layer {e.layer!r}, rule {e.rule}: {what} {amount[i]:.4g} at image {i}, more than the {start[i]:.4g} that the "
                         f"pass began with ({where}); consider a rule without bias or with a larger epsilon"

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nplrp.cache import remembered_hash
-from nplrp.errors import LayerError, ModelError, brief, nearest
+from nplrp.cache import Stamp, remembered_hash, stamp
+from nplrp.errors import LayerError, ModelError, WeightsError, brief, nearest
 from nplrp.layers.activations import activation
 from nplrp.layers.base import INPUT, MAX_VALUES, Layer, Shape, Window, output_shape
 from nplrp.layers.table import KINDS
@@ -119,7 +119,7 @@ class Kept:
     weights_checked : bool
         Whether NaN and infinity were looked for.
     content_hash : str or None
-    stamps : sequence of (path, size, modification time in ns), or None
+    stamps : sequence of Stamp, or None
         The files that the model was read from.
     reading : str
         How they were read, if there is more than one way.
@@ -133,7 +133,7 @@ class Kept:
     plans: dict[tuple[Any, ...], Plan] = field(default_factory=dict)
     weights_checked: bool = False
     content_hash: str | None = None
-    stamps: Sequence[tuple[str, int, int]] | None = None
+    stamps: Sequence[Stamp] | None = None
     reading: str = ""
     room: Room = field(default_factory=lambda: Room(ROOM))
     workspaces: list[Workspace] = field(default_factory=list)
@@ -188,22 +188,40 @@ class Model:
         """SHA-256 over the layers and their arrays: the same however the file was laid out. Read once, then kept."""
         if self.kept.content_hash is None:
             stamps = self.kept.stamps
-            fresh = stamps and all(_stamp(path) == (size, modified) for path, size, modified in stamps)
-            key = f"content hash 1 {stamps}" + (f" {self.kept.reading}" if self.kept.reading else "")
+            fresh = bool(stamps) and all(stamp(Path(each.path)) == each for each in stamps or ())
+            key = f"content hash 2 {[tuple(each) for each in stamps or ()]} {self.kept.reading}"
             self.kept.content_hash = remembered_hash(key, lambda: content_hash(self)) if fresh else content_hash(self)
         return self.kept.content_hash
 
-    def remember_hash(self, stamps: Sequence[tuple[str, int, int]], reading: str = "") -> None:
+    def fresh_hash(self) -> str:
+        """Return the content hash of the arrays as they are, whatever is remembered: for provenance."""
+        self.kept.content_hash = content_hash(self)
+        return self.kept.content_hash
+
+    def remember_hash(self, stamps: Sequence[Stamp], reading: str = "") -> None:
         """Keep the content hash between runs.
 
         Parameters
         ----------
-        stamps : sequence of (path, size, modification time in ns)
+        stamps : sequence of Stamp
             Every file that the model was read from.
         reading : str
             How, if there is more than one way to read them.
         """
         self.kept.stamps, self.kept.reading = stamps, reading
+
+    def check_files(self) -> None:
+        """Raise if a file that the arrays lie in was changed in place since it was read; another one under its name does no harm.
+
+        Raises
+        ------
+        WeightsError
+            Before the system ends the process because what it reads was cut off.
+        """
+        for known in self.kept.stamps or ():
+            now = stamp(Path(known.path))
+            if now and (now.inode, now.device) == known[-2:] and (now.size, now.modified) != (known.size, known.modified):
+                raise WeightsError(f"{known.path}: the file was changed while the model is in use; load the model again")
 
     @property
     def reads(self) -> dict[str, list[str]]:
@@ -229,14 +247,6 @@ class Model:
         ]
         total = sum(layer.parameters for layer in self.layers)
         return "\n".join([f"{self.name}: {len(self.layers)} layers, {total:,} parameters", *lines])
-
-
-def _stamp(path: str) -> tuple[int, int] | None:
-    try:
-        status = Path(path).stat()
-    except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns
 
 
 #: Kinds that compute nothing; how a file writes them down doesn't change what a model is.

@@ -111,6 +111,7 @@ def forward(
     """
     dtype = check_dtype(dtype)
     steps = make_steps(model, dtype, algorithm, merge=False)
+    model.check_files()
     x = tensor(model, x, dtype)
     names = [INPUT, *(step.name for step in steps)]
     wanted = set(names if layers is None else (layers,) if isinstance(layers, str) else layers)
@@ -148,6 +149,7 @@ def run(plan: Plan, x: np.ndarray, workspace: Workspace | None = None, given: tu
 def _outputs(model: Model, x: np.ndarray, dtype: Any, algorithm: str) -> tuple[np.ndarray, np.ndarray]:
     """Return (output, logits), each [n, *output_shape]."""
     plan = make_plan(model, "gradient", dtype, algorithm)  # the plan that prepares no weights for rules
+    model.check_files()
     x = tensor(model, x, plan.dtype, 4)
     done = []
     with workspace_of(model) as workspace, np.errstate(all="ignore"):  # what overflows is looked for, and named

@@ -1,6 +1,7 @@
-"""Standard output and standard error that nobody may be reading any more: ``nplrp explain ... | head -1``.
+"""Standard output and standard error: nobody may be reading any more, as in ``nplrp explain ... | head -1``, or a terminal that obeys.
 
-What a command computes and writes to files doesn't depend on who reads what it says, and neither does its exit code.
+What a command computes and writes to files doesn't depend on who reads what it says, and neither does its exit code. Names may come from
+anybody's files: control characters in them are shown, not sent.
 """
 
 from __future__ import annotations
@@ -9,9 +10,27 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 from nplrp.errors import OutputError
+
+
+def readable(text: str) -> str:
+    r"""Return text with what isn't to be seen written as Python writes it, but for ends of lines and tabs.
+
+    Examples
+    --------
+    >>> print(readable("cafe" + chr(27) + "[2J"))
+    cafe\x1b[2J
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char in "\n\t" or char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def draw(stream: IO[str], text: str) -> None:
+    """Write text of our own that moves a terminal's cursor."""
+    getattr(stream, "draw", stream.write)(text)
 
 
 class Heedless:
@@ -22,8 +41,13 @@ class Heedless:
 
     def write(self, text: str) -> int:
         """Write text, or drop it."""
-        self._safely(self._stream.write, text)
+        self.draw(readable(text))
         return len(text)
+
+    def draw(self, text: str) -> None:
+        """Write text as it is; what the stream's encoding doesn't have is spelled out."""
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        self._safely(self._stream.write, text.encode(encoding, "backslashreplace").decode(encoding))
 
     def writelines(self, lines: Iterable[str]) -> None:
         """Write lines, or drop them."""

@@ -20,7 +20,7 @@ import numpy as np
 
 from nplrp import layers
 from nplrp.box import with_box
-from nplrp.errors import ModelError, NumericsError, RuleError
+from nplrp.errors import ModelError, NumericsError, RuleError, brief
 from nplrp.layers import INPUT, KINDS, Layer, Step, activation, operation
 from nplrp.layers.activations import CURVE, OVER_AXIS, RECTIFIER, function
 from nplrp.layers.moves import IDENTITY
@@ -151,9 +151,27 @@ def make_plan(
         if dialect.stand_ins:
             steps = tuple(_with_stand_in(step, layer) for step, layer in zip(steps, model.layers, strict=True))
         rules, readers = _rules(model, steps, composite, dialect), consumers(steps)
+        for step, rule in zip(steps, rules, strict=True):
+            _check_fits(rule, step.name, dtype)
         parts = parts_below(steps, rules, len(steps) - 1, composite.slopes)
         plan = model.kept.plans[key] = Plan(model, composite, dtype, algorithm, steps, rules, parts, dialect, readers, merge)
     return plan
+
+
+def _check_fits(rule: Rule, layer: str, dtype: np.dtype) -> None:
+    """Raise `RuleError` for a parameter that is an infinity or 0 in the plan's dtype, and isn't as it was given."""
+    for name in ("epsilon", "gamma", "alpha", "beta", "low", "high"):
+        given = getattr(rule, name)
+        if given is None:
+            continue
+        with np.errstate(all="ignore"):
+            fits = np.asarray(given, float).astype(dtype)
+        if not np.isfinite(fits).all() or not np.array_equal(fits == 0, np.asarray(given, float) == 0):
+            limits = np.finfo(dtype)
+            raise RuleError(
+                f"layer {layer!r}, rule {rule}: {name} is {brief(given)}, which {dtype} can't hold (from "
+                f"{limits.smallest_subnormal:.2g} to {limits.max:.3g}); give another, or dtype='float64'"
+            )
 
 
 def _rules(model: Model, steps: Sequence[Step], composite: Composite, dialect: Dialect) -> tuple[Rule, ...]:
@@ -283,10 +301,10 @@ def check_dtype(dtype: Any) -> np.dtype:
     """
     try:
         found = np.dtype(dtype)
-    except TypeError:
+    except (TypeError, ValueError, SyntaxError):  # NumPy reads a text as a program
         found = None
     if found is None or found.name not in DTYPES:
-        raise RuleError(f"there is no dtype {dtype!r} to compute in; expected {' or '.join(DTYPES)}")
+        raise RuleError(f"there is no dtype {brief(dtype)} to compute in; expected {' or '.join(DTYPES)}")
     return found
 
 

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import IO
 
+from nplrp.pipes import draw, readable
+
 #: Seconds between two drawings of a bar, and between two plain lines.
 _REDRAW, _LINES = 0.1, 20.0
 _WIDTH = 24
@@ -93,7 +95,7 @@ class Progress:
     def _write(self, text: str) -> None:
         assert self._stream is not None
         if self._terminal:
-            self._stream.write(f"\r{text:<{self._width}}")
+            draw(self._stream, f"\r{readable(text):<{self._width}}")
             self._width = len(text)
         else:
             self._stream.write(f"{text}\n")
@@ -102,7 +104,7 @@ class Progress:
     def _clear(self) -> None:
         if self._terminal and self._width:
             assert self._stream is not None
-            self._stream.write("\r" + " " * self._width + "\r")
+            draw(self._stream, "\r" + " " * self._width + "\r")
             self._width = 0
 
 

@@ -99,7 +99,7 @@ def _check_ways(steps: Sequence[Step], top: int, bottom: int, names: Sequence[st
 
 
 def _mask(name: str, mask: Any, shape: tuple[int, ...]) -> np.ndarray:
-    values = np.asarray(mask)
+    values = np.array(mask)  # a copy
     if values.ndim == 1 and values.dtype.kind in "iu":
         if values.size and (values.min() < 0 or values.max() >= shape[-1]):
             raise ModelError(f"the mask at layer {name!r} keeps channels {values.tolist()}, but they run from 0 to {shape[-1] - 1}")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import math
+import os
 import re
+import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from nplrp.errors import brief, nearest
+from nplrp.errors import NplrpError, brief, nearest
 
 #: What argparse takes for a value although it begins with a dash.
 _NEGATIVE = re.compile(r"-\d+|-\d*\.\d+")
@@ -22,9 +26,12 @@ def _whole(text: str) -> int:
 
 def _number(text: str) -> float:
     try:
-        return float(text)
+        value = float(text)
+        if math.isfinite(value):
+            return value
+        raise ValueError
     except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a number, found {brief(text)}") from None
+        raise argparse.ArgumentTypeError(f"expected a finite number, found {brief(text)}") from None
 
 
 class Parser(argparse.ArgumentParser):
@@ -79,6 +86,20 @@ class Parser(argparse.ArgumentParser):
         line = " ".join(message.removeprefix("argument ").split())
         name = self.prog.removeprefix("python -m ").partition(" ")[0]
         self.exit(2, f"{name}: {line}{'' if line.endswith('?') else ';'} see {self.prog} --help\n")
+
+
+def failed(program: str, error: Exception) -> int:
+    """Print an error as one line, also one that nobody expected, and return the exit code; NPLRP_DEBUG=1 shows where it was raised."""
+    if os.environ.get("NPLRP_DEBUG", "0") not in ("", "0"):
+        traceback.print_exception(error)
+    message = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror:  # a name that is too long, a disk that is full
+        message = f"{brief(error.filename)}: {error.strerror}" if error.filename is not None else error.strerror
+    elif not isinstance(error, NplrpError):
+        what = f"{type(error).__name__}: {message}" if message else type(error).__name__
+        message = f"unexpected {what[:1000]}; NPLRP_DEBUG=1 shows where, and please report it"
+    print(f"{program}: {message}", file=sys.stderr)
+    return int(getattr(error, "exit_code", 2))
 
 
 def _listed(words: Sequence[Any]) -> str:

@@ -7,6 +7,7 @@ takes its large arrays from a workspace and gives them back; the next pass throu
 from __future__ import annotations
 
 import math
+import os
 import threading
 import weakref
 from collections.abc import Iterator
@@ -88,6 +89,11 @@ class Workspace:
 _WASTE = 16
 
 
+#: Held for a moment while a room is looked at: one for all rooms, so that a process that is forked off can make it new.
+_room_lock = threading.Lock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_room_lock._at_fork_reinit)  # type: ignore[attr-defined]
+
 #: Bytes that a model may hold for speed alone: with them an explanation of VGG16 stays below 650 MB (900 MB with alpha-beta).
 ROOM = 300_000_000
 
@@ -103,7 +109,6 @@ class Room:
     def __init__(self, size: int) -> None:
         self.size = size
         self._holds: weakref.WeakSet[Hold] = weakref.WeakSet()
-        self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle an empty room of the same size."""
@@ -111,7 +116,7 @@ class Room:
 
     def take(self, size: int) -> Hold | None:
         """Return a hold on `size` bytes, which lasts as long as the object does; None if there is no room."""
-        with self._lock:
+        with _room_lock:
             if sum(hold.size for hold in self._holds) + size > self.size:
                 return None
             hold = Hold(size)

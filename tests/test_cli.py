@@ -227,7 +227,7 @@ def test_nan_weights_are_named(capsys, picture):
         ("golden", "the following arguments are required: ACTION; see nplrp golden --help"),
         ("golden chekc", "ACTION: there is no 'chekc'; did you mean 'check'? see nplrp golden --help"),
         ("golden record --ouput o", "there is no option '--ouput'; did you mean '--output', "),
-        ("golden check g --rtol a", "--rtol: expected a number, found 'a'; see nplrp golden check --help"),
+        ("golden check g --rtol a", "--rtol: expected a finite number, found 'a'; see nplrp golden check --help"),
         ("serve --prot 80", "there is no option '--prot'; did you mean '--port' or '--host'? see nplrp serve --help"),
         ("serve --demo -w w.h5", "--weights/-w: not allowed with argument --demo; see nplrp serve --help"),
         ("import", "the following arguments are required: IN; see nplrp import --help"),

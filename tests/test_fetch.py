@@ -311,3 +311,11 @@ def test_our_cache_can_be_moved(places, tmp_path, monkeypatch):
     assert fetch.cache_directory() == tmp_path / "elsewhere"
     monkeypatch.delenv("NPLRP_CACHE")
     assert fetch.cache_directory() == places[1]
+
+
+def test_a_server_that_never_stops_is_stopped_at_the_stated_size(target):
+    seen = []
+    with pytest.raises(WeightsError, match="sends more than the 3000000 bytes"):
+        get(Behaviour(content=CONTENT * 20, length=False), target, progress=lambda done, total: seen.append(done))
+    assert max(seen) <= len(CONTENT)
+    assert leftovers(target) == []

@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import json
 import logging
-import mmap
 import sys
 import zipfile
 from collections.abc import Sequence
@@ -15,9 +14,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from nplrp.errors import NplrpError, OutputError, WeightsError
+from nplrp.errors import OutputError, WeightsError
 from nplrp.files import foreign
 from nplrp.files.given import Given, add_flags, sides
+from nplrp.files.plain import map_plain, read_plain
 from nplrp.files.preparing import of_layers
 from nplrp.files.vgg import checked_activation
 from nplrp.images import RESAMPLE
@@ -25,7 +25,7 @@ from nplrp.model import Model
 from nplrp.pipes import heedless
 from nplrp.preprocessing import CHOICES, UNKNOWN, check_mode
 from nplrp.scores import scoring_of
-from nplrp.usage import Parser
+from nplrp.usage import Parser, failed
 from weights_tools.torchvision import ROWS, Told
 from weights_tools.write_hdf5 import check_output, write
 
@@ -81,12 +81,11 @@ def _run(argv: Sequence[str] | None, program: str) -> int:
         model = _described(_read(arguments), arguments)
         write(model, arguments.output, arguments.input, arguments.command, arguments.force)
         print(f"{arguments.output}: {model.name}, {len(model.layers)} layers, input {' x '.join(map(str, model.input_shape))}", flush=True)
-    except NplrpError as error:
-        print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
-        return BAD_INPUT
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except Exception as error:
+        return failed(program, error)
     finally:
         for logger in loggers:
             logger.removeHandler(handler)
@@ -181,8 +180,7 @@ def _choose(arguments: argparse.Namespace) -> None:
 def kind_of(path: Path) -> str:
     """Return which command a file is for, by its contents; what is nothing of the kind goes to Keras's reader, which names it."""
     try:
-        with path.open("rb") as file:
-            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        data, _ = map_plain(path)
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 names = archive.namelist()
@@ -211,8 +209,8 @@ def read_classes(path: Path, outputs: int) -> tuple[tuple[str, str], ...]:
         If it is none of these, or has another number of classes.
     """
     try:
-        entries: Any = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        entries: Any = json.loads(read_plain(path).decode("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: can't be read as JSON: {error}") from None
     if isinstance(entries, dict):
         if all(type(index) is int for index in entries.values()):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from nplrp.errors import WeightsError
+from nplrp.files.plain import map_plain, open_plain
 
 #: Their types -> ours; bfloat16 is the upper half of a float32.
 DTYPES = MappingProxyType(
@@ -24,7 +25,7 @@ MAX_HEADER = 100 << 20
 def is_safetensors(path: Path) -> bool:
     """Tell whether a file is one, by its name or by how it begins."""
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             return path.suffix == ".safetensors" or file.read(10)[8:] == b'{"'
     except OSError:
         return path.suffix == ".safetensors"
@@ -42,7 +43,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> Mapping[str, np.ndarray]:
     if not path.is_file():
         raise WeightsError(f"{path}: there is no such file, expected safetensors")
     try:
-        data = memoryview(path.read_bytes())
+        data = map_plain(path)[0]
         size = int.from_bytes(data[:8], "little")
         if not 2 <= size <= min(MAX_HEADER, len(data) - 8):
             raise ValueError(f"its header should have {size} bytes, the file has {len(data)}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import os
 import pickle
 import struct
@@ -22,6 +23,7 @@ from typing import IO, Any
 import numpy as np
 
 from nplrp.errors import WeightsError
+from nplrp.files.plain import open_plain
 
 _logger = logging.getLogger(__name__)
 
@@ -81,6 +83,11 @@ class _Tensor:
             raise WeightsError(
                 f"tensor {name!r} (shape {self.shape}, stride {self.stride}) lies outside its storage of {values.size}: the file is damaged"
             )
+        if math.prod(self.shape) > values.size:
+            raise WeightsError(
+                f"tensor {name!r} (shape {self.shape}, stride {self.stride}) has more numbers than the {values.size} stored "
+                "for it; save it with .contiguous()"
+            )
         steps = [step * values.itemsize for step in self.stride]
         return np.lib.stride_tricks.as_strided(values[self.offset :], self.shape, steps, writeable=False)
 
@@ -95,7 +102,7 @@ def read_tensors(path: str | os.PathLike[str]) -> Mapping[str, np.ndarray]:
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             start = file.read(4)
             file.seek(0)
             if start[:2] == b"PK":

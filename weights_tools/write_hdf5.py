@@ -16,6 +16,7 @@ import numpy as np
 
 from nplrp import __version__
 from nplrp.errors import OutputError, WeightsError
+from nplrp.files.plain import open_plain
 from nplrp.files.sealed import written_hdf5
 from nplrp.model import INPUT, Layer, Model, Preprocessing, sources
 from nplrp.preprocessing import UNKNOWN
@@ -124,7 +125,7 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
         If it can't be read.
     """
     try:
-        with Path(path).open("rb") as file:
+        with open_plain(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise WeightsError(f"{path}: can't be read: {error.strerror or error}") from None

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO
 
-from nplrp.errors import ImageError
+from nplrp.errors import ImageError, brief
+from nplrp.files.plain import read_plain
 
 #: How names of pictures end, in any case.
 SUFFIXES = (
@@ -44,7 +45,7 @@ def find_images(given: Sequence[str], stdin: IO[str] | None = None, besides: Pat
 
 def _listed(name: str, stdin: IO[str] | None, besides: Path | None) -> Iterable[str]:
     try:
-        lines = (stdin or []) if name == "-" else Path(name[1:]).read_text("utf-8").splitlines()
+        lines = (stdin or []) if name == "-" else read_plain(name[1:], 1 << 30).decode("utf-8").splitlines()
         lines = [line.rstrip("\r\n") for line in lines]
     except OSError as error:
         raise ImageError(f"{name[1:]}: the list can't be read: {error.strerror or error}") from None
@@ -59,12 +60,16 @@ def _listed(name: str, stdin: IO[str] | None, besides: Path | None) -> Iterable[
 def _pictures(name: str, besides: Path | None) -> list[str]:
     if "\0" in name:
         raise ImageError(f"{name!r}: no file can have such a name")
-    if Path(name).is_dir():
+    try:
+        is_folder, is_there = Path(name).is_dir(), Path(name).exists()
+    except OSError as error:  # a name that is too long
+        raise ImageError(f"{brief(name)}: {error.strerror}; give files, folders, patterns, @LIST or -") from None
+    if is_folder:
         found = sorted(_below(name, besides))
         if not found:
             raise ImageError(f"{name}: there are no pictures in this folder; they are known by their names: {', '.join(SUFFIXES)}")
         return found
-    if glob.has_magic(name) and not Path(name).exists():
+    if glob.has_magic(name) and not is_there:
         found = glob.glob(name, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute patterns
         matches = sorted(each for each in found if not Path(each).is_dir() and not _is_below(each, besides))
         if not matches:

@@ -14,6 +14,7 @@ from nplrp import __version__
 from nplrp.errors import OutputError, brief
 from nplrp.files.atomic import atomic
 from nplrp.files.locks import locked
+from nplrp.files.plain import read_plain
 from nplrp.model import Model
 from nplrp.plan import make_plan
 from nplrp.scores import scoring_of
@@ -144,7 +145,7 @@ def read_job(out: Path) -> Job:
     """
     path = out / _FILE
     try:
-        content = json.loads(path.read_text("utf-8", "surrogateescape"))
+        content = json.loads(read_plain(path, 1 << 30).decode("utf-8", "surrogateescape"))
         job = Job(content["job"], tuple(content["images"]), tuple(content["ends"]))
         whole = (
             job.facts["format"] == FORMAT and (job.ends[-1:] == (len(job.images),)) and all(isinstance(each, str) for each in job.images)
@@ -155,7 +156,7 @@ def read_job(out: Path) -> Job:
         raise OutputError(f"{out}: holds no run: there is no {_FILE}; nplrp batch makes one") from None
     except OSError as error:
         raise OutputError(f"{path}: can't be read: {error.strerror or error}") from None
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         pass
     raise OutputError(f"{path}: is damaged, or of another version; begin again in a new folder")
 

@@ -6,6 +6,7 @@ In memory are at most: the images that are being explained and those read ahead 
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -262,6 +263,6 @@ def parts_wanted(text: str) -> Part:
     NplrpError
     """
     number, slash, of = text.partition("/")
-    if slash and number.strip().isdigit() and of.strip().isdigit() and 1 <= int(number) <= int(of):
+    if slash and all(re.fullmatch(r"[0-9]{1,9}", each.strip()) for each in (number, of)) and 1 <= int(number) <= int(of):
         return Part(int(number), int(of))
     raise NplrpError(f"--shard {text}: expected i/N, the i-th of N parts, from 1, such as 3/16 (SLURM: --array=1-16)")

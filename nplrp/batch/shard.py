@@ -19,15 +19,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 
 from nplrp.batch.job import Job
-from nplrp.errors import OutputError
+from nplrp.errors import OutputError, WeightsError
 from nplrp.explanation import Explanation
-from nplrp.files.sealed import SealError, check_seal, sealed_hdf5
+from nplrp.files import hdf5
+from nplrp.files.sealed import SealError, opened_sealed, sealed_hdf5
 from nplrp.layers import sums
 from nplrp.ledger import SUMS
 from nplrp.stream import Explained
@@ -152,20 +152,25 @@ class Shard:
     Parameters
     ----------
     file : h5py.File
+    source : hdf5.Source
     """
 
-    def __init__(self, file: h5py.File) -> None:
-        self._file = file
+    def __init__(self, file: hdf5.Group, source: hdf5.Source) -> None:
+        self._file, self._source = file, source
 
     def __getitem__(self, name: str) -> np.ndarray:
-        found = self._file[name]
-        return found.asstr()[...] if found.dtype == object else found[...]
+        dataset = self._dataset(name)
+        return hdf5.numbers(self._source, dataset) if hdf5.is_numbers(dataset) else hdf5.texts(self._source, dataset)
+
+    def _dataset(self, name: str) -> hdf5.Dataset:
+        found = hdf5.child(self._file, name)
+        if not isinstance(found, hdf5.Dataset):
+            raise KeyError(f"there is no {name}")
+        return found
 
     def names(self) -> list[str]:
-        """Return the names of all arrays, in the order in which they were written."""
-        found: list[str] = []
-        self._file.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
-        return found
+        """Return the names of all arrays."""
+        return list(hdf5.datasets(self._source, self._file))
 
     @property
     def failed(self) -> list[tuple[str, str]]:
@@ -174,10 +179,10 @@ class Shard:
 
     def relevance(self, composite: int, maps: slice = slice(None)) -> np.ndarray:
         """Return a composite's maps [m, *shape] as they are kept, in float32 or float64."""
-        R = self._file[f"maps/{composite}/relevance"][maps]
+        R = hdf5.numbers(self._source, self._dataset(f"maps/{composite}/relevance"), maps)
         if R.dtype != np.float16:
             return R
-        scale = self._file[f"maps/{composite}/scale"][maps]
+        scale = self[f"maps/{composite}/scale"][maps]
         return R.astype(np.float32) * scale.reshape(-1, *[1] * (R.ndim - 1)).astype(np.float32)
 
 
@@ -195,17 +200,15 @@ def open_shard(out: Path, job: Job, shard: int) -> Iterator[Shard]:
         raise OutputError(f"{path}: isn't there yet; run nplrp batch again to go on")
     again = "remove it and run nplrp batch again"
     try:
-        check_seal(path, KIND, (VERSION,))
-        with h5py.File(path) as file:
-            attributes: dict[str, Any] = dict(file.attrs)
+        with opened_sealed(path, KIND, (VERSION,)) as (file, source):
+            read = Shard(file, source)
+            attributes = hdf5.attributes(source, file)
             if attributes.get("job") != job.sha256 or attributes.get("shard") != shard:
                 raise OutputError(f"{path}: belongs to another run or another place; {again}")
-            places = sorted([*file["index"][...].tolist(), *file["failed_index"][...].tolist()])
+            places = sorted([*read["index"].tolist(), *read["failed_index"].tolist()])
             if places != list(job.places(shard)):
                 raise OutputError(f"{path}: holds other images than job.json says; {again}")
-            yield Shard(file)
-    except (OSError, LookupError, ValueError, TypeError, RuntimeError) as error:
-        if isinstance(error, OutputError):
-            raise
+            yield read
+    except (OSError, LookupError, ValueError, TypeError, RuntimeError, WeightsError) as error:
         reason = str(error) if isinstance(error, SealError) else f"can't be read: {' '.join(str(error).split())[:100]}"
         raise OutputError(f"{path}: {reason}; {again}") from None

@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING
 from nplrp import __version__, cache
 from nplrp.errors import WeightsError
 from nplrp.files.locks import locked
+from nplrp.pipes import draw, readable
 
 if TYPE_CHECKING:
     import http.client
@@ -85,7 +86,7 @@ def find_weights(explicit: str | os.PathLike[str] | None = None, name: str = "vg
     for origin, given in named.items():
         if given is not None:
             path = Path(given).expanduser()
-            if not path.exists():
+            if not _exists(path):
                 raise WeightsError(f"{origin}{path}: there is no such file; give the path of Keras weights (.h5, .keras)")
             return path
     file_name = official(name).file_name
@@ -97,6 +98,14 @@ def find_weights(explicit: str | os.PathLike[str] | None = None, name: str = "vg
         f"{cache_directory()}; run 'nplrp fetch {name}' to download it ({official(name).size / 1e6:.0f} MB), or make a file "
         "with 'nplrp import FILE' from PyTorch or ONNX"
     )
+
+
+def _exists(path: Path) -> bool:
+    """Tell whether there is a file; of a name that no file can have there is none."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def official(name: str) -> Download:
@@ -268,9 +277,17 @@ def _ask(source: Download, part: Path, progress: Progress, timeout: float) -> bo
             done = start
             progress(done, total or source.size)
             while block := _receive(answer):
-                file.write(block)
                 done += len(block)
+                if done > (total or source.size):
+                    break
+                file.write(block)
                 progress(done, total or source.size)
+    if done > (total or source.size):
+        _forget(part)
+        raise WeightsError(
+            f"{source.url}: the server sends more than the {total or source.size} bytes that the file should have; nothing of it is kept: "
+            "check the address, or try again"
+        )
     return done == total if total is not None else done >= source.size
 
 
@@ -371,7 +388,7 @@ def show_progress(label: str, stream: IO[str] | None = None) -> Progress:
         text = f"{label} {done / 1e6:.0f} of {total / 1e6:.0f} MB" if total else f"{label} {done / 1e6:.0f} MB"
         if terminal:
             bar = "#" * int(share * width)
-            stream.write(f"\r{text} [{bar:<{width}}] {share:4.0%}" + ("\n" if share == 1 else ""))
+            draw(stream, f"\r{readable(text)} [{bar:<{width}}] {share:4.0%}" + ("\n" if share == 1 else ""))
         else:
             stream.write(f"{text} ({share:.0%})\n")
         stream.flush()

@@ -1,7 +1,8 @@
-"""Read HDF5 that may be damaged or hostile: text attributes, groups, and datasets as arrays mapped from the file.
+"""Read HDF5 that may be damaged or hostile: attributes, groups, and datasets as arrays, mapped from the file where they can be.
 
-libhdf5 trusts a file more than one should: flipped bytes can make it crash, loop or allocate without end. What it is
-asked here is limited to what Keras writes, and is checked before it is asked. Errors carry no path; `nplrp.files.weights` adds it.
+Whatever nplrp reads of HDF5 is read here: weights, golden values, candidates, saved explanations, shards. libhdf5 trusts a file more than
+one should: flipped bytes can make it crash, loop or allocate without end, and links, external storage and virtual datasets lead to other
+files. What it is asked here is limited to what Keras and we write, and checked before. Errors carry no path; who asks adds it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,25 @@ from h5py import Dataset, Group
 
 from nplrp.errors import WeightsError
 
-__all__ = ["Dataset", "Group", "Source", "array", "child", "has_attribute", "members", "open_hdf5", "other_type", "path_name", "text"]
+__all__ = [
+    "Dataset",
+    "Group",
+    "Source",
+    "array",
+    "attribute",
+    "attributes",
+    "child",
+    "datasets",
+    "has_attribute",
+    "is_numbers",
+    "members",
+    "numbers",
+    "open_hdf5",
+    "other_type",
+    "path_name",
+    "text",
+    "texts",
+]
 
 #: Limits far above anything that Keras writes.
 MAX_MEMBERS = 100_000
@@ -33,6 +52,8 @@ MAX_COMPRESSION = 1100
 _FLOATS = tuple(
     h5py.h5t.py_create(np.dtype(code)) for code in ("<f4", "<f2", "<f8", ">f2", ">f4", ">f8")
 )  # the first can be mapped as it is
+#: Types of plain numbers; libhdf5 2.0 crashes on others with a flipped bit.
+_NUMBERS = (h5py.h5t.TypeIntegerID, h5py.h5t.TypeFloatID)
 _DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, MemoryError, OverflowError, SystemError)
 
 
@@ -47,8 +68,10 @@ def layer_name(path: str) -> str:
 
 
 @contextmanager
-def open_hdf5(data: memoryview) -> Iterator[h5py.File]:
+def open_hdf5(data: memoryview) -> Iterator[tuple[h5py.File, Source]]:
     """Open the HDF5 file that lies in `data`, and turn everything that libhdf5 complains of into `WeightsError`.
+
+    Yields the file, and what everything here asks for beside it.
 
     Parameters
     ----------
@@ -65,7 +88,7 @@ def open_hdf5(data: memoryview) -> Iterator[h5py.File]:
         with h5py.File(source, "r") as file:
             if file.id.get_create_plist().get_sizes() != (8, 8):
                 raise WeightsError("the HDF5 file's addresses and lengths don't have 8 bytes; it is damaged: copy or download it again")
-            yield file
+            yield file, source
         if source.damage:
             raise WeightsError(f"the HDF5 structure is damaged ({source.damage}); copy or download the file again")
     except WeightsError:
@@ -107,7 +130,7 @@ def has_attribute(holder: Group, name: str) -> bool:
     return bool(h5py.h5a.exists(holder.id, name.encode()))
 
 
-def text(data: memoryview, holder: Group, name: str) -> list[str] | None:
+def text(source: Source, holder: Group, name: str) -> list[str] | None:
     """Return a text attribute as a list of strings (one for a scalar), or None if there is none.
 
     Bytes and str, fixed and variable length are alike. Keras splits what is longer than HDF5's 64 KB into ``name0``, ``name1``, ...
@@ -118,14 +141,14 @@ def text(data: memoryview, holder: Group, name: str) -> list[str] | None:
     WeightsError
         If it isn't UTF-8 text.
     """
-    whole = _text(data, holder, name)
+    whole = _text(source, holder, name)
     if whole is not None:
         return whole
-    parts = list(itertools.takewhile(lambda part: part is not None, (_text(data, holder, f"{name}{i}") for i in range(MAX_MEMBERS))))
+    parts = list(itertools.takewhile(lambda part: part is not None, (_text(source, holder, f"{name}{i}") for i in range(MAX_MEMBERS))))
     return [item for part in parts for item in part or ()] if parts else None
 
 
-def _text(data: memoryview, holder: Group, name: str) -> list[str] | None:
+def _text(source: Source, holder: Group, name: str, dense: bool = False) -> list[str] | None:
     if not h5py.h5a.exists(holder.id, name.encode()):
         return None
     where = f"attribute {name!r} of {holder.name!r}"
@@ -140,7 +163,7 @@ def _text(data: memoryview, holder: Group, name: str) -> list[str] | None:
             f"{where} claims {attribute.get_storage_size()} bytes, at most {MAX_ATTRIBUTE} are expected; the file is damaged"
         )
     if attribute.get_type().is_variable_str():
-        _check_lengths(data, holder, name, math.prod(attribute.shape))
+        _check_lengths(source.data, holder, name, math.prod(attribute.shape), dense)
     value = holder.attrs[name]
     items = [value] if isinstance(value, str | bytes) else np.asarray(value).ravel().tolist()
     try:
@@ -150,10 +173,15 @@ def _text(data: memoryview, holder: Group, name: str) -> list[str] | None:
         raise WeightsError(f"{where} isn't UTF-8 text ({error}); the file is damaged") from error
 
 
-def _check_lengths(data: memoryview, holder: Group, name: str, count: int) -> None:
-    """See that the lengths of variable-length texts are possible: libhdf5 allocates and clears what each claims, up to 4 GB."""
+def _check_lengths(data: memoryview, holder: Group, name: str, count: int, dense: bool) -> None:
+    """See that the lengths of variable-length texts are possible: libhdf5 allocates and clears what each claims, up to 4 GB.
+
+    `dense`: attributes may also lie elsewhere, where many of them do; their lengths are believed.
+    """
     base = holder.file.id.get_create_plist().get_userblock()
     body = _attribute_data(data, base, h5py.h5o.get_info(holder.id).addr, name.encode())
+    if body is None and dense:
+        return
     lengths = np.frombuffer(body[: 16 * count], "<u4")[::4] if body is not None and len(body) >= 16 * count else None
     if lengths is None or int(lengths.sum(dtype=np.uint64)) > min(len(data), MAX_TEXT):
         claims = "isn't in its group's header" if lengths is None else f"claims {int(lengths.sum(dtype=np.uint64))} characters"
@@ -202,8 +230,74 @@ def _attribute_messages(data: memoryview, base: int, address: int) -> Iterator[b
             at += head + size
 
 
-def array(data: memoryview, dataset: Dataset) -> np.ndarray:
-    """Return a dataset of floats as float32: mapped from `data` where it lies there as such, otherwise read and converted.
+def attribute(source: Source, holder: Group | Dataset, name: str, dense: bool = False) -> Any:
+    """Return an attribute: a text or number, or an array of numbers; None if there is none.
+
+    `dense`: of a file that has many, some of which lie outside of their object's header.
+
+    Raises
+    ------
+    WeightsError
+        If it holds anything else.
+    """
+    if not has_attribute(holder, name):
+        return None
+    found = h5py.h5a.open(holder.id, name.encode())
+    if isinstance(found.get_type(), h5py.h5t.TypeStringID):
+        items = _text(source, holder, name, dense) or []
+        return items[0] if found.shape == () and items else items
+    where = f"attribute {name!r} of {holder.name!r}"
+    if not isinstance(found.get_type(), _NUMBERS) or found.get_storage_size() > MAX_ATTRIBUTE:
+        raise WeightsError(f"{where} holds neither text nor numbers, or more than {MAX_ATTRIBUTE} bytes; write the file again")
+    value = np.empty(found.shape, found.dtype)
+    found.read(value)
+    return value if found.shape else value.item()
+
+
+def attributes(source: Source, holder: Group | Dataset, dense: bool = False) -> dict[str, Any]:
+    """Return all attributes by name, as `attribute` does."""
+    count = h5py.h5a.get_num_attrs(holder.id)
+    if count > MAX_MEMBERS:
+        raise WeightsError(f"{holder.name!r} has {count} attributes, at most {MAX_MEMBERS} are expected; the file is damaged")
+    return {name: attribute(source, holder, name, dense) for name in list(holder.attrs)}
+
+
+def datasets(source: Source, group: Group) -> dict[str, Dataset]:
+    """Return all datasets below a group by their paths, in the order of names; one that has several paths stands under the first.
+
+    Raises
+    ------
+    WeightsError
+        As `child`; also if there are too many.
+    """
+    found: dict[str, Dataset] = {}
+    seen, todo = {address(group)}, [("", group, iter(sorted(members(group))))]
+    while todo:
+        path, holder, names = todo[-1]
+        name = next(names, None)
+        if name is None:
+            todo.pop()
+            continue
+        item = child(holder, name)
+        if not isinstance(item, Group | Dataset) or address(item) in seen:
+            continue
+        seen.add(address(item))
+        if len(seen) > MAX_MEMBERS:
+            raise WeightsError(f"the file has more than {MAX_MEMBERS} groups and datasets; it is damaged")
+        if isinstance(item, Dataset):
+            found[f"{path}{name}"] = item
+        else:
+            todo.append((f"{path}{name}/", item, iter(sorted(members(item)))))
+    return found
+
+
+def address(item: Group | Dataset) -> int:
+    """Return where an object lies in its file: the same by whichever path it was reached."""
+    return int(h5py.h5o.get_info(item.id).addr)
+
+
+def array(source: Source, dataset: Dataset) -> np.ndarray:
+    """Return a dataset of floats as float32: mapped from the file where it lies there as such, otherwise read and converted.
 
     A mapped array is read-only, takes no memory until it is used, and may be unaligned (in a zip).
 
@@ -217,30 +311,93 @@ def array(data: memoryview, dataset: Dataset) -> np.ndarray:
         raise WeightsError(f"{where} has type {_type_name(dataset)}, expected float32; save the model in float32")
     if shape is None or not math.prod(shape):
         raise WeightsError(f"{where} is empty (shape {shape}); save the model again")
-    size = math.prod(shape) * kind.get_size()
-    creation = dataset.id.get_create_plist()
+    offset = _place(source, dataset, math.prod(shape) * kind.get_size())
+    if offset is not None and kind.equal(_FLOATS[0]):
+        return np.frombuffer(source.data, "<f4", math.prod(shape), offset).reshape(shape)
+    return source.once(dataset, np.dtype(np.float32))
+
+
+def is_numbers(dataset: Dataset) -> bool:
+    """Tell whether a dataset holds integers, floats or booleans."""
+    kind = dataset.id.get_type()
+    return isinstance(kind, _NUMBERS) or (
+        isinstance(kind, h5py.h5t.TypeEnumID) and kind.get_size() == 1 and kind.get_nmembers() == 2 and dataset.dtype == np.bool_
+    )
+
+
+def numbers(source: Source, dataset: Dataset, rows: slice | None = None) -> np.ndarray:
+    """Return a dataset of integers, floats or booleans in its own type, or some of its rows.
+
+    Raises
+    ------
+    WeightsError
+        As `array`.
+    """
+    where, shape, kind = f"dataset {dataset.name!r}", dataset.shape, dataset.id.get_type()
+    if not is_numbers(dataset):
+        raise WeightsError(f"{where} has type {_type_name(dataset)}, expected numbers; write the file again")
+    if shape is None:
+        raise WeightsError(f"{where} is empty; write the file again")
+    _place(source, dataset, math.prod(shape) * kind.get_size())
+    if rows is not None:
+        with source.reading_numbers():
+            part: np.ndarray = dataset[rows]
+        return part
+    return source.once(dataset, dataset.dtype)
+
+
+def texts(source: Source, dataset: Dataset) -> np.ndarray:
+    """Return a dataset of texts: of fixed length as bytes, others as objects.
+
+    Raises
+    ------
+    WeightsError
+        As `array`, and if they claim to be longer than the file.
+    """
+    where, shape, kind = f"dataset {dataset.name!r}", dataset.shape, dataset.id.get_type()
+    if shape is None or not isinstance(kind, h5py.h5t.TypeStringID):
+        raise WeightsError(f"{where} has type {_type_name(dataset)}, expected texts; write the file again")
+    offset = _place(source, dataset, math.prod(shape) * kind.get_size())
+    if not kind.is_variable_str():
+        return source.once(dataset, dataset.dtype)
+    if math.prod(shape):
+        if offset is None:
+            raise WeightsError(f"{where} is stored in pieces, expected in one; write the file again")
+        lengths = np.frombuffer(source.data, "<u4", 4 * math.prod(shape), offset)[::4]  # (length, address, place in a heap)
+        if int(lengths.sum(dtype=np.uint64)) > min(len(source.data), MAX_TEXT):
+            raise WeightsError(f"{where} claims {int(lengths.sum(dtype=np.uint64))} characters; the file is damaged")
+    found: np.ndarray = dataset.asstr()[...]
+    return found
+
+
+def _place(source: Source, dataset: Dataset, size: int) -> int | None:
+    """Return where a dataset's `size` bytes lie in one piece, None if they don't.
+
+    Raises
+    ------
+    WeightsError
+        If they lie in another file, outside of this one, or are more than is stored.
+    """
+    where, shape, creation = f"dataset {dataset.name!r}", dataset.shape, dataset.id.get_create_plist()
     layout = creation.get_layout()
     if creation.get_external_count() or layout == h5py.h5d.VIRTUAL:
-        raise WeightsError(f"{where} keeps its data in another file, which isn't followed; save the weights into one plain file")
-    if layout == h5py.h5d.CONTIGUOUS:
+        raise WeightsError(f"{where} keeps its data in another file, which isn't followed; save it into one plain file")
+    if layout == h5py.h5d.CONTIGUOUS and size:
         offset = dataset.id.get_offset()
-        if offset is None or offset < 0 or offset + size > len(data):
+        if offset is None or offset < 0 or offset + size > len(source.data):
             raise WeightsError(
-                f"{where} should take {size} bytes (shape {shape}) at offset {offset}, but the file has {len(data)}: it was cut off "
+                f"{where} should take {size} bytes (shape {shape}) at offset {offset}, but the file has {len(source.data)}: it was cut off "
                 "or damaged; copy or download it again"
             )
-        if kind.equal(_FLOATS[0]):
-            return np.frombuffer(data, "<f4", math.prod(shape), offset).reshape(shape)
-    elif size > MAX_COMPRESSION * dataset.id.get_storage_size() or (
-        layout == h5py.h5d.CHUNKED and math.prod(creation.get_chunk()) * kind.get_size() > max(size, MAX_ATTRIBUTE)
+        return int(offset)
+    if layout != h5py.h5d.CONTIGUOUS and (
+        size > MAX_COMPRESSION * dataset.id.get_storage_size()
+        or (layout == h5py.h5d.CHUNKED and math.prod(creation.get_chunk()) * dataset.id.get_type().get_size() > max(size, MAX_ATTRIBUTE))
     ):
         raise WeightsError(
             f"{where} declares {size} bytes (shape {shape}), more than is stored for it; the file is damaged: copy or download it again"
         )
-    result = np.empty(shape, np.float32)
-    dataset.read_direct(result)
-    result.flags.writeable = False
-    return result
+    return None
 
 
 def other_type(dataset: Dataset) -> str | None:
@@ -265,12 +422,63 @@ class Source(io.RawIOBase):
 
     Attributes
     ----------
+    data : memoryview of bytes
     damage : str
         What was found wrong while libhdf5 read; it was given zeros in its place.
     """
 
     def __init__(self, data: memoryview) -> None:
-        self._data, self._position, self.damage = data, 0, ""
+        self.data, self._position, self.damage = data, 0, ""
+        self._read: dict[tuple[int, str], np.ndarray] = {}
+        self._entered: set[int] = set()
+        self._stored, self._raw = 0, False
+
+    @contextmanager
+    def reading_numbers(self) -> Iterator[None]:
+        """Let everything pass in the block: numbers may look like a damaged heap."""
+        self._raw = True
+        try:
+            yield
+        finally:
+            self._raw = False
+
+    def enter(self, group: Group) -> None:
+        """Note down that a group is read.
+
+        Raises
+        ------
+        WeightsError
+            If it has been before, by another name: what is written once can't be made to be read a thousand times.
+        """
+        place = address(group)
+        if place in self._entered:
+            raise WeightsError(
+                f"group {group.name!r} stands in the file under several names; it is damaged, or was made to be: save it again"
+            )
+        self._entered.add(place)
+
+    def once(self, dataset: Dataset, dtype: np.dtype) -> np.ndarray:
+        """Read a dataset, or return what was read of it before; the array is read-only.
+
+        Raises
+        ------
+        WeightsError
+            If several claim the same bytes of the file: together they would take any amount of memory.
+        """
+        key = address(dataset), dtype.str
+        if key not in self._read:
+            self._stored += dataset.id.get_storage_size()
+            if self._stored > len(self.data):
+                raise WeightsError(
+                    f"dataset {dataset.name!r} and those before claim {self._stored} bytes of a file of {len(self.data)}; it is damaged"
+                )
+            result = np.empty(dataset.shape, dtype)
+            with self.reading_numbers():
+                if result.size:
+                    dataset.read_direct(result)
+            result.flags.writeable = False
+            self._read[key] = result
+        return self._read[key]
 
     def readable(self) -> bool:  # noqa: D102
         return True
@@ -279,18 +487,18 @@ class Source(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:  # noqa: D102
-        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: len(self._data)}[whence]
+        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: len(self.data)}[whence]
         return self._position
 
     def tell(self) -> int:  # noqa: D102
         return self._position
 
     def readinto(self, target: Any) -> int:  # noqa: D102
-        block = self._data[self._position : self._position + len(target)]
+        block = self.data[self._position : self._position + len(target)]
         target[: len(block)] = block
         target[len(block) :] = bytes(len(target) - len(block))
-        for heap in re.finditer(b"GCOL", block[:MAX_ATTRIBUTE]):
-            if not _is_heap(self._data, self._position + heap.start()):
+        for heap in () if self._raw else re.finditer(b"GCOL", block[:MAX_ATTRIBUTE]):  # numbers may have these bytes too
+            if not _is_heap(self.data, self._position + heap.start()):
                 self.damage = f"bad global heap at {self._position + heap.start()}"
                 target[heap.start() : heap.end()] = bytes(4)
         self._position += len(block)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import heapq
-import itertools
 import json
 import re
 from collections import Counter
@@ -24,6 +23,8 @@ from nplrp.layers.config import MAX_LAYERS, Call, ConfigLayer, Options, Sketch, 
 from nplrp.layers.table import KINDS, READERS
 
 MAX_DEPTH = 16
+#: What a layer may be called with: a constant as large as a picture.
+MAX_VALUES = 500_000
 #: What a side that the model leaves open (`None`) becomes: ImageNet's.
 OPEN_SIDE = 224
 
@@ -321,13 +322,18 @@ def _ends(value: Any, key: str, model: str) -> dict[str, Ref]:
         listed = [listed] if listed and isinstance(listed[0], str) else listed
         pairs = [("", each) for each in listed]
     found: dict[str, Ref] = {}
+    taken: Counter[str] = Counter()  # how often a name was looked for: counting from 1 each time takes the square of their number
     for given, each in pairs:
         ref = _ref(items(each))
         if ref is None:
             raise WeightsError(f"model {model!r}: {key} has {brief(each)}, expected [name, use, output]; the configuration is damaged")
         base = given or ref.name
-        names = itertools.chain([base], (f"{base}_{count}" for count in itertools.count(1)))
-        found[next(name for name in names if name not in found)] = ref
+        name = f"{base}_{taken[base]}" if taken[base] else base
+        while name in found:
+            taken[base] += 1
+            name = f"{base}_{taken[base]}"
+        taken[base] += 1
+        found[name] = ref
     if not found:
         raise WeightsError(
             f"model {model!r} has no {key.replace('_', ' ')}, expected one; the configuration is damaged: save the model again"
@@ -417,6 +423,8 @@ def _with_refs(tree: Any, read: Any) -> Any:
     done: list[Any] = []
     waiting: list[tuple[Any, Any, Any]] = [(tree, done, None)]  # what it is, where it goes, by which key
     while waiting:
+        if len(waiting) > MAX_VALUES:
+            raise WeightsError(f"the configuration calls a layer with more than {MAX_VALUES} values; it is damaged: save the model again")
         value, target, key = waiting.pop()
         found = read(value)
         if found is None:

@@ -15,10 +15,11 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from nplrp.errors import ModelError, NplrpError, OutputError, RuleError
+from nplrp.errors import ModelError, NplrpError, OutputError, RuleError, WeightsError
 from nplrp.explanation import Explanation, explain
+from nplrp.files.plain import open_plain
 from nplrp.files.save import KIND, VERSION, check_suffix
-from nplrp.files.sealed import check_seal
+from nplrp.files.sealed import opened_sealed
 from nplrp.ledger import SUMS, Entry, Ledger
 from nplrp.model import Model
 from nplrp.outputs import ByLayer
@@ -31,7 +32,19 @@ from nplrp.span import INPUT, find_span
 from nplrp.targets import Label, Naming
 
 #: What a file that isn't ours, or is cut short, makes the readers raise.
-_DAMAGE = (OSError, LookupError, ValueError, TypeError, RuntimeError, EOFError, BadZipFile, zlib.error)
+_DAMAGE = (
+    OSError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    EOFError,
+    MemoryError,
+    BadZipFile,
+    zlib.error,
+    WeightsError,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,25 +257,18 @@ def resume(
 
 def _read(path: Path) -> SavedExplanation:
     if path.suffix == ".npz":
-        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
+        with open_plain(path) as content, np.load(content, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         about = json.loads(str(arrays.pop("about")))
     else:
-        import h5py
-
-        from nplrp.files.hdf5 import layer_name
+        from nplrp.files import hdf5
 
         arrays = {}
-
-        def visit(name: str, item: Any) -> None:
-            if isinstance(item, h5py.Dataset):
-                group, slash, layer = name.partition("/")
-                arrays[group + slash + layer_name(layer)] = item[...]
-
-        check_seal(path, KIND, (VERSION,))
-        with h5py.File(path) as file:
-            about = json.loads(file.attrs["about"])
-            file.visititems(visit)
+        with opened_sealed(path, KIND, (VERSION,)) as (file, source):
+            about = json.loads(hdf5.attribute(source, file, "about", dense=True))
+            for name, dataset in hdf5.datasets(source, file).items():
+                group_name, slash, layer = name.partition("/")
+                arrays[group_name + slash + hdf5.layer_name(layer)] = hdf5.numbers(source, dataset)
 
     def group(name: str) -> ByLayer:
         return ByLayer({key.removeprefix(f"{name}/"): array for key, array in arrays.items() if key.startswith(f"{name}/")})

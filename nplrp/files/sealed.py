@@ -11,13 +11,14 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 import h5py
 
 from nplrp.files.atomic import atomic
+from nplrp.files.hdf5 import Source, open_hdf5
+from nplrp.files.plain import map_plain, open_plain
 
 BLOCK = 512
 
@@ -79,29 +80,46 @@ def _filled(temporary: Path, settings: dict[str, Any]) -> Iterator[h5py.File]:
         raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
-def check_seal(path: Path, kind: str, versions: tuple[int | str, ...]) -> None:
-    """Raise unless a file is whole and of a kind.
+@contextmanager
+def opened_sealed(path: str | os.PathLike[str], kind: str, versions: tuple[int | str, ...]) -> Iterator[tuple[h5py.File, Source]]:
+    """Open a file that is whole and of a kind, as `nplrp.files.hdf5.open_hdf5` does.
 
     Raises
     ------
     SealError
         Saying what it is instead.
+    WeightsError
+        If what is in it, sealed or not, can't be read as HDF5.
     OSError
         If it can't be read.
     """
-    with path.open("rb") as raw:
-        _check(raw, kind, versions)
+    data, _ = map_plain(path)
+    _check(data, kind, versions)
+    with open_hdf5(data) as opened:
+        yield opened
 
 
-def _check(raw: BufferedReader, kind: str, versions: tuple[int | str, ...]) -> None:
-    head = raw.read(BLOCK)
+def digest_of(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a whole plain file, read afresh.
+
+    Raises
+    ------
+    OSError
+        If it can't be read.
+    """
+    with open_plain(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check(data: memoryview, kind: str, versions: tuple[int | str, ...]) -> None:
+    head = bytes(data[:BLOCK])
     words = head.split(b"\n")[0].split()
     if len(head) < BLOCK or len(words) != 4 or words[0] != kind.encode():
         raise SealError("is empty" if not head else f"is no {kind.removeprefix('nplrp-')} file as nplrp writes it, or is cut short")
     version = words[1].decode("ascii", "replace")
     if version not in map(str, versions):
         raise SealError(f"has format version {version}, this nplrp reads {' and '.join(map(str, versions))}")
-    if head != _block(kind, version, hashlib.file_digest(raw, "sha256").hexdigest()):
+    if head != _block(kind, version, hashlib.sha256(data[BLOCK:]).hexdigest()):
         raise SealError("is truncated or was changed: its bytes don't have the SHA-256 that it states")
 
 

@@ -8,12 +8,11 @@ file's own configuration, by one beside it, by the name of an architecture, or, 
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
-import mmap
 import os
 import re
-import stat
 import struct
 import zipfile
 import zlib
@@ -26,10 +25,12 @@ from typing import Any
 
 import numpy as np
 
+from nplrp.cache import Stamp, stamp
 from nplrp.errors import ImageError, ModelError, WeightsError, brief
 from nplrp.files import architectures, foreign, hdf5, keras1, keras_config, vgg
 from nplrp.files.keras1 import Kernels
 from nplrp.files.keras_config import ConfigLayer, Network
+from nplrp.files.plain import map_plain
 from nplrp.files.preparing import prepared
 from nplrp.files.vgg import Told
 from nplrp.layers.config import is_size
@@ -168,20 +169,20 @@ def _one_line(message: str) -> str:
 # From the file to its contents
 
 
-def _read(path: Path) -> tuple[_Contents, list[tuple[str, int, int]]]:
-    """Return a file's contents, and path, size and modification time of every file they lie in."""
-    data, stamp = _map(path)
+def _read(path: Path) -> tuple[_Contents, list[Stamp]]:
+    """Return a file's contents, and the stamps of every file they lie in."""
+    data, stamped = _map(path)
     start = bytes(data[:64])
     if _is_hdf5(data):
         shard = re.fullmatch(r"(.+)_\d{5}\.weights\.h5", path.name)
         if shard and (index := path.with_name(f"{shard[1]}.weights.json")).is_file():
             raise WeightsError(f"this is one shard of a model; load {index.name} beside it")
-        return _read_hdf5(data), [stamp]
+        return _read_hdf5(data), [stamped]
     if start.startswith(b"PK\x03\x04"):
-        return _read_keras(path, data), [stamp]
+        return _read_keras(path, data), [stamped]
     if start.lstrip()[:1] == b"{":
         contents, stamps = _read_shards(path, data)
-        return contents, [stamp, *stamps]
+        return contents, [stamped, *stamps]
     looks, way = foreign.name_of(path, data) or (
         f"a file that starts with {start[:8]!r}",
         "export them from Keras with model.save('model.h5')",
@@ -189,24 +190,24 @@ def _read(path: Path) -> tuple[_Contents, list[tuple[str, int, int]]]:
     raise WeightsError(f"expected Keras weights (HDF5, a .keras archive or a .weights.json index), found {looks}; {way}")
 
 
-def _map(path: Path, expected: str = "Keras weights (.h5, .keras or .weights.json)") -> tuple[memoryview, tuple[str, int, int]]:
+def _map(path: Path, expected: str = "Keras weights (.h5, .keras or .weights.json)") -> tuple[memoryview, Stamp]:
     """Map a whole file read-only; the file is closed again, the mapping lives as long as an array uses it."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
-            raise WeightsError(f"this is no plain file, expected {expected}; copy it into one")
-        with path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            if status.st_size == 0:
-                raise WeightsError(f"the file is empty, expected {expected}; copy or download it again")
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        data, status = map_plain(path)
     except FileNotFoundError:
         raise WeightsError(f"there is no such file, expected {expected}; check the path") from None
     except IsADirectoryError:
         what, way = foreign.folder_of(path)
         raise WeightsError(f"this is {what}, expected {expected}; {way}") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            raise WeightsError(f"{error.strerror}; expected {expected}") from None
         raise WeightsError(f"the file can't be read ({error}); check its permissions and that it is a plain file") from error
-    return memoryview(mapped), (str(path.absolute()), status.st_size, status.st_mtime_ns)
+    if not data:
+        raise WeightsError(f"the file is empty, expected {expected}; copy or download it again")
+    found = stamp(path, status)
+    assert found is not None
+    return data, found
 
 
 def _is_hdf5(data: memoryview) -> bool:
@@ -216,24 +217,24 @@ def _is_hdf5(data: memoryview) -> bool:
 
 
 def _read_hdf5(data: memoryview) -> _Contents:
-    with hdf5.open_hdf5(data) as file:
+    with hdf5.open_hdf5(data) as (file, source):
         within = hdf5.child(file, "model_weights")
         within = within if isinstance(within, hdf5.Group) else file
-        names = hdf5.text(data, within, "layer_names")
+        names = hdf5.text(source, within, "layer_names")
         if names is not None:
-            contents = _Contents(True, _read_by_name(data, within, names))
+            contents = _Contents(True, _read_by_name(source, within, names))
         elif hdf5.has_attribute(within, "nb_layers"):
-            contents = _Contents(True, _read_old(data, within), old=True)
+            contents = _Contents(True, _read_old(source, within), old=True)
         elif any(isinstance(hdf5.child(file, container), hdf5.Group) for container in CONTAINERS):
             contents = _Contents(False, {})
-            _read_by_number(data, file, "", contents.stored, 0)
+            _read_by_number(source, file, "", contents.stored, 0)
         else:
             raise _no_weights(data, hdf5.members(file))
-        contents.config = _json_attribute(data, file, "model_config")
-        contents.version = _word(data, file, "keras_version") or _word(data, within, "keras_version")
-        contents.backend = _word(data, file, "backend") or _word(data, within, "backend")
-        contents.preprocessing = _json_attribute(data, file, "nplrp_preprocessing")
-        contents.classes = _json_attribute(data, file, "nplrp_classes")
+        contents.config = _json_attribute(source, file, "model_config")
+        contents.version = _word(source, file, "keras_version") or _word(source, within, "keras_version")
+        contents.backend = _word(source, file, "backend") or _word(source, within, "backend")
+        contents.preprocessing = _json_attribute(source, file, "nplrp_preprocessing")
+        contents.classes = _json_attribute(source, file, "nplrp_classes")
     return contents
 
 
@@ -246,48 +247,50 @@ def _no_weights(data: memoryview, found: list[str]) -> WeightsError:
     )
 
 
-def _word(data: memoryview, group: hdf5.Group, name: str) -> str | None:
+def _word(source: hdf5.Source, group: hdf5.Group, name: str) -> str | None:
     """Return which Keras, or which backend, wrote a file, as far as it says so readably."""
     try:
-        return next(iter(hdf5.text(data, group, name) or []), None)
+        return next(iter(hdf5.text(source, group, name) or []), None)
     except WeightsError:
         return None
 
 
-def _read_by_name(data: memoryview, within: hdf5.Group, names: list[str]) -> dict[str, _Stored]:
+def _read_by_name(source: hdf5.Source, within: hdf5.Group, names: list[str]) -> dict[str, _Stored]:
     found = {}
-    for name in names:
+    for name in dict.fromkeys(names):
         group = hdf5.child(within, name)
         if not isinstance(group, hdf5.Group):
             raise WeightsError(
                 f"layer {name!r} is listed, but its group is missing from the file; it is damaged: copy or download it again"
             )
+        source.enter(group)
         found[name] = _Stored(name)
-        for variable in hdf5.text(data, group, "weight_names") or []:
+        for variable in hdf5.text(source, group, "weight_names") or []:
             dataset = hdf5.child(group, variable)
             if not isinstance(dataset, hdf5.Dataset):
                 raise WeightsError(
                     f"layer {name!r}: dataset {variable!r} is listed, but missing from the file; it is damaged: copy or download it again"
                 )
-            _keep(data, found[name], variable, dataset)
+            _keep(source, found[name], variable, dataset)
     return found
 
 
-def _read_old(data: memoryview, within: hdf5.Group) -> dict[str, _Stored]:
+def _read_old(source: hdf5.Source, within: hdf5.Group) -> dict[str, _Stored]:
     """Read what was written before Keras 1: ``layer_0/param_0``, ... in forward order, of layers without names."""
     found = {}
     for name in sorted(hdf5.members(within), key=_natural):
         group = hdf5.child(within, name)
         if isinstance(group, hdf5.Group) and re.fullmatch(r"layer_\d{1,6}", name):
+            source.enter(group)
             found[name] = _Stored(None)
             for key in sorted(hdf5.members(group), key=_natural):
                 dataset = hdf5.child(group, key)
                 if isinstance(dataset, hdf5.Dataset):
-                    _keep(data, found[name], key, dataset)
+                    _keep(source, found[name], key, dataset)
     return found
 
 
-def _read_by_number(data: memoryview, group: hdf5.Group, prefix: str, found: dict[str, _Stored], depth: int) -> None:
+def _read_by_number(source: hdf5.Source, group: hdf5.Group, prefix: str, found: dict[str, _Stored], depth: int) -> None:
     """Collect ``layers/<class>_<n>/vars/<i>`` under the path in the file, also of models inside models."""
     if depth > keras_config.MAX_DEPTH:
         raise WeightsError(f"more than {keras_config.MAX_DEPTH} models lie inside each other in the file; it is damaged")
@@ -297,21 +300,22 @@ def _read_by_number(data: memoryview, group: hdf5.Group, prefix: str, found: dic
             layer = hdf5.child(layers, name)
             if not isinstance(layer, hdf5.Group):
                 continue
+            source.enter(layer)
             path, variables = f"{prefix}layers/{name}", hdf5.child(layer, "vars")
             if isinstance(variables, hdf5.Group):
-                stored = found[path] = _Stored(next(iter(hdf5.text(data, variables, "name") or []), None))
+                stored = found[path] = _Stored(next(iter(hdf5.text(source, variables, "name") or []), None))
                 for key in sorted(hdf5.members(variables), key=_natural):
                     dataset = hdf5.child(variables, key)
                     if isinstance(dataset, hdf5.Dataset):
-                        _keep(data, stored, key, dataset)
-            _read_by_number(data, layer, f"{path}/", found, depth + 1)
+                        _keep(source, stored, key, dataset)
+            _read_by_number(source, layer, f"{path}/", found, depth + 1)
 
 
-def _keep(data: memoryview, stored: _Stored, name: str, dataset: hdf5.Dataset) -> None:
+def _keep(source: hdf5.Source, stored: _Stored, name: str, dataset: hdf5.Dataset) -> None:
     """Note an array down, or only its type if it holds no floats: Keras's counters and seeds aren't needed."""
     kind = hdf5.other_type(dataset)
     if kind is None:
-        stored.arrays[name] = hdf5.array(data, dataset)
+        stored.arrays[name] = hdf5.array(source, dataset)
     else:
         stored.others[name] = kind
 
@@ -321,8 +325,8 @@ def _natural(name: str) -> tuple[tuple[str, int], ...]:
     return tuple((word, int(digits or -1)) for word, digits in re.findall(r"(\D*)(\d{0,9})", name))
 
 
-def _json_attribute(data: memoryview, file: hdf5.Group, name: str) -> Any:
-    value = hdf5.text(data, file, name)
+def _json_attribute(source: hdf5.Source, file: hdf5.Group, name: str) -> Any:
+    value = hdf5.text(source, file, name)
     return None if value is None else _json("".join(value), f"attribute {name!r}")
 
 
@@ -393,7 +397,7 @@ def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> byte
     return archive.read(info)
 
 
-def _read_shards(path: Path, data: memoryview) -> tuple[_Contents, list[tuple[str, int, int]]]:
+def _read_shards(path: Path, data: memoryview) -> tuple[_Contents, list[Stamp]]:
     """Read Keras 3's shards: an index that says which files beside it hold which variables."""
     if len(data) > hdf5.MAX_TEXT:
         raise WeightsError(
@@ -414,11 +418,11 @@ def _read_shards(path: Path, data: memoryview) -> tuple[_Contents, list[tuple[st
         if Path(name).name != name:
             raise WeightsError(f"the index names the shard {name!r}, expected a file beside it; the index is damaged")
         try:
-            shard, stamp = _map(path.with_name(name))
+            shard, stamped = _map(path.with_name(name))
             found = _read_hdf5(shard).stored
         except WeightsError as error:
             raise WeightsError(f"shard {name!r}: {error}") from error
-        stamps.append(stamp)
+        stamps.append(stamped)
         for place, stored in found.items():
             known = merged.stored.setdefault(place, stored)
             known.name = known.name or stored.name
@@ -442,7 +446,7 @@ def _size(given: Any) -> tuple[int, int] | None:
     return int(sides[0]), int(sides[1])
 
 
-Stamps = list[tuple[str, int, int]]
+Stamps = list[Stamp]
 
 
 @dataclass(frozen=True)
@@ -456,7 +460,7 @@ class _Understood:
         A layer -> its arrays among those stored.
     kernels : Kernels
         How they lie there.
-    stamps : list of (path, size, modification time)
+    stamps : list of Stamp
         What other files were read.
     """
 
@@ -492,8 +496,8 @@ def _understand(
             raise WeightsError(f"--head is for VGG16 and VGG19 only; give the model's configuration for a {architecture} with another head")
         return _named(contents, architecture, output, told)
     if config is not None:
-        given, stamp = _read_config(config)
-        return _configured(path, contents, given, output, config, kernels, told.input_size, [stamp])
+        given, stamped = _read_config(config)
+        return _configured(path, contents, given, output, config, kernels, told.input_size, [stamped])
     if own:
         return _parsed(path, contents, contents.config, output, kernels, told.input_size, True, [])
     named = path.with_name(re.sub(r"(\.weights)?\.[^.]*$", "", path.name) + ".json")
@@ -502,7 +506,7 @@ def _understand(
             if beside != named and vgg.is_official([stored.name for stored in contents.stored.values() if stored.arrays]):
                 break
             try:
-                given, stamp = _read_config(beside)
+                given, stamped = _read_config(beside)
             except WeightsError:
                 continue  # it may be anything
             if isinstance(given, dict) and "class_name" in given and "config" in given:
@@ -511,7 +515,7 @@ def _understand(
                     raise WeightsError(
                         f"{' and '.join(needless)} can't be given: the configuration {beside.name} beside it says what it is"
                     )
-                return _configured(path, contents, given, output, beside, kernels, told.input_size, [stamp])
+                return _configured(path, contents, given, output, beside, kernels, told.input_size, [stamped])
     found = _recognise(path, contents, told, kernels)
     if output is not None and output != found.network.layers[-1].layer.name:
         raise WeightsError(f"the weights are those of {found.network.name}, which has one output, {found.network.layers[-1].layer.name!r}")
@@ -605,15 +609,15 @@ def _configured(
         raise WeightsError(f"with the configuration {config.name}: {error}") from error
 
 
-def _read_config(path: Path) -> tuple[Any, tuple[str, int, int]]:
+def _read_config(path: Path) -> tuple[Any, Stamp]:
     try:
-        data, stamp = _map(path, "a configuration (JSON)")
+        data, stamped = _map(path, "a configuration (JSON)")
     except WeightsError as error:
         raise WeightsError(f"configuration {path}: {error}") from error
     if len(data) > hdf5.MAX_TEXT:
         raise WeightsError(f"configuration {path.name} has {len(data)} bytes, at most {hdf5.MAX_TEXT} are expected; give another file")
     value = _json(bytes(data), f"configuration {path.name}")
-    return (_json(value, f"configuration {path.name}") if isinstance(value, str) else value), stamp  # to_json() dumped once more
+    return (_json(value, f"configuration {path.name}") if isinstance(value, str) else value), stamped  # to_json() dumped once more
 
 
 def _finder(contents: _Contents, network: Network, own: bool) -> Callable[[ConfigLayer], _Stored]:

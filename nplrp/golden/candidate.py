@@ -13,6 +13,7 @@ import json
 import os
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from nplrp.errors import WeightsError
+from nplrp.files.plain import map_plain, open_plain, read_plain
 from nplrp.golden.errors import GoldenError
 
 _ROLES = (
@@ -32,6 +35,9 @@ _EDGE = r"(?:edges/([^/]+)/([^/]+)|layers/([^/]+)/edges/([^/]+)/relevance)"
 #: What golden files and their exports hold beside these.
 _BESIDE = r"layers/.+/(?!activation$|relevance$)[^/]+|layers/[^/]+/edges/.+"
 _INPUT, _ATTRIBUTION = ("x", "input"), ("relevance", "attribution")
+#: What files that aren't what they seem make their readers raise.
+_DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, EOFError, MemoryError, OverflowError)
+_DAMAGE += (zipfile.BadZipFile, zlib.error)  # type: ignore[assignment]
 #: safetensors' names of the numbers that NumPy has.
 _SAFE = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4"}
 
@@ -91,7 +97,7 @@ def read_candidate(path: str | os.PathLike[str], names: Mapping[str, str] | None
         raise GoldenError(f"{path}: candidates are {', '.join(readers)} files or folders of raw arrays; save the arrays as one of these")
     try:
         arrays, about = reader(path)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
+    except (*_DAMAGE, WeightsError) as error:
         reason = getattr(error, "strerror", None) or error
         raise GoldenError(f"{path}: can't be read as {path.suffix or 'a folder of raw arrays'}: {reason}; write it again") from None
     own = {name: array for name, array in arrays.items() if re.fullmatch(_EDGE, name) or not re.fullmatch(_BESIDE, name)}
@@ -146,7 +152,7 @@ def read_map(path: str | os.PathLike[str]) -> dict[str, str]:
         If it can't be read.
     """
     try:
-        text = Path(path).read_text("utf-8")
+        text = read_plain(path).decode("utf-8")
         if text.lstrip().startswith("{"):
             table = json.loads(text)
             if not all(isinstance(value, str) for value in table.values()):
@@ -156,14 +162,15 @@ def read_map(path: str | os.PathLike[str]) -> dict[str, str]:
         if any(len(row) != 2 for row in rows):
             raise ValueError("expected two names on each line")
         return {row[0]: row[1] for row in rows}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise GoldenError(
-            f"{path}: can't be read as a table of names: {error}; write JSON {{theirs: ours}}, or lines 'theirs ours'"
+            f"{path}: can't be read as a table of names: {reason}; write JSON {{theirs: ours}}, or lines 'theirs ours'"
         ) from None
 
 
 def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    with path.open("rb") as file:  # opened here, since NumPy leaves a damaged file open
+    with open_plain(path) as file:  # opened here, since NumPy leaves a damaged file open
         data = np.load(file, allow_pickle=False)
         if not isinstance(data, np.lib.npyio.NpzFile):
             raise ValueError("it is a single array; save with numpy.savez")
@@ -174,27 +181,22 @@ def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def _read_hdf5(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    import h5py
+    from nplrp.files import hdf5
 
-    arrays: dict[str, np.ndarray] = {}
-
-    def take(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset):
-            arrays[name] = np.asarray(item[()])
-
-    with h5py.File(path, "r") as file:
-        file.visititems(take)
-        about = _about(str(file.attrs["about"])) if "about" in file.attrs else {key: file.attrs[key] for key in file.attrs}
-    return arrays, about
+    with hdf5.open_hdf5(map_plain(path)[0]) as (file, source):
+        found = hdf5.datasets(source, file)
+        arrays = {name: hdf5.numbers(source, dataset) for name, dataset in found.items() if hdf5.is_numbers(dataset)}
+        about = hdf5.attributes(source, file, dense=True)
+    return arrays, _about(about["about"]) if isinstance(about.get("about"), str) else about
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read 8 bytes with the length of a JSON table, the table, then the numbers."""
-    data = path.read_bytes()
+    data = map_plain(path)[0]
     size = int.from_bytes(data[:8], "little")
     if len(data) < 8 or size > len(data) - 8:
         raise ValueError("it is truncated")
-    table, body = json.loads(data[8 : 8 + size]), memoryview(data)[8 + size :]
+    table, body = json.loads(bytes(data[8 : 8 + size])), data[8 + size :]
     about = table.pop("__metadata__", {})
     arrays = {}
     for name, row in table.items():
@@ -213,14 +215,14 @@ def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
 
 def _read_raw(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     arrays = {}
-    for line in (path / "contents.txt").read_text("utf-8").splitlines():
+    for line in read_plain(path / "contents.txt").decode("utf-8").splitlines():
         file, dtype, axes, *rest = line.split(" ")
         shape, name = [int(n) for n in rest[: int(axes)]], " ".join(rest[int(axes) :])
         if "/" in file or file.startswith("."):
             raise ValueError(f"{file!r} is outside of the folder")
-        arrays[name] = np.fromfile(path / file, "<" + dtype).reshape(shape)
+        arrays[name] = np.frombuffer(map_plain(path / file)[0], "<" + dtype).reshape(shape)
     about = path / "about.json"
-    return arrays, _about(about.read_text("utf-8")) if about.exists() else {}
+    return arrays, _about(read_plain(about).decode("utf-8")) if about.exists() else {}
 
 
 def _about(text: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nplrp.files.given import add_flags, given
 from nplrp.golden.errors import DIVERGED, PASSED, GoldenError
+from nplrp.pipes import draw, readable
 from nplrp.usage import Parser
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def add_commands(commands: Any) -> None:
 
     show = actions.add_parser("show", help="what a golden file holds")
     show.add_argument("golden", metavar="G")
+    show.add_argument("--digest", action="store_true", help="print the file's SHA-256 alone, to keep where the file isn't: in git")
     show.add_argument("--json", action="store_true", help="print the provenance as JSON")
     show.set_defaults(run=run_show)
 
@@ -73,6 +75,7 @@ def add_commands(commands: Any) -> None:
     check.add_argument(
         "--mode", default="chained", metavar="M", help="chained (default): it ran end to end; isolated: each layer got golden inputs"
     )
+    check.add_argument("--digest", metavar="D", help="refuse a golden file with another SHA-256 than 'show --digest' gave; or a file of it")
     check.add_argument("--layout", default="NHWC", help="NHWC (default) or NCHW")
     check.add_argument("--map", metavar="FILE", help="table of layer names: JSON {theirs: ours}, or lines 'theirs ours'")
     check.add_argument("--precision", metavar="P", help="float16, float32 or float64: what the backend computes in; default: by its arrays")
@@ -125,9 +128,12 @@ def run_show(arguments: argparse.Namespace) -> None:
     """Print what a golden file holds."""
     import json
 
-    from nplrp.golden.file import read
+    from nplrp.golden.file import digest, read
 
     golden = read(arguments.golden)
+    if arguments.digest:
+        print(f"{digest(arguments.golden)}  {Path(arguments.golden).name}")
+        return
     print(json.dumps(dict(golden.facts), indent=1, sort_keys=True) if arguments.json else golden)
 
 
@@ -167,8 +173,10 @@ def run_check(arguments: argparse.Namespace) -> int:
 
     from nplrp.golden.candidate import read_candidate, read_map
     from nplrp.golden.checking import check
-    from nplrp.golden.file import read
+    from nplrp.golden.file import check_digest, read
 
+    if arguments.digest is not None:
+        check_digest(arguments.golden, arguments.digest)
     golden = read(arguments.golden)
     names = read_map(arguments.map) if arguments.map else None
     if (arguments.candidate is None) == (arguments.backend is None):
@@ -184,7 +192,7 @@ def run_check(arguments: argparse.Namespace) -> int:
             raise GoldenError(f"--python is for {', '.join(BACKENDS)}; a command begins with its own interpreter")
         if arguments.mode == "isolated" and golden.profile != "full":
             raise GoldenError("this digest has samples only, so no layer can be given golden inputs; record a full file")
-        command = adapter(arguments.backend, arguments.mode, arguments.python) if known else shlex.split(arguments.backend)
+        command = adapter(arguments.backend, arguments.mode, arguments.python) if known else _words(arguments.backend)
         dtype = "float64" if arguments.precision == "float64" else "float32"
         candidate = run_backend(golden, model, command, names, dtype=dtype, x=_tensor(arguments, model))
         candidate = dataclasses.replace(candidate, source=arguments.backend)
@@ -233,17 +241,30 @@ def run_audit(arguments: argparse.Namespace) -> int:
     return PASSED if found.passed else DIVERGED
 
 
+def _words(command: str) -> list[str]:
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise GoldenError(f"--backend {command}: can't be read as a command: {error}") from None
+    if not words:
+        raise GoldenError("--backend is empty; give zennit, captum, innvestigate or a command")
+    return words
+
+
 def _progress(what: str) -> None:
     """Show what is being done, where somebody watches."""
     import sys
 
     if sys.stderr.isatty():
-        print(f"\r\x1b[K{what}", end="", file=sys.stderr, flush=True)
+        draw(sys.stderr, f"\r\x1b[K{readable(what)}")
+        sys.stderr.flush()
 
 
 def _tensor(arguments: argparse.Namespace, model: Model) -> np.ndarray | None:
     """Return the preprocessed input that was asked for, or None."""
     import numpy as np
+
+    from nplrp.files.plain import open_plain
 
     if arguments.image and arguments.input:
         raise GoldenError("--image and --input exclude each other; give one")
@@ -254,6 +275,7 @@ def _tensor(arguments: argparse.Namespace, model: Model) -> np.ndarray | None:
     if not arguments.input:
         return None
     try:
-        return np.asarray(np.load(arguments.input, allow_pickle=False))
-    except (OSError, ValueError, EOFError) as error:
-        raise GoldenError(f"{arguments.input}: can't be read as .npy: {error}; write it with numpy.save") from None
+        with open_plain(arguments.input) as file:
+            return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
+    except (OSError, ValueError, EOFError, MemoryError) as error:
+        raise GoldenError(f"{arguments.input}: can't be read as .npy: {str(error)[:200]}; write it with numpy.save") from None

@@ -169,7 +169,7 @@ def check_weights(golden: Golden, model: Model) -> None:
     ------
     ProvenanceError
     """
-    if model.content_hash != golden.facts["weights_sha256"]:
+    if model.fresh_hash() != golden.facts["weights_sha256"]:
         raise ProvenanceError(
             f"these are other weights: {model.source or model.name} has content SHA-256 {model.content_hash}, "
             f"the golden values were recorded with {golden.facts['weights_sha256']}; give the model that was recorded"
@@ -346,7 +346,7 @@ def _facts(e: Run, profile: str, input_name: str) -> dict[str, Any]:
         "analyzer_name": plan.composite.name,
         "model_name": model.name,
         "input_name": input_name,
-        "weights_sha256": model.content_hash,
+        "weights_sha256": model.fresh_hash(),
         "input_sha256": sha256(e.x),
         "layout": "NHWC",
         "preprocessing": {"mode": how.mode, "resample": how.resample, "crop": how.crop, "resize_to": how.resize_to, "source": how.source},

@@ -9,7 +9,8 @@
 `cache`         object code on disk, under all that it depends on
 `dependencies`  the modules that a kernel's source imports
 `code`          compiled code in memory, and its call by one thread or by a team
-`team`          OpenMP's threads, or Python's
+`team`          OpenMP's threads, or a crew
+`crew`          threads for one kernel, where there is no OpenMP
 `queue`         kernels that wait, to be run one after the other by one team
 `sanitizer`     a debug mode that finds who uses arrays of kernels that wait
 `barrier`       the loop in which that team runs them

@@ -3,9 +3,6 @@
 Who waits at a barrier looks at a counter, and gives its core to others once it has looked long enough.
 """
 
-import ctypes
-import functools
-
 from llvmlite import ir
 
 from nplrp.jit.dispatcher import shared_kernel
@@ -14,15 +11,6 @@ from nplrp.jit.lazy import intrinsic, types
 _I64 = ir.IntType(64)
 #: Looks at the counter before a waiting thread gives its core to others.
 _PATIENCE = 4000
-
-
-@functools.cache
-def yield_address():
-    """Return the address of the C library's sched_yield, or 0."""
-    try:
-        return ctypes.cast(ctypes.CDLL(None).sched_yield, ctypes.c_void_p).value or 0
-    except (OSError, TypeError, AttributeError):
-        return 0
 
 
 @intrinsic

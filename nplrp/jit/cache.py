@@ -2,7 +2,8 @@
 
 Every entry is one file named by everything that it depends on: the source of the kernel and of all modules that it imports
 (`nplrp.jit.dependencies`), the versions of Python, NumPy, Numba and llvmlite, Numba's settings, the CPU and its features, the function and
-its argument types. It carries its own digest; whatever can't be read or written is compiled again, silently. (Numba's own cache doesn't
+its argument types. It carries its own digest; whatever can't be read or written is compiled again, silently, and what somebody else could
+have written isn't read (`nplrp.cache`). (Numba's own cache doesn't
 notice an edit in a file that a kernel imports, mixes up entries that two processes write at once, and fails the program when its files are
 damaged or no directory can be written.)
 """
@@ -37,6 +38,8 @@ _announcing = threading.Lock()
 _BEGUN = time.time()
 #: With what it imports it shapes every kernel's code.
 _COMPILER = "nplrp.jit.compiler"
+#: What is kept here is for everybody who uses the installation.
+_INSTALLED = Path(__file__).parent / "__pycache__"
 
 
 @functools.cache
@@ -51,7 +54,7 @@ def cache_directory():
 @functools.cache
 def _places():
     """Return every directory that may hold compiled kernels, in the order in which they are tried."""
-    roots = [Path(__file__).parent / "__pycache__"]
+    roots = [_INSTALLED]
     with contextlib.suppress(RuntimeError):  # no home directory
         roots.insert(0 if os.environ.get("NPLRP_CACHE") else 1, cache.directory())
     if os.environ.get("NUMBA_CACHE_DIR"):
@@ -68,7 +71,7 @@ def _readable():
 
 def _writable(directory):
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        cache.make(directory, 0o755 if directory.parent == _INSTALLED else 0o700)
     except OSError:
         return False
     return os.access(directory, os.W_OK | os.X_OK)
@@ -132,7 +135,7 @@ def _read(name):
     """Return the content of a file whose digest is right, or None."""
     for place in _readable():
         with contextlib.suppress(OSError):
-            whole = (place / name).read_bytes()
+            whole = cache.read(place, name)
             content = whole[_DIGEST_BYTES:]
             if hashlib.sha256(content).digest() == whole[:_DIGEST_BYTES]:
                 return content
@@ -144,19 +147,14 @@ def _write(name, content):
     directory = cache_directory()
     if directory is None:
         return
-    path = directory / name
-    temporary = path.with_name(f"{name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(hashlib.sha256(content).digest() + content)
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        cache.write(directory, name, hashlib.sha256(content).digest() + content, 0o644 if directory.parent == _INSTALLED else 0o600)
 
 
 def _remove_old(prefix, keep):
     directory = cache_directory()
     if directory is not None:
-        files = sorted(directory.glob(f"{prefix}*"), key=lambda path: path.stat().st_mtime, reverse=True)
+        files = sorted(directory.glob(f"{prefix}*"), key=lambda path: path.lstat().st_mtime, reverse=True)
         for path in files[keep:]:
             path.unlink(missing_ok=True)
 

@@ -1,9 +1,8 @@
 """Compiled code in memory, for one type of arguments: called by one thread, or by a team (`nplrp.jit.team`)."""
 
 import ctypes
-from concurrent.futures import wait
 
-from nplrp.jit import team
+from nplrp.jit import crew, team
 from nplrp.jit.arguments import FAILED, FLOAT, RESULT, STATUS, WHOLE, layout
 from nplrp.jit.target import link
 
@@ -44,14 +43,12 @@ class Code:
         return self.result(block)
 
     def share(self, numbers, nt):
-        """Do all nt parts, each in a thread of its own."""
+        """Do all nt parts in a team of threads; whatever interrupts the caller, they are done when this is left."""
         with team.lock:
             openmp = team.openmp()
             if openmp is None:
                 block = self.block(numbers)
-                others = [team.pool(nt - 1).submit(self._part, block, t, nt) for t in range(1, nt)]
-                self._part(block, 0, nt)
-                wait(others)
+                crew.run(self.part_address, ctypes.addressof(block), nt, team.yield_address())
             else:
                 start, number, size = openmp
                 block = self.block(numbers, nt, number, size)

@@ -6,12 +6,11 @@ something has to be compiled.
 
 import functools
 import os
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from nplrp.jit import arguments, cache, queue
+from nplrp.jit import arguments, cache, queue, team
 from nplrp.jit.code import Code
 
 #: Whether kernels run as plain Python.
@@ -30,7 +29,7 @@ class Kernel:
 
     def __init__(self, function, split=False):
         functools.update_wrapper(self, function)
-        self._function, self._split, self._codes, self._lock = function, split, {}, threading.Lock()
+        self._function, self._split, self._codes = function, split, {}
 
     def __call__(self, *args):
         """Run the queue, then the kernel, and return what it returns: an int, a float, or None."""
@@ -56,7 +55,7 @@ class Kernel:
         kinds, numbers = arguments.describe(args)
         code = self._codes.get(kinds)
         if code is None:
-            with self._lock:
+            with team.loading:
                 code = self._codes[kinds] = self._codes.get(kinds) or self._kept(kinds) or self._compiled(kinds, args)
         return code, numbers
 

@@ -3,6 +3,8 @@
 After a kernel that is called alone the team goes to sleep, and Python is slow to call the next one, since the kernel has driven Python's
 data out of the caches: with 80 kernels this takes a tenth of an explanation. Kernels whose results Python doesn't look at are noted down
 instead. Then one team of OpenMP's runs them all; after each of them every thread waits for the others. Without OpenMP they are run singly.
+
+Ctrl-C may come between any two steps of Python's, also where a `with` block is left: what such a pass leaves is dropped by the next.
 """
 
 import ctypes
@@ -61,6 +63,7 @@ class Queue:
 
     def __init__(self, checked=None):
         self._calls, self._sanitizer = [], None
+        _state.queue = None  # a pass that was interrupted may have left its own
         if getattr(_state, "checked", False) if checked is None else checked:
             from nplrp.jit.sanitizer import Sanitizer
 
@@ -105,7 +108,7 @@ class Queue:
         try:
             if self._sanitizer:
                 self._sanitizer.release()
-            if threads > 1 and openmp is None:  # Python's threads may begin late, or never: they don't wait for each other inside kernels
+            if threads > 1 and openmp is None:  # a crew may be smaller than asked for: its threads don't wait for each other inside kernels
                 for nt, code, numbers, _ in self._calls:
                     code.share(numbers, nt)
             else:
@@ -114,12 +117,12 @@ class Queue:
             self._calls = []
 
     def _run_in_team(self, threads, number, size):
-        from nplrp.jit.barrier import run_all, yield_address
+        from nplrp.jit.barrier import run_all
 
         blocks = [code.block(numbers) for _, code, numbers, _ in self._calls]
         calls = [(code.part_address, ctypes.addressof(block), nt) for (nt, code, *_), block in zip(self._calls, blocks, strict=True)]
         with at_once():
-            run_all(threads, np.array(calls, np.int64).reshape(-1), np.zeros(1, np.int64), number, size, yield_address())
+            run_all(threads, np.array(calls, np.int64).reshape(-1), np.zeros(1, np.int64), number, size, team.yield_address())
         for (_, code, *_), block in zip(self._calls, blocks, strict=True):
             code.result(block)
 

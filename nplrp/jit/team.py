@@ -1,8 +1,10 @@
 """The threads that share a kernel's work.
 
-A team is one of OpenMP's where GNU's library for it is installed: it wakes in microseconds. Python threads do the same elsewhere, in a
-process that was forked off (OpenMP would wait there for threads that are gone), and if NUMBA_THREADING_LAYER names another layer than omp.
-Compiled code doesn't hold the interpreter's lock.
+A team is one of OpenMP's where GNU's library for it is installed: it wakes in microseconds. Threads of our own (`nplrp.jit.crew`) do the
+same elsewhere, in a process that was forked off (OpenMP would wait there for threads that are gone), and if NUMBA_THREADING_LAYER names
+another layer than omp. Compiled code doesn't hold the interpreter's lock.
+
+A fork waits until no other thread of ours works or loads: what that has begun would stay half done in the child, its locks held for ever.
 """
 
 import ctypes
@@ -10,10 +12,13 @@ import functools
 import os
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 #: Held while a team works: further callers wait, instead of sharing the cores with it.
 lock = threading.RLock()
+#: Held while code is compiled, or brought into memory: LLVM and Numba let one thread at a time do so anyway.
+loading = threading.RLock()
+_forking: list[Any] = []  # what a fork that is under way holds
 _orphaned = threading.Event()  # set in a process that was forked off one with a team of OpenMP's
 
 
@@ -33,9 +38,12 @@ def openmp():
 
 
 @functools.cache
-def pool(count):
-    """Return `count` Python threads that take the place of OpenMP's."""
-    return ThreadPoolExecutor(count, "nplrp")
+def yield_address():
+    """Return the address of the C library's sched_yield, or 0."""
+    try:
+        return ctypes.cast(ctypes.CDLL(None).sched_yield, ctypes.c_void_p).value or 0
+    except (OSError, TypeError, AttributeError):
+        return 0
 
 
 def threads():
@@ -44,7 +52,7 @@ def threads():
     if numba is not None and numba._is_initialized:
         return numba.get_num_threads()
     given = os.environ.get("NUMBA_NUM_THREADS", "")
-    return int(given) if given.isdigit() and int(given) > 0 else cores()
+    return int(given) if given.isascii() and given.isdigit() and len(given) < 5 and int(given) > 0 else cores()
 
 
 @functools.cache
@@ -58,13 +66,27 @@ def exclusive():
     return lock
 
 
+#: Seconds that a fork waits for other threads: one that compiles may need as long.
+_FORK_WAITS = 60
+
+
+def _before_fork():
+    _forking[:] = [each for each in (lock, loading) if each.acquire(timeout=_FORK_WAITS)]
+
+
+def _after_fork():
+    while _forking:
+        _forking.pop().release()
+
+
 def _forked():
-    lock._at_fork_reinit()
+    _forking.clear()
+    for each in (lock, loading):
+        each._at_fork_reinit()
     if openmp.cache_info().currsize:
         _orphaned.set()
     openmp.cache_clear()
-    pool.cache_clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_forked)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nplrp.errors import RuleError, brief, nearest
+from nplrp.files.plain import read_plain
 from nplrp.rules import SWITCHES, Rule, parse_call
 from nplrp.rules.dialects import OWN
 
@@ -32,6 +33,8 @@ LINEAR = ("conv", "dense", "scale", "avgpool")
 WEIGHTED = ("conv", "dense", "scale")
 POOL = ("maxpool",)
 POOLS = ("maxpool", "avgpool")
+#: Bytes of a composite's file: a row is some dozens.
+_MOST = 1 << 20
 #: Families that a composite may leave to the dialect.
 JOINS = ("add", "mean", "subtract", "maximum", "gate", "norm", "activation", "rectifier")
 KINDS = (*LINEAR, *POOL, *JOINS)
@@ -224,9 +227,9 @@ class Composite:
 
         path = Path(path)
         try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise RuleError(f"{path}: can't be read as TOML: {error}") from None
+            table = tomllib.loads(read_plain(path, _MOST).decode("utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise RuleError(f"{path}: can't be read as TOML: {' '.join(str(error).split())[:200]}") from None
         try:
             return cls.from_dict({"name": path.stem, **table})
         except RuleError as error:

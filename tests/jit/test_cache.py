@@ -30,12 +30,15 @@ print(cache.cache_directory(), int("numba" not in sys.modules))
 """
 
 
-def run(directory, before="", **settings):
-    """Run two kernels in a new process; return its cache directory and whether it did without Numba, which compiles what isn't kept."""
+def run(directory, before="", said="", **settings):
+    """Run two kernels in a new process; return its cache directory and whether it did without Numba, which compiles what isn't kept.
+
+    `said` has to be in the one line on stderr.
+    """
     env = {**os.environ, "NUMBA_CACHE_DIR": str(directory), **settings}
     done = subprocess.run([sys.executable, "-c", RUN.format(before=before)], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert not done.stderr
+    assert said in done.stderr and done.stderr.count("\n") == bool(said)
     place, hits = done.stdout.split()
     return place, int(hits)
 
@@ -92,6 +95,32 @@ def test_a_directory_that_vanishes_or_refuses_is_no_error(tmp_path):
     in_the_way.write_text("")
     place, _ = run(in_the_way)
     assert Path(place).is_dir(), "the next place is taken"
+
+
+def test_a_folder_that_others_can_write_is_not_used(tmp_path):
+    place, _ = run(tmp_path)
+    assert Path(place).stat().st_mode & 0o777 == 0o700
+    Path(place).chmod(0o777)
+    elsewhere, _ = run(tmp_path, said="can be written by others (mode 777)")
+    assert not elsewhere.startswith(str(tmp_path))
+    Path(place).rename(tmp_path / "theirs")
+    (tmp_path / "theirs").chmod(0o700)
+    Path(place).symlink_to(tmp_path / "theirs")
+    elsewhere, _ = run(tmp_path, said="is a link")
+    assert not elsewhere.startswith(str(tmp_path))
+
+
+def test_entries_that_somebody_else_could_have_written_are_compiled_again(tmp_path):
+    place, _ = run(tmp_path)
+    first, second = sorted(Path(place).glob("*.bin"))
+    first.chmod(0o666)
+    assert run(tmp_path, said="can be written by others (mode 666)") == (place, 0)
+    assert run(tmp_path) == (place, 1), "it was replaced by our own"
+    assert first.stat().st_mode & 0o777 == 0o600
+    second.unlink()
+    os.mkfifo(second)
+    assert run(tmp_path, said="is no plain file") == (place, 0)
+    assert run(tmp_path) == (place, 1)
 
 
 def test_another_cpu_has_its_own_entries(tmp_path):

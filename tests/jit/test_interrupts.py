@@ -1,0 +1,140 @@
+"""Ctrl-C at any moment: no thread outlives the arrays that it writes, and the next pass has its bits."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nplrp.jit import DISABLED, Queue, crew, shared_kernel, team
+
+ROOT = Path(__file__).parents[2]
+LAYERS = {
+    "OpenMP": {},
+    "a crew": {"NUMBA_THREADING_LAYER": "workqueue"},
+    "a crew of many": {"NUMBA_THREADING_LAYER": "workqueue", "NUMBA_NUM_THREADS": "7"},
+    "one thread": {"NUMBA_NUM_THREADS": "1"},
+}
+#: Explains a small network while a timer interrupts it, after a random part of the time that it takes; argv: seed, interrupts.
+RUN = """
+import random, signal, sys, time
+from tests import networks
+from nplrp import explain
+model = networks.small_vgg(size=32)
+x = networks.images(0, 1, model.input_shape)
+expected = explain(model, x, "epsilon_plus").relevance.tobytes()
+begin = time.perf_counter()
+explain(model, x, "epsilon_plus")
+taken = time.perf_counter() - begin
+chance, interrupted, shots = random.Random(int(sys.argv[1])), 0, 0
+
+def ring(*_):
+    global shots, interrupted
+    if shots:
+        shots, interrupted = shots - 1, interrupted + 1
+        raise KeyboardInterrupt
+
+signal.signal(signal.SIGALRM, ring)
+for k in range(10 * int(sys.argv[2])):
+    if interrupted >= int(sys.argv[2]):
+        break
+    try:
+        try:
+            shots = 2 if k % 3 == 0 else 1
+            signal.setitimer(signal.ITIMER_REAL, 1e-5 + chance.random() * taken, taken / 9)
+            explain(model, x, "epsilon_plus")
+            shots = 0
+        except KeyboardInterrupt:
+            shots = 0
+    except KeyboardInterrupt:  # the second, while the first was caught
+        pass
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    assert explain(model, x, "epsilon_plus").relevance.tobytes() == expected, k
+print(interrupted)
+"""
+
+pytestmark = pytest.mark.skipif(DISABLED or not hasattr(signal, "setitimer"), reason="plain Python, or no timer")
+
+
+def run(layer, interrupts, seed):
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, str(seed), str(interrupts)],
+        cwd=ROOT,
+        env={**os.environ, **LAYERS[layer]},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60 + interrupts,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= interrupts
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_random_interrupts(layer):
+    run(layer, 60, seed=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layer", LAYERS)
+def test_thousands_of_random_interrupts(layer):
+    for seed in range(1, 11):
+        run(layer, 1000, seed)
+
+
+@shared_kernel
+def _long(t, nt, rounds, out):
+    """The last part takes long; the first is done at once."""
+    x = 1.0
+    for _ in range(rounds if t == nt - 1 else 1):
+        x = x * 0.999999 + 1e-6
+    out[t] = x
+
+
+@pytest.mark.parametrize("openmp", [True, False])
+@pytest.mark.parametrize("queued", [True, False])
+def test_the_caller_waits_for_all_parts_then_raises(openmp, queued, monkeypatch):
+    if not openmp:
+        monkeypatch.setattr(team, "openmp", lambda: None)
+    out, queue = np.zeros(3), Queue()
+    _long(3, 10, out)
+    begin = time.perf_counter()
+    _long(3, 10_000_000, out)
+    rounds, out[:] = int(3e6 / (time.perf_counter() - begin)), 0  # 0.3 s
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            if queued:
+                with queue:
+                    _long(3, rounds, out)
+                queue.run()
+            else:
+                _long(3, rounds, out)
+            time.sleep(1)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert out.all()
+
+
+def test_where_no_thread_can_be_started_the_caller_does_all(monkeypatch):
+    library, call, _ = crew._compiled()
+    refuse = ctypes.CFUNCTYPE(ctypes.c_ulong, ctypes.c_void_p, ctypes.c_void_p)(lambda *_: ctypes.c_ulong(-1).value)
+    monkeypatch.setattr(crew, "_compiled", lambda: (library, call, ctypes.cast(refuse, ctypes.c_void_p).value))
+    monkeypatch.setattr(team, "openmp", lambda: None)
+    out = np.zeros(5)
+    _long(5, 10, out)
+    assert out.all()
+
+
+def test_a_queue_that_was_left_by_an_interrupt_takes_no_further_calls():
+    Queue().__enter__()  # left as it is if the interrupt comes where the block ends
+    queue, out = Queue(), np.zeros(2)
+    _long(2, 10, out)
+    assert out.all()
+    queue.run()

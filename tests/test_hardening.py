@@ -1,0 +1,218 @@
+"""What is given stays what it was, or it is said: inputs, files in use, parameters, hashes, and what a terminal is sent."""
+
+import io
+import os
+import sys
+import time
+
+import h5py
+import numpy as np
+import pytest
+
+import nplrp
+from nplrp import cli
+from nplrp.errors import RuleError, WeightsError
+from nplrp.files import keras_config
+from nplrp.files.hdf5 import array, numbers, open_hdf5
+from nplrp.files.plain import map_plain, open_plain, read_plain
+from nplrp.jit import team
+from nplrp.pipes import heedless, readable
+from tests.keras_files import FILES
+from tests.networks import images, small_vgg
+from weights_tools import torch_file
+
+WEIGHTS = FILES / "small32_k2_model_save.h5"
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "w.h5"
+    path.write_bytes(WEIGHTS.read_bytes())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("composite", "what"),
+    [
+        ("epsilon(epsilon=1e39)", "epsilon is 1e+39"),
+        ("epsilon(epsilon=1e-60)", "epsilon is 1e-60"),
+        ("gamma(gamma=1e40)", "gamma is 1e+40"),
+    ],
+)
+def test_parameters_that_the_dtype_cannot_hold_are_refused_with_the_plan(composite, what):
+    model = small_vgg()
+    with pytest.raises(RuleError, match="which float32 can't hold") as caught:
+        nplrp.make_plan(model, composite)
+    assert what in str(caught.value)
+    nplrp.make_plan(model, composite, dtype="float64")
+
+
+def test_maps_that_are_zero_everywhere_are_told(caplog):
+    model, x = small_vgg(), images(0, 1, (8, 8, 3))
+    assert not nplrp.explain(model, x, "epsilon(epsilon=1e37)").relevance.any()
+    assert any("1 of 1 maps are 0 everywhere" in record.getMessage() for record in caplog.records)
+    caplog.clear()
+    nplrp.explain(model, x, "epsilon")
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_an_explanation_does_not_change_with_what_it_was_given(dtype):
+    model, x = small_vgg(), images(0, 1, (8, 8, 3)).astype(dtype)
+    start, mask = np.ones((1, 7), dtype), np.ones(7, dtype)
+    e = nplrp.explain(model, x, "zplus", dtype=dtype, at="fc1", start=start, masks={"fc1": mask})
+    expected = nplrp.explain(model, x.copy(), "zplus", dtype=dtype, at="fc1", start=start.copy(), masks={"fc1": mask.copy()}).ledger
+    x[:], start[:], mask[:] = 9, 9, 0
+    assert e.x.max() < 9
+    assert (e.start == 1).all()
+    assert str(e.ledger) == str(expected)
+
+
+def test_a_file_that_is_cut_while_it_is_mapped_is_an_error(file):
+    model = nplrp.load(file)
+    x = images(0, 1, model.input_shape)
+    nplrp.predict(model, x)
+    size = file.stat().st_size
+    os.truncate(file, size // 2)
+    for ask in (nplrp.predict, nplrp.explain, nplrp.logits):
+        with pytest.raises(WeightsError, match="was changed while the model is in use"):
+            ask(model, x)
+
+
+def test_another_file_under_the_same_name_does_no_harm(file, tmp_path):
+    model = nplrp.load(file)
+    x = images(0, 1, model.input_shape)
+    expected = nplrp.predict(model, x)
+    (tmp_path / "new").write_bytes(b"something else")
+    (tmp_path / "new").replace(file)
+    assert np.array_equal(nplrp.predict(model, x), expected)
+    file.unlink()
+    assert np.array_equal(nplrp.predict(model, x), expected)
+
+
+def test_a_changed_number_changes_the_hash_also_with_the_old_time(file, tmp_path, monkeypatch):
+    monkeypatch.setenv("NPLRP_CACHE", str(tmp_path / "cache"))
+    before, status = nplrp.load(file).content_hash, file.stat()
+    bias = nplrp.load(file).layers[0].arrays["kernel"].tobytes()
+    content = bytearray(file.read_bytes())
+    content[content.index(bias)] ^= 1
+    with file.open("r+b") as opened:
+        opened.write(content)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert file.stat().st_mtime_ns == status.st_mtime_ns
+    assert nplrp.load(file).content_hash != before
+    monkeypatch.setattr("nplrp.model.remembered_hash", lambda key, compute: before)
+    assert nplrp.load(file).content_hash == before
+    assert nplrp.load(file).fresh_hash() != before
+
+
+@pytest.mark.parametrize("text", ["\x1b[2J", "a\rb", "\x07", "\x9b31m", "\u202eevil", "\u2028", "\ud800", "\x7f"])
+def test_what_a_terminal_would_obey_is_shown(text):
+    shown = readable(f"{text}\n\tfine")
+    assert all(char in "\n\t" or char.isprintable() for char in shown)
+    assert shown.endswith("\n\tfine")
+
+
+def test_no_stream_of_a_command_sends_control_characters_or_fails_on_a_character(monkeypatch):
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, "ascii", errors="strict", write_through=True))
+    with heedless():
+        print("a\x1b[31m caf\u00e9 \ud800")
+    assert raw.getvalue() == b"a\\x1b[31m caf\\xe9 \\ud800\n"
+
+
+def test_an_error_that_nobody_expected_is_one_line_and_2(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "run_composites", lambda _: 1 / 0)
+    assert cli.main(["composites"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "unexpected ZeroDivisionError" in err
+    monkeypatch.setenv("NPLRP_DEBUG", "1")
+    assert cli.main(["composites"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
+def test_pipes_and_devices_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero"):
+        with pytest.raises(OSError, match="no plain file"):
+            open_plain(path)
+    (tmp_path / "large").write_bytes(bytes(100))
+    with pytest.raises(OSError, match="more than 99 bytes"):
+        read_plain(tmp_path / "large", 99)
+
+
+def test_many_names_of_one_packed_array_are_refused_or_read_once(tmp_path):
+    path = tmp_path / "w.h5"
+    with h5py.File(path, "w") as file:
+        names = [f"d{i}" for i in range(24)]
+        first = file.create_group("d0")
+        first.create_dataset("kernel:0", data=np.zeros((500, 500), "f4"), compression="gzip")
+        first.attrs["weight_names"] = ["kernel:0"]
+        for name in names[1:]:
+            file[name] = first
+        file.attrs["layer_names"] = names
+    with pytest.raises(WeightsError, match="under several names"):
+        nplrp.load(path)
+    with h5py.File(path, "r+") as file:
+        for name in names[1:]:
+            del file[name]
+            file.create_group(name).attrs["weight_names"] = ["kernel:0"]
+            file[name]["kernel:0"] = file["d0/kernel:0"]
+    data, _ = map_plain(path)
+    with open_hdf5(data) as (file, source):
+        arrays = [array(source, file[f"{name}/kernel:0"]) for name in names]
+        assert all(each is arrays[0] for each in arrays)
+
+
+def test_datasets_that_claim_the_same_bytes_are_refused(tmp_path):
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        for i in range(3):
+            file.create_dataset(f"a{i}", data=np.random.default_rng(i).normal(size=2000), dtype="f8")
+    data, _ = map_plain(tmp_path / "w.h5")
+    with pytest.raises(WeightsError, match="those before claim"), open_hdf5(data) as (file, source):
+        source._stored = 40_000
+        array(source, file["a0"])
+
+
+def test_numbers_that_look_like_a_damaged_heap_are_numbers(tmp_path):
+    content = np.frombuffer(b"GCOL\x01\0\0\0" * 4000, "<i8")
+    with h5py.File(tmp_path / "c.h5", "w") as file:
+        file.create_dataset("a", data=content)
+    data, _ = map_plain(tmp_path / "c.h5")
+    with open_hdf5(data) as (file, source):
+        assert np.array_equal(numbers(source, file["a"]), content)
+
+
+def test_outputs_of_one_name_take_no_square_of_their_number():
+    refs = [["x", 0, 0]] * 30_000
+    begin = time.perf_counter()
+    assert list(keras_config._ends(refs, "output_layers", "m"))[-1] == "x_29999"
+    assert time.perf_counter() - begin < 10
+    assert list(keras_config._ends([[name, 0, 0] for name in ("a", "a_1", "a", "a")], "output_layers", "m")) == [
+        "a",
+        "a_1",
+        "a_2",
+        "a_3",
+    ]
+
+
+def test_a_call_with_a_million_values_is_refused():
+    with pytest.raises(WeightsError, match="more than 500000 values"):
+        keras_config._with_refs([[1] * 1_000_000], lambda value: None)
+
+
+def test_a_tensor_is_no_larger_than_what_is_stored():
+    storage = torch_file._Storage("0", np.dtype("<f4"))
+    tensor = torch_file._Tensor(storage, 0, (1 << 20, 1 << 20), (0, 0))
+    with pytest.raises(WeightsError, match="more numbers than the 1"):
+        tensor.array(np.zeros(1, "f4"), "w")
+    assert torch_file._Tensor(storage, 1, (2, 2), (1, 2)).array(np.arange(5, dtype="f4"), "w").tolist() == [[1, 3], [2, 4]]
+
+
+@pytest.mark.parametrize("given", ["²", "9" * 5000, "٣"])
+def test_numbers_of_threads_that_are_none(given, monkeypatch):
+    monkeypatch.setenv("NUMBA_NUM_THREADS", given)
+    monkeypatch.setitem(sys.modules, "numba.np.ufunc.parallel", None)
+    assert team.threads() == team.cores()
