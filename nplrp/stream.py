@@ -8,7 +8,7 @@ import itertools
 import os
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,27 +170,29 @@ def explain_many(
 
 
 def _explanations(
-    done: Iterator[Explained],
+    done: Generator[Explained, None, None],
     total: int | None,
     progress: bool | Callable[[int, int | None], None],
     skip: Callable[[ImageLike, NplrpError], None] | None,
 ) -> Iterator[Explanation]:
     shown = Progress(total, quiet=progress is not True)
-    for count, each in enumerate(done, 1):
-        shown.update(count)
-        if callable(progress):
-            progress(count, total)
-        if each.error is None:
-            yield each.explanations[0]
-        elif skip is None:
-            shown.close()
-            raise each.error
-        else:
-            skip(each.image, each.error)
-    shown.close()
+    try:
+        for count, each in enumerate(done, 1):
+            shown.update(count)
+            if callable(progress):
+                progress(count, total)
+            if each.error is None:
+                yield each.explanations[0]
+            elif skip is None:
+                raise each.error
+            else:
+                skip(each.image, each.error)
+    finally:
+        done.close()  # whoever stops in the middle needs no more pictures read
+        shown.close()
 
 
-def stream(images: Iterable[ImageLike], model: Model, wanted: Question, root: Path | None = None) -> Iterator[Explained]:
+def stream(images: Iterable[ImageLike], model: Model, wanted: Question, root: Path | None = None) -> Generator[Explained, None, None]:
     """Explain images in their order; errors of single images are yielded, and whatever is left is put away when the iterator is closed.
 
     Parameters
@@ -201,7 +203,7 @@ def stream(images: Iterable[ImageLike], model: Model, wanted: Question, root: Pa
     root : path or None
         Where names of files count from; None: from here.
     """
-    with ThreadPoolExecutor(_DECODERS, "nplrp-decoder") as pool:
+    with ThreadPoolExecutor(_DECODERS, "nplrp-reader") as pool:
         waiting: deque[tuple[int, ImageLike, Future[Read]]] = deque()
         numbered = enumerate(images)
         try:

@@ -40,7 +40,7 @@ def test_no_more_images_are_read_than_are_needed():
         next(explanations)
         assert len(read) - taken <= CHUNK + stream._AHEAD
     explanations.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("nplrp-decoder")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("nplrp-reader")]
 
 
 def test_bad_images(tmp_path):

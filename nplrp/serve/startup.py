@@ -33,7 +33,7 @@ def prepare(engine: Engine, settings: Settings) -> None:
         If the weights have another hash than --sha256, or the kernels compute other bits than those that are known to be right.
     """
     model, begun = engine.model, time.monotonic()
-    found = model.content_hash
+    found = model.fresh_hash() if settings.sha256 else model.content_hash
     if settings.sha256 and found != settings.sha256:
         raise ServeError(f"{model.source or model.name}: its content hash is {found}, --sha256 is {settings.sha256}: wrong file?")
     log.info("weights %s... %.1f s", found[:12], time.monotonic() - begun)
