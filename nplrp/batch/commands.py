@@ -49,7 +49,7 @@ def add_commands(commands: Any, weights: Parser, rules: Parser, numerics: Parser
     batch.add_argument(
         "--keep", default="float32", metavar="K", help="float32 (default: maps as computed), float16, or reduced (their sums over channels)"
     )
-    batch.add_argument("--ledger", action="store_true", help="keep where the relevance went, layer by layer (takes about five times as long)")
+    batch.add_argument("--ledger", action="store_true", help="keep where the relevance went by layer (five to eight times as long)")
     batch.add_argument("--pictures", action="store_true", help="also draw every image beside its maps (DIR/pictures/*.png)")
     batch.add_argument("--shard-size", type=int, default=None, metavar="N", help="images in a shard (default 32)")
     batch.add_argument("--shard", metavar="i/N", help="compute the i-th of N parts alone, from 1: for arrays of jobs on a cluster")
