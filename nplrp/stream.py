@@ -113,6 +113,11 @@ class Explained:
     error: NplrpError | None
 
     @property
+    def reason(self) -> str:
+        """Why it failed, in one line; empty if it didn't."""
+        return " ".join(str(self.error).split()) if self.error else ""
+
+    @property
     def pixels(self) -> np.ndarray:
         """The picture at the model's size, (1, H, W, C); of an image that was read."""
         assert self.read is not None

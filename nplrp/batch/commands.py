@@ -130,18 +130,14 @@ def run_batch(arguments: argparse.Namespace) -> int:
         handler.let_go()
     bar = Progress(None, "explaining", quiet=arguments.quiet)
 
-    def told(done: int, total: int) -> None:
-        bar.total = total
-        bar.update(done)
-
     try:
         if arguments.scheduler:
             from nplrp.batch.scheduling import run_scheduled
 
-            report = run_scheduled(job, out, given(arguments), model, wanted, arguments.scheduler, told, bar.note)
+            report = run_scheduled(job, out, given(arguments), model, wanted, arguments.scheduler, bar.told, bar.note)
         else:
             with compiling_ahead("nplrp.precompile", composites[0], arguments.dtype):
-                report = run(job, out, model, wanted, part, told, bar.note)
+                report = run(job, out, model, wanted, part, bar.told, bar.note)
     except KeyboardInterrupt:
         bar.close()
         print(f"nplrp: stopped; what is done is in {out}, and the same command goes on from there", file=sys.stderr)
@@ -198,12 +194,8 @@ def run_merge(arguments: argparse.Namespace) -> int:
     model = given(arguments).load()
     bar = Progress(None, "computing again", quiet=arguments.quiet)
 
-    def told(done: int, total: int) -> None:
-        bar.total = total
-        bar.update(done)
-
     try:
-        count, other = verify(results, model, share, arguments.seed, results.wanted(composites), told)
+        count, other = verify(results, model, share, arguments.seed, results.wanted(composites), bar.told)
     finally:
         bar.close()
     for line in other:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from nplrp.batch.results import Results
+from nplrp.batch.shard import map_hashes
 from nplrp.errors import ImageError, NplrpError
-from nplrp.explanation import Explanation
 from nplrp.files.sealed import written_hdf5
 from nplrp.model import Model
 from nplrp.stream import Wanted, stream
@@ -118,16 +117,12 @@ def verify(
             other.append(f"{name}: the picture has changed since")
         elif each.error is not None:
             changed = "can't be read any more" if isinstance(each.error, ImageError) else "can't be explained any more"
-            other.append(f"{name}: {changed}: {' '.join(str(each.error).split())}")
-        elif _hashes(each.explanations) != maps_there:
+            other.append(f"{name}: {changed}: {each.reason}")
+        elif [sha256 for e in each.explanations for sha256 in map_hashes(e.relevance)] != maps_there:
             other.append(f"{name}: computed again, its relevance has other bits")
         if told:
             told(done, count)
     return count, other
-
-
-def _hashes(explanations: Sequence[Explanation]) -> list[str]:
-    return [hashlib.sha256(np.ascontiguousarray(R).data).hexdigest() for e in explanations for R in e.relevance]
 
 
 def share_of(text: str) -> float:

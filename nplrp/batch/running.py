@@ -101,7 +101,7 @@ def run(
                 if each.error is None:
                     report.done += 1
                 else:
-                    report.failed.append((str(each.image), " ".join(str(each.error).split())))
+                    report.failed.append((str(each.image), each.reason))
                 if told:
                     told(done, total)
     return report
@@ -145,7 +145,7 @@ def compute_shard(job: Job, out: Path, shard: int, model: Model, wanted: Wanted,
         for each in explained(job, [shard], model, wanted, root):
             writer.take(each)
             if each.error is not None:
-                found.append((str(each.image), " ".join(str(each.error).split())))
+                found.append((str(each.image), each.reason))
     return found
 
 

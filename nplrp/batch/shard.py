@@ -52,7 +52,7 @@ def row_of(explained: Explained, job: Job) -> Row:
     """Return what a job keeps of one image."""
     image = str(explained.image)
     if explained.error is not None or explained.read is None:
-        return Row(explained.index, image, "", {}, (), " ".join(str(explained.error).split()))
+        return Row(explained.index, image, "", {}, (), explained.reason)
     first = explained.explanations[0]
     vector = len(first.model.output_shape) == 1
     arrays = {"output": first.output[0].copy(), "logits": first.logits[0].copy()} if vector else {}
@@ -66,12 +66,17 @@ def _map_arrays(e: Explanation, job: Job) -> dict[str, np.ndarray]:
         "target": np.full(count, -1, np.int64) if e.targets is None else np.asarray(e.targets, np.int64),
         "begun": e.begun,
         "arrived": sums(R),
-        "sha256": np.array([hashlib.sha256(np.ascontiguousarray(each).data).hexdigest() for each in R], "S64"),
+        "sha256": np.array(map_hashes(R), "S64"),
     }
     arrays |= _kept(R, job.kept)
     if job.facts["ledger"] and not e.plan.composite.gradient:
         arrays |= {f"ledger/{term}": np.stack([getattr(entry, term) for entry in e.books.entries], axis=1) for term in SUMS}
     return arrays
+
+
+def map_hashes(R: np.ndarray) -> list[str]:
+    """Return the SHA-256 of every map's bits."""
+    return [hashlib.sha256(np.ascontiguousarray(each).data).hexdigest() for each in R]
 
 
 def _kept(R: np.ndarray, kept: str) -> dict[str, np.ndarray]:
