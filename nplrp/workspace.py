@@ -70,10 +70,13 @@ class Workspace:
                 self._put(block)
 
     def give_all(self) -> None:
-        """Take back whatever is out, and let go of blocks beyond what a pass has ever needed at once, the smallest first."""
-        for block in self._taken.values():
-            self._put(block)
-        self._taken.clear()
+        """Take back whatever is out, and let go of blocks beyond what a pass has ever needed at once, the smallest first.
+
+        Ctrl-C may come between any two steps: a block may get lost then, but none may be put back twice, for two arrays to share.
+        """
+        while self._taken:
+            self._put(self._taken.popitem()[1])
+        self._out, self._held = 0, sum(size * len(blocks) for size, blocks in self._free.items())
         for size in sorted(self._free):
             while self._held - size >= self._most and self._free[size]:
                 self._free[size].pop()
