@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nplrp.files.given import add_flags, given
-from nplrp.golden.errors import DIVERGED, PASSED, GoldenError
+from nplrp.golden.errors import DEFAULT_MODE, DIVERGED, PASSED, GoldenError
 from nplrp.pipes import draw, readable
 from nplrp.usage import Parser
 
@@ -65,6 +65,7 @@ def add_commands(commands: Any) -> None:
     check = actions.add_parser("check", parents=[model], help="compare a candidate, and say where it differs and why")
     check.add_argument("golden", metavar="G")
     check.add_argument("candidate", metavar="CANDIDATE", nargs="?", help=".npz, .h5, .safetensors, or a folder of raw arrays")
+    check.apart = ("candidate",)  # G -w W CANDIDATE
     check.add_argument(
         "--backend",
         metavar="B",
@@ -73,8 +74,14 @@ def add_commands(commands: Any) -> None:
     )
     check.add_argument("--python", metavar="PATH", help="the interpreter that has zennit, captum or innvestigate; default: this one")
     check.add_argument(
-        "--mode", default="chained", metavar="M", help="chained (default): it ran end to end; isolated: each layer got golden inputs"
+        "--mode",
+        default=DEFAULT_MODE,
+        metavar="M",
+        help="chained (default): it ran end to end, and with -w each layer is computed again where that leaves anything open; local: that "
+        "alone; isolated: each layer got golden inputs",
     )
+    check.add_argument("--require-all", action="store_true", help="pass only a candidate that gives every array")
+    check.add_argument("--fail-on", default="diverged", metavar="V", help="diverged (default), or suspect: pass nothing that is suspect")
     check.add_argument("--digest", metavar="D", help="refuse a golden file with another SHA-256 than 'show --digest' gave; or a file of it")
     check.add_argument("--layout", default="NHWC", help="NHWC (default) or NCHW")
     check.add_argument("--map", metavar="FILE", help="table of layer names: JSON {theirs: ours}, or lines 'theirs ours'")
@@ -177,6 +184,7 @@ def run_check(arguments: argparse.Namespace) -> int:
 
     if arguments.digest is not None:
         check_digest(arguments.golden, arguments.digest)
+    _progress(f"reading {arguments.golden}")
     golden = read(arguments.golden)
     names = read_map(arguments.map) if arguments.map else None
     if (arguments.candidate is None) == (arguments.backend is None):
@@ -209,7 +217,11 @@ def run_check(arguments: argparse.Namespace) -> int:
         rtol=arguments.rtol,
         atol=arguments.atol,
         model=model,
+        require_all=arguments.require_all,
+        fail_on=arguments.fail_on,
+        progress=_progress,
     )
+    _progress("")
     if arguments.png:
         from nplrp.golden.picture import report_figure
         from nplrp.heatmaps import save_png
@@ -221,7 +233,7 @@ def run_check(arguments: argparse.Namespace) -> int:
         print(report)
     if arguments.png:
         print(f"wrote {arguments.png}", file=sys.stderr if arguments.json == "-" else sys.stdout)
-    return PASSED if report.passed else DIVERGED
+    return report.exit_code
 
 
 def run_audit(arguments: argparse.Namespace) -> int:

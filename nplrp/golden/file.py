@@ -21,7 +21,7 @@ from nplrp.files.hdf5 import path_name
 from nplrp.files.plain import read_plain
 from nplrp.files.sealed import SealError, digest_of, opened_sealed, sealed_hdf5
 from nplrp.golden.errors import GoldenError
-from nplrp.golden.values import FORMAT, PROFILES, VERSIONS, Golden, GoldenLayer, Tensor
+from nplrp.golden.values import FORMAT, PROFILES, VERSIONS, Golden, GoldenLayer, Scales, Tensor
 
 SUFFIX = ".lrpgold.h5"
 SMALL = 1024
@@ -225,6 +225,7 @@ class _Reader:
         if min(shape, default=1) < 0 or len(sums) != 3 or not expected.shape == certified.shape == undecided.shape == values.shape:
             raise WeightsError(f"{group.name}/{name} and its bounds have shapes that don't fit together")
         sha256 = self._attribute(group, f"{name}_sha256", str)
+        shifts = self._array(group, f"{prefix}shifts", needed=False)
         return Tensor(
             shape,
             values,
@@ -234,4 +235,15 @@ class _Reader:
             np.zeros((0, 2)) if spread is None else spread,
             sha256,
             (sums[0], sums[1], sums[2]),
+            self._scales(group, prefix, shape),
+            np.zeros((0, 2)) if shifts is None else shifts,
         )
+
+    def _scales(self, group: hdf5.Group, prefix: str, shape: tuple[int, ...]) -> Scales | None:
+        layer, channels = (self._array(group, f"{prefix}{name}", needed=False) for name in ("scales", "channel_scales"))
+        if layer is None:
+            return None
+        channels = np.zeros((0, 2)) if channels is None else channels
+        if layer.shape != (6,) or channels.shape not in ((0, 2), (*shape[-1:], 2)):
+            raise WeightsError(f"{group.name}/{prefix}scales has a shape that doesn't fit")
+        return Scales(layer, channels)
