@@ -9,6 +9,7 @@ import numpy as np
 
 from nplrp.golden.candidate import Candidate, sorted_out
 from nplrp.golden.checking import check
+from nplrp.golden.errors import DEFAULT_MODE
 from nplrp.golden.judging import DIVERGED, judge
 from nplrp.golden.report import Report
 from nplrp.golden.values import UNIT, Golden, GoldenLayer
@@ -18,7 +19,7 @@ def assert_lrp_close(
     actual: np.ndarray | Mapping[str, np.ndarray] | Candidate,
     golden: Golden | GoldenLayer,
     *,
-    mode: str = "isolated",
+    mode: str = DEFAULT_MODE,
     precision: str | None = None,
     **options: Any,
 ) -> Report | None:
@@ -29,7 +30,7 @@ def assert_lrp_close(
     actual : ndarray, or mapping of str to ndarray
         A layer's relevance for a `GoldenLayer`; arrays under the names that candidates have (docs/golden.md) for `Golden`.
     golden : Golden or GoldenLayer
-    mode : "isolated" (default), "chained" or "local"
+    mode : "chained" (default), "isolated" or "local"
     precision : "float16", "float32", "float64" or None
         None goes by the arrays' dtype.
     **options

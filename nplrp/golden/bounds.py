@@ -279,7 +279,8 @@ def relevance_errors(
             total[1] += size * (c_certified + summed[1]) + floor
             total[2] += size * c_blind
     if operation(step).choice:
-        total[2] += _relevance_of_near_ties(step, a, R, a_error)
+        error = a_error if unknown is None else unknown + (UNIT * np.abs(a) if a_error is None else a_error)
+        total[2] += _relevance_of_near_ties(step, a, R, error, unknown is not None)
     return Bounds(*total), None if sums is None else sums.scales()
 
 
@@ -381,11 +382,11 @@ def start_bounds(start: str, R: np.ndarray, numbers: Bounds, soft: bool) -> Boun
     return Bounds(found[0], found[1], nothing)
 
 
-def near_ties(step: Step, a: np.ndarray, a_error: np.ndarray | None = None) -> np.ndarray:
+def near_ties(step: Step, a: np.ndarray, a_error: np.ndarray | None = None, exact: bool = False) -> np.ndarray:
     """Return which of the places that a step chooses from come second by less than the error, [n, *output_shape, places] of bool.
 
-    Without an error the input is taken to be rounded to float32. Exact ties aren't meant: given an input, rounding keeps them, and which
-    of them wins is the rule's to say.
+    Without an error the input is taken to be rounded to float32. Exact ties aren't meant, but if `exact`: given an input, rounding keeps
+    them, and which of them wins is the rule's to say.
     """
     choice = operation(step).choice
     assert choice
@@ -394,12 +395,16 @@ def near_ties(step: Step, a: np.ndarray, a_error: np.ndarray | None = None) -> n
     errors[~np.isfinite(places)] = 0.0
     at_winner = np.take_along_axis(errors, np.argmax(places, axis=-1)[..., None], axis=-1)
     largest = places.max(axis=-1, keepdims=True)
-    return np.asarray((places < largest) & (places + errors >= largest - at_winner))
+    close = places + errors >= largest - at_winner
+    if exact:
+        several = (places == largest).sum(axis=-1, keepdims=True) > 1
+        return np.asarray(close & ((places < largest) | (several & (errors > 0))))
+    return np.asarray((places < largest) & close)
 
 
-def _relevance_of_near_ties(step: Step, a: np.ndarray, R: np.ndarray, a_error: np.ndarray | None) -> np.ndarray:
+def _relevance_of_near_ties(step: Step, a: np.ndarray, R: np.ndarray, a_error: np.ndarray | None, exact: bool) -> np.ndarray:
     """Return for each input the relevance of outputs that it might win or lose."""
-    choice, near = operation(step).choice, near_ties(step, a, a_error)
+    choice, near = operation(step).choice, near_ties(step, a, a_error, exact)
     if not choice or not near.any():
         return np.zeros(a.shape)
     places = choice.places(step, a)

@@ -16,7 +16,7 @@ from nplrp import preprocessing
 from nplrp.errors import ImageError, brief
 from nplrp.golden.again import Key, Name, derived_again
 from nplrp.golden.candidate import Candidate
-from nplrp.golden.decisions import comparable_runs, decided_otherwise, excuse
+from nplrp.golden.decisions import comparable_runs, decided_otherwise, deciding_layers, excuse
 from nplrp.golden.diagnosis import diagnose
 from nplrp.golden.errors import DEFAULT_MODE, GoldenError, NothingComparedError, ProvenanceError
 from nplrp.golden.fast_convolutions import CONVOLUTIONS
@@ -118,7 +118,7 @@ def check(
 
     report = compare(mode)
     if mode == "chained" and model is not None and tolerances is None and golden.input is not None and _open(report):
-        report = _followed(report, compare("local"))
+        report = _followed(golden, report, compare("local"))
     told = report if report.first is not None or report.local is None else report.local
     if told.first is not None and model is not None:
         progress(f"what {told.first.layer} may have done otherwise")
@@ -157,7 +157,7 @@ def _compare(
     if mode != "isolated":
         progress("decisions that fell otherwise")
         decisions = decided_otherwise(golden, activations, finest)
-        comparable, excused = comparable_runs(golden, activations, decisions), excuse(golden, decisions, activations, finest)
+        comparable, excused = comparable_runs(golden, activations, decisions), excuse(golden, decisions)
     progress("comparing")
 
     def judged(item: tuple[tuple[str, Name, GoldenLayer], np.ndarray]) -> Row | None:
@@ -231,12 +231,14 @@ def _open(report: Report) -> bool:
     return wide or decided or any(row.verdict == SUSPECT for row in report.rows) or not {row.what for row in report.rows} >= {"activation"}
 
 
-def _followed(report: Report, local: Report) -> Report:
+def _followed(golden: Golden, report: Report, local: Report) -> Report:
     """Put a local check beside the one from end to end: it says which of two is so where rounding may have decided otherwise."""
     rows = report.rows
-    explained = bool(report.decisions) and any(each.other for each in report.decisions) and not any(d.unexplained for d in report.decisions)
+    known = {each.layer for each in report.decisions}
+    may = any(each.other for each in report.decisions) or not deciding_layers(golden) <= known
+    explained = may and not any(each.unexplained for each in report.decisions) and all(r.verdict != DIVERGED for r in rows if r.what != "relevance")
     if explained and local.first is None and not any("from end to end" in row.judgement.note for row in local.rows):
-        notes = "every layer alone is right: decisions that fell otherwise made the difference"
+        notes = "each layer alone is right: decisions that fell otherwise make the difference"
         rows = tuple(
             dataclasses.replace(row, judgement=dataclasses.replace(row.judgement, verdict=SUSPECT, note=notes))
             if row.verdict in (DIVERGED, INHERITED)

@@ -84,14 +84,18 @@ def decided_otherwise(golden: Golden, activations: Mapping[str, np.ndarray], pre
     return tuple(found)
 
 
-def excuse(golden: Golden, decisions: Sequence[Decisions], activations: Mapping[str, np.ndarray], precision: str) -> dict[str, float]:
+def deciding_layers(golden: Golden) -> set[str]:
+    """Return the layers that open units or choose among places."""
+    return {facts["name"] for facts in golden.facts["layers"] if KINDS[facts["kind"]].chooses or _opens(facts)}
+
+
+def excuse(golden: Golden, decisions: Sequence[Decisions]) -> dict[str, float]:
     """Return by layer how much relevance may be elsewhere because decisions above it fell otherwise, all of which rounding explains.
 
-    Layers are left out above which nothing was decided otherwise, or something that rounding doesn't explain. Of a float64 candidate that
-    doesn't give all activations nobody knows: it is taken to have decided otherwise.
+    Layers are left out above which nothing was decided otherwise, or something that rounding doesn't explain. Of a candidate that doesn't
+    give all activations nobody knows: it is taken to have decided otherwise.
     """
-    deciding = {f["name"] for f in golden.facts["layers"] if KINDS[f["kind"]].chooses or _opens(f)} if precision == "float64" else set()
-    known, found = {each.layer: each for each in decisions}, {}
+    known, deciding, found = {each.layer: each for each in decisions}, deciding_layers(golden), {}
     for name in golden.names:
         above = golden.above(name) | {name}
         seen = [known[each] for each in above if each in known]

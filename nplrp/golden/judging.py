@@ -26,6 +26,8 @@ REACH = 64.0
 #: End to end: this many times the spread of the float32 runs is expected, and this many times more can't be told from a bug any more. The
 #: second factor is for runs that decided as the golden one did: a ReLU or winner that falls otherwise isn't a little more of the same.
 CHAINED, CHAINED_SUSPECT = 4.0, 16.0
+#: And this many times what is expected of float32 runs, whatever the precision, where rounding explains decisions that fell otherwise.
+EXCUSED = 4.0
 #: End to end no smaller deviation is judged than this many unit roundoffs.
 FLOOR = 32.0
 
@@ -115,7 +117,7 @@ def judge(
         Rows of the spread that count for this candidate, and those of them that decided as the golden run did (see
         `nplrp.golden.decisions.comparable_runs`); None for all.
     excused : float or None
-        End to end: the candidate decided otherwise above, which rounding explains, and moved this share of the relevance by that; such an
+        End to end: the candidate decided otherwise above, or may have, which rounding explains, and moved so much relevance by that; such an
         array isn't DIVERGED before it differs by more than that and the float32 runs do. None: nothing was decided otherwise.
     whole : ndarray or None
         All of the array that `got` are samples of, for its sum.
@@ -144,13 +146,13 @@ def judge(
         spread = unscaled * scale
         limit = np.maximum(spread, CHAINED_SUSPECT * np.maximum(steady.max(axis=0, initial=0.0) * CHAINED, FLOOR * UNIT) * scale)
         if excused is not None:
-            limit = np.maximum(limit, unscaled) + excused
+            limit = np.maximum(limit, EXCUSED * unscaled) + excused * np.array([_quotient(1.0, seen.sum_v), _quotient(1.0, largest)])
         ratio = float(max(relative_sum / spread[0], minimum_rtol / spread[1]))
         verdict = WITHIN if ratio <= 1 else SUSPECT if relative_sum <= limit[0] and minimum_rtol <= limit[1] else DIVERGED
         over, tolerance = int((np.abs(got - tensor.values) > spread[1] * largest).sum()) if ratio > 1 else 0, float(spread[1] * largest)
         if len(tensor.shifts) and precision in LINEAR and indices is None:
             shifts = np.abs(tensor.shifts if runs is None else tensor.shifts[list(runs)]).max(axis=0, initial=0.0)
-            allowed = np.maximum(CHAINED * shifts, FLOOR * UNIT) * scale + (excused or 0.0)
+            allowed = np.maximum(CHAINED * shifts, FLOOR * UNIT) * scale
             sums = float(max(_quotient(abs(seen.d), seen.sum_v) / allowed[0], abs(slope) / allowed[1]))
             note += f"; off as a whole by the factor {1 + slope:.9g}" if sums > 1 else ""
             if verdict == WITHIN and sums > 1:  # no more than suspect: eight runs don't tell what a sum may come to
@@ -296,7 +298,7 @@ def _sums_by_derivation(seen: _Seen, tensor: Tensor, precision: str, whole: np.n
             each = np.divide(np.abs(seen.channels), allowed, out=np.zeros_like(allowed), where=allowed > 0)
             found[f"channel {int(each.argmax())} is off as a whole"] = float(each.max(initial=0.0))
     what = max(found, key=lambda key: found[key])
-    return found[what], what if found[what] > 1 else ""
+    return float(found[what]), what if found[what] > 1 else ""
 
 
 def _excess(value: float, limit: float) -> float:

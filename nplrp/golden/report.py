@@ -200,9 +200,11 @@ class Report:
         """Say which decisions the candidate took otherwise than the golden run, and whether rounding explains them."""
         if not self.decisions:
             return []
+        if not any(each.other for each in self.decisions):
+            return ["decided otherwise than in the golden run: nothing"]
         counts = [f"{sum(each.other for each in self.decisions if each.what == what)} {what}s" for what in ("sign", "winner")]
         sure = [f"{each.unexplained} {each.what}s at {each.layer}" for each in self.decisions if each.unexplained]
-        why = f"beyond the error of one layer: {', '.join(sure)}" if sure else "all of them ambiguous, so rounding explains them"
+        why = f"more than rounding explains: {', '.join(sure)}" if sure else "all of them ambiguous, so rounding explains them"
         return [f"decided otherwise than in the golden run: {' and '.join(counts)}; {why}"]
 
     def _summary(self) -> str:
