@@ -17,7 +17,7 @@ from nplrp.golden.recording import start_errors, tensor_of
 from nplrp.golden.values import UNIT, Golden, Scales, Tensor
 from nplrp.golden.whole_run import Progress, with_activations
 from nplrp.layers import INPUT, Step
-from nplrp.lrp import run_step, step_back
+from nplrp.lrp import four_lines, run_step, step_back
 from nplrp.model import Model
 from nplrp.plan import Plan, make_steps
 from nplrp.scores import scoring_of
@@ -83,10 +83,11 @@ def derived_again(
         if not np.isfinite(R).all():
             continue
         progress(f"relevance of {', '.join(names[j + 1] for j in step.inputs)} again")
-        values, unknown = step_back(plan, trace, i, R), _unknown(golden, step, plan, gaps)
-        whole = values if local and len(step.inputs) == 1 else None
+        done = list(four_lines(plan, trace, i, R)) if plan.parts[i] else []
+        values = edges.total(lines.R for _, _, lines in done) if done else step_back(plan, trace, i, R)
+        whole, unknown = values if local and len(step.inputs) == 1 else None, _unknown(golden, step, plan, gaps)
         a_error = layers.gather(step, errors) if local else None
-        bounds, sums[i] = relevance_errors(plan, i, trace, R, whole, a_error, convolutions, unknown)
+        bounds, sums[i] = relevance_errors(plan, i, trace, R, whole, a_error, convolutions, unknown, done)
         shares[i] = edges.cut_bounds(step, values, bounds)
     for j, readers in above.items():
         name = names[j + 1]
@@ -119,15 +120,17 @@ def _forward_again(
     before = [np.asarray(finite.get(INPUT, golden.input), np.float64)]
     if INPUT in activations:
         exact = np.zeros(golden.input.shape)
-        found["activation", INPUT] = tensor_of(golden.input, Bounds(2 * UNIT * np.abs(golden.input), 2 * UNIT * np.abs(golden.input), exact))
+        found["activation", INPUT] = tensor_of(
+            golden.input, Bounds(2 * UNIT * np.abs(golden.input), 2 * UNIT * np.abs(golden.input), exact)
+        )
     errors = [UNIT * np.abs(before[0])]
-    for step, reads in zip(make_steps(model, plan.dtype, plan.algorithm, merge=False), [golden.inputs[name] for name in golden.names[1:]], strict=True):
+    for step in make_steps(model, plan.dtype, plan.algorithm, merge=False):
         progress(f"activation of {step.name} again")
         a = np.ascontiguousarray(layers.gather(step, before))
         y = run_step(step, a)
         bounds, _, error = forward_bounds(step, a, y, layers.gather(step, errors), convolutions)
         errors.append(error)
-        open_ = [gaps.get(name) for name in reads]
+        open_ = [gaps.get(name) for name in golden.inputs[step.name]]
         if any(open_):
             shapes = [before[j + 1].shape for j in step.inputs]
             parts = ([np.zeros(shape) if gap is None else gap[k] for gap, shape in zip(open_, shapes, strict=True)] for k in (0, 1))
@@ -135,7 +138,7 @@ def _forward_again(
             passed = [np.minimum(carried_error(step, a, _gathered(step, part)), most) for part in parts]
             bounds = Bounds(bounds.expected + passed[0], bounds.certified + passed[1], bounds.undecided)
         if step.name in activations:
-            scales = activation_scales(step, a, y) if convolutions == "direct" and not any(open_) else None
+            scales = activation_scales(step, y, bounds.expected) if convolutions == "direct" and not any(open_) else None
             found["activation", step.name] = tensor_of(y, bounds, scales=scales)
         if step.name in finite:
             before.append(np.ascontiguousarray(finite[step.name], np.float64))
@@ -175,9 +178,7 @@ def _trace(plan: Plan, activations: list[np.ndarray]) -> Trace:
     return with_activations(plan, Trace(tuple(activations), held, activations[-1], {}), activations)
 
 
-def _start_again(
-    golden: Golden, model: Model, plan: Plan, trace: Trace, before: list[np.ndarray], gaps: Mapping[str, Bounds]
-) -> Tensor:
+def _start_again(golden: Golden, model: Model, plan: Plan, trace: Trace, before: list[np.ndarray], gaps: Mapping[str, Bounds]) -> Tensor:
     """Return what the pass begins with, from the candidate's own activations."""
     scoring, start, chosen = scoring_of(model), str(golden.facts["start"]), golden.facts["targets"]
     scores = next((i for i in range(len(plan.steps) - 1, -1, -1) if plan.steps[i].score), None)
@@ -188,7 +189,9 @@ def _start_again(
         step = plan.steps[scores]
         gap = _unknown(golden, step, plan, gaps)
         if gap is not None:
-            z = np.asarray(carried_error(dataclasses.replace(step, activation="linear"), layers.gather(step, before), gap)).reshape(trace.logits.shape)
+            z = np.asarray(carried_error(dataclasses.replace(step, activation="linear"), layers.gather(step, before), gap)).reshape(
+                trace.logits.shape
+            )
             known = Bounds(z, z, np.zeros(z.shape))
     recorded = golden[golden.names[-1]].relevance
     shape = R.shape if recorded is None else recorded.shape

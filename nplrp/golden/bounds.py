@@ -30,9 +30,9 @@ from nplrp.golden.scales import COMMON, Roundings, chain_deviation, scales_of
 from nplrp.golden.values import UNIT, Scales
 from nplrp.gradients import behind_activation
 from nplrp.layers import Step, operation
-from nplrp.lrp import as_linear, four_lines
+from nplrp.lrp import Lines, as_linear, four_lines
 from nplrp.plan import Plan
-from nplrp.rules import AS_IS, NOTHING, Change, Clamp
+from nplrp.rules import AS_IS, NOTHING, Change, Clamp, Part
 from nplrp.trace import Trace
 
 #: Roundings beside those of the sum itself.
@@ -206,6 +206,7 @@ def relevance_errors(
     a_error: np.ndarray | None = None,
     convolutions: str = "direct",
     unknown: np.ndarray | None = None,
+    done: Sequence[tuple[Part, np.ndarray, Lines]] | None = None,
 ) -> tuple[Bounds, Scales | None]:
     """Bound the error of step i's relevance as `relevance_bounds` does, and sums over it.
 
@@ -217,6 +218,8 @@ def relevance_errors(
         The relevance itself; None if nobody asks for sums.
     unknown : ndarray [n, *input_shape] or None
         How far the step's input, of which nothing was told, may be from what it is taken to be.
+    done : sequence, or None
+        What `four_lines` gave for this step, if that is known.
 
     Returns
     -------
@@ -239,7 +242,7 @@ def relevance_errors(
     fast_gains = gains(fast_convolutions.terms(step, convolutions, step.output_shape[-1]) + len(parts) + 1) if fast else (0.0, 0.0)
     halves = _unsure_halves(step, a, parts[0].units, convolutions, held)
     sums = None if values is None or fast or unsure is not None or unknown is not None else _Sums(step, values)
-    for part, of_units, lines in four_lines(plan, trace, i, R):
+    for part, of_units, lines in four_lines(plan, trace, i, R) if done is None else done:
         inputs, changes = layers.changed_inputs(a, rule, part), [term.weight for term in part.terms]
         z, s, R_part = lines.z, np.abs(lines.s), of_units.reshape(lines.z.shape)
         d = np.abs(layers.denominator(z, rule))
@@ -289,7 +292,8 @@ class _Sums:
 
     def __init__(self, step: Step, values: np.ndarray) -> None:
         self.step, self.values = step, values
-        self.shared, self.key, self.own, self.passed = [], np.zeros(()), np.zeros(values.shape), np.zeros(values.shape)
+        self.shared, self.key = list[list[np.ndarray]](), np.zeros(())
+        self.own, self.passed = np.zeros(values.shape), np.zeros(values.shape)
         self.size, self.bent = np.zeros(values.shape), np.zeros(2)
 
     def add(
@@ -332,9 +336,8 @@ class _Sums:
         reach = math.prod(window.size) if window else math.prod(self.step.input_shape[:-1])
         rounded = UNIT * size
         common = COMMON * UNIT * np.array([self.size.sum(), (size * self.size).sum()]) + self.bent
-        made = Roundings(
-            (shared[0], shared[1]), self.key, np.sqrt(self.own + rounded**2), np.sqrt(self.own + self.passed + rounded**2), reach, tuple(common)
-        )
+        own, whole = np.sqrt(self.own + rounded**2), np.sqrt(self.own + self.passed + rounded**2)
+        made = Roundings((shared[0], shared[1]), self.key, own, whole, reach, tuple(common))
         return scales_of(self.values, made)
 
 
@@ -356,13 +359,21 @@ def _moved_scales(values: np.ndarray, copies: int) -> Scales:
     return scales_of(values, Roundings((none, none), values, own, own, 1, (float(own.sum()), float((own * np.abs(values)).sum()))))
 
 
-def activation_scales(step: Step, a: np.ndarray, y: np.ndarray) -> Scales | None:
-    """Return how large sums over the errors of a step's output y [n, *output_shape] are; None but for sums of products and ReLUs."""
+def activation_scales(step: Step, y: np.ndarray, expected: np.ndarray) -> Scales | None:
+    """Return how large sums over the errors of a step's output are; None but for sums of products and ReLUs.
+
+    Parameters
+    ----------
+    step : Step
+    y, expected : ndarray [n, *output_shape]
+        Its output, and the expected bound of that, a known gain times u A.
+    """
     bend = layers.activation(step.activation)
     if step.weight is None or layers.decides(step) or bend.name not in ("linear", "relu"):
         return None
-    A = np.where(y == 0, 0.0, _magnitudes(step, [a], [AS_IS], AS_IS, None))
-    own = chain_deviation(operation(step).terms(step)[0], A, y)
+    n = operation(step).terms(step)[0]
+    A = np.where(y == 0, 0.0, expected / (gains(n)[0] * UNIT))
+    own = chain_deviation(n, A, y)
     none, common = np.zeros(y.shape), COMMON * UNIT * A
     return scales_of(y, Roundings((none, none), y, own, own, 1, (float(common.sum()), float((common * np.abs(y)).sum()))))
 

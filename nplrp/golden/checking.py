@@ -16,7 +16,7 @@ from nplrp import preprocessing
 from nplrp.errors import ImageError, brief
 from nplrp.golden.again import Key, Name, derived_again
 from nplrp.golden.candidate import Candidate
-from nplrp.golden.decisions import comparable_runs, decided_otherwise, deciding_layers, excuse
+from nplrp.golden.decisions import Decisions, comparable_runs, decided_otherwise, deciding_layers, excuse
 from nplrp.golden.diagnosis import diagnose
 from nplrp.golden.errors import DEFAULT_MODE, GoldenError, NothingComparedError, ProvenanceError
 from nplrp.golden.fast_convolutions import CONVOLUTIONS
@@ -34,6 +34,8 @@ NAMED = 3
 FAIL_ON = ("diverged", "suspect")
 #: End to end, relevance that may differ by this share of all without being told from rounding leaves something open.
 WIDE = 1e-4
+#: In the note of what a local check can't compute again.
+END_TO_END = "from end to end"
 LAYOUTS = ("NHWC", "NCHW")
 #: That many different numbers, among so many of each array, tell that a candidate holds bfloat16; a start of ones and zeros doesn't.
 TELLING, LOOKED_AT = 32, 4096
@@ -153,7 +155,8 @@ def _compare(
         own = derived_again(golden, relevances, activations, along, model, mode, convolutions, progress)
     precisions = _precisions([relevances, activations, along], precision)
     finest = min(precisions.values(), key=UNITS.__getitem__)
-    decisions, comparable, excused = (), dict[str, Any](), dict[str, float]()
+    decisions: tuple[Decisions, ...] = ()
+    comparable, excused = dict[str, Any](), dict[str, float]()
     if mode != "isolated":
         progress("decisions that fell otherwise")
         decisions = decided_otherwise(golden, activations, finest)
@@ -186,7 +189,7 @@ def _compare(
             whole=array,
         )
         if end_to_end and mode == "local":
-            judgement = dataclasses.replace(judgement, note=f"{judgement.note}: from end to end, since {_lacking(golden, what, key, given)}")
+            judgement = dataclasses.replace(judgement, note=f"{judgement.note}: {END_TO_END}, since {_lacking(golden, what, key, given)}")
         return _row(golden, what, key, layer, judgement)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy lets go of the interpreter
@@ -215,9 +218,10 @@ def _inherited(golden: Golden, rows: list[Row], mode: str) -> list[Row]:
     """Mark rows as inherited whose numbers were made of a diverging row's: end to end, all relevance of a diverging forward pass."""
     relevance, activation = ([row for row in rows if row.what == what] for what in ("relevance", "activation"))
     if mode == "local":  # what was judged by its own surroundings inherits nothing
-        alone = [row for row in rows if "from end to end" in row.judgement.note]
-        bad = any(row.verdict == DIVERGED for row in rows if row not in alone)
-        return [with_inherited([row], lambda _: {row.array}, {row.array})[0] if bad and row in alone else row for row in rows]
+        bad = any(row.verdict == DIVERGED for row in rows if END_TO_END not in row.judgement.note)
+        return [
+            with_inherited([row], lambda name: {name}, {row.array})[0] if bad and END_TO_END in row.judgement.note else row for row in rows
+        ]
     activation = with_inherited(activation, golden.below)
     wrong = {row.array for row in activation if row.verdict == DIVERGED}
     return [*with_inherited(relevance, lambda name: golden.above(name) | wrong, wrong), *activation]
@@ -236,8 +240,8 @@ def _followed(golden: Golden, report: Report, local: Report) -> Report:
     rows = report.rows
     known = {each.layer for each in report.decisions}
     may = any(each.other for each in report.decisions) or not deciding_layers(golden) <= known
-    explained = may and not any(each.unexplained for each in report.decisions) and all(r.verdict != DIVERGED for r in rows if r.what != "relevance")
-    if explained and local.first is None and not any("from end to end" in row.judgement.note for row in local.rows):
+    wrong = any(each.unexplained for each in report.decisions) or any(row.verdict == DIVERGED for row in rows if row.what == "activation")
+    if may and not wrong and local.first is None and not any(END_TO_END in row.judgement.note for row in local.rows):
         notes = "each layer alone is right: decisions that fell otherwise make the difference"
         rows = tuple(
             dataclasses.replace(row, judgement=dataclasses.replace(row.judgement, verdict=SUSPECT, note=notes))
@@ -320,9 +324,7 @@ def _unknown(golden: Golden, candidate: Candidate) -> tuple[str, ...]:
     return (*names, *edges)
 
 
-def _check_arguments(
-    mode: str, layout: str, precision: str | None, convolutions: str, fail_on: str, model: Model | None
-) -> None:
+def _check_arguments(mode: str, layout: str, precision: str | None, convolutions: str, fail_on: str, model: Model | None) -> None:
     for value, choices, what in (
         (mode, tuple(MODES), "mode"),
         (layout, LAYOUTS, "layout"),

@@ -16,6 +16,8 @@ from nplrp.usage import Parser
 if TYPE_CHECKING:
     import numpy as np
 
+    from nplrp.golden.report import Report
+    from nplrp.golden.values import Golden
     from nplrp.model import Model
 
 
@@ -175,17 +177,29 @@ def run_export(arguments: argparse.Namespace) -> None:
 
 
 def run_check(arguments: argparse.Namespace) -> int:
-    """Compare a candidate with golden values."""
-    import sys
+    """Compare a candidate with golden values, and hash these meanwhile."""
+    from concurrent.futures import ThreadPoolExecutor
 
-    from nplrp.golden.candidate import read_candidate, read_map
-    from nplrp.golden.checking import check
-    from nplrp.golden.file import check_digest, read
+    from nplrp.golden.file import check_content, check_digest, read_sealed
 
     if arguments.digest is not None:
         check_digest(arguments.golden, arguments.digest)
     _progress(f"reading {arguments.golden}")
-    golden = read(arguments.golden)
+    golden = read_sealed(arguments.golden)
+    with ThreadPoolExecutor(1) as pool:
+        hashed = pool.submit(check_content, golden, arguments.golden)
+        try:
+            report = _checked(arguments, golden)
+        finally:
+            hashed.result()
+    return _told(arguments, report)
+
+
+def _checked(arguments: argparse.Namespace, golden: Golden) -> Report:
+    """Compare what a command line names."""
+    from nplrp.golden.candidate import read_candidate, read_map
+    from nplrp.golden.checking import check
+
     names = read_map(arguments.map) if arguments.map else None
     if (arguments.candidate is None) == (arguments.backend is None):
         raise GoldenError("there is nothing to check, or too much; give either a candidate or --backend")
@@ -206,7 +220,7 @@ def run_check(arguments: argparse.Namespace) -> int:
         candidate = dataclasses.replace(candidate, source=arguments.backend)
     else:
         candidate = read_candidate(arguments.candidate, names)
-    report = check(
+    return check(
         golden,
         candidate,
         mode=arguments.mode,
@@ -221,6 +235,12 @@ def run_check(arguments: argparse.Namespace) -> int:
         fail_on=arguments.fail_on,
         progress=_progress,
     )
+
+
+def _told(arguments: argparse.Namespace, report: Report) -> int:
+    """Print a report, and write what was asked for; return the exit code."""
+    import sys
+
     _progress("")
     if arguments.png:
         from nplrp.golden.picture import report_figure

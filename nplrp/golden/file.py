@@ -54,7 +54,20 @@ def write(golden: Golden, path: str | os.PathLike[str]) -> None:
 
 
 def read(path: str | os.PathLike[str]) -> Golden:
-    """Read golden values and check every byte of them.
+    """Read golden values and check every byte of them, and that they are what the file states.
+
+    Raises
+    ------
+    GoldenError
+        If the file is missing, no golden file, of another version, truncated or changed; the message says which.
+    """
+    golden = read_sealed(path)
+    check_content(golden, path)
+    return golden
+
+
+def read_sealed(path: str | os.PathLike[str]) -> Golden:
+    """Read golden values and check every byte of them; `check_content` is left to the caller, who may do it meanwhile.
 
     Raises
     ------
@@ -64,17 +77,25 @@ def read(path: str | os.PathLike[str]) -> Golden:
     path = Path(path)
     try:
         with opened_sealed(path, _KIND, VERSIONS) as (file, source):
-            golden = _Reader(source, file).golden()
+            return _Reader(source, file).golden()
     except OSError as error:
         raise GoldenError(f"{path}: can't be read: {error.strerror or error}; record it with: nplrp golden record") from None
     except SealError as error:
         raise GoldenError(f"{path}: {error}; copy it again, or record it with: nplrp golden record") from None
     except WeightsError as error:
         raise GoldenError(f"{path}: isn't laid out as golden values are ({error}); record it again") from None
+
+
+def check_content(golden: Golden, path: str | os.PathLike[str]) -> None:
+    """Refuse golden values whose hash isn't the one that they state.
+
+    Raises
+    ------
+    GoldenError
+    """
     found, stated = golden.content_sha256, golden.facts["content_sha256"]
     if found != stated:
         raise GoldenError(f"{path}: its content has SHA-256 {found}, but it states {stated}; it was changed: record it again")
-    return golden
 
 
 def digest(path: str | os.PathLike[str]) -> str:

@@ -117,8 +117,8 @@ def judge(
         Rows of the spread that count for this candidate, and those of them that decided as the golden run did (see
         `nplrp.golden.decisions.comparable_runs`); None for all.
     excused : float or None
-        End to end: the candidate decided otherwise above, or may have, which rounding explains, and moved so much relevance by that; such an
-        array isn't DIVERGED before it differs by more than that and the float32 runs do. None: nothing was decided otherwise.
+        End to end: the candidate decided otherwise above, or may have, which rounding explains, and moved so much relevance by that; such
+        an array isn't DIVERGED before it differs by more than that and the float32 runs do. None: nothing was decided otherwise.
     whole : ndarray or None
         All of the array that `got` are samples of, for its sum.
     """

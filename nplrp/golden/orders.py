@@ -43,8 +43,8 @@ def reordered_runs(
     Returns
     -------
     (dict of (layer, "activation" or "relevance") to ndarray [runs, 2], dict of the same, list of dict)
-        For each run sum |d| / sum |v| and max |d| / max |v|; sum d / sum |v| and sum d v / sum v^2; and its kind, whether ties last in it, and by layer how many ReLUs are open in
-        it and closed in the golden run, or the other way round.
+        For each run sum |d| / sum |v| and max |d| / max |v|; sum d / sum |v| and sum d v / sum v^2; and its kind, whether ties last in
+        it, and by layer how many ReLUs are open in it and closed in the golden run, or the other way round.
     """
     found: dict[tuple[str, str], list[list[float]]] = {}
     shifts: dict[tuple[str, str], list[list[float]]] = {}
@@ -67,7 +67,8 @@ def reordered_runs(
                     other = int(np.count_nonzero((original > 0) != (expected[name] > 0)))
                     signs |= {name: other} if other else {}
         runs.append({"kind": kind, "even": noise is None or noise.even, "signs": signs})
-    return *({key: np.array(rows) for key, rows in each.items()} for each in (found, shifts)), runs
+    arrays = [{key: np.array(rows) for key, rows in each.items()} for each in (found, shifts)]
+    return arrays[0], arrays[1], runs
 
 
 def deviation(got: np.ndarray, expected: np.ndarray) -> list[float]:

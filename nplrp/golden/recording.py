@@ -285,7 +285,7 @@ def _forward(e: Run, steps: Sequence[Step], progress: Progress) -> tuple[dict[st
         a, error = layers.gather(step, outputs), layers.gather(step, carried)
         found[step.name] = forward_bounds(step, a, e.activations[step.name], error)
         carried.append(found[step.name].carried)
-        scales[step.name] = activation_scales(step, a, e.activations[step.name])
+        scales[step.name] = activation_scales(step, e.activations[step.name], found[step.name].bounds.expected)
     return found, scales
 
 

@@ -19,6 +19,8 @@ from nplrp.golden.errors import DIVERGED as FAILED
 from nplrp.golden.errors import NOTHING, PASSED
 from nplrp.golden.judging import DIVERGED, EXACT, INHERITED, SUSPECT, WITHIN, Judgement
 
+#: Of the report's columns of numbers.
+WIDTHS = (8, 8, 8, 7, 9, 8)
 #: Ways to check, and what each is for.
 MODES = {
     "chained": "it ran from end to end",
@@ -194,7 +196,11 @@ class Report:
         if not bad:
             return [f"each layer alone, computed again from the candidate's own numbers: {len(local.rows)} arrays within their bounds"]
         told = Report(tuple(bad), "local", local.precision, local.source, local.golden, ())
-        return ["each layer alone, computed again from the candidate's own numbers; outside of their bounds:", *told._tables(), local._summary()]
+        return [
+            "each layer alone, computed again from the candidate's own numbers; outside of their bounds:",
+            *told._tables(),
+            local._summary(),
+        ]
 
     def _decisions(self) -> list[str]:
         """Say which decisions the candidate took otherwise than the golden run, and whether rounding explains them."""
@@ -210,7 +216,9 @@ class Report:
     def _summary(self) -> str:
         first = self.first
         if first is None:
-            suspects = [f"{row.layer}{f' ({row.judgement.note})' if row.judgement.note else ''}" for row in self.rows if row.verdict == SUSPECT]
+            suspects = [
+                f"{row.layer}{f' ({row.judgement.note})' if row.judgement.note else ''}" for row in self.rows if row.verdict == SUSPECT
+            ]
             more = f"; larger than expected, but not beyond rounding: {', '.join(suspects)}" if suspects else ""
             return f"{'passed' if self.passed else 'nothing diverged'}: {len(self.rows)} arrays{more}"
         j, what = first.judgement, f" (rule {first.rule})" if first.rule and first.what == "relevance" else ""
@@ -251,12 +259,12 @@ def _listed(missing: tuple[str, ...]) -> str:
 
 def _table(rows: list[Row], what: str, first: Row | None) -> list[str]:
     width = max(len("layer"), *(len(row.layer) for row in rows))
-    lines = [f"{'layer':<{width}}  {'err/tol':>8}  {'min.tol':>8}  {'sum|d|':>8}  {'sums':>7}  {'cosine':>9}  {'ulp':>8}  verdict    {what} of"]
+    heads = [f"{head:>{wide}}" for head, wide in zip(("err/tol", "min.tol", "sum|d|", "sums", "cosine", "ulp"), WIDTHS, strict=True)]
+    lines = [f"{'layer':<{width}}  {'  '.join(heads)}  verdict    {what} of"]
     for row in rows:
         j = row.judgement
-        numbers = "  ".join(
-            [f"{j.ratio:>8.2g}", f"{j.minimum_rtol:>8.1e}", f"{j.relative_sum:>8.1e}", f"{j.sums:>7.2g}", f"{j.cosine:>9.6f}", f"{j.ulp:>8.2g}"]
-        )
+        texts = (f"{j.ratio:.2g}", f"{j.minimum_rtol:.1e}", f"{j.relative_sum:.1e}", f"{j.sums:.2g}", f"{j.cosine:.6f}", f"{j.ulp:.2g}")
+        numbers = "  ".join(f"{text:>{wide}}" for text, wide in zip(texts, WIDTHS, strict=True))
         undecided = f"  {j.undecided} undecided" if j.undecided else ""
         mark = "  <- first" if row is first else ""
         lines.append(f"{row.layer:<{width}}  {numbers}  {row.verdict:<9}  {row.array}{undecided}{mark}")

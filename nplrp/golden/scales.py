@@ -9,9 +9,9 @@ number. Two kinds of roundings make the relevance R_j = a_j sum_k w_jk s_k wrong
     in the sum     over k, for each j apart: T has the share w_j a_j times the error of that sum
 
 A chain of n terms in any order that isn't chosen to hurt errs by u sqrt(A^2 + z^2 n / 9) in the root mean square (`chain_noise` in
-`nplrp.golden.bounds`; here products' own roundings are in A). Places that see equal pixels err equally; such are found by their bits, and
-added up before they are squared. What is the same all over (a changed weight's own rounding) and what is no longer linear in rho is added as
-`systematic`. No sum is taken to exceed `LIMIT` standard deviations.
+`nplrp.golden.bounds`; here products' own roundings are in A). Places that see equal pixels err equally; they are found by their bits, and
+added up before they are squared. What is the same all over (a changed weight's own rounding) and what is no longer linear in rho comes on
+top as `systematic`. No sum is taken to exceed `LIMIT` standard deviations.
 """
 
 from __future__ import annotations

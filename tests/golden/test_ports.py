@@ -189,7 +189,11 @@ def test_what_was_given_is_compared_and_what_wasnt_is_listed(recorded):
     whole, _ = runs_of(port_of(values, model, "float32"), x, values)
     some = {name: whole.relevances[name] for name in ("flatten", "block1_conv1")}
     report = golden.check(values, Candidate(some, {"fc1": whole.activations["fc1"]}), mode="local", model=model)
-    assert {(row.what, row.array) for row in report.rows} == {("relevance", "flatten"), ("relevance", "block1_conv1"), ("activation", "fc1")}
+    assert {(row.what, row.array) for row in report.rows} == {
+        ("relevance", "flatten"),
+        ("relevance", "block1_conv1"),
+        ("activation", "fc1"),
+    }
     assert "from end to end, since relevance of fc1 wasn't given" in report.row("fc1").judgement.note
     assert {"predictions", "input", "activation of block1_conv1"} <= set(report.missing) and report.passed
     wrong = {**some, "flatten": some["flatten"] * np.float32(1.001)}
@@ -209,7 +213,9 @@ def test_names_that_mean_nothing_are_no_pass(recorded):
     arrays = {f"relevances/{name if name == 'fc1' else f'features.{i}'}": R for i, (name, R) in enumerate(whole.relevances.items())}
     report = golden.check(values, sorted_out(arrays, {}, {}, "theirs"))
     assert not report.passed and report.exit_code == 4 and "give --map" in str(report)
-    beside = sorted_out({**{f"relevances/{name}": R for name, R in whole.relevances.items()}, "relevances/loss": np.ones(3)}, {}, {}, "theirs")
+    beside = sorted_out(
+        {**{f"relevances/{name}": R for name, R in whole.relevances.items()}, "relevances/loss": np.ones(3)}, {}, {}, "theirs"
+    )
     assert golden.check(values, beside).passed
 
 
