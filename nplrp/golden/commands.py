@@ -16,6 +16,8 @@ from nplrp.usage import Parser
 if TYPE_CHECKING:
     import numpy as np
 
+    from nplrp.golden.auditing import Audit
+    from nplrp.golden.references import ReferenceAudits
     from nplrp.model import Model
 
 
@@ -87,8 +89,12 @@ def add_commands(commands: Any) -> None:
     check.add_argument("--png", metavar="FILE", help="also draw the report")
     check.set_defaults(run=run_check)
 
-    audit = actions.add_parser("audit", parents=[model], help="how much this file could let through: what tolerances hide, faults caught")
-    audit.add_argument("golden", metavar="G")
+    audit = actions.add_parser(
+        "audit",
+        parents=[model],
+        help="how much this file could let through, or turn away: what tolerances hide, faults caught, right code rejected",
+    )
+    audit.add_argument("golden", metavar="G", help="a golden file, or one of iNNvestigate's reference files (tests/references/layer)")
     audit.add_argument("--rtol", type=float, metavar="X", help="audit |d| <= atol + rtol |golden| instead of the derived tolerances")
     audit.add_argument("--atol", type=float, metavar="X")
     audit.add_argument("--json", metavar="FILE", help="also write it as JSON; - for standard output")
@@ -228,14 +234,20 @@ def run_audit(arguments: argparse.Namespace) -> int:
     """Say how much a golden file could let through."""
     from nplrp.golden.auditing import audit
     from nplrp.golden.file import read
+    from nplrp.golden.references import audit_references, is_reference
+    from nplrp.golden.report import write_json
 
-    golden = read(arguments.golden)
-    model = given(arguments).load() if arguments.weights else None
-    x = _tensor(arguments, model) if model is not None else None
-    found = audit(golden, model, x, rtol=arguments.rtol, atol=arguments.atol, progress=_progress)
+    tolerances = {"rtol": arguments.rtol, "atol": arguments.atol}
+    if is_reference(arguments.golden):
+        found: Audit | ReferenceAudits = audit_references(arguments.golden, **tolerances, progress=_progress)
+    else:
+        golden = read(arguments.golden)
+        model = given(arguments).load() if arguments.weights else None
+        x = _tensor(arguments, model) if model is not None else None
+        found = audit(golden, model, x, **tolerances, progress=_progress)
     _progress("")
     if arguments.json:
-        found.write_json(arguments.json)
+        write_json(found.as_json(), arguments.json)
     if arguments.json != "-":
         print(found)
     return PASSED if found.passed else DIVERGED
