@@ -100,11 +100,7 @@ def assert_lrp_close(
             report = None
         else:
             _warn(golden.layers, options)
-            if isinstance(model, str | os.PathLike):
-                from nplrp import load
-
-                model = load(model)
-            report = check(golden, _candidate(actual, names), mode=mode, precision=precision, model=model, **options)
+            report = check(golden, _candidate(actual, names), mode=mode, precision=precision, model=_model(model), **options)
             failure = _failure(report, require_all, fail_on)
             if failure and picture is not None:
                 from nplrp.golden.picture import report_figure
@@ -117,6 +113,12 @@ def assert_lrp_close(
     if failure:
         raise AssertionError(_as_in_python(failure))
     return report
+
+
+def _model(model: Model | str | os.PathLike[str] | None) -> Model | None:
+    from nplrp import load
+
+    return model if model is None or isinstance(model, Model) else load(model)
 
 
 def _candidate(

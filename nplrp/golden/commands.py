@@ -191,7 +191,7 @@ def run_check(arguments: argparse.Namespace) -> int:
         raise GoldenError("a backend needs the weights that were recorded; give --weights")
     model = given(arguments).load() if arguments.weights else None
     if model is not None and arguments.backend:
-        from nplrp.golden.backend import BACKENDS, adapter, run_backend
+        from nplrp.golden.backend import BACKENDS, adapter, computed_otherwise, run_backend
 
         known = arguments.backend in BACKENDS
         if arguments.python and not known:
@@ -199,6 +199,8 @@ def run_check(arguments: argparse.Namespace) -> int:
         if arguments.mode == "isolated" and golden.profile != "full":
             raise GoldenError("this digest has samples only, so no layer can be given golden inputs; record a full file")
         command = adapter(arguments.backend, arguments.mode, arguments.python) if known else _words(arguments.backend)
+        for line in computed_otherwise(golden, arguments.backend, arguments.mode) if known else ():
+            print(f"nplrp: {line}; record in its dialect (--dialect {arguments.backend}) to check it by its own rules", file=sys.stderr)
         dtype = "float64" if arguments.precision == "float64" else "float32"
         candidate = run_backend(golden, model, command, names, dtype=dtype, x=_tensor(arguments, model))
         candidate = dataclasses.replace(candidate, source=arguments.backend)
