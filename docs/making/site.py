@@ -69,7 +69,7 @@ def on_files(files: Files, config: Any) -> Files:
     wanted = {
         (folder / page.src_uri).parent.joinpath(target).resolve()
         for page in files.documentation_pages()
-        if page.src_uri.endswith(".md")
+        if page.src_uri.endswith((".md", ".ipynb"))
         for target in _targets(_text(page))
     }
     wanted = {path for path in wanted if path.is_relative_to(ROOT) and not path.is_relative_to(folder)}
@@ -88,19 +88,28 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         markdown = markdown.replace(f"<!-- table: {mark} -->", make())
     if page.file.generated_by:
         return markdown
-    folder = Path(config.docs_dir)
-    here = posixpath.dirname(page.file.src_uri)
+    return _LINK.sub(lambda found: found[1] + _led(found[2], page.file.src_uri, Path(config.docs_dir)), markdown)
+
+
+def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
+    """Do the same for notebooks, which come as HTML."""
+    if not page.file.src_uri.endswith(".ipynb"):
+        return html
 
     def led(found: re.Match[str]) -> str:
-        target, mark, anchor = found[2].partition("#")
-        if not target or ":" in target:
-            return found[0]
-        path = (folder / here / unquote(target)).resolve()
-        if not path.is_relative_to(ROOT) or path.is_relative_to(folder) or not path.exists():
-            return found[0]  # mkdocs says what is wrong with it
-        return found[1] + posixpath.relpath(_page_of(path), here or ".") + mark + anchor
+        return found[1] + re.sub(r"\.md(?=#|$)", ".html", _led(found[2], page.file.src_uri, Path(config.docs_dir)))
 
-    return _LINK.sub(led, markdown)
+    return re.sub(r'(\bhref=")([^"]+)(?=")', led, html)
+
+
+def _led(link: str, page: str, folder: Path) -> str:
+    """Return where a page's link leads in the site: that of a file of the repository to the file's page, all others as they are."""
+    target, mark, anchor = link.partition("#")
+    here = posixpath.dirname(page)
+    path = (folder / here / unquote(target)).resolve()
+    if not target or ":" in target or not path.is_relative_to(ROOT) or path.is_relative_to(folder) or not path.exists():
+        return link  # mkdocs says what is wrong with it
+    return posixpath.relpath(_page_of(path), here or ".") + mark + anchor
 
 
 def _text(page: Any) -> str:
