@@ -83,6 +83,7 @@ def test_formulas_are_drawn(site):
 
 def test_what_cannot_be_drawn_is_said():
     from making.formulas import mathml
+
     assert mathml(r"\frac{a}{b}").startswith("<math ")
     with pytest.raises(ValueError, match="can't be drawn"):
         mathml(r"\begin{aligned} a &= b \end{aligned}")
@@ -112,6 +113,7 @@ def test_every_public_name_is_in_the_reference(package):
 def test_new_pages_find_their_place(tmp_path):
     """A page that nobody named in mkdocs.yml is shown all the same, and one that is named and missing breaks nothing."""
     from making.site import on_config
+
     for name in ("index.md", "notebooks/01-first.ipynb", "rules/a.md", "rules/b.md", "forgotten.md"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("# Page")
@@ -127,5 +129,6 @@ def test_new_pages_find_their_place(tmp_path):
 
 def test_the_servers_page_of_rules_is_made_of_the_same_pages():
     from making.rules_page import PAGES, TARGET, page
+
     assert sorted(PAGES) == sorted(path.stem for path in (DOCS / "rules").glob("*.md") if path.stem != "index")
     assert TARGET.read_text("utf-8") == page(), "run: python docs/making/rules_page.py"

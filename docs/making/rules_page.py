@@ -84,7 +84,10 @@ def _body(path: str) -> str:
 
 def _html(text: str) -> str:
     fences = {"custom_fences": [{"name": "math", "class": "math", "format": fence}]}
-    return markdown.markdown(text, extensions=["tables", "pymdownx.superfences"], extension_configs={"pymdownx.superfences": fences})
+    made = markdown.markdown(text, extensions=["tables", "pymdownx.superfences"], extension_configs={"pymdownx.superfences": fences})
+    return re.sub(
+        r"(<table>.*?</table>)", r'<div class="scroll" tabindex="0" role="region" aria-label="Table">\1</div>', made, flags=re.DOTALL
+    )
 
 
 if __name__ == "__main__":

@@ -135,7 +135,9 @@ def _source(path: Path) -> str:
     where = path.relative_to(ROOT).as_posix()
     hidden = "---\nsearch:\n  exclude: true\n---\n"
     if path.is_dir():
-        rows = [f"- [{each.name}]({each.name.removesuffix('.md')}.md)" for each in sorted(path.iterdir()) if each.is_file() and _shown(each)]
+        rows = [
+            f"- [{each.name}]({each.name.removesuffix('.md')}.md)" for each in sorted(path.iterdir()) if each.is_file() and _shown(each)
+        ]
         return "\n".join([hidden, f"# {where}/", "", *rows])
     text = path.read_text("utf-8")
     lines = text.splitlines()

@@ -40,7 +40,15 @@ def presets_html(link: Callable[[str], str]) -> str:
         name = html.escape(heading)
         lines += [f"<h3>{name}</h3>", f'<div class="scroll" tabindex="0" role="region" aria-label="{name}">', "<table>"]
         head = "".join(f'<th scope="col">{each}</th>' for each in ("preset", "rules", "start", "dialect", "source"))
-        lines += [f"<thead><tr>{head}</tr></thead>", "<tbody>", *(_preset_row(each, link) for each in members), "</tbody>", "</table>", "</div>", ""]
+        lines += [
+            f"<thead><tr>{head}</tr></thead>",
+            "<tbody>",
+            *(_preset_row(each, link) for each in members),
+            "</tbody>",
+            "</table>",
+            "</div>",
+            "",
+        ]
     return "\n".join(lines)
 
 

@@ -9,7 +9,13 @@ from nplrp.rules.composites import COMPOSITES, FIRST, Composite, Select
 from nplrp.rules.dialects import dialect_named
 
 _OWNERS = {"zennit-0.5": "Zennit", "innvestigate-2.1": "iNNvestigate", "montavon": "Montavon"}
-_NAMES = {"maxpool": "max-pools", "avgpool": "average pools", "add": "Add", "activation": "activation layers", "rectifier": "bent rectifiers"}
+_NAMES = {
+    "maxpool": "max-pools",
+    "avgpool": "average pools",
+    "add": "Add",
+    "activation": "activation layers",
+    "rectifier": "bent rectifiers",
+}
 _GRADIENTS = {
     "gradient": "no LRP: the gradient of the class's output with respect to the pixels",
     "input_t_gradient": "no LRP: the gradient times the input; in a network of ReLUs LRP-0, begun at the logit",
