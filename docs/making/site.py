@@ -25,7 +25,7 @@ _MOST_LINES = 1500
 
 
 def on_config(config: Any) -> Any:
-    """Fill the navigation in: patterns become the pages that they name, pages that don't exist are left out, unnamed ones stand under More."""
+    """Fill the navigation in: patterns become the pages that they name, pages that aren't there are left out, unnamed ones go to More."""
     folder = Path(config.docs_dir)
     pages = sorted(path.relative_to(folder).as_posix() for kind in ("*.md", "*.ipynb") for path in folder.rglob(kind))
     pages = [page for page in pages if ".ipynb_checkpoints" not in page]
