@@ -23,6 +23,7 @@ from nplrp.golden.whole_run import Progress, whole_run
 from nplrp.lrp import step_back
 from nplrp.model import Model
 from nplrp.outputs import run
+from nplrp.schema import versioned
 
 #: Above this share of a layer's relevance its tolerance is called vacuous.
 VACUOUS = 0.01
@@ -116,7 +117,8 @@ class Audit:
         """Write the audit as JSON; ``"-"`` is standard output."""
         mutants = [{**dataclasses.asdict(m), "caught": m.caught, "reason": m.reason} for m in self.mutants]
         vacuities = [{**dataclasses.asdict(v), "vacuous": v.vacuous} for v in self.vacuities]
-        write_json({"golden": self.golden, "passed": self.passed, "vacuities": vacuities, "mutants": mutants}, path)
+        found = {"golden": self.golden, "passed": self.passed, "vacuities": vacuities, "mutants": mutants}
+        write_json(versioned("golden.audit", found), path)
 
     def __str__(self) -> str:
         width = max(len(v.layer) for v in self.vacuities)
