@@ -50,9 +50,8 @@ def complete(arguments: argparse.Namespace, environment: Mapping[str, str]) -> N
         options = {name: option for name, option in options.items() if name not in _MODEL}
     for name, where, value in (*_variables(environment), *(_keys(path) if path else ())):
         if name not in _options():
-            raise ServeError(
-                f"{where}: there is no such option of nplrp serve; {nearest(name, _options(), 'nplrp serve --help lists them')}"
-            )
+            known = nearest(flag_name(name), map(flag_name, _options()), "nplrp serve --help lists them")
+            raise ServeError(f"{where}: there is no such option of nplrp serve; {known}")
         read = _read(_options()[name], value, where)  # also what doesn't count has to be right
         if name in options and name not in origins:
             setattr(arguments, name, read)
