@@ -89,7 +89,7 @@ def test_what_is_shown_is_read_again(tmp_path, capsys):
     [
         ({"PORT": "x"}, None, "$NPLRP_SERVE_PORT: expected a whole number, found 'x'"),
         ({"PORT": "70000"}, None, "--port 70000: out of range, expected 0 to 65535 (set by $NPLRP_SERVE_PORT)"),
-        ({"PROT": "1"}, None, "$NPLRP_SERVE_PROT: there is no such option of nplrp serve; did you mean '--port'?"),
+        ({"PROT": "1"}, None, "$NPLRP_SERVE_PROT: there is no such option of nplrp serve; did you mean '--port'"),
         ({"DEADLINE": "soon"}, None, "$NPLRP_SERVE_DEADLINE: expected a number, found 'soon'"),
         ({"DEADLINE": "nan"}, None, "$NPLRP_SERVE_DEADLINE: 'nan' is no number of seconds"),
         ({"HEAD": "x"}, None, "$NPLRP_SERVE_HEAD: there is no 'x'; there are flatten, avg, max"),
