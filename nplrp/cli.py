@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import logging
 import os
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +18,7 @@ from nplrp.errors import NplrpError, OutputError
 from nplrp.files.given import add_flags, given
 from nplrp.files.plain import telling
 from nplrp.pipes import heedless
+from nplrp.schema import print_json
 from nplrp.usage import Parser, failed
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def _run(argv: Sequence[str] | None) -> int:
         spoken = _listen(arguments)
         code = arguments.run(arguments)
         spoken.let_go()
+        logging.getLogger("nplrp").debug("done")
         if sys.stdout is not None:
             sys.stdout.flush()
     except KeyboardInterrupt:
@@ -125,14 +127,14 @@ def make_parser(command: str | None = None) -> Parser:
     info = commands.add_parser(
         "info", parents=[network], help="a model's layers", description="Print a model's layers, input, classes and content hash."
     )
-    info.add_argument("weights", nargs="?", metavar="W", help="weights file; default: as for explain")
+    _add_weights(info)
     info.add_argument("--json", action="store_true", help="print as JSON")
     info.set_defaults(run=run_info)
 
     plan = commands.add_parser(
         "plan", parents=[network, rules, numerics], help="which rule runs on which layer", description="Print the rule of every layer."
     )
-    plan.add_argument("weights", nargs="?", metavar="W", help="weights file; default: as for explain")
+    _add_weights(plan)
     plan.set_defaults(run=run_plan)
 
     composites = commands.add_parser(
@@ -141,6 +143,7 @@ def make_parser(command: str | None = None) -> Parser:
         description="List the presets, whatever the model, or print some in full.",
     )
     composites.add_argument("names", nargs="*", metavar="NAME", help="presets to print in full, or NAME(parameter=value)")
+    composites.add_argument("--json", action="store_true", help="print all presets as JSON")
     composites.set_defaults(run=run_composites)
 
     dialects = commands.add_parser(
@@ -178,7 +181,25 @@ def make_parser(command: str | None = None) -> Parser:
 
     commands.add_parser("import", help="convert a file of PyTorch or ONNX, or any that Keras wrote", add_help=False)
 
+    doctor = commands.add_parser(
+        "doctor",
+        help="what to paste into a bug report; whether this installation computes the right bits",
+        description="Print versions, CPU, threads and caches, and compute a golden case again. Exit codes: 0 all is well, 1 a problem.",
+    )
+    doctor.add_argument("--json", action="store_true", help="print as JSON")
+    doctor.set_defaults(run=run_doctor)
+
+    completion = commands.add_parser(
+        "completion",
+        help="a script by which the shell completes command lines (needs the extra completion)",
+        description="Print a script for a shell. bash: nplrp completion bash > ~/.local/share/bash-completion/completions/nplrp; "
+        "zsh: nplrp completion zsh > a folder of $fpath, as _nplrp.",
+    )
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
+    completion.set_defaults(run=run_completion)
+
     if command in commands.choices:
+        _add_voices(parser)
         return parser
     from nplrp.batch.commands import add_commands as add_batches
     from nplrp.evaluate.commands import add_commands as add_evaluating
@@ -189,7 +210,29 @@ def make_parser(command: str | None = None) -> Parser:
     add_commands(commands)
     add_evaluating(commands)
     add_serving(commands)
+    _add_voices(parser)
     return parser
+
+
+def _add_weights(parser: argparse.ArgumentParser) -> None:
+    """Let weights be given as a place and as -w alike, but not as both."""
+    parser.set_defaults(weights=None)
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("weights", nargs="?", metavar="W", default=argparse.SUPPRESS, help="weights file; default: as for explain")
+    either.add_argument("--weights", "-w", dest="weights", metavar="FILE", default=argparse.SUPPRESS, help="the same")
+
+
+def _add_voices(parser: argparse.ArgumentParser) -> None:
+    """Add -q and -v to every command that doesn't have them."""
+    below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    for each in dict.fromkeys(leaf for action in below for leaf in action.choices.values()):
+        _add_voices(each)
+    if below or not parser.add_help:  # `import` has a parser of its own
+        return
+    voices = (("-q", "--quiet", "errors and results only"), ("-v", "--verbose", "also how long it takes, and where errors arise"))
+    for short, long, what in voices:
+        if short not in parser._option_string_actions:
+            parser.add_argument(short, long, action="store_true", help=what)
 
 
 def run_explain(arguments: argparse.Namespace) -> int:
@@ -216,7 +259,7 @@ def run_explain(arguments: argparse.Namespace) -> int:
     asked = (arguments.target, arguments.dtype, arguments.algorithm, arguments.dialect, arguments.start, arguments.resample, arguments.crop)
     wanted = Wanted(tuple(composites), *asked)
     wanted.check(model)
-    news = sys.stderr if arguments.json else sys.stdout
+    news = None if arguments.quiet else sys.stderr if arguments.json else sys.stdout
     kept: list[tuple[str, list[Explanation]]] = []  # what is told when it has been saved
     results: list[dict[str, Any]] = []
     failed: list[NplrpError] = []
@@ -237,7 +280,7 @@ def run_explain(arguments: argparse.Namespace) -> int:
                 kept.append((str(each.image), explanations))
             else:
                 tell(explanations, str(each.image))
-            for path in written:
+            for path in written if news else ():
                 print(f"wrote {path}", file=news)
     if kept:
         from nplrp.explanation import joined
@@ -246,9 +289,10 @@ def run_explain(arguments: argparse.Namespace) -> int:
         whole.save(arguments.save, arguments.layers, arguments.ledger and not whole.plan.composite.gradient)
         for image, explanations in kept:
             tell(explanations, image)
-        print(f"wrote {arguments.save}", file=news)
+        if news:
+            print(f"wrote {arguments.save}", file=news)
     if arguments.json:
-        print(json.dumps(results, indent=2))
+        print_json("explain", {"results": results, "failed": [_line(error) for error in failed]})
     return _told(failed, len(arguments.images))
 
 
@@ -268,7 +312,7 @@ def run_predict(arguments: argparse.Namespace) -> int:
             print(each.image)
             _print_labels(labels)
     if arguments.json:
-        print(json.dumps(rows, indent=2))
+        print_json("predict", {"images": rows, "failed": [_line(error) for error in failed]})
     return _told(failed, len(arguments.images))
 
 
@@ -278,7 +322,7 @@ def _streamed(arguments: argparse.Namespace, model: Model, wanted: Question, fai
     from nplrp.stream import stream
 
     images = arguments.images
-    bar = Progress(len(images), "images done", quiet=len(images) == 1)
+    bar = Progress(len(images), "images done", quiet=len(images) == 1 or arguments.quiet)
     try:
         for done, each in enumerate(stream(images, model, wanted), 1):
             bar.close()  # whoever prints has the line to himself
@@ -298,8 +342,12 @@ def _told(failed: Sequence[NplrpError], images: int) -> int:
     if failed:
         print(f"nplrp: {len(failed)} of {images} images couldn't be done:", file=sys.stderr)
     for error in failed:
-        print(f"  {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"  {_line(error)}", file=sys.stderr)
     return PARTLY if failed else OK
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def run_info(arguments: argparse.Namespace) -> None:
@@ -319,7 +367,7 @@ def run_info(arguments: argparse.Namespace) -> None:
             "classes": model.classes,
             "content_sha256": model.content_hash,
         }
-        print(json.dumps(facts, indent=2))
+        print_json("info", facts)
         return
     print(model)
     size, crop = " x ".join(map(str, model.input_shape)), ", centre crop" if how.crop else ""
@@ -344,8 +392,13 @@ def run_plan(arguments: argparse.Namespace) -> None:
 def run_composites(arguments: argparse.Namespace) -> None:
     """Print the presets, one line each, or some in full."""
     from nplrp.rules.composites import composite_named
-    from nplrp.rules.presets import described, listing
+    from nplrp.rules.presets import described, listing, presets
 
+    if arguments.json:
+        if arguments.names:
+            raise OutputError("--json lists all presets; leave the names out")
+        print_json("composites", {"composites": presets()})
+        return
     print("\n\n".join(described(composite_named(name)) for name in arguments.names) or listing())
 
 
@@ -380,6 +433,25 @@ def run_demo(arguments: argparse.Namespace) -> None:
     demo(Path(arguments.output), dtype=arguments.dtype, algorithm=arguments.algorithm)
 
 
+def run_doctor(arguments: argparse.Namespace) -> int:
+    """Print what one pastes into a bug report."""
+    from nplrp.doctor import examine, report
+
+    found = examine()
+    if arguments.json:
+        print_json("doctor", found)
+    else:
+        print(report(found))
+    return PARTLY if found["problems"] else OK
+
+
+def run_completion(arguments: argparse.Namespace) -> None:
+    """Print a script of completions."""
+    from nplrp.completion import script
+
+    print(script(make_parser(), arguments.shell))
+
+
 def run_import(argv: Sequence[str]) -> int:
     """Hand the command line over to the exporters, which the engine doesn't know."""
     try:
@@ -401,26 +473,32 @@ def run_fetch(arguments: argparse.Namespace) -> None:
 
 def _listen(arguments: argparse.Namespace) -> _Spoken:
     """Print what the package has to say, such as that kernels are being compiled or that a ledger looks bad, on stderr."""
-    warnings.showwarning = lambda message, *_: print(f"nplrp: note: {message}", file=sys.stderr)
+    quiet, verbose = getattr(arguments, "quiet", False), getattr(arguments, "verbose", False)
+    if verbose:
+        os.environ["NPLRP_DEBUG"] = "1"
+    warnings.showwarning = (lambda *_: None) if quiet else (lambda message, *_: print(f"nplrp: note: {message}", file=sys.stderr))
     logger = logging.getLogger("nplrp")
     for handler in [each for each in logger.handlers if isinstance(each, _Spoken)]:
         logger.removeHandler(handler)
-    spoken = _Spoken()
+    spoken = _Spoken(verbose)
     logger.addHandler(spoken)
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.DEBUG if verbose else logging.ERROR if quiet else logging.INFO)
     return spoken
 
 
 class _Spoken(logging.Handler):
     """Prints what is logged as a line on stderr; warnings, that something was assumed, wait for results: an error is alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, timed: bool = False) -> None:
         super().__init__()
         self._held: list[str] = []
+        self._begun = time.perf_counter() if timed else None
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record's message, or hold it."""
         line = f"nplrp: {record.getMessage()}"
+        if self._begun is not None:
+            line = f"nplrp: {time.perf_counter() - self._begun:.2f} s: {record.getMessage()}"
         if record.levelno >= logging.WARNING:
             self._held.append(line)
         else:

@@ -110,7 +110,7 @@ def test_explain_saves_numbers(capsys, picture, suffix):
 def test_explain_as_json(capsys, picture):
     code, out, _ = run(capsys, "explain", picture, "-w", WEIGHTS, "--json", "--ledger", "--layers")
     assert code == 0
-    (result,) = json.loads(out)
+    (result,) = json.loads(out)["results"]
     (image,) = result["images"]
     assert [label["score"] for label in image["labels"]] == sorted((label["score"] for label in image["labels"]), reverse=True)
     assert image["target"] is None
@@ -132,7 +132,7 @@ def test_predict(capsys, picture):
     assert code == 0
     assert len(out.splitlines()) == 3
     code, out, _ = run(capsys, "predict", picture, "-w", WEIGHTS, "--json", "--dtype", "float64")
-    (row,) = json.loads(out)
+    (row,) = json.loads(out)["images"]
     model = nplrp.load(WEIGHTS)
     expected = nplrp.explain(model, nplrp.preprocess(str(picture), model), dtype="float64").labels(5)[0]
     assert [label["unit"] for label in row["labels"]] == [label.unit for label in expected]
