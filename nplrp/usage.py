@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import math
 import os
 import re
@@ -100,6 +101,36 @@ def failed(program: str, error: Exception) -> int:
         message = f"unexpected {what[:1000]}; NPLRP_DEBUG=1 shows where, and please report it"
     print(f"{program}: {message}", file=sys.stderr)
     return int(getattr(error, "exit_code", 2))
+
+
+class Spoken(logging.Handler):
+    """Prints what is logged as lines on stderr; what was assumed waits for results, since an error is alone.
+
+    Parameters
+    ----------
+    program : str
+        What lines begin with.
+    held : int
+        Levels from this one on wait.
+    """
+
+    def __init__(self, program: str, held: int = logging.WARNING) -> None:
+        super().__init__()
+        self._program, self._from, self._held = program, held, list[str]()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record's message, or hold it."""
+        line = f"{self._program}: {record.getMessage()}"
+        if record.levelno >= self._from:
+            self._held.append(line)
+        else:
+            print(line, file=sys.stderr)
+
+    def let_go(self) -> None:
+        """Print what was held."""
+        for line in dict.fromkeys(self._held):
+            print(line, file=sys.stderr)
+        self._held.clear()
 
 
 def _listed(words: Sequence[Any]) -> str:
