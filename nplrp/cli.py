@@ -19,7 +19,7 @@ from nplrp.files.given import add_flags, given
 from nplrp.files.plain import telling
 from nplrp.pipes import heedless
 from nplrp.schema import print_json
-from nplrp.usage import Parser, failed
+from nplrp.usage import Parser, Spoken, failed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -471,44 +471,19 @@ def run_fetch(arguments: argparse.Namespace) -> None:
     print(fetch(arguments.model))
 
 
-def _listen(arguments: argparse.Namespace) -> _Spoken:
+def _listen(arguments: argparse.Namespace) -> Spoken:
     """Print what the package has to say, such as that kernels are being compiled or that a ledger looks bad, on stderr."""
     quiet, verbose = getattr(arguments, "quiet", False), getattr(arguments, "verbose", False)
     if verbose:
         os.environ["NPLRP_DEBUG"] = "1"
     warnings.showwarning = (lambda *_: None) if quiet else (lambda message, *_: print(f"nplrp: note: {message}", file=sys.stderr))
     logger = logging.getLogger("nplrp")
-    for handler in [each for each in logger.handlers if isinstance(each, _Spoken)]:
+    for handler in [each for each in logger.handlers if isinstance(each, Spoken)]:
         logger.removeHandler(handler)
-    spoken = _Spoken(verbose)
+    spoken = Spoken("nplrp", timed=verbose)
     logger.addHandler(spoken)
     logger.setLevel(logging.DEBUG if verbose else logging.ERROR if quiet else logging.INFO)
     return spoken
-
-
-class _Spoken(logging.Handler):
-    """Prints what is logged as a line on stderr; warnings, that something was assumed, wait for results: an error is alone."""
-
-    def __init__(self, timed: bool = False) -> None:
-        super().__init__()
-        self._held: list[str] = []
-        self._begun = time.perf_counter() if timed else None
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print a record's message, or hold it."""
-        line = f"nplrp: {record.getMessage()}"
-        if self._begun is not None:
-            line = f"nplrp: {time.perf_counter() - self._begun:.2f} s: {record.getMessage()}"
-        if record.levelno >= logging.WARNING:
-            self._held.append(line)
-        else:
-            print(line, file=sys.stderr)
-
-    def let_go(self) -> None:
-        """Print what was held."""
-        for line in dict.fromkeys(self._held):
-            print(line, file=sys.stderr)
-        self._held.clear()
 
 
 def _picture_paths(images: Sequence[str], output: str | None, suffix: str) -> list[Path]:

@@ -59,7 +59,7 @@ class Given:
 
 
 def add_flags(parser: argparse.ArgumentParser, computing: bool = True) -> None:
-    """Add the flags that say which network the weights are of, and if it will compute, how its pictures were prepared and its file is read."""
+    """Add the flags that say which network the weights are of; if it will compute, also how pictures were prepared and the file is read."""
     parser.add_argument("--output-layer", metavar="LAYER", help="which output, of a model with several: the name of its layer")
     parser.add_argument("--config", metavar="FILE.json", help="configuration of weights that carry none, as to_json() writes it")
     parser.add_argument(
