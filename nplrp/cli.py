@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from nplrp import __version__
 from nplrp.errors import ImageError, NplrpError, OutputError, RuleError
 from nplrp.files.given import add_flags, given
+from nplrp.files.plain import telling
 from nplrp.pipes import heedless
 from nplrp.usage import Parser, failed
 
@@ -38,7 +39,7 @@ OK, PARTLY, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code, whether or not somebody reads what it prints."""
-    with heedless():
+    with heedless(), telling("nplrp", BAD_INPUT):
         return _run(argv)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from nplrp.errors import OutputError, WeightsError
 from nplrp.files import foreign
 from nplrp.files.given import Given, add_flags, sides
-from nplrp.files.plain import map_plain, read_plain
+from nplrp.files.plain import map_plain, read_plain, telling
 from nplrp.files.preparing import of_layers
 from nplrp.files.vgg import checked_activation
 from nplrp.images import RESAMPLE
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None, program: str = "weights_tools") -> i
     program : str
         What messages begin with: ``"nplrp"`` where its command line handed over.
     """
-    with heedless():
+    with heedless(), telling(program):
         return _run(argv, program)
 
 
@@ -114,7 +114,7 @@ def make_parser(program: str = "weights_tools") -> Parser:
     )
     common.add_argument("--force", action="store_true", help="replace OUT.h5 if it is there")
     keras = Parser(add_help=False)
-    add_flags(keras, pictures=False)
+    add_flags(keras, computing=False)
     sized = Parser(add_help=False)
     sized.add_argument("--input-size", type=sides, metavar="HxW", help="of the pictures, where the file leaves it open")
     onnx = Parser(add_help=False)
@@ -236,7 +236,7 @@ def _named_classes(path: Path, model: Model) -> tuple[tuple[str, str], ...]:
 def _read(arguments: argparse.Namespace) -> Model:
     size = arguments.input_size
     if arguments.command == "from-keras":
-        fields = {field.name: getattr(arguments, field.name, None) for field in dataclasses.fields(Given)}
+        fields = {field.name: getattr(arguments, field.name, field.default) for field in dataclasses.fields(Given)}
         return Given(**fields | {"weights": str(arguments.input), "output": arguments.output_layer}).load()
     if arguments.command == "from-pytorch":
         from weights_tools.from_pytorch import from_pytorch
