@@ -26,7 +26,7 @@ from nplrp.rules.dialects import DIALECTS, dialect_named
 #: Libraries -> the dialect that is their own.
 LIBRARIES: Mapping[str, str] = {"zennit": "zennit-0.5", "captum": "captum-0.9", "innvestigate": "innvestigate-2.1", "lxt": "lxt-2.1"}
 OWN = "nplrp"
-_PEERS = Path(__file__).parent / "peers.py"
+_PEERS = Path(__file__).parent / "peers" / "ask.py"
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from nplrp.conformance import numbers
-from nplrp.conformance.numbers import INPUTS, RELEVANCE, WEIGHTS, grid
+from nplrp.conformance import seeded
+from nplrp.conformance.seeded import INPUTS, RELEVANCE, WEIGHTS, grid
 from nplrp.layers import Layer, Step, Window, forward
 from nplrp.model import build
 from nplrp.plan import make_steps
@@ -43,6 +43,14 @@ WEIGHTED: Mapping[str, Rule] = {
     "zbox": Rule("zbox", low=-2.5, high=2.5),
     "gradient": Rule("gradient"),
 }
+#: Systems that have a rule only with a switch of its own; other rules every dialect has that knows their name.
+WHOSE: Mapping[str, tuple[str, ...]] = {
+    "gamma_plain": ("nplrp", "captum-0.9", "rp.jl-3", "montavon"),
+    "zplus_clamped": ("nplrp", "innvestigate-2.1", "captum-0.9"),
+    "epsilon_no_bias": ("nplrp", "zennit-0.5", "innvestigate-2.1"),
+    **dict.fromkeys(("gamma_no_bias", "zplus_no_bias"), ("nplrp", "zennit-0.5", "innvestigate-2.1", "captum-0.9")),
+    **dict.fromkeys(("alpha2_beta1_no_bias", "gradient"), ("nplrp", "zennit-0.5", "innvestigate-2.1")),
+}
 #: On scales, beside these.
 SCALED: Mapping[str, Rule | None] = {"own": None, "pass": Rule("pass")}
 _SUMS: Mapping[str, Rule | None] = {
@@ -57,6 +65,8 @@ _CHOICES: Mapping[str, Rule | None] = {
     "average": Rule("average"),
     "flat": Rule("flat"),
 }
+_MEANS = {**_SUMS, "average": Rule("average")}
+_WINDOWS = {**_CHOICES, "winner_epsilon": Rule("winner_epsilon")}
 _GATES: Mapping[str, Rule | None] = {"own": None, **{name: Rule(name) for name in ("signal", "half", "gradient")}}
 _BENDS: Mapping[str, Rule | None] = {"own": None, **{name: Rule(name) for name in ("pass", "slope", "norm")}}
 _NORMS: Mapping[str, Rule | None] = {
@@ -64,6 +74,9 @@ _NORMS: Mapping[str, Rule | None] = {
     **{name: Rule(name) for name in ("epsilon", "zero", "norm", "slope", "pass", "gradient")},
 }
 _MOVED: Mapping[str, Rule | None] = {"own": None}
+#: On layers without weights other systems have their own rules, or those that don't ask for weights; all else there is ours alone.
+OURS, USUAL = ("nplrp",), ("own", "norm", "epsilon", "zero", "gradient")
+_UNUSUAL = (_SUMS, _MEANS, _CHOICES, _WINDOWS, _GATES, _NORMS)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -93,7 +106,7 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Asked:
-    """A case before anybody has computed it: a setting and a rule; None is the dialect's own."""
+    """A case before anybody has computed it: a setting, a rule (None is the dialect's own), and dialects (None for all that know it)."""
 
     name: str
     rule_name: str
@@ -107,7 +120,8 @@ def all_cases() -> Iterator[Asked]:
     for settings, rules in _tables():
         for setting in settings:
             for name, rule in rules.items():
-                yield Asked(f"{name}.{setting.layer}.{setting.input}", name, rule, setting)
+                whose = OURS if rules in _UNUSUAL and name not in USUAL else WHOSE.get(name)
+                yield Asked(f"{name}.{setting.layer}.{setting.input}", name, rule, setting, whose)
     for setting in (*_hard("dense", ("mixed", "z-zero")), *_hard("conv-same-stride2", ("z-zero",))):
         for stabiliser in STABILISERS:
             if stabiliser == "split" and setting.input == "z-zero":
@@ -127,8 +141,7 @@ def _tables() -> Iterator[tuple[Iterator[Setting] | Sequence[Setting], Mapping[s
         for form in several:
             chosen = kind == "maxpool"
             inputs = ("mixed", "ties", "near-ties", "zeros", "negative", "constant", "batch") if chosen else ("mixed", "zeros", "batch")
-            epsilon = {"winner_epsilon": Rule("winner_epsilon")} if chosen else {"average": Rule("average")}
-            yield [_pool(kind, form, each) for each in inputs], {**(_CHOICES if chosen else _SUMS), **epsilon}
+            yield [_pool(kind, form, each) for each in inputs], _WINDOWS if chosen else _MEANS
     for kind in ("add", "add-3", "average", "subtract"):
         yield [_join(kind, each) for each in ("mixed", "z-zero", "batch", "vectors")], _SUMS
     for kind in ("maximum", "minimum"):
@@ -223,15 +236,15 @@ def _weighted(layer: str, kind: str) -> Setting:
         bias = np.abs(bias) + 4
         bias = -bias if kind == "bias-negative" else bias
     if kind == "dead":
-        a[numbers.integers(f"{seed}.dead", a.size).reshape(a.shape) % np.uint64(2) == 0] = 0.0
+        a[seeded.integers(f"{seed}.dead", a.size).reshape(a.shape) % np.uint64(2) == 0] = 0.0
     if kind == "constant":
         a[...] = 0.625
     if kind in ("large", "small"):
         scale = 2.0**13 if kind == "large" else 2.0**-20
         a, bias = a * scale, bias * scale
     if kind == "rounded":
-        a, kernel = 2 * numbers.dense(f"{seed}.a", a.shape), numbers.dense(f"{seed}.kernel", kernel_shape)
-        bias = numbers.dense(f"{seed}.bias", bias.shape) / 2
+        a, kernel = 2 * seeded.dense(f"{seed}.a", a.shape), seeded.dense(f"{seed}.kernel", kernel_shape)
+        bias = seeded.dense(f"{seed}.bias", bias.shape) / 2
     if kind == "z-zero":
         z = _sums(make(kernel, bias), a)
         places = z.reshape(-1, biases)
@@ -242,8 +255,8 @@ def _weighted(layer: str, kind: str) -> Setting:
 
 def _cancelling(layer: str, shape: Shape) -> Setting:
     """Return sums of four terms, a millionth as large as what is added up."""
-    a = np.abs(numbers.dense(f"{layer}.a", (1, 2, 2, 1)))
-    w = numbers.dense(f"{layer}.kernel", (2, 2, 1, 3))
+    a = np.abs(seeded.dense(f"{layer}.a", (1, 2, 2, 1)))
+    w = seeded.dense(f"{layer}.kernel", (2, 2, 1, 3))
     terms = (a.reshape(4, 1) * w.reshape(4, 3))[:3]
     rest = 1e-6 * np.abs(terms).sum(axis=0) - (terms[0] + terms[1] + terms[2])
     w[1, 1, 0] = (rest / a[0, 1, 1, 0]).astype(np.float32)
@@ -280,9 +293,9 @@ def _pool(kind: str, form: str, inputs: str) -> Setting:
     a = grid(f"{seed}.a", (2 if inputs == "batch" else 1, *shape), INPUTS)
     if inputs == "ties":  # of positive, negative and no numbers
         a = grid(f"{seed}.a", a.shape, INPUTS, 3)
-        a[numbers.integers(f"{seed}.zero", a.size).reshape(a.shape) % np.uint64(4) == 0] = 0.0
+        a[seeded.integers(f"{seed}.zero", a.size).reshape(a.shape) % np.uint64(4) == 0] = 0.0
     if inputs == "near-ties":
-        a = 1 + numbers.integers(f"{seed}.a", a.size).reshape(a.shape).astype(np.float64) % 4 * 2.0**-23
+        a = 1 + seeded.integers(f"{seed}.a", a.size).reshape(a.shape).astype(np.float64) % 4 * 2.0**-23
     if inputs == "zeros":  # windows of zeros, and such that sum to 0
         a[:, :, :, 0] = 0.0
         a[:, 1::2, :, 1] = -a[:, 0 : 2 * (a.shape[1] // 2) : 2, :, 1]
@@ -345,7 +358,7 @@ def _norm(kind: str, inputs: str) -> Setting:
     n = 2 if inputs == "batch" else 1
     gamma, beta = (grid(f"{seed}.{key}", shape[-1:], WEIGHTS) for key in ("gamma", "beta"))
     arrays = {"layernorm": _single(gamma=gamma, beta=beta), "groupnorm": _single(gamma=gamma, beta=beta)}
-    arrays["rmsnorm"], arrays["unitnorm"] = _single(scale=gamma), {}
+    arrays["rmsnorm"], arrays["unitnorm"] = _single(gamma=gamma), {}
     made = Layer("layer", kind, epsilon=2.0**-10, arrays=arrays[kind], options={"groups": 2} if kind == "groupnorm" else {})
     return _setting(kind, inputs, made, (grid(f"{seed}.a", (n, *shape), INPUTS),), False)
 

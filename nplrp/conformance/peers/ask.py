@@ -1,4 +1,4 @@
-"""Zennit, Captum, iNNvestigate or LXT answer the exported suite: python peers.py LIBRARY IN OUT, in an interpreter that has the library.
+"""Zennit, Captum, iNNvestigate or LXT answer the exported suite: python ask.py LIBRARY IN OUT, in an interpreter that has the library.
 
 Each case runs as a network of one layer, which the golden adapters build as a user of the library would. What a library doesn't have
 is refused, in one line.
@@ -8,7 +8,7 @@ import importlib
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "golden" / "backends"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "golden" / "backends"))
 
 import numpy as np  # noqa: E402
 from exchange import Job, command  # noqa: E402
