@@ -186,8 +186,7 @@ def make_parser(command: str | None = None) -> Parser:
     from nplrp.serve.commands import add_commands as add_serving
 
     add_batches(commands, weights, rules, numerics)
-    add_commands(commands)
-    add_conformance(commands)
+    add_conformance(commands, add_commands(commands))
     add_evaluating(commands)
     add_serving(commands)
     return parser

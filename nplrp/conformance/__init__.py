@@ -6,6 +6,7 @@
 
 from nplrp.conformance.backends import Question, answers_of
 from nplrp.conformance.exporting import Refused, export, read_answers
+from nplrp.conformance.identify import Identity, identified, identified_run
 from nplrp.conformance.running import Outcome, Result, judged, read_xfails
 from nplrp.conformance.suite import VERSION, Answer, Case, Suite, load
 
@@ -13,6 +14,7 @@ __all__ = [
     "VERSION",
     "Answer",
     "Case",
+    "Identity",
     "Outcome",
     "Question",
     "Refused",
@@ -20,6 +22,8 @@ __all__ = [
     "Suite",
     "answers_of",
     "export",
+    "identified",
+    "identified_run",
     "judged",
     "load",
     "read_answers",

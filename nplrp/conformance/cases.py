@@ -296,9 +296,10 @@ def _pool(kind: str, form: str, inputs: str) -> Setting:
         a[seeded.integers(f"{seed}.zero", a.size).reshape(a.shape) % np.uint64(4) == 0] = 0.0
     if inputs == "near-ties":
         a = 1 + seeded.integers(f"{seed}.a", a.size).reshape(a.shape).astype(np.float64) % 4 * 2.0**-23
-    if inputs == "zeros":  # windows of zeros, and such that sum to 0
+    if inputs == "zeros":  # windows of zeros; and such that sum to 0, where that is exact whatever is multiplied first
         a[:, :, :, 0] = 0.0
-        a[:, 1::2, :, 1] = -a[:, 0 : 2 * (a.shape[1] // 2) : 2, :, 1]
+        if form == "2x2":
+            a[:, 1::2, :, 1] = -a[:, ::2, :, 1]
     if inputs == "negative":
         a = -np.abs(a)
     if inputs == "constant":

@@ -22,6 +22,7 @@ from nplrp.files.plain import read_plain
 from nplrp.golden.errors import DIVERGED, NOTHING, PASSED, GoldenError
 from nplrp.golden.judging import judge
 from nplrp.golden.report import write_json
+from nplrp.golden.values import Tensor
 
 #: What may be said of a case. An expected failure that passes is told, and is no failure.
 PASS, FAIL, XFAIL, XPASS, REFUSED, MISSING = "pass", "FAIL", "xfail", "XPASS", "refused", "missing"
@@ -189,11 +190,16 @@ def judged(
 
 
 def ratio_of(case: Case, said: Sequence[np.ndarray], dialect: str, precision: str) -> tuple[float, str]:
-    """Return the largest error in units of its tolerance, 0 where only undecided signs explain it; and the worst number in words."""
+    """Return the largest error of an answer in units of its tolerance, and the worst number in words."""
     answer = case.answer(dialect)
     assert answer is not None
+    return ratio_to(answer.tensors, said, precision)
+
+
+def ratio_to(tensors: Sequence[Tensor], said: Sequence[np.ndarray], precision: str) -> tuple[float, str]:
+    """Return the largest error in units of its tolerance, 0 where only undecided signs explain it; and the worst number in words."""
     worst, text = 0.0, ""
-    for k, (got, tensor) in enumerate(zip(said, answer.tensors, strict=True)):
+    for k, (got, tensor) in enumerate(zip(said, tensors, strict=True)):
         undecided = np.zeros(tensor.shape) if precision == "float64" else tensor.undecided  # as `tolerances` has it
         judgement = judge(got, dataclasses.replace(tensor, undecided=undecided), precision=precision)
         ratio = judgement.ratio if math.isfinite(judgement.ratio) else math.inf
