@@ -225,12 +225,13 @@ def make_parser(command: str | None = None) -> Parser:
         _add_voices(parser)
         return parser
     from nplrp.batch.commands import add_commands as add_batches
+    from nplrp.conformance.commands import add_commands as add_conformance
     from nplrp.evaluate.commands import add_commands as add_evaluating
     from nplrp.golden.commands import add_commands
     from nplrp.serve.commands import add_commands as add_serving
 
     add_batches(commands, weights, rules, numerics)
-    add_commands(commands)
+    add_conformance(commands, add_commands(commands))
     add_evaluating(commands)
     add_serving(commands)
     _add_voices(parser)

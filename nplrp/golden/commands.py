@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from nplrp.model import Model
 
 
-def add_commands(commands: Any) -> None:
-    """Add ``golden`` to the parser of all commands."""
+def add_commands(commands: Any) -> Any:
+    """Add ``golden`` to the parser of all commands, and return its actions."""
     golden = commands.add_parser(
         "golden",
         help="record golden values and check other implementations against them",
@@ -100,6 +100,7 @@ def add_commands(commands: Any) -> None:
     audit.add_argument("--atol", type=float, metavar="X")
     audit.add_argument("--json", metavar="FILE", help="also write it as JSON; - for standard output")
     audit.set_defaults(run=run_audit)
+    return actions
 
 
 def run_record(arguments: argparse.Namespace) -> None:
