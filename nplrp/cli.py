@@ -309,7 +309,7 @@ def run_explain(arguments: argparse.Namespace) -> int:
             _print_explanations(explanations, image, arguments)
 
     with compiling_ahead("nplrp.precompile", composites[0], arguments.dtype):
-        for each in _streamed(images, model, wanted, failed):
+        for each in _streamed(images, model, wanted, failed, arguments.quiet):
             explanations, written, name = list(each.explanations), pictures[each.index : each.index + 1], names[each.index]
             for path in written:
                 path.parent.mkdir(exist_ok=True)
@@ -343,7 +343,7 @@ def run_predict(arguments: argparse.Namespace) -> int:
 
     rows, failed = [], list[NplrpError]()
     question = Labels(arguments.top, arguments.dtype, arguments.algorithm, arguments.resample, arguments.crop)
-    for each in _streamed(images, model, question, failed):
+    for each in _streamed(images, model, question, failed, arguments.quiet):
         (labels,) = each.explanations
         if arguments.json:
             rows.append({"image": names[each.index], "labels": [label._asdict() for label in labels]})
@@ -369,12 +369,12 @@ def _images(arguments: argparse.Namespace) -> tuple[Sequence[ImageLike], list[st
     return [demo_image()], ["demo"]
 
 
-def _streamed(images: Sequence[ImageLike], model: Model, wanted: Question, failed: list[NplrpError]) -> Iterator[Explained]:
+def _streamed(images: Sequence[ImageLike], model: Model, wanted: Question, failed: list[NplrpError], quiet: bool) -> Iterator[Explained]:
     """Yield what could be done and note down what couldn't; the error of a single image is raised."""
     from nplrp.progress import Progress
     from nplrp.stream import stream
 
-    bar = Progress(len(images), "images done", quiet=len(images) == 1 or arguments.quiet)
+    bar = Progress(len(images), "images done", quiet=len(images) == 1 or quiet)
     try:
         for done, each in enumerate(stream(images, model, wanted), 1):
             bar.close()  # whoever prints has the line to himself
