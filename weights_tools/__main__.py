@@ -25,7 +25,7 @@ from nplrp.model import Model
 from nplrp.pipes import heedless
 from nplrp.preprocessing import CHOICES, UNKNOWN, check_mode
 from nplrp.scores import scoring_of
-from nplrp.usage import Parser, failed
+from nplrp.usage import Parser, Spoken, failed
 from weights_tools.torchvision import ROWS, Told
 from weights_tools.write_hdf5 import check_output, write
 
@@ -68,8 +68,7 @@ def main(argv: Sequence[str] | None = None, program: str = "weights_tools") -> i
 
 def _run(argv: Sequence[str] | None, program: str) -> int:
     arguments = make_parser(program).parse_args(_sizes_joined(sys.argv[1:] if argv is None else argv))
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter(f"{program}: %(message)s"))
+    handler = Spoken(program, held=logging.INFO)
     loggers = [logging.getLogger(name) for name in ("weights_tools", "nplrp")]
     try:
         for logger in loggers:
@@ -80,6 +79,7 @@ def _run(argv: Sequence[str] | None, program: str) -> int:
         check_output(arguments.output, arguments.force)
         model = _described(_read(arguments), arguments)
         write(model, arguments.output, arguments.input, arguments.command, arguments.force)
+        handler.let_go()
         print(f"{arguments.output}: {model.name}, {len(model.layers)} layers, input {' x '.join(map(str, model.input_shape))}", flush=True)
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nplrp.files.given import add_flags, given
 from nplrp.golden.errors import DIVERGED, PASSED, GoldenError
 from nplrp.pipes import draw, readable
+from nplrp.schema import print_json
 from nplrp.usage import Parser
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from nplrp.model import Model
 
 
-def add_commands(commands: Any) -> None:
-    """Add ``golden`` to the parser of all commands."""
+def add_commands(commands: Any) -> Any:
+    """Add ``golden`` to the parser of all commands, and return its actions."""
     golden = commands.add_parser(
         "golden",
         help="record golden values and check other implementations against them",
@@ -99,6 +100,7 @@ def add_commands(commands: Any) -> None:
     audit.add_argument("--atol", type=float, metavar="X")
     audit.add_argument("--json", metavar="FILE", help="also write it as JSON; - for standard output")
     audit.set_defaults(run=run_audit)
+    return actions
 
 
 def run_record(arguments: argparse.Namespace) -> None:
@@ -132,15 +134,16 @@ def run_record(arguments: argparse.Namespace) -> None:
 
 def run_show(arguments: argparse.Namespace) -> None:
     """Print what a golden file holds."""
-    import json
-
     from nplrp.golden.file import digest, read
 
     golden = read(arguments.golden)
     if arguments.digest:
         print(f"{digest(arguments.golden)}  {Path(arguments.golden).name}")
         return
-    print(json.dumps(dict(golden.facts), indent=1, sort_keys=True) if arguments.json else golden)
+    if arguments.json:
+        print_json("golden.show", dict(sorted(golden.facts.items())))
+    else:
+        print(golden)
 
 
 def run_verify(arguments: argparse.Namespace) -> int:
@@ -267,9 +270,10 @@ def _words(command: str) -> list[str]:
 
 def _progress(what: str) -> None:
     """Show what is being done, where somebody watches."""
+    import logging
     import sys
 
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and logging.getLogger("nplrp").level < logging.ERROR:  # which -q raises
         draw(sys.stderr, f"\r\x1b[K{readable(what)}")
         sys.stderr.flush()
 

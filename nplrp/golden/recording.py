@@ -194,15 +194,23 @@ def refuse_flushed_subnormals() -> None:
     ------
     NumericsError
     """
+    for dtype in flushed_subnormals():
+        raise NumericsError(
+            f"this process flushes subnormal {dtype} numbers to zero: a library was loaded that sets FTZ or DAZ "
+            "(linked with -ffast-math); golden values would be wrong: run nplrp in a process of its own"
+        )
+
+
+def flushed_subnormals() -> list[str]:
+    """Return the dtypes whose subnormal numbers this process flushes to zero."""
+    flushed = []
     for dtype in (np.float64, np.float32):
         info = np.finfo(dtype)
         small, smallest = np.array([info.tiny, info.smallest_subnormal], dtype)
         with np.errstate(under="ignore"):
             if small * dtype(0.5) == 0 or smallest * dtype(1.0) == 0:
-                raise NumericsError(
-                    f"this process flushes subnormal {np.dtype(dtype).name} numbers to zero: a library was loaded that sets FTZ or DAZ "
-                    "(linked with -ffast-math); golden values would be wrong: run nplrp in a process of its own"
-                )
+                flushed.append(np.dtype(dtype).name)
+    return flushed
 
 
 def _layers(e: Run, progress: Progress) -> tuple[list[GoldenLayer], list[dict[str, Any]]]:

@@ -30,6 +30,7 @@ from nplrp.layers import Window
 from nplrp.model import Layer, Model, chain
 from nplrp.rules import Rule
 from nplrp.rules.composites import COMPOSITES, WEIGHTED, Composite, Select
+from nplrp.schema import versioned
 
 #: iNNvestigate 2.1.2, tests/analyzer/test_reference_vgg16.py; the tests of single layers have atol = 1e-8.
 RTOL, ATOL = 1e-2, 1e-5
@@ -127,7 +128,7 @@ class ReferenceAudits:
 
     def as_json(self) -> dict[str, Any]:
         """Return everything as JSON values."""
-        return {**dataclasses.asdict(self), "passed": self.passed}
+        return versioned("golden.references", {**dataclasses.asdict(self), "passed": self.passed})
 
     def __str__(self) -> str:
         caught, telling = sum(len(r.caught) for r in self.rows), sum(len(r.caught) + len(r.missed) for r in self.rows)

@@ -16,6 +16,7 @@ import numpy as np
 from nplrp.files.atomic import atomic
 from nplrp.golden.decisions import Decisions
 from nplrp.golden.judging import DIVERGED, INHERITED, SUSPECT, Judgement
+from nplrp.schema import versioned
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ class Report:
 
     def write_json(self, path: str | os.PathLike[str]) -> None:
         """Write the report as JSON; ``"-"`` is standard output."""
-        write_json(self.as_json(), path)
+        write_json(versioned("golden.check", self.as_json()), path)
 
     def __str__(self) -> str:
         lines = [f"{self.source} against {self.golden}: {self.mode}, {self.precision}"]
