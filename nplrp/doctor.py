@@ -169,7 +169,7 @@ def _environment() -> tuple[dict[str, Any], list[str]]:
 
 
 def _subnormals() -> tuple[dict[str, Any], list[str]]:
-    from nplrp.golden.recording import flushed_subnormals
+    from nplrp.subnormals import flushed_subnormals
 
     flushed = flushed_subnormals()
     wrong = f"{' and '.join(flushed)} numbers below the normal ones are flushed to zero: a library that was loaded sets FTZ or DAZ"
