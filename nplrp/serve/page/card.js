@@ -186,10 +186,13 @@ export class Card {
   }
 
   showBook() {
-    const { rows, warnings } = this.result;
+    const { rows, warnings, overflows } = this.result;
     this.book.replaceChildren();
-    if (!rows) return this.book.append(element("p", { className: "facts" }, "Gradients have no ledger: nothing is conserved."));
-    this.book.append(ledger.chart(rows), ledger.legend(), element("p", { className: "facts" }, ledger.sentence(rows)));
+    if (rows) this.book.append(ledger.chart(rows), ledger.legend(), element("p", { className: "facts" }, ledger.sentence(rows)));
+    else {
+      const why = overflows ? "The ledger's sums overflow: a parameter is out of proportion." : "Gradients have no ledger: nothing is conserved.";
+      this.book.append(element("p", { className: "facts" }, why));
+    }
     if (!warnings.length) return undefined;
     const what = `${warnings.length} ${warnings.length === 1 ? "layer loses or creates" : "layers lose or create"} more than there was at the class`;
     const each = warnings.map((warning) => element("p", {}, warning));

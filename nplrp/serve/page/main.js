@@ -147,12 +147,14 @@ async function explain(card) {
     const digest = await sha256(array.bytes);
     if (signal.aborted) return;
     const label = explanation.target;
+    const overflows = explanation.ledger?.some((row) => Object.values(row).includes(null)) ?? false;
     const about = label ? `${classes.plain(label.name)}, ${scored(label)}` : "all classes at once";
     card.show({
       array,
       label,
       pixels: pixels(array),
-      rows: explanation.ledger,
+      rows: overflows ? null : explanation.ledger,
+      overflows,
       warnings: explanation.warnings ?? [],
       sha256: explanation.sha256,
       genuine: digest && digest === explanation.sha256,
