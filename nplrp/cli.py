@@ -633,6 +633,8 @@ def _add_results(results: list[dict[str, Any]], explanations: Sequence[Explanati
     """Add one image's results to those of each composite, as JSON values."""
     from nplrp.files.save import about
 
+    from nplrp.ledger import total
+
     if not results:
         results += [{"about": about(e), "images": []} for e in explanations]
     for e, found in zip(explanations, results, strict=True):
@@ -642,10 +644,10 @@ def _add_results(results: list[dict[str, Any]], explanations: Sequence[Explanati
                 "image": image,
                 "labels": [label._asdict() for label in _labels(e)],
                 "target": None if e.targets is None else chosen._asdict(),
-                "relevance": {"sum": float(R.sum(dtype=float)), "min": float(R.min()), "max": float(R.max())},
+                "relevance": {"sum": total(R), "min": float(R.min()), "max": float(R.max())},
             }
             if arguments.layers:
-                row["layers"] = {name: float(each[m].sum(dtype=float)) for name, each in e.relevances.items()}
+                row["layers"] = {name: total(each[m]) for name, each in e.relevances.items()}
             if ledger is not None:
                 row["ledger"] = ledger.image(m).as_rows()
             found["images"].append(row)

@@ -230,7 +230,7 @@ def run_backward(
         if i in trace.denominators:
             own = _division(plan, trace, i)
             assert own is not None and op.fused is not None
-            if op.fused.whole and not s and own.weights == (1.0,):
+            if op.fused.whole and fusion.plain and not s and own.weights == (1.0,):
                 with queue:
                     carried = op.fused.whole(step, R, own, fusion.parts[0], inputs, workspace)
             else:
@@ -243,7 +243,7 @@ def run_backward(
                         below = (division,) if op.fused.divides else ()
                         carried = op.fused.carry(step, s, fusion.parts, inputs, workspace, *below)
                 else:
-                    carried = layers.Carried([_carry_parts(plan, i, s, inputs, fusion.parts)], False)
+                    carried = layers.Carried(layers.scatter(step, _carry_parts(plan, i, s, inputs, fusion.parts)), False)
                 workspace.give(*s)
         elif op.routes and _hands_on(op, rule):
             with queue:

@@ -144,6 +144,8 @@ def test_nonsense(path, action, lines, monkeypatch):
     folder, known = lines
     monkeypatch.chdir(folder)
     for text in NONSENSE:
+        if action.dest == "images" and text in ("/", ".."):  # all pictures of this machine
+            continue
         check(given(path, action, list(known[path]), text))
 
 
