@@ -19,6 +19,7 @@ VERSIONS: Mapping[str, int] = {
     "golden.show": 1,
     "golden.check": 1,
     "golden.audit": 1,
+    "golden.references": 1,
     "doctor": 1,
 }
 

@@ -14,6 +14,8 @@ from PIL import Image
 
 import nplrp
 from nplrp.cli import main
+from nplrp.heatmaps import sheet
+from nplrp.images import display, load_pixels
 
 DATA = Path(__file__).parent / "data"
 WEIGHTS = str(DATA / "keras_files" / "small32_k3.keras")
@@ -60,11 +62,44 @@ def refused(capsys, *arguments):
 def test_explain_writes_a_heatmap_and_prints_labels(capsys, picture):
     code, out, _ = run(capsys, "explain", picture, "--weights", WEIGHTS)
     assert code == 0
-    written = picture.parent / "dog-notebook.png"
+    written = picture.parent / "dog-notebook+epsilon_plus.png"
     assert f"wrote {written.name}" in out
     assert len([line for line in out.splitlines() if line.startswith("    ")]) == 5
-    with Image.open(written) as image:
-        assert image.size == (1200, 600)
+    with Image.open(written) as image:  # the picture and two maps
+        assert image.width == 3 * 330 + 30
+
+
+def pixels_of(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def test_the_notebooks_own_figure_is_one_option_away(capsys, picture):
+    assert run(capsys, "explain", picture, "-w", WEIGHTS, "--style", "notebook")[0] == 0
+    model = nplrp.load(WEIGHTS)
+    e = nplrp.explain(model, nplrp.preprocess(str(picture), model))
+    label, shown = e.target_labels()[0], display(load_pixels(str(picture), model))[0]
+    expected = nplrp.figure(shown, nplrp.heatmap(e.relevance)[0], label.id, label.name, label.score)
+    np.testing.assert_array_equal(pixels_of(picture.parent / "dog-notebook.png"), expected)
+
+
+def test_looks_of_the_picture(capsys, picture):
+    """Every option changes the picture as the same argument of `sheet` does, and nothing else does."""
+    model = nplrp.load(WEIGHTS)
+    e = nplrp.explain(model, nplrp.preprocess(str(picture), model), "zplus")
+    shown, heading = display(load_pixels(str(picture), model))[0], e.target_labels()[0].heading
+    seen = []
+    for options, same in (
+        ([], {}),
+        (["--cmap", "PuOr"], {"cmap": "PuOr"}),
+        (["--clip", 90], {"clip": 90}),
+        (["--clip", 100], {"clip": 100}),
+        (["--overlay"], {"overlay": True}),
+    ):
+        assert run(capsys, "explain", picture, "-w", WEIGHTS, "-c", "zplus", "-o", "out.png", *options)[0] == 0
+        seen.append(pixels_of(picture.parent / "out.png"))
+        np.testing.assert_array_equal(seen[-1], sheet(shown, {"zplus": e.relevance[0]}, heading, **same))
+    assert not any(np.array_equal(a, b) for i, a in enumerate(seen) for b in seen[:i])
 
 
 def test_explain_draws_a_panel_for_several_composites(capsys, picture):
@@ -80,7 +115,13 @@ def test_explain_several_images_into_a_folder(capsys, picture):
     shutil.copy(picture, other)
     code, _, _ = run(capsys, "explain", picture, other, "-w", WEIGHTS, "-o", "pictures/")
     assert code == 0
-    assert {p.name for p in (picture.parent / "pictures").iterdir()} == {"dog-notebook.png", "cat-notebook.png"}
+    assert {p.name for p in (picture.parent / "pictures").iterdir()} == {f"{name}-notebook+epsilon_plus.png" for name in ("dog", "cat")}
+
+
+def test_a_network_that_the_readable_composite_has_no_rule_for_is_drawn_by_the_notebooks_alone(capsys, picture, monkeypatch):
+    monkeypatch.setattr("nplrp.cli.DEFAULT", ("notebook", "epsilon(epsilon=1e-300)"))
+    assert run(capsys, "explain", picture, "-w", WEIGHTS, "-o", "out.png")[0] == 0
+    assert pixels_of(picture.parent / "out.png").shape[1] == 2 * 330 + 30
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".h5"])
@@ -116,7 +157,7 @@ def test_explain_as_json(capsys, picture):
     assert image["target"] is None
     assert image["layers"]["predictions"] == pytest.approx(1.0, rel=1e-6)
     assert image["ledger"][0]["relevance_in"] == pytest.approx(1.0, rel=1e-6)
-    assert not list(picture.parent.glob("*-notebook.png"))
+    assert not list(picture.parent.glob("*-*.png"))
 
 
 def test_explain_prints_ledger_and_layers(capsys, picture):
@@ -178,6 +219,15 @@ def test_no_weights_anywhere(capsys, picture, monkeypatch):
         (["explain", "dog.png", "--dtype", "float16"], "no dtype 'float16'"),
         (["explain", "dog.png", "--algorithm", "quick"], "no algorithm 'quick'"),
         (["explain", "dog.png", "-o", "none/out.png"], "no folder none"),
+        (["explain"], "no image: give the name of a file, or --demo"),
+        (["predict"], "no image: give the name of a file, or --demo"),
+        (["explain", "dog.png", "--demo"], "a model of its own"),
+        (["explain", "dog.png", "--cmap", "rainbows"], "unknown colour map 'rainbows'"),
+        (["explain", "dog.png", "--clip", "0"], "clip is 0"),
+        (["explain", "dog.png", "--clip", "101"], "clip is 101"),
+        (["explain", "dog.png", "--style", "notebook", "--overlay"], "leave out one"),
+        (["explain", "dog.png", "--style", "notebook", "-c", "notebook,zplus"], "one map"),
+        (["explain", "dog.png", "--style", "notebook", "-t", "top-2"], "one map"),
         (["explain", "dog.png", "-o", "out.xyz"], "out.xyz"),
         (["explain", "dog.png", "--save", "out.txt"], ".npz or .h5"),
         (["explain", "dog.png", "--save", "none/out.npz"], "none/out.npz"),
@@ -213,7 +263,7 @@ def test_nan_weights_are_named(capsys, picture):
     [
         ("", "the following arguments are required: COMMAND; see nplrp --help"),
         ("explian a.png", "COMMAND: there is no 'explian'; did you mean 'explain' or 'plan'? see nplrp --help"),
-        ("explain", "the following arguments are required: IMAGE; see nplrp explain --help"),
+        ("explain", "no image: give the name of a file, or --demo for the demonstration's model and image"),
         ("explain --wights w.h5", "there is no option '--wights'; did you mean '--weights'? see nplrp explain --help"),
         ("explain a.png --head foo", "--head: there is no 'foo'; there are flatten, avg, max; see nplrp explain --help"),
         ("explain a.png -w", "--weights/-w: expected one argument; see nplrp explain --help"),

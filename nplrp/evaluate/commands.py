@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nplrp.files.given import add_flags, given
+from nplrp.files.plain import open_plain
 from nplrp.schema import print_json
 
 if TYPE_CHECKING:
@@ -137,7 +138,8 @@ def _inputs(arguments: argparse.Namespace, model: Model) -> tuple[list[str], np.
         pixels = load_pixels(names, model, resample=arguments.resample, crop=arguments.crop)
         return names, normalize(pixels, model.preprocessing.mode)
     try:
-        x = np.load(arguments.input, allow_pickle=False)
+        with open_plain(arguments.input) as file:
+            x = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         reason = " ".join(str(error).split())
         raise EvaluationError(f"{arguments.input}: can't be read as a NumPy array ({reason}); write it with numpy.save") from None

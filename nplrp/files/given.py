@@ -26,6 +26,7 @@ class Given:
     output, config, architecture, preprocessing, head, last_activation, kernels : str or None
         As of `nplrp.load`.
     input_size : (height, width) or None
+    mmap : bool
         As of `nplrp.load`.
     """
 
@@ -38,6 +39,7 @@ class Given:
     last_activation: str | None = None
     kernels: str | None = None
     input_size: tuple[int, int] | None = None
+    mmap: bool = True
 
     def load(self) -> Model:
         """Return the model.
@@ -56,18 +58,24 @@ class Given:
         return model
 
 
-def add_flags(parser: argparse.ArgumentParser, pictures: bool = True) -> None:
-    """Add the flags that say which network the weights are of, and how its pictures were prepared if `pictures`."""
+def add_flags(parser: argparse.ArgumentParser, computing: bool = True) -> None:
+    """Add the flags that say which network the weights are of; if it will compute, also how pictures were prepared and the file is read."""
     parser.add_argument("--output-layer", metavar="LAYER", help="which output, of a model with several: the name of its layer")
     parser.add_argument("--config", metavar="FILE.json", help="configuration of weights that carry none, as to_json() writes it")
     parser.add_argument(
         "--architecture", metavar="NAME", help="network of keras.applications that weights without one are of: resnet50, ..."
     )
-    if pictures:
+    if computing:
         parser.add_argument(
             "--preprocessing",
             metavar="MODE",
             help="how pictures were prepared: caffe, tf, torch, unit (x / 255), none (0 to 255), or MEAN,STD; default: as the file tells",
+        )
+        parser.add_argument(
+            "--no-mmap",
+            dest="mmap",
+            action="store_false",
+            help="read the weights into memory instead of mapping their file, which others may change then",
         )
     parser.add_argument(
         "--head", choices=("flatten", "avg", "max"), help="what stands before the dense layers of a VGG's weights without configuration"

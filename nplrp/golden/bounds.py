@@ -153,7 +153,13 @@ def _forward_choice(step: Step, a: np.ndarray, y: np.ndarray, a_error: np.ndarra
 
 
 def relevance_bounds(
-    plan: Plan, i: int, trace: Trace, R: np.ndarray, a_error: np.ndarray | None = None, convolutions: str = "direct"
+    plan: Plan,
+    i: int,
+    trace: Trace,
+    R: np.ndarray,
+    a_error: np.ndarray | None = None,
+    convolutions: str = "direct",
+    exact_sums: bool = False,
 ) -> Bounds:
     """Bound the error of the relevance that step i's rule gives to what it works on.
 
@@ -169,6 +175,9 @@ def relevance_bounds(
     a_error : ndarray [n, *input_shape] or None
         Error of the step's input, for the winners of a pool; None: it is given, and rounded at most.
     convolutions : "direct", "winograd" or "fft"
+    exact_sums : bool
+        The numbers are such that every partial sum of every denominator is exact, in any order: rounding begins behind it, and what sign
+        or zero it has is sure.
 
     Returns
     -------
@@ -188,7 +197,7 @@ def relevance_bounds(
     back_gains = gains(back + len(parts) + 1)
     fast = fast_convolutions.is_fast(step, convolutions)
     fast_gains = gains(fast_convolutions.terms(step, convolutions, step.output_shape[-1]) + len(parts) + 1) if fast else (0.0, 0.0)
-    halves = _unsure_halves(step, a, parts[0].units, convolutions, held)
+    halves = None if exact_sums else _unsure_halves(step, a, parts[0].units, convolutions, held)
     for part, of_units, lines in four_lines(plan, trace, i, R):
         inputs, changes = layers.changed_inputs(a, rule, part), [term.weight for term in part.terms]
         z, s, R_part = lines.z, np.abs(lines.s), of_units.reshape(lines.z.shape)
@@ -196,6 +205,8 @@ def relevance_bounds(
         A, *errors = [np.zeros_like(d)] * 3
         if not rule.undivided:
             A, *errors = _errors_of_sums(step, inputs, changes, part.bias, convolutions, held, unsure)
+            if exact_sums:
+                A, errors = np.zeros_like(z), [EXTRA * UNIT * np.abs(z)] * 2
         carried = [_error_of_s(s, each, d) for each in errors]
         lost = (d == 0) & (A > 0) & (R_part != 0)  # dropped as 0 / 0 here, but rounding may leave a denominator there
         likely = _likely_error(step, A, z, errors[0], fast)

@@ -17,11 +17,13 @@ from nplrp.usage import Parser
 if TYPE_CHECKING:
     import numpy as np
 
+    from nplrp.golden.auditing import Audit
+    from nplrp.golden.references import ReferenceAudits
     from nplrp.model import Model
 
 
-def add_commands(commands: Any) -> None:
-    """Add ``golden`` to the parser of all commands."""
+def add_commands(commands: Any) -> Any:
+    """Add ``golden`` to the parser of all commands, and return its actions."""
     golden = commands.add_parser(
         "golden",
         help="record golden values and check other implementations against them",
@@ -88,12 +90,17 @@ def add_commands(commands: Any) -> None:
     check.add_argument("--png", metavar="FILE", help="also draw the report")
     check.set_defaults(run=run_check)
 
-    audit = actions.add_parser("audit", parents=[model], help="how much this file could let through: what tolerances hide, faults caught")
-    audit.add_argument("golden", metavar="G")
+    audit = actions.add_parser(
+        "audit",
+        parents=[model],
+        help="how much this file could let through, or turn away: what tolerances hide, faults caught, right code rejected",
+    )
+    audit.add_argument("golden", metavar="G", help="a golden file, or one of iNNvestigate's reference files (tests/references/layer)")
     audit.add_argument("--rtol", type=float, metavar="X", help="audit |d| <= atol + rtol |golden| instead of the derived tolerances")
     audit.add_argument("--atol", type=float, metavar="X")
     audit.add_argument("--json", metavar="FILE", help="also write it as JSON; - for standard output")
     audit.set_defaults(run=run_audit)
+    return actions
 
 
 def run_record(arguments: argparse.Namespace) -> None:
@@ -187,7 +194,7 @@ def run_check(arguments: argparse.Namespace) -> int:
         raise GoldenError("a backend needs the weights that were recorded; give --weights")
     model = given(arguments).load() if arguments.weights else None
     if model is not None and arguments.backend:
-        from nplrp.golden.backend import BACKENDS, adapter, run_backend
+        from nplrp.golden.backend import BACKENDS, adapter, computed_otherwise, run_backend
 
         known = arguments.backend in BACKENDS
         if arguments.python and not known:
@@ -195,6 +202,8 @@ def run_check(arguments: argparse.Namespace) -> int:
         if arguments.mode == "isolated" and golden.profile != "full":
             raise GoldenError("this digest has samples only, so no layer can be given golden inputs; record a full file")
         command = adapter(arguments.backend, arguments.mode, arguments.python) if known else _words(arguments.backend)
+        for line in computed_otherwise(golden, arguments.backend, arguments.mode) if known else ():
+            print(f"nplrp: {line}; record in its dialect (--dialect {arguments.backend}) to check it by its own rules", file=sys.stderr)
         dtype = "float64" if arguments.precision == "float64" else "float32"
         candidate = run_backend(golden, model, command, names, dtype=dtype, x=_tensor(arguments, model))
         candidate = dataclasses.replace(candidate, source=arguments.backend)
@@ -230,14 +239,20 @@ def run_audit(arguments: argparse.Namespace) -> int:
     """Say how much a golden file could let through."""
     from nplrp.golden.auditing import audit
     from nplrp.golden.file import read
+    from nplrp.golden.references import audit_references, is_reference
+    from nplrp.golden.report import write_json
 
-    golden = read(arguments.golden)
-    model = given(arguments).load() if arguments.weights else None
-    x = _tensor(arguments, model) if model is not None else None
-    found = audit(golden, model, x, rtol=arguments.rtol, atol=arguments.atol, progress=_progress)
+    tolerances = {"rtol": arguments.rtol, "atol": arguments.atol}
+    if is_reference(arguments.golden):
+        found: Audit | ReferenceAudits = audit_references(arguments.golden, **tolerances, progress=_progress)
+    else:
+        golden = read(arguments.golden)
+        model = given(arguments).load() if arguments.weights else None
+        x = _tensor(arguments, model) if model is not None else None
+        found = audit(golden, model, x, **tolerances, progress=_progress)
     _progress("")
     if arguments.json:
-        found.write_json(arguments.json)
+        write_json(found.as_json(), arguments.json)
     if arguments.json != "-":
         print(found)
     return PASSED if found.passed else DIVERGED

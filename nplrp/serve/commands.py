@@ -56,7 +56,7 @@ def run_serve(arguments: argparse.Namespace) -> int:
 
     source = Source(given(arguments), arguments.demo)
     if source.demo and source.given != Given():
-        raise ServeError("--demo serves a model of its own; leave out --output-layer, --config and --architecture, or give --weights")
+        raise ServeError("--demo serves a model of its own; leave out what is about a file of weights, or give --weights")
     model = source.load()
     from nplrp.serve.ports import address, listen
 
