@@ -48,8 +48,10 @@ def _run(argv: Sequence[str] | None) -> int:
     if argv and argv[0] == "import":
         return run_import(argv)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # nothing here uses it, and its threads take time to start
+    traced = False
     try:
         arguments = make_parser(argv[0] if argv else None).parse_args(argv)
+        traced = getattr(arguments, "verbose", False)
         spoken = _listen(arguments)
         code = arguments.run(arguments)
         spoken.let_go()
@@ -60,7 +62,7 @@ def _run(argv: Sequence[str] | None) -> int:
         print("nplrp: interrupted", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
-        return failed("nplrp", error)
+        return failed("nplrp", error, traced)
     return int(code or OK)
 
 
@@ -309,7 +311,7 @@ def run_explain(arguments: argparse.Namespace) -> int:
             _print_explanations(explanations, image, arguments)
 
     with compiling_ahead("nplrp.precompile", composites[0], arguments.dtype):
-        for each in _streamed(images, model, wanted, failed):
+        for each in _streamed(images, model, wanted, failed, arguments.quiet):
             explanations, written, name = list(each.explanations), pictures[each.index : each.index + 1], names[each.index]
             for path in written:
                 path.parent.mkdir(exist_ok=True)
@@ -343,7 +345,7 @@ def run_predict(arguments: argparse.Namespace) -> int:
 
     rows, failed = [], list[NplrpError]()
     question = Labels(arguments.top, arguments.dtype, arguments.algorithm, arguments.resample, arguments.crop)
-    for each in _streamed(images, model, question, failed):
+    for each in _streamed(images, model, question, failed, arguments.quiet):
         (labels,) = each.explanations
         if arguments.json:
             rows.append({"image": names[each.index], "labels": [label._asdict() for label in labels]})
@@ -369,12 +371,12 @@ def _images(arguments: argparse.Namespace) -> tuple[Sequence[ImageLike], list[st
     return [demo_image()], ["demo"]
 
 
-def _streamed(images: Sequence[ImageLike], model: Model, wanted: Question, failed: list[NplrpError]) -> Iterator[Explained]:
+def _streamed(images: Sequence[ImageLike], model: Model, wanted: Question, failed: list[NplrpError], quiet: bool) -> Iterator[Explained]:
     """Yield what could be done and note down what couldn't; the error of a single image is raised."""
     from nplrp.progress import Progress
     from nplrp.stream import stream
 
-    bar = Progress(len(images), "images done", quiet=len(images) == 1 or arguments.quiet)
+    bar = Progress(len(images), "images done", quiet=len(images) == 1 or quiet)
     try:
         for done, each in enumerate(stream(images, model, wanted), 1):
             bar.close()  # whoever prints has the line to himself
@@ -526,15 +528,14 @@ def run_fetch(arguments: argparse.Namespace) -> None:
 def _listen(arguments: argparse.Namespace) -> Spoken:
     """Print what the package has to say, such as that kernels are being compiled or that a ledger looks bad, on stderr."""
     quiet, verbose = getattr(arguments, "quiet", False), getattr(arguments, "verbose", False)
-    if verbose:
-        os.environ["NPLRP_DEBUG"] = "1"
     warnings.showwarning = (lambda *_: None) if quiet else (lambda message, *_: print(f"nplrp: note: {message}", file=sys.stderr))
     logger = logging.getLogger("nplrp")
     for handler in [each for each in logger.handlers if isinstance(each, Spoken)]:
         logger.removeHandler(handler)
     spoken = Spoken("nplrp", timed=verbose)
+    spoken.setLevel(logging.ERROR if quiet else logging.NOTSET)
     logger.addHandler(spoken)
-    logger.setLevel(logging.DEBUG if verbose else logging.ERROR if quiet else logging.INFO)
+    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
     return spoken
 
 
