@@ -48,8 +48,10 @@ def _run(argv: Sequence[str] | None) -> int:
     if argv and argv[0] == "import":
         return run_import(argv)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # nothing here uses it, and its threads take time to start
+    traced = False
     try:
         arguments = make_parser(argv[0] if argv else None).parse_args(argv)
+        traced = getattr(arguments, "verbose", False)
         spoken = _listen(arguments)
         code = arguments.run(arguments)
         spoken.let_go()
@@ -60,7 +62,7 @@ def _run(argv: Sequence[str] | None) -> int:
         print("nplrp: interrupted", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
-        return failed("nplrp", error)
+        return failed("nplrp", error, traced)
     return int(code or OK)
 
 
@@ -526,15 +528,14 @@ def run_fetch(arguments: argparse.Namespace) -> None:
 def _listen(arguments: argparse.Namespace) -> Spoken:
     """Print what the package has to say, such as that kernels are being compiled or that a ledger looks bad, on stderr."""
     quiet, verbose = getattr(arguments, "quiet", False), getattr(arguments, "verbose", False)
-    if verbose:
-        os.environ["NPLRP_DEBUG"] = "1"
     warnings.showwarning = (lambda *_: None) if quiet else (lambda message, *_: print(f"nplrp: note: {message}", file=sys.stderr))
     logger = logging.getLogger("nplrp")
     for handler in [each for each in logger.handlers if isinstance(each, Spoken)]:
         logger.removeHandler(handler)
     spoken = Spoken("nplrp", timed=verbose)
+    spoken.setLevel(logging.ERROR if quiet else logging.NOTSET)
     logger.addHandler(spoken)
-    logger.setLevel(logging.DEBUG if verbose else logging.ERROR if quiet else logging.INFO)
+    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
     return spoken
 
 

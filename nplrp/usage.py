@@ -90,9 +90,9 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{name}: {line}{'' if line.endswith('?') else ';'} see {self.prog} --help\n")
 
 
-def failed(program: str, error: Exception) -> int:
-    """Print an error as one line, also one that nobody expected, and return the exit code; NPLRP_DEBUG=1 shows where it was raised."""
-    if os.environ.get("NPLRP_DEBUG", "0") not in ("", "0"):
+def failed(program: str, error: Exception, traced: bool = False) -> int:
+    """Print an error as one line, also one that nobody expected, and return the exit code; `traced` or NPLRP_DEBUG=1 show its place."""
+    if traced or os.environ.get("NPLRP_DEBUG", "0") not in ("", "0"):
         traceback.print_exception(error)
     message = " ".join(str(error).split())
     if isinstance(error, OSError) and error.strerror:  # a name that is too long, a disk that is full

@@ -1,5 +1,6 @@
 """`nplrp doctor`: what one pastes into a bug report, and whether this installation computes the right bits."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -70,6 +71,21 @@ def test_no_name_of_a_user(monkeypatch):
     monkeypatch.setenv("NPLRP_TEST", str(Path.home() / "secret"))
     if len(str(Path.home())) > 1:
         assert doctor.examine()["environment"]["NPLRP_TEST"] == str(Path("~") / "secret")
+
+
+def test_every_command_that_prints_json_has_a_schema():
+    found = set()
+
+    def walk(parser, path=()):
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for name, below in action.choices.items():
+                    walk(below, (*path, name))
+            elif action.dest == "json":
+                found.add(".".join(path))
+
+    walk(cli.make_parser())
+    assert found | {"golden.references"} == set(VERSIONS)
 
 
 def test_every_schema_is_documented():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,7 +115,7 @@ def run_record(arguments: argparse.Namespace) -> None:
     x = _tensor(arguments, model)
     if x is None:
         raise GoldenError("there is nothing to explain; give --image or --input")
-    name = Path(arguments.image or arguments.input).name
+    name, tell = Path(arguments.image or arguments.input).name, _teller(arguments)
     golden = record(
         model,
         x,
@@ -124,11 +125,11 @@ def run_record(arguments: argparse.Namespace) -> None:
         start=arguments.start,
         profile=arguments.profile,
         input_name=name,
-        progress=_progress,
+        progress=tell,
     )
-    _progress(f"writing {arguments.output}")
+    tell(f"writing {arguments.output}")
     write(golden, arguments.output)
-    _progress("")
+    tell("")
     print(f"{golden}\nwrote {arguments.output}")
 
 
@@ -242,15 +243,15 @@ def run_audit(arguments: argparse.Namespace) -> int:
     from nplrp.golden.references import audit_references, is_reference
     from nplrp.golden.report import write_json
 
-    tolerances = {"rtol": arguments.rtol, "atol": arguments.atol}
+    tolerances, tell = {"rtol": arguments.rtol, "atol": arguments.atol}, _teller(arguments)
     if is_reference(arguments.golden):
-        found: Audit | ReferenceAudits = audit_references(arguments.golden, **tolerances, progress=_progress)
+        found: Audit | ReferenceAudits = audit_references(arguments.golden, **tolerances, progress=tell)
     else:
         golden = read(arguments.golden)
         model = given(arguments).load() if arguments.weights else None
         x = _tensor(arguments, model) if model is not None else None
-        found = audit(golden, model, x, **tolerances, progress=_progress)
-    _progress("")
+        found = audit(golden, model, x, **tolerances, progress=tell)
+    tell("")
     if arguments.json:
         write_json(found.as_json(), arguments.json)
     if arguments.json != "-":
@@ -268,14 +269,16 @@ def _words(command: str) -> list[str]:
     return words
 
 
-def _progress(what: str) -> None:
-    """Show what is being done, where somebody watches."""
-    import logging
+def _teller(arguments: argparse.Namespace) -> Callable[[str], None]:
+    """Return what shows what is being done, where somebody watches who wants to know."""
     import sys
 
-    if sys.stderr.isatty() and logging.getLogger("nplrp").level < logging.ERROR:  # which -q raises
-        draw(sys.stderr, f"\r\x1b[K{readable(what)}")
-        sys.stderr.flush()
+    def tell(what: str) -> None:
+        if sys.stderr.isatty() and not arguments.quiet:
+            draw(sys.stderr, f"\r\x1b[K{readable(what)}")
+            sys.stderr.flush()
+
+    return tell
 
 
 def _tensor(arguments: argparse.Namespace, model: Model) -> np.ndarray | None:
