@@ -292,7 +292,8 @@ def _pool(kind: str, form: str, inputs: str) -> Setting:
     seed = f"{kind}-{form}.{inputs}"
     a = grid(f"{seed}.a", (2 if inputs == "batch" else 1, *shape), INPUTS)
     if inputs == "ties":  # of positive, negative and no numbers
-        a = grid(f"{seed}.a", a.shape, INPUTS, 3)
+        a = grid(f"{seed}.a", a.shape, INPUTS, 2)
+        a[..., 0] = np.abs(a[..., 0])
         a[seeded.integers(f"{seed}.zero", a.size).reshape(a.shape) % np.uint64(4) == 0] = 0.0
     if inputs == "near-ties":
         a = 1 + seeded.integers(f"{seed}.a", a.size).reshape(a.shape).astype(np.float64) % 4 * 2.0**-23

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 
 from nplrp.conformance.cases import Asked, all_cases
 from nplrp.conformance.computing import Bench, resolved
-from nplrp.conformance.suite import PATH, Answer, Case, Suite, write
+from nplrp.conformance.suite import PATH, VERSION, Answer, Case, Suite, write
 from nplrp.golden.recording import tensor_of
 from nplrp.golden.values import Tensor
 from nplrp.layers import KINDS
@@ -65,6 +66,8 @@ def main() -> None:
     suite = make()
     write(suite, path)
     answers = sum(len(case.answers) for case in suite)
+    facts = {"version": VERSION, "cases": len(suite), "answers": answers, "content_sha256": suite.content_sha256}
+    path.with_suffix(".json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", "utf-8")
     print(f"wrote {path}: {len(suite)} cases, {answers} answers, {path.stat().st_size} bytes, content SHA-256 {suite.content_sha256}")
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from nplrp.conformance import Refused, answers_of, judged, load
 from nplrp.conformance.backends import LIBRARIES
 
-DIALECTS = ("nplrp", *LIBRARIES.values())
+DIALECTS = (*LIBRARIES.values(), "nplrp")
 
 
 def main(folder, *peers):
@@ -29,7 +29,7 @@ def main(folder, *peers):
         table = {"suite": suite.content_sha256, "peers": {}}
     asked = [peer.partition("=")[::2] for peer in peers]
     jobs = [(name, how, LIBRARIES[how.partition(":")[0]], precision) for name, how in asked for precision in ("float32", "float64")]
-    jobs += [(name, how, dialect, "float32") for name, how in asked for dialect in DIALECTS if dialect != LIBRARIES[how.partition(":")[0]]]
+    jobs += [(name, how, dialect, "float32") for dialect in DIALECTS for name, how in asked if dialect != LIBRARIES[how.partition(":")[0]]]
     for name, how, dialect, precision in jobs:
         library, _, python = how.partition(":")
         cells = table["peers"].setdefault(name, {})
