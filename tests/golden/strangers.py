@@ -13,7 +13,7 @@ import numpy as np
 from nplrp import golden
 from nplrp.golden.candidate import Candidate
 from tests import networks
-from tests.golden.port import Port
+from tests.golden.mistaken_port import Port
 
 #: What is wrong, where it may be, with which number, and what a right name says. Places: "first" (the first convolution), "conv" (another
 #: one), "dense", "linear" (both of the last two), "pool", "flatten", "add", "concat", "top" (the output), "input", "norm", "act".
@@ -267,7 +267,15 @@ def judge(report, mistake, words, forward):
     caught = not report.passed
     layer = mistake[0]
     first = report.first
-    placed = caught and first is not None and (layer in first.layer or (layer == "input" and first.what == "activation"))
+    placed = (
+        caught
+        and first is not None
+        and (
+            layer in first.layer
+            or (first.layer == "start" and mistake[1].startswith(("start", "other class")))
+            or (layer == "input" and first.what == "activation")
+        )
+    )
     text = next((each for each in report.diagnosis if " matches " in each and "none of" not in each), "")
     named = re.search(r'matches "(.*?)" (?:to|but)', text)
     others = text[named.end() :] if named else ""

@@ -4,8 +4,8 @@ reported    what was reported: is the array a simple function of the right one, 
 rules       rules with something changed, and numbers that are fitted rather than listed: epsilon, gamma, alpha and beta, a box, a bias
 single      a single weight or bias, by its index and its value
 
-A hypothesis is tried on a small piece of a layer (`cutting`), and run on all of it if it fits there. Nothing is named that doesn't fit; what
-can't be told apart is named together (`matching`).
+A hypothesis is tried on a small piece of a layer (`cutting`), and run on all of it if it fits there. Nothing is named that doesn't fit;
+what can't be told apart is named together (`matching`).
 """
 
 from nplrp.golden.diagnosis.diagnosing import diagnose, find

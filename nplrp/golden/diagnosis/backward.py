@@ -17,7 +17,7 @@ from nplrp.golden.faults import Place
 #: On a piece a hypothesis may leave so many times what it may on all of a layer: the tolerance is the same, the piece is where it is worst.
 GENEROUS = 4.0
 #: Side of the piece in which a single weight is looked for: all places of a unit are unknown there.
-TINY = 6
+TINY = 14
 
 
 def search(
@@ -96,10 +96,10 @@ def _readers(places: Sequence[Place], shares: Sequence[np.ndarray], j: int) -> I
                 (f"what {at.step.name} gives counted twice", edges.total([shares[k], *shares])),
                 (f"what {at.step.name} gives times the activation once more", edges.total([more, *rest])),
             ):
-                yield Hypothesis(name, lambda _, values=values: values), values
+                yield Hypothesis(name), values
     if len(places) > 1:
         mean = edges.total(shares) / len(shares)
-        yield Hypothesis("the mean of what the readers give, not the sum", lambda _: mean), mean
+        yield Hypothesis("the mean of what the readers give, not the sum"), mean
 
 
 def _of_place(found: Matches, at: Place, j: int, rest: Sequence[np.ndarray], where: str) -> None:

@@ -38,7 +38,7 @@ class Piece(NamedTuple):
 
 
 def cut_out(at: Place, weight: np.ndarray, small: float = SMALL, side: int = SIDE) -> Piece:
-    """Return the piece of a layer where the most of a weight lies, [n, *input_shape]; all of a layer that is small, or of another kind.
+    """Return the piece of a layer where most of a weight lies, [n, *input_shape]; all of one that is small or of another kind.
 
     A layer of fewer multiplications than `small` is small; `side` is that of the piece in pixels.
     """
@@ -97,7 +97,7 @@ def _of_image(at: Place, weight: np.ndarray, step: Step, side: int) -> Piece:
 
 
 def _of_matrix(at: Place, weight: np.ndarray, matrix: np.ndarray) -> Piece:
-    """Keep some inputs of a dense layer; four more stand for all others: by the signs of input and weight, so clamps do the same to them."""
+    """Keep some inputs of a dense layer; four more stand for all others, by the signs of input and weight, so that clamps fit."""
     n = int(np.argmax(weight.sum(axis=1)))
     kept = np.sort(np.argsort(-weight[n], kind="stable")[:KEPT])
     a = at.a[n]
@@ -126,4 +126,3 @@ def _substituted(at: Place, step: Step, a: np.ndarray, R: np.ndarray, y: np.ndar
     trace = dataclasses.replace(at.trace, activations=tuple(activations), held={})
     steps = (*at.plan.steps[: at.i], step, *at.plan.steps[at.i + 1 :])
     return dataclasses.replace(at, plan=dataclasses.replace(at.plan, steps=steps), trace=trace, R=R)
-

@@ -117,7 +117,9 @@ def _of_activation(
     at_hand = bounds("direct")
     loose = not (own or report.mode == "isolated" or reads == ("input",))
     target = Target(candidate, reference.reshape(candidate.shape), at_hand.expected, at_hand.undecided, scale, loose)
-    found = forward.search(row.layer, target, step, model.layers[i - 1], inputs, reads, _flattened(steps, step), _others(golden, row.array, "activation"))
+    found = forward.search(
+        row.layer, target, step, model.layers[i - 1], inputs, reads, _flattened(steps, step), _others(golden, row.array, "activation")
+    )
     if found.matches or not is_fast(step, "winograd") or not _winograd_explains(bounds, candidate, reference, report, convolutions):
         return found
     return _hint(row.layer)
@@ -220,7 +222,7 @@ def _of_start(
 
     def tries() -> Iterator[tuple[Hypothesis, np.ndarray]]:
         for name, values in other_starts(scoring, start, logits, output, wanted):
-            yield Hypothesis(name, lambda _: values), values
+            yield Hypothesis(name), values
         classes = scoring.classes
         if wanted is not None and classes <= CLASSES:
             largest = np.argmax(scoring.logits(logits), axis=-1)
@@ -233,7 +235,7 @@ def _of_start(
             ):
                 if not np.array_equal(targets % classes, wanted):
                     values = scoring.begin(start, logits, output, targets % classes)
-                    yield Hypothesis(name, lambda _, values=values: values), values
+                    yield Hypothesis(name), values
             alone = np.abs(candidate.reshape(len(candidate), -1))
             if scoring.binary is False and (np.count_nonzero(alone, axis=1) == 1).all():
                 theirs = alone.argmax(axis=1)
@@ -242,7 +244,7 @@ def _of_start(
                         values = scoring.begin(other, logits, output, theirs)
                         told = "" if other == start else f", start {other}"
                         name = f"other classes as targets: {', '.join(map(str, theirs[:8]))}{told}"
-                        yield Hypothesis(name, lambda _, values=values: values, {"target": 0}), values
+                        yield Hypothesis(name, fitted={"target": 0}), values
         yield from relations(target, {})
 
     found = backward.Matches(target)

@@ -37,7 +37,8 @@ def fit(run: Callable[[np.ndarray], np.ndarray | None], target: np.ndarray, star
     if not found or not np.isfinite(found[0][0]):
         return None
     begun = max((each[0] for each in found if np.isfinite(each[0])), default=np.inf)
-    for error, values, theta in found[:2]:
+    for begin in found[:2]:
+        error, values, theta = begin
         for _ in range(STEPS):
             assert values is not None
             if error <= 1e-7 * target.size * 1e-2:

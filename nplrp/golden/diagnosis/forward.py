@@ -68,7 +68,7 @@ def search(
         """Judge (name, numbers), or (name, numbers, what was fitted)."""
         for name, values, *fitted in tries:
             if np.isfinite(values).all() and values.size == target.candidate.size:
-                found.judge(Hypothesis(name, lambda _: None, *fitted), values.reshape(target.candidate.shape))
+                found.judge(Hypothesis(name, fitted=dict(*fitted)), values.reshape(target.candidate.shape))
 
     with np.errstate(all="ignore"):
         consider(forward_deviations(step, of, a, image))
@@ -91,12 +91,14 @@ def of_input(layer: str, target: Target) -> Finding:
         found.judge(hypothesis, values)
     if right.ndim == 4:
         if right.shape[3] == 3:
-            found.judge(Hypothesis("channels RGB for BGR", lambda _: None), right[..., ::-1])
+            found.judge(Hypothesis("channels RGB for BGR"), right[..., ::-1])
         flat, theirs = right.reshape(-1, right.shape[3]), candidate.reshape(-1, right.shape[3])
-        lines = [np.polyfit(x, y, 1) if np.ptp(x) else np.array([1.0, float(np.mean(y - x))]) for x, y in zip(flat.T, theirs.T, strict=True)]
+        lines = [
+            np.polyfit(x, y, 1) if np.ptp(x) else np.array([1.0, float(np.mean(y - x))]) for x, y in zip(flat.T, theirs.T, strict=True)
+        ]
         k, m = (np.array(each) for each in zip(*lines, strict=True))
         values = right * k + m
-        found.judge(Hypothesis(_prepared(k, m), lambda _: None, {"scale": float(k[0])} | {f"offset {c}": float(v) for c, v in enumerate(m)}), values)
+        found.judge(Hypothesis(_prepared(k, m), fitted={"scale": float(k[0])} | {f"offset {c}": float(v) for c, v in enumerate(m)}), values)
     return finding(layer, target, found.matches, found.tried, found.nearest)
 
 
@@ -117,7 +119,9 @@ def _prepared(k: np.ndarray, m: np.ndarray) -> str:
     offset = ", ".join(plain(float(v), 5) for v in m)
     if small.all():
         return f"input of another scale: times {scale}"
-    return f"a mean not subtracted from the input: ({offset}) is added" if one else f"input of another scale: times {scale}, plus ({offset})"
+    return (
+        f"a mean not subtracted from the input: ({offset}) is added" if one else f"input of another scale: times {scale}, plus ({offset})"
+    )
 
 
 def _of_inputs(step: Step, inputs: Sequence[np.ndarray], reads: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
@@ -181,14 +185,15 @@ def _moved_inputs(step: Step, a: np.ndarray) -> Iterator[tuple[str, np.ndarray]]
                 x = np.pad(a, ((0, 0), (top, bottom), (left, right), (0, 0)), mode=mode)  # type: ignore[call-overload]
                 valid = dataclasses.replace(window, padding="valid")
                 shape = (x.shape[1], x.shape[2], x.shape[3])
-                yield f"padding: {name} instead of zeros", run_step(
-                    dataclasses.replace(step, window=valid, input_shape=shape, prepared={}), np.ascontiguousarray(x)
+                yield (
+                    f"padding: {name} instead of zeros",
+                    run_step(dataclasses.replace(step, window=valid, input_shape=shape, prepared={}), np.ascontiguousarray(x)),
                 )
 
 
 def _curves(step: Step, a: np.ndarray, target: Target) -> Iterator[tuple[str, np.ndarray] | tuple[str, np.ndarray, dict[str, float]]]:
     """Return what other activations give, with a slope below 0 or a ceiling that is fitted."""
-    if step.score or layers.only_moves(step) and step.activation == "linear":
+    if step.score or (layers.only_moves(step) and step.activation == "linear"):
         return
     op = operation(step)
     if op.function and op.function(step):
@@ -197,7 +202,7 @@ def _curves(step: Step, a: np.ndarray, target: Target) -> Iterator[tuple[str, np
         bare, own = run_step(dataclasses.replace(step, activation="linear"), a), step.activation
     candidate = target.candidate.reshape(bare.shape)
     for name in CURVES:
-        if name != own and own != "linear":
+        if own not in (name, "linear"):
             yield f"{name} for {own}", layers.bend(name, bare) if name != "linear" else bare
     if own == "linear":
         return
@@ -246,7 +251,13 @@ def _norms(of: Layer, a: np.ndarray, target: Target) -> Iterator[tuple[str, np.n
 def _mixed(step: Step, a: np.ndarray, target: Target) -> Iterator[tuple[str, np.ndarray] | tuple[str, np.ndarray, dict[str, float]]]:
     """Return what comes out if products and bias are scaled, or the input is scaled and shifted: fitted where it isn't clamped."""
     weight, bias = step.weight, step.bias
-    if weight is None or bias is None or not layers.is_linear(step) or weight.ndim not in (2, 4) or step.activation not in ("linear", "relu"):
+    if (
+        weight is None
+        or bias is None
+        or not layers.is_linear(step)
+        or weight.ndim not in (2, 4)
+        or step.activation not in ("linear", "relu")
+    ):
         return
     product = layers.forward(step, [a], [AS_IS], NOTHING)
     candidate = target.candidate.reshape(product.shape)

@@ -17,8 +17,8 @@ Run = Callable[[Any], "np.ndarray | None"]
 NAMED, VERIFIED = 4, 12
 #: A hypothesis fits if it leaves at most one tolerance, and at most this share of what the right rule leaves.
 LEFT = 0.1
-#: Two hypotheses that leave errors of sizes within this factor aren't told apart.
-ALIKE = 2.0
+#: Two hypotheses that leave errors of sizes within this factor, or below so many unit roundoffs, aren't told apart.
+ALIKE, FLOOR = 2.0, 4.0
 #: What is left of the difference where everything is rounded coarsely, and a last bit more or less in between turns some roundings.
 ROUNDED = 0.1
 #: A shorter number may leave so many times what the fitted one leaves.
@@ -44,7 +44,7 @@ class Hypothesis:
     name : str
         As a report tells it, with the numbers that were fitted.
     run : callable
-        From a place, or from what a search works on, to the numbers that it would give; None if it can't show there.
+        From a place to the numbers that it would give; None if it can't show there. Not asked of what comes with its numbers.
     fitted : mapping of str to number
         Numbers that were fitted to the candidate.
     whole : bool
@@ -54,7 +54,7 @@ class Hypothesis:
     """
 
     name: str
-    run: Run = field(repr=False)
+    run: Run = field(default=lambda _: None, repr=False)
     fitted: dict[str, Any] = field(default_factory=dict)
     whole: bool = False
     rounds: bool = False
@@ -114,7 +114,11 @@ class Finding:
         if self.matches:
             alike = ", ".join(match.name for match in self.matches[1:NAMED])
             more = f" (not to be told apart here: {alike})" if alike else ""
-            near = f"to {self.matches[0].residual:.2g} tol" if self.matches[0].residual <= 1 else f"but for {self.matches[0].share:.1g} of the difference"
+            near = (
+                f"to {self.matches[0].residual:.2g} tol"
+                if self.matches[0].residual <= 1
+                else f"but for {self.matches[0].share:.1g} of the difference"
+            )
             return f'{self.layer} matches "{self.name}" {near}{more}'
         if self.apart <= 1:
             return f"{self.layer} is right, given what the candidate has around it: what differs was handed to it"
@@ -229,8 +233,9 @@ def finding(layer: str, target: Target, matches: Sequence[Match], tried: int, ne
             left = nearest[1] / (target.apart_size or 1.0)
             closest = f"; the closest, {nearest[0]!r}, leaves {left:.2g} of the difference"
         return Finding(layer, (), tried, target.apart, closest)
-    least = min(match.size for match in matches)
-    floor = 2 * UNIT * target.scale
+    told = int(target.out.sum())  # as many fitted numbers as there are differences explain nothing
+    least = min((match.size for match in matches if len(match.fitted) < told), default=min(match.size for match in matches))
+    floor = FLOOR * UNIT * target.scale
     alike = [match for match in matches if match.size <= ALIKE * least + floor]
     alike.sort(key=_complexity)
     seen, several = set[str](), list[Match]()
@@ -263,4 +268,3 @@ def nice(value: float, works: Callable[[float], bool]) -> float:
         if abs(short - value) <= 2e-3 * abs(value) and works(short):
             return short
     return value
-

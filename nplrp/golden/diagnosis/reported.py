@@ -1,7 +1,8 @@
-"""What was reported: is a candidate's array a simple function of the right one, or another array altogether?"""
+"""What was reported: a simple function of the right array, or another array altogether."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
@@ -31,25 +32,26 @@ def relations(target: Target, others: Mapping[str, np.ndarray], above: float | N
     """
     right, candidate = target.reference, target.candidate
     for name, moved in _moves(right):
-        yield Hypothesis(name, lambda _, moved=moved: moved), moved
+        yield Hypothesis(name), moved
     for name, other in others.items():
         if other.size == right.size:
-            yield Hypothesis(name, lambda _, other=other: other), other.reshape(right.shape)
+            yield Hypothesis(name), other.reshape(right.shape)
     yield from _lost(target)
     yield from _multiples(target, above)
     yield from _stored(target)
-    pairs = [(name, moved) for name, moved in _moves(right) if name != "negated"] + [(n, o.reshape(right.shape)) for n, o in others.items() if o.size == right.size]
+    pairs = [(name, moved) for name, moved in _moves(right) if name != "negated"] + [
+        (n, o.reshape(right.shape)) for n, o in others.items() if o.size == right.size
+    ]
     for name, other in pairs:
         k = _factor(candidate, other)
         if k is not None and abs(k - 1) > 1e-3:
-            yield Hypothesis(f"{name}, times {plain(k)}", lambda _, v=k * other: v, {"times": k}), k * other
+            yield Hypothesis(f"{name}, times {plain(k)}", fitted={"times": k}), k * other
 
 
 def _moves(right: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     """Return an array moved, mirrored, cut off by sign, and so on."""
-    axes = {3: ("rows", "columns", "channels")}.get(right.ndim - 1, tuple(f"axis {k}" for k in range(1, right.ndim)))
-    if right.ndim == 2:
-        axes = ("units",)
+    named = {1: ("units",), 3: ("rows", "columns", "channels")}
+    axes = named.get(right.ndim - 1, tuple(f"axis {k}" for k in range(1, right.ndim)))
     yield "negated", -right
     if (right < 0).any():
         yield "absolute values", np.abs(right)
@@ -63,7 +65,7 @@ def _moves(right: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
             yield "turned by 90 degrees", np.rot90(right, 1, (1, 2))
             yield "turned by -90 degrees", np.rot90(right, -1, (1, 2))
         yield "channels first: CHW numbers read as HWC", right.transpose(0, 3, 1, 2).reshape(right.shape)
-        n, h, w, c = right.shape
+        n, h, w, c = np.shape(right)
         yield "channels last: HWC numbers read as CHW", right.reshape(n, c, h, w).transpose(0, 2, 3, 1)
         yield "rows and columns reversed", right[:, ::-1, ::-1]
     for k, axis in enumerate(axes, 1):
@@ -112,19 +114,25 @@ def _multiples(target: Target, above: float | None) -> Iterator[tuple[Hypothesis
         return
     k = nice(k, lambda short, k=k: target.as_good(short * right, k * right))
     total, elements = float(right.sum()), right[0].size
-    why = [f"1/{m:d}, {what}" for m, what in ((n, "a mean over the batch"), (elements, "a mean over all elements")) if abs(k * m - 1) < 1e-4]
+    why = [
+        f"1/{m:d}, {what}" for m, what in ((n, "a mean over the batch"), (elements, "a mean over all elements")) if abs(k * m - 1) < 1e-4
+    ]
     if right.ndim == 4:
-        pixels, channels = right.shape[1] * right.shape[2], right.shape[3]
-        why += [f"1/{m:d}, a mean over {what}" for m, what in ((pixels, "pixels"), (channels, "channels")) if m > 1 and abs(k * m - 1) < 1e-4]
+        pixels, channels = math.prod(right.shape[1:-1]), right.shape[-1]
+        why += [
+            f"1/{m:d}, a mean over {what}" for m, what in ((pixels, "pixels"), (channels, "channels")) if m > 1 and abs(k * m - 1) < 1e-4
+        ]
     text = f"times {plain(k, 8)}" + (f" ({why[0]})" if why else "")
-    cancelled = float(np.abs(right).sum()) / abs(total) if total else np.inf  # rounding moves a sum by so many times what it moves its terms
+    cancelled = (
+        float(np.abs(right).sum()) / abs(total) if total else np.inf
+    )  # rounding moves a sum by so many times what it moves its terms
     for name, value in (("the sum is what came from above", total / above if above else 0.0), ("the sum is 1", total)):
         if value and abs(k * value - 1) < 1e-6 * cancelled:
             text = f"scaled so that {name} (times {plain(k, 8)})"
     largest = float(np.abs(right).max(initial=0.0))
     if abs(k * largest - 1) < 1e-5:
         text = f"scaled so that the largest is 1 (times {plain(k, 8)})"
-    yield Hypothesis(text, lambda _, v=k * right: v, {"times": k}), k * right
+    yield Hypothesis(text, fitted={"times": k}), k * right
     if n > 1:
         axes = tuple(range(1, right.ndim))
         sums, sizes, tops = right.sum(axes), np.abs(right).sum(axes), np.abs(right).max(axes)
@@ -135,7 +143,7 @@ def _multiples(target: Target, above: float | None) -> Iterator[tuple[Hypothesis
         elif (np.abs(each * tops - 1) <= 1e-5).all():
             name = "scaled so that each image's largest is 1"
         values = right * each.reshape(-1, *[1] * (right.ndim - 1))
-        yield Hypothesis(name, lambda _, v=values: v, {f"image {i}": float(k) for i, k in enumerate(each)}), values
+        yield Hypothesis(name, fitted={f"image {i}": float(k) for i, k in enumerate(each)}), values
 
 
 def _stored(target: Target) -> Iterator[tuple[Hypothesis, np.ndarray]]:
@@ -152,7 +160,7 @@ def _stored(target: Target) -> Iterator[tuple[Hypothesis, np.ndarray]]:
             same = np.array_equal(held(candidate), candidate)
         least = 2.0**-24 if name == "float16" else 0.0  # below its smallest normal number float16 has fewer digits
         if same and (np.abs(candidate - right) <= np.abs(right) * 2.0 ** -(bits + 1) + least / 2 + target.tolerance(right)).all():
-            yield Hypothesis(f"rounded to {name}: right, but stored with fewer digits", lambda _: candidate), candidate
+            yield Hypothesis(f"rounded to {name}: right, but stored with fewer digits"), candidate
 
 
 def _lost(target: Target) -> Iterator[tuple[Hypothesis, np.ndarray]]:
@@ -165,7 +173,7 @@ def _lost(target: Target) -> Iterator[tuple[Hypothesis, np.ndarray]]:
         values = np.where(out, candidate, right)
         each = [f"{tuple(map(int, at))} is {candidate[tuple(at)]:.6g} for {right[tuple(at)]:.6g}" for at in places]
         what = "1 element" if len(places) == 1 else f"{len(places)} elements"
-        yield Hypothesis(f"{what} alone: {'; '.join(each)}", lambda _: values, {f"element {k}": 0 for k in range(len(places))}), values
+        yield Hypothesis(f"{what} alone: {'; '.join(each)}", fitted={f"element {k}": 0 for k in range(len(places))}), values
     if (candidate[out] != 0).any() or not (candidate[~out] != 0).any():
         return
     lost = (candidate == 0) & (right != 0)
@@ -173,7 +181,7 @@ def _lost(target: Target) -> Iterator[tuple[Hypothesis, np.ndarray]]:
     if region is not None:
         name, mask = region
         values = np.where(mask, 0.0, right)
-        yield Hypothesis(f"lost (0 there): {name}", lambda _: values), values
+        yield Hypothesis(f"lost (0 there): {name}"), values
 
 
 def _region(lost: np.ndarray, right: np.ndarray) -> tuple[str, np.ndarray] | None:
@@ -199,7 +207,8 @@ def _region(lost: np.ndarray, right: np.ndarray) -> tuple[str, np.ndarray] | Non
     if not inside or int((lost & alive).sum()) < 0.98 * inside or inside > MOST * alive.sum():
         return None
     text = []
-    for (first, last), size, name in zip(ends, right.shape, names, strict=True):
+    for found_ends, size, name in zip(ends, right.shape, names, strict=True):
+        first, last = found_ends
         covered = alive.any(tuple(k for k in range(right.ndim) if names[k] != name))
         if not covered[:first].any() and not covered[last:].any() and last - first < size and name in ("row", "column"):
             first, last = 0, size  # beyond it there is nothing to lose

@@ -545,11 +545,16 @@ def _rounded() -> Iterator[Hypothesis]:
                 "inputs and weights rounded to float16", lambda p, to=to: lines(p, weight=to, a=to(p.a)), whole=True, rounds=True
             )
             yield Hypothesis(
-                "inputs and weights rounded to float16, a as it is in line 4", lambda p, to=to: _half_products(p, to), whole=True, rounds=True
+                "inputs and weights rounded to float16, a as it is in line 4",
+                lambda p, to=to: _half_products(p, to),
+                whole=True,
+                rounds=True,
             )
         yield Hypothesis(f"weights rounded to {name}", lambda p, to=to: lines(p, weight=to), rounds=True)
         yield Hypothesis(f"inputs rounded to {name}", lambda p, to=to: lines(p, a=to(p.a)), rounds=True)
-        yield Hypothesis(f"inputs and weights rounded to {name}, nothing else", lambda p, to=to: lines(p, weight=to, a=to(p.a)), whole=True, rounds=True)
+        yield Hypothesis(
+            f"inputs and weights rounded to {name}, nothing else", lambda p, to=to: lines(p, weight=to, a=to(p.a)), whole=True, rounds=True
+        )
 
 
 def _half(values: Array) -> Array:
@@ -627,7 +632,9 @@ def fitted(at: Place, target: Array, within: tuple[object, ...], as_good: Callab
         yield from search(run, [[lo, hi], [2 * lo, 2 * hi], [0.0, hi], [-1.0, 1.0], [-120.0, 140.0]], name, "low", "high")
         c = at.a.shape[-1]
         if c <= 4:
-            low, high = (np.broadcast_to(np.asarray(end, float), at.a.shape[1:]).reshape(-1, c)[at.a[0].size // c // 2] for end in _ends(at.rule))
+            low, high = (
+                np.broadcast_to(np.asarray(end, float), at.a.shape[1:]).reshape(-1, c)[at.a[0].size // c // 2] for end in _ends(at.rule)
+            )
             run = lambda p, theta: _with_box(p, theta[:c], theta[c:])  # noqa: E731
             name = lambda t: f"box low=({', '.join(map(plain, t[:c]))}), high=({', '.join(map(plain, t[c:]))})"  # noqa: E731
             keys = [f"{end} {k}" for end in ("low", "high") for k in range(c)]
@@ -657,7 +664,7 @@ def _epsilons(at: Place, search: Search) -> Iterator[Hypothesis]:
     for key, (stable, name) in forms.items():
         run = lambda p, theta, stable=stable: lines(p, divided=lambda R, z, w: w * R / _safe(stable(z, theta[0])))  # noqa: E731
         if key == "sign":
-            yield from search(run, [*starts, [-0.1 * unit], [-0.01 * unit]], lambda t: name(t[0]), "epsilon")
+            yield from search(run, [*starts, [-0.1 * unit], [-0.01 * unit]], lambda t, name=name: name(t[0]), "epsilon")
         elif key != "absolute" or (z < 0).any():
             at_sizes = [[float(each)] for each in np.quantile(np.abs(z), np.linspace(0.02, 0.98, 13))] if key == "clip" else starts
             yield from search(run, at_sizes, lambda t, name=name: name(t[0]), "epsilon")

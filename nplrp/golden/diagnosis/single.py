@@ -20,10 +20,10 @@ from nplrp.golden.diagnosis.rules import lines
 from nplrp.golden.faults import Place
 from nplrp.layers import Step, operation
 from nplrp.lrp import four_lines
-from nplrp.rules import AS_IS, NOTHING
+from nplrp.rules import AS_IS, NOTHING, Change, Clamp
 
 #: How many units, and how many weights, are looked at closely; and how many unknowns are solved for at once.
-UNITS, WEIGHTS, UNKNOWNS = 4, 6, 600
+UNITS, WEIGHTS, UNKNOWNS = 4, 6, 200
 #: What of dz a weight or a bias must leave at most.
 LEFT = 0.02
 
@@ -65,8 +65,7 @@ def backward(piece: Piece, target: np.ndarray, reference: np.ndarray) -> Iterato
     seen = layers.forward(dataclasses.replace(plain_step, weight=w * w, prepared={}), [known.astype(float)], [AS_IS], NOTHING)
     axes = tuple(range(matched.ndim - 1))
     score = np.divide(matched**2, seen, out=np.zeros_like(matched), where=seen > 0).sum(axes)
-    for k in np.argsort(-score)[:UNITS]:
-        k = int(k)
+    for k in map(int, np.argsort(-score)[:UNITS]):
         solved = _of_unit(w, q, known, s, step, k)
         if solved is None:
             continue
@@ -83,9 +82,7 @@ def backward(piece: Piece, target: np.ndarray, reference: np.ndarray) -> Iterato
         yield from _causes(at, step, k, dz, usable, change, 1 / (off + 1e-3 * off[usable].max() + 1e-300))
 
 
-def _of_unit(
-    w: np.ndarray, q: np.ndarray, known: np.ndarray, s: np.ndarray, step: Step, k: int
-) -> tuple[np.ndarray, np.ndarray] | None:
+def _of_unit(w: np.ndarray, q: np.ndarray, known: np.ndarray, s: np.ndarray, step: Step, k: int) -> tuple[np.ndarray, np.ndarray] | None:
     """Return ds of unit k at every place, by least squares over all inputs but the channel that fits worst; and its relative error."""
     if w.ndim == 2:
         found = np.zeros(s.shape[:-1])
@@ -99,35 +96,36 @@ def _of_unit(
             found[n] = ratios[order][np.searchsorted(np.cumsum(weights[order]), weights.sum() / 2)]  # the weighted median
         return found, np.ones(found.shape)
     shape = s.shape[:-1]
-    unknowns = int(np.prod(shape))
-    if unknowns > UNKNOWNS or unknowns == 0:
+    places = np.flatnonzero(s[..., k])  # elsewhere the unit has no relevance, whatever its z
+    if not 0 < len(places) <= UNKNOWNS:
         return None
     columns = []
     single = dataclasses.replace(
         step, weight=np.ascontiguousarray(w[..., k : k + 1]), bias=np.zeros(1), output_shape=(*step.output_shape[:2], 1), prepared={}
     )
-    for place in range(unknowns):
+    for place in places:
         unit = np.zeros((*shape, 1))
         unit.reshape(-1)[place] = 1
         columns.append(layers.transpose(single, unit, [AS_IS])[0])
     m = np.stack(columns, -1)  # [n, h, w, c, unknowns]
     channels = np.arange(q.shape[-1])
-    ds, worst, error = np.zeros(shape), None, np.ones(shape)
+    ds, worst, error = np.zeros(shape), None, np.full(shape, np.inf)
     for _ in range(2):
         use = known & (channels != worst if worst is not None else True)
         square = m[use].T @ m[use]
         inverse = np.linalg.pinv(square, rcond=1e-12, hermitian=True)
         solved = inverse @ (m[use].T @ q[use])
-        error = np.sqrt(np.maximum(np.diag(inverse), 0)).reshape(shape)
-        error = np.where(error > 0, error, np.inf)
+        sizes = np.sqrt(np.maximum(np.diag(inverse), 0))
+        error.reshape(-1)[places] = np.where(sizes > 0, sizes, np.inf)
+        ds.reshape(-1)[places] = solved
         left = np.where(known, q - m @ solved, 0.0)
-        ds, worst = solved.reshape(shape), int(np.argmax((left**2).sum(tuple(range(left.ndim - 1)))))
+        worst = int(np.argmax((left**2).sum(tuple(range(left.ndim - 1)))))
         if len(channels) == 1:
             break
     return ds, error
 
 
-def _causes(at: Place, step: Step, k: int, dz: np.ndarray, usable: np.ndarray, change: object, trust: np.ndarray) -> Iterator[Hypothesis]:
+def _causes(at: Place, step: Step, k: int, dz: np.ndarray, usable: np.ndarray, change: Change, trust: np.ndarray) -> Iterator[Hypothesis]:
     """Return the bias, and the weights, that would change z of unit k by dz, which is known as well as trust says."""
     sure = trust[usable]
     size = float((sure * np.abs(dz[usable])).sum())
@@ -136,12 +134,12 @@ def _causes(at: Place, step: Step, k: int, dz: np.ndarray, usable: np.ndarray, c
     bias = step.bias
     constant = float((sure**2 * dz[usable]).sum() / (sure**2).sum())
     change_of_bias = at.parts[0].bias
-    if bias is not None and isinstance(change_of_bias, tuple) and change_of_bias != NOTHING:
-        if float((sure * np.abs(dz[usable] - constant)).sum()) <= LEFT * size:
-            now = float(layers.changed_bias(step, change_of_bias)[k]) + constant
-            factor = change_of_bias[0] if now >= 0 else change_of_bias[1]
-            if factor or abs(now) < 1e-5:
-                yield _bias(k, now / factor if factor else 0.0)
+    left = float((sure * np.abs(dz[usable] - constant)).sum())
+    if bias is not None and isinstance(change_of_bias, Clamp) and change_of_bias != NOTHING and left <= LEFT * size:
+        now = float(layers.changed_bias(step, change_of_bias)[k]) + constant
+        factor = change_of_bias.positive if now >= 0 else change_of_bias.negative
+        if factor or abs(now) < 1e-5:
+            yield _bias(k, now / factor if factor else 0.0)
     weight = at.matrix
     assert weight is not None
     found = []
@@ -156,11 +154,10 @@ def _causes(at: Place, step: Step, k: int, dz: np.ndarray, usable: np.ndarray, c
     for _, index, delta in sorted(found)[:WEIGHTS]:
         old = float(weight[index])
         factor = 1.0
-        if not isinstance(change, str):
-            positive, negative = change  # type: ignore[misc]
-            factor = positive if old + delta >= 0 else negative
+        now = float(layers.change_weight(np.array([old]), change)[0])
+        if isinstance(change, Clamp):
+            factor = change.positive if now + delta >= 0 else change.negative
         if factor:
-            now = layers.change_weight(np.array([old]), change)[0]  # type: ignore[arg-type]
             yield _weight(index, (now + delta) / factor, old)
 
 
@@ -245,8 +242,9 @@ def forward(step: Step, a: np.ndarray, z: np.ndarray, candidate: np.ndarray, tol
     constant = float(np.median(dz[usable]))
     if bias is not None and float(np.abs(dz[usable] - constant).sum()) <= LEFT * total:
         value = _short(float(bias[k]) + constant)
-        yield f"bias[{k}] is {plain(value)} for {plain(float(bias[k]))}", dataclasses.replace(
-            step, bias=changed(bias, (k,), value), prepared={}
+        yield (
+            f"bias[{k}] is {plain(value)} for {plain(float(bias[k]))}",
+            dataclasses.replace(step, bias=changed(bias, (k,), value), prepared={}),
         )
     found = []
     for index, values in _inputs(a, step, weight):
