@@ -2,7 +2,7 @@
 
 `Port` runs a network of `tests.networks` from end to end, forward and backward, by the rules that a golden file names. A mistake is a word
 (and perhaps a number) that its code asks for at one layer (`self.wrong`): most are from the trackers of Zennit, Captum, iNNvestigate,
-lrp_toolbox, TorchLRP, Pytorch-LRP and atulshanbhag's notebook, from RelevancePropagation.jl's and the tutorial's other readings of a rule, or
+lrp_toolbox, TorchLRP, Pytorch-LRP and atulshanbhag's notebook, other readings of a rule in RelevancePropagation.jl and the tutorial, or
 what a first version of a port does: axes, order of channels, padding, precision.
 """
 
@@ -284,7 +284,7 @@ class Port:
         return z + (e if how == "plus" else e * sign)
 
     def of_rule(self, layer, x, R):
-        name, rule, wrong = layer.name, self.rules[layer.name], lambda what: self.wrong(layer.name, what)
+        rule, wrong = self.rules[layer.name], lambda what: self.wrong(layer.name, what)
         w, b = self.merged(layer)
         b, w = self.spoilt_bias(b, wrong), self.spoilt_weight(w, wrong)
         kind = wrong("other rule") or rule["name"]
@@ -370,7 +370,7 @@ class Port:
 
     def lines(self, layer, terms, b, R, wrong):
         name, rule = layer.name, self.rules[layer.name]
-        z = sum(self.linear(layer, self.padded(layer, x, wrong), w) for x, w in terms) + b
+        z = sum(self.linear(layer, x, w) for x, w in terms) + b
         full = self.merged(layer)
         if wrong("all of z below"):
             z = self.linear(layer, terms[0][0], full[0]) + full[1]
@@ -378,7 +378,8 @@ class Port:
         if wrong("not divided"):
             s = R
         total = F(0)
-        for x, w in terms:
+        for term in terms:
+            x, w = term
             if wrong("not flipped"):
                 w = w[::-1, ::-1]
             if wrong("kernel's rows and columns"):
@@ -400,10 +401,6 @@ class Port:
             count = w.shape[0] if w.ndim == 2 else np.prod(w.shape[:3])
             total = total + self.transposed(layer, s * b / F(count), np.ones_like(w), seen.shape)
         return total
-
-    def padded(self, layer, x, wrong):
-        """An image that something else than zeros surrounds, for odd 'same' windows with stride 1: their effect is on line 1 alone."""
-        return x
 
     def of_pool(self, layer, x, R):
         name, rule = layer.name, self.rules[layer.name]
