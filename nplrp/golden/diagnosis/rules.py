@@ -1,9 +1,11 @@
-"""Rules with something changed: what implementations of LRP are known to do otherwise, and numbers that are fitted instead of listed."""
+"""Rules with something changed: what implementations of LRP are known to do otherwise, and numbers that are fitted, not listed."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -107,7 +109,7 @@ def variants(at: Place) -> Iterator[Hypothesis]:
         if fault.number != SLOW:
             yield Hypothesis(fault.name, fault.run)
     for name, rule in dialect_switches(at):
-        yield Hypothesis(name, lambda place, rule=rule: place.run(rule=_boxed(place, rule)))
+        yield Hypothesis(name, partial(_with_rule, rule=rule))
     if at.matrix is not None:
         yield from _of_weights(at)
     if operation(at.step).choice is not None:
@@ -120,9 +122,9 @@ def variants(at: Place) -> Iterator[Hypothesis]:
         yield Hypothesis(slow.name, lambda place: None if too_slow(slow, place) else slow.run(place), whole=True, rounds=True)
 
 
-def _boxed(at: Place, rule: Rule) -> Rule:
-    """Return a rule with a place's own box, which is cut as the place is."""
-    return dataclasses.replace(rule, box=at.rule.box) if rule.box is not None and at.rule.box is not None else rule
+def _with_rule(at: Place, rule: Rule) -> Array:
+    """Run another rule, with a place's own box, which is cut as the place is."""
+    return at.run(rule=dataclasses.replace(rule, box=at.rule.box) if rule.box is not None and at.rule.box is not None else rule)
 
 
 def _of_weights(at: Place) -> Iterator[Hypothesis]:
@@ -288,11 +290,15 @@ def _of_lines(at: Place) -> Iterator[Hypothesis]:
     if halves:
         for k, name in enumerate(("first", "second")):
             other = ("second", "first")[k]
-            yield Hypothesis(f"the rule's {name} half alone, without the {other}", lambda p, k=k: lines(p, p.parts[k : k + 1]))
+            yield Hypothesis(f"the rule's {name} half alone, without the {other}", partial(_one_part, k=k))
         if any(part.units for part in at.parts):
             for k, part in enumerate(at.parts):
-                all_units = lambda p, k=k: lines(p, [dataclasses.replace(p.parts[k], units="")])  # noqa: E731
-                yield Hypothesis(f"one half for all units: that of {part.units}", all_units)
+                yield Hypothesis(f"one half for all units: that of {part.units}", partial(_one_part, k=k, units=""))
+
+
+def _one_part(p: Place, k: int, units: str | None = None) -> Array:
+    part = p.parts[k]
+    return lines(p, [part if units is None else dataclasses.replace(part, units=units)])
 
 
 def _z(p: Place) -> Array:
@@ -350,7 +356,7 @@ def _of_box() -> Iterator[Hypothesis]:
     yield Hypothesis("box: high left out", lambda p: without(p, "high"))
     yield Hypothesis("box added for subtracted", signs)
     for low, high in ((0.0, 255.0), (-1.0, 1.0), (0.0, 1.0), (-128.0, 127.0)):
-        yield Hypothesis(f"box low={low:g}, high={high:g}", lambda p, lo=low, hi=high: _with_box(p, lo, hi))
+        yield Hypothesis(f"box low={low:g}, high={high:g}", partial(_with_box, low=low, high=high))
     yield Hypothesis("box of the picture's own least and largest number", lambda p: _with_box(p, p.a.min(), p.a.max()), whole=True)
 
 
@@ -492,7 +498,7 @@ def _of_joins(at: Place) -> Iterator[Hypothesis]:
         for k in range(several):
             only = [float(j == k) for j in range(several)]
             what = "first" if k == 0 else f"{k + 1}."
-            yield Hypothesis(f"all of R to the {what} input alone", lambda p, only=only: fixed(p, only))
+            yield Hypothesis(f"all of R to the {what} input alone", partial(fixed, factors=only))
         yield Hypothesis("shares in proportion to absolute values |a|", lambda p: part(p, np.abs))
         yield Hypothesis("shares in proportion to a^2", lambda p: part(p, np.square))
         yield Hypothesis("shares in proportion to a+", lambda p: part(p, lambda x: np.maximum(x, 0)))
@@ -534,27 +540,23 @@ def _handed_on(p: Place) -> Array | None:
 
 
 def _rounded() -> Iterator[Hypothesis]:
-    """Return lower precisions of weights or sums; that of inputs and weights is among the switches."""
+    """Return lower precisions of what is multiplied."""
     for name, bits in COARSE.items():
-        yield Hypothesis(f"inputs and weights rounded to {name}", lambda p, bits=bits: in_format(p, bits), whole=True, rounds=True)
-    limits = {"float16": _half}
+        yield Hypothesis(f"inputs and weights rounded to {name}", partial(in_format, bits=bits), whole=True, rounds=True)
+    yield Hypothesis("inputs and weights rounded to float16", partial(_coarsely, weights=_half, inputs=_half), whole=True, rounds=True)
+    name = "inputs and weights rounded to float16, a as it is in line 4"
+    yield Hypothesis(name, partial(_half_products, to=_half), whole=True, rounds=True)
     for name, bits in FORMATS.items():
-        to = limits.get(name, lambda v, bits=bits: coarse(v, bits))
-        if name == "float16":
-            yield Hypothesis(
-                "inputs and weights rounded to float16", lambda p, to=to: lines(p, weight=to, a=to(p.a)), whole=True, rounds=True
-            )
-            yield Hypothesis(
-                "inputs and weights rounded to float16, a as it is in line 4",
-                lambda p, to=to: _half_products(p, to),
-                whole=True,
-                rounds=True,
-            )
-        yield Hypothesis(f"weights rounded to {name}", lambda p, to=to: lines(p, weight=to), rounds=True)
-        yield Hypothesis(f"inputs rounded to {name}", lambda p, to=to: lines(p, a=to(p.a)), rounds=True)
-        yield Hypothesis(
-            f"inputs and weights rounded to {name}, nothing else", lambda p, to=to: lines(p, weight=to, a=to(p.a)), whole=True, rounds=True
-        )
+        to = _half if name == "float16" else partial(coarse, bits=bits)
+        yield Hypothesis(f"weights rounded to {name}", partial(_coarsely, weights=to), rounds=True)
+        yield Hypothesis(f"inputs rounded to {name}", partial(_coarsely, inputs=to), rounds=True)
+        if name != "float16":
+            both = partial(_coarsely, weights=to, inputs=to)
+            yield Hypothesis(f"inputs and weights rounded to {name}, nothing else", both, whole=True, rounds=True)
+
+
+def _coarsely(p: Place, weights: Callable[[Array], Array] | None = None, inputs: Callable[[Array], Array] | None = None) -> Array:
+    return lines(p, weight=weights, a=inputs(p.a) if inputs else None)
 
 
 def _half(values: Array) -> Array:
@@ -571,7 +573,7 @@ def _half_products(p: Place, to: Callable[[Array], Array]) -> Array:
 # Numbers that are fitted
 
 
-def fitted(at: Place, target: Array, within: tuple[object, ...], as_good: Callable[[Array, Array], bool]) -> Iterator[Hypothesis]:
+def fitted(at: Place, target: Array, within: tuple[Any, ...], as_good: Callable[[Array, Array], bool]) -> Iterator[Hypothesis]:
     """Return rules with numbers that are fitted to a target, the numbers of a place's relevance `within`.
 
     Parameters
@@ -586,7 +588,7 @@ def fitted(at: Place, target: Array, within: tuple[object, ...], as_good: Callab
     """
 
     def search(
-        run: Callable[[Place, Array], Array | None], starts: Sequence[Sequence[float]], name: Callable[[Array], str], *keys: str
+        run: Callable[..., Array | None], starts: Sequence[Sequence[float]], name: Callable[[Array], str], *keys: str
     ) -> Iterator[Hypothesis]:
         def there(theta: Array) -> Array | None:
             values = run(at, theta)
@@ -604,7 +606,7 @@ def fitted(at: Place, target: Array, within: tuple[object, ...], as_good: Callab
 
             theta[k] = nice(float(theta[k]), works)
         numbers = dict(zip(keys, map(float, theta), strict=True))
-        yield Hypothesis(name(theta), lambda p, theta=theta: run(p, theta), numbers)
+        yield Hypothesis(name(theta), partial(_at, run, theta), numbers)
 
     if at.matrix is None and not (at.parts and at.rule.epsilon is not None):
         return
@@ -695,12 +697,24 @@ def scaled_epsilons(at: Place, target: Array, as_good: Callable[[Array, Array], 
 
                 return lines(p, divided=divided)
 
-            theta = fit(lambda t, run=run: run(at, t[0]), target, [[1e-3], [0.1], [0.5]])
+            theta = fit(partial(_first_of, run, at), target, [[1e-3], [0.1], [0.5]])
             if theta is not None:
                 best = run(at, float(theta[0]))
-                e = nice(float(theta[0]), lambda short, run=run, best=best: as_good(run(at, short), best))
+                e = nice(float(theta[0]), partial(_still, run, at, as_good, best))
                 of = " of each image" if each else ""
-                yield Hypothesis(f"epsilon={plain(e)} {name}{of}", lambda p, e=e, run=run: run(p, e), {"epsilon": e}, whole=True)
+                yield Hypothesis(f"epsilon={plain(e)} {name}{of}", partial(run, e=e), {"epsilon": e}, whole=True)
+
+
+def _at(run: Callable[..., Array | None], theta: Array, p: Place) -> Array | None:
+    return run(p, theta)
+
+
+def _first_of(run: Callable[..., Array], at: Place, theta: Array) -> Array:
+    return run(at, theta[0])
+
+
+def _still(run: Callable[..., Array], at: Place, as_good: Callable[[Array, Array], bool], best: Array, value: float) -> bool:
+    return as_good(run(at, value), best)
 
 
 def _gammas(at: Place, search: Search, split: bool, bias: str) -> Iterator[Hypothesis]:
@@ -737,7 +751,7 @@ def _gammas(at: Place, search: Search, split: bool, bias: str) -> Iterator[Hypot
 
 
 def _halves(
-    at: Place, target: Array, within: tuple[object, ...], split: bool, bias: str, as_good: Callable[[Array, Array], bool]
+    at: Place, target: Array, within: tuple[Any, ...], split: bool, bias: str, as_good: Callable[[Array, Array], bool]
 ) -> Iterator[Hypothesis]:
     """Return alpha-beta rules of any alpha and beta: these are linear in both."""
     if split and not (at.a < 0).any() and at.rule.split is False:
