@@ -28,6 +28,8 @@ ABSOLUTE = Clamp(1.0, -1.0)
 #: Mantissas' bits, the leading 1 not counted.
 FORMATS = {"TF32 (float16 has as many bits)": 10, "bfloat16": 7, "float16": 10}
 #: Where a search for an epsilon begins, in units of the median |z|.
+#: And numbers that people write: subtracted, an epsilon makes poles, between which no step leads to it.
+USUAL = (1e-3, 1e-2, 0.1, 0.25, 0.5, 1.0)
 EPSILONS = (1e-9, 1e-6, 1e-4, 1e-2, 0.1, 0.5, 2.0, 20.0)
 
 
@@ -74,8 +76,11 @@ def lines(
     step = dataclasses.replace(step, **new, prepared={})  # type: ignore[arg-type]
     a, R = (own if a is None else a), behind_activation(at.plan, at.trace, at.i, at.R if R is None else R)
     rule, total = at.rule, np.zeros_like(own)
-    for part in at.parts if parts is None else parts:
-        of_units = layers.relevance_of_units(R, step, a, part.units, at.trace.activations[at.i + 1] if a is own else None, held)
+    y = at.trace.activations[at.i + 1] if a is own and weight is None and bias is None else None  # or it is other units that are below 0
+    if parts is None:
+        parts = at.rule.parts if y is None and any(part.units for part in at.parts) else at.parts
+    for part in parts:
+        of_units = layers.relevance_of_units(R, step, a, part.units, y, held)
         inputs, changes = layers.changed_inputs(a, rule, part), [term.weight for term in part.terms]
         z = layers.forward(step, inputs, [forward(c) for c in changes] if forward else changes, part.bias, held=held)
         with np.errstate(all="ignore"):
@@ -234,6 +239,8 @@ def _of_bias(at: Place) -> Iterator[Hypothesis]:
     """Return what may be wrong with a bias, whatever the rule."""
     if all(part.bias != NOTHING for part in at.parts):
         yield Hypothesis("bias negated: subtracted in the denominators", _lines(bias=np.negative))
+        if any(part.units for part in at.parts):
+            yield Hypothesis("bias left out, where halves are told as well", _lines(bias=np.zeros_like))
         yield Hypothesis("bias shared among the inputs: in the numerators, too", _lines(shared_bias="window"))
         yield Hypothesis("bias shared among the inputs that a window sees: in the numerators, too", _lines(shared_bias="seen"))
         yield Hypothesis("bias: positive part b+ alone", _lines(bias=lambda b: np.maximum(b, 0)))
@@ -652,7 +659,7 @@ def _epsilons(at: Place, search: Search) -> Iterator[Hypothesis]:
     first = at.parts[0]
     z = layers.forward(linear, layers.changed_inputs(a, at.rule, first), [t.weight for t in first.terms], first.bias, held=held)
     unit = float(np.median(np.abs(z[z != 0]))) if z.any() else 1.0
-    starts = [[each * unit] for each in EPSILONS]
+    starts = [[each * unit] for each in EPSILONS] + [[each] for each in USUAL]
 
     def sign(z: Array) -> Array:
         return np.where(z < 0, -1.0, 1.0)
@@ -666,7 +673,8 @@ def _epsilons(at: Place, search: Search) -> Iterator[Hypothesis]:
     for key, (stable, name) in forms.items():
         run = lambda p, theta, stable=stable: lines(p, divided=lambda R, z, w: w * R / _safe(stable(z, theta[0])))  # noqa: E731
         if key == "sign":
-            yield from search(run, [*starts, [-0.1 * unit], [-0.01 * unit]], lambda t, name=name: name(t[0]), "epsilon")
+            below = [[-each * unit] for each in (3e-3, 1e-2, 3e-2, 0.1, 0.3)] + [[-each] for each in USUAL]
+            yield from search(run, [*starts, *below], lambda t, name=name: name(t[0]), "epsilon")
         elif key != "absolute" or (z < 0).any():
             at_sizes = [[float(each)] for each in np.quantile(np.abs(z), np.linspace(0.02, 0.98, 13))] if key == "clip" else starts
             yield from search(run, at_sizes, lambda t, name=name: name(t[0]), "epsilon")

@@ -28,8 +28,8 @@ from nplrp.rules import AS_IS, NOTHING, Change, Clamp
 UNITS, WEIGHTS, UNKNOWNS = 4, 6, 200
 #: Weights of a layer whose units are all tried.
 LOOKED_AT = 1 << 16
-#: What of dz a weight or a bias must leave at most.
-LEFT = 0.02
+#: What of dz a weight or a bias must leave at most to be run: forward, where dz is known, and backward.
+LEFT, ROUGHLY = 0.02, 0.4
 
 
 def changed(weight: np.ndarray, index: tuple[int, ...], value: float) -> np.ndarray:
@@ -96,8 +96,7 @@ def _of_unit(w: np.ndarray, q: np.ndarray, known: np.ndarray, s: np.ndarray, ste
                 return None
             ratios = q[n][use] / w[use, k]
             weights = np.abs(w[use, k])
-            order = np.argsort(ratios)
-            found[n] = ratios[order][np.searchsorted(np.cumsum(weights[order]), weights.sum() / 2)]  # the weighted median
+            found[n] = _median(ratios, weights)
         return found, np.ones(found.shape)
     shape = s.shape[:-1]
     places = np.flatnonzero(s[..., k])  # elsewhere the unit has no relevance, whatever its z
@@ -129,6 +128,11 @@ def _of_unit(w: np.ndarray, q: np.ndarray, known: np.ndarray, s: np.ndarray, ste
     return ds, error
 
 
+def _median(values: np.ndarray, weights: np.ndarray) -> float:
+    order = np.argsort(values)
+    return float(values[order][min(np.searchsorted(np.cumsum(weights[order]), weights.sum() / 2), len(order) - 1)])
+
+
 def _causes(at: Place, step: Step, k: int, dz: np.ndarray, usable: np.ndarray, change: Change, trust: np.ndarray) -> Iterator[Hypothesis]:
     """Return the bias, and the weights, that would change z of unit k by dz, which is known as well as trust says."""
     sure = trust[usable]
@@ -136,10 +140,10 @@ def _causes(at: Place, step: Step, k: int, dz: np.ndarray, usable: np.ndarray, c
     if not size:
         return
     bias = step.bias
-    constant = float((sure**2 * dz[usable]).sum() / (sure**2).sum())
+    constant = _median(dz[usable], sure)
     change_of_bias = at.parts[0].bias
     left = float((sure * np.abs(dz[usable] - constant)).sum())
-    if bias is not None and isinstance(change_of_bias, Clamp) and change_of_bias != NOTHING and left <= LEFT * size:
+    if bias is not None and isinstance(change_of_bias, Clamp) and change_of_bias != NOTHING and left <= ROUGHLY * size:
         now = float(layers.changed_bias(step, change_of_bias)[k]) + constant
         factor = change_of_bias.positive if now >= 0 else change_of_bias.negative
         if factor or abs(now) < 1e-5:
@@ -153,7 +157,7 @@ def _causes(at: Place, step: Step, k: int, dz: np.ndarray, usable: np.ndarray, c
         if norm:
             delta = float((v * dz[usable] * sure**2).sum()) / norm
             left = float((sure * np.abs(dz[usable] - delta * v)).sum())
-            if left <= LEFT * size:
+            if left <= ROUGHLY * size:
                 found.append((left, (*index, k), delta))
     for _, index, delta in sorted(found)[:WEIGHTS]:
         old = float(weight[index])
