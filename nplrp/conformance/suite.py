@@ -212,7 +212,9 @@ def load(path: Path = PATH) -> Suite:
         with opened_sealed(path, FORMAT, (VERSION,)) as (file, source):
             found = {name: hdf5.numbers(source, each) for name, each in hdf5.datasets(source, file).items()}
     except (OSError, SealError) as error:
-        raise GoldenError(f"{path}: the suite can't be read: {error}; install nplrp again, or make it: python -m nplrp.conformance.make") from None
+        raise GoldenError(
+            f"{path}: the suite can't be read: {error}; install nplrp again, or make it: python -m nplrp.conformance.make"
+        ) from None
     table = json.loads(found["table"].tobytes())
     return Suite(tuple(_case(entry, found) for entry in table["cases"]))
 
@@ -230,9 +232,9 @@ def _case(entry: Mapping[str, Any], pools: Mapping[str, np.ndarray]) -> Case:
     for each in entry["answers"]:
         tensors = []
         for a, begin in zip(inputs, each["at"], strict=True):
-            values, *bounds = (taken(pool, begin, a.shape) for pool in ("values", "expected", "certified", "undecided"))
+            values, expected, certified, undecided = (taken(pool, begin, a.shape) for pool in list(_POOLS)[1:])
             sums = (float(values.sum()), float(np.abs(values).sum()), float(np.abs(values).max(initial=0.0)))
-            tensors.append(Tensor(a.shape, values, *bounds, np.zeros((0, 2)), "", sums))
+            tensors.append(Tensor(a.shape, values, expected, certified, undecided, np.zeros((0, 2)), "", sums))
         answers.append(Answer(tuple(each["dialects"]), each["rule"], each["stand_in"], tuple(tensors)))
     return Case(entry["name"], layer, inputs, R, entry["exact"], tuple(answers))
 
