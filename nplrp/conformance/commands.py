@@ -46,8 +46,8 @@ def add_commands(commands: Any, golden: Any) -> None:
         "identify",
         parents=[suite],
         help="which dialect a backend speaks, rule by rule",
-        description="From answers to the conformance suite, or with --golden from one run that was recorded. Exit codes: 0 a dialect is near, "
-        "1 none is, 2 usage or bad file, 4 nothing to go by.",
+        description="From answers to the conformance suite, or with --golden from one run beside golden values. Exit codes: 0 a dialect is "
+        "near, 1 none is, 2 usage or bad file, 4 nothing to go by.",
     )
     identify.add_argument(
         "answers", metavar="CANDIDATE", nargs="*", help="a folder of answers to the suite, or .npz; with --golden a candidate as for check"
