@@ -48,6 +48,9 @@ class Parser(argparse.ArgumentParser):
     SystemExit: 2
     """
 
+    #: Optional positional arguments that may also stand behind options; argparse looks for them in one place only.
+    apart: tuple[str, ...] = ()
+
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self.register("type", int, _whole)
@@ -58,6 +61,9 @@ class Parser(argparse.ArgumentParser):
         if args is not None:
             self._check_options(args)
         namespace, left = super().parse_known_args(args, namespace)
+        for name in self.apart:
+            if left and not left[0].startswith("-") and getattr(namespace, name, None) is None:
+                setattr(namespace, name, left.pop(0))
         if left:
             places = [action.metavar or action.dest for action in self._get_positional_actions()]
             self.error(f"expected {f'{_listed(places)} in one place' if places else 'options only'}, found also {_listed(left)}")

@@ -34,7 +34,9 @@ def add_commands(commands: Any, golden: Any) -> None:
     command.add_argument("--export", metavar="DIR", help="write the cases, for any language")
     command.add_argument("--to", default="raw", metavar="F", help="with --export: raw (default), a folder of numbers a case, or npz")
     command.add_argument("--list", action="store_true", help="print the names of the cases")
-    command.add_argument("--xfails", metavar="FILE", help="names or patterns of cases that are expected to fail, one a line; # begins a comment")
+    command.add_argument(
+        "--xfails", metavar="FILE", help="names or patterns of cases that are expected to fail, one a line; # begins a comment"
+    )
     command.add_argument("--require-all", action="store_true", help="a case without an answer fails")
     command.add_argument("--json", metavar="FILE", help="also write the results as JSON; - for standard output")
     command.add_argument("--junit", metavar="FILE", help="also write them as JUnit XML")
@@ -77,9 +79,7 @@ def run_conformance(arguments: argparse.Namespace) -> int:
         return PASSED
     xfails = read_xfails(arguments.xfails) if arguments.xfails else ()
     said, name = _said(arguments, suite, dialect)
-    outcome = judged(
-        suite, said, dialect, arguments.precision, backend=name, xfails=xfails, all_required=arguments.require_all
-    )
+    outcome = judged(suite, said, dialect, arguments.precision, backend=name, xfails=xfails, all_required=arguments.require_all)
     if arguments.junit:
         outcome.write_junit(arguments.junit)
     if arguments.json:
@@ -162,5 +162,3 @@ def _check(arguments: argparse.Namespace) -> None:
         raise GoldenError(f"there is no precision {arguments.precision!r}; expected {' or '.join(DTYPES)}")
     if getattr(arguments, "to", TO[0]) not in TO:
         raise GoldenError(f"there is no export to {arguments.to!r}; expected {' or '.join(TO)}")
-
-

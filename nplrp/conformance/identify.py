@@ -104,7 +104,9 @@ class Identity:
         nearest, shares = self.nearest, self.shares
         total = sum(finding.cases for finding in self.findings)
         if nearest is None:
-            lines = [f"{self.source}: none of the known dialects is near (the nearest explains {max(shares.values()):.0%} of {total} answers)"]
+            lines = [
+                f"{self.source}: none of the known dialects is near (the nearest explains {max(shares.values()):.0%} of {total} answers)"
+            ]
         else:
             also = [name for name in self.equals if name != nearest]
             told = f"; not to be told apart by these: {', '.join(also)}" if also else ""
@@ -131,7 +133,13 @@ class Identity:
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON values."""
         rows = [
-            {"rule": each.rule, "answers": each.cases, "fits": dict(each.fits), "dialects": list(each.dialects), "otherwise": list(each.otherwise)}
+            {
+                "rule": each.rule,
+                "answers": each.cases,
+                "fits": dict(each.fits),
+                "dialects": list(each.dialects),
+                "otherwise": list(each.otherwise),
+            }
             for each in self.findings
         ]
         return {"source": self.source, "nearest": self.nearest, "equals": list(self.equals), "shares": self.shares, "rules": rows}
@@ -164,7 +172,9 @@ def _finding(name: str, cases: Sequence[Case], said: Mapping[str, Any], precisio
     for dialect in DIALECTS:
         known = [(case, case.answer(dialect)) for case in cases]
         if any(answer is not None for _, answer in known):
-            failing[dialect] = [case for case, answer in known if answer is None or ratio_to(answer.tensors, said[case.name], precision)[0] > 1]
+            failing[dialect] = [
+                case for case, answer in known if answer is None or ratio_to(answer.tensors, said[case.name], precision)[0] > 1
+            ]
     if asked is not None and all(failing.values()):
         for dialect, missed in failing.items():
             failing[dialect] = [case for case in missed if not _with_constants(case, dialect, asked, said[case.name], precision)]

@@ -231,4 +231,4 @@ def read_xfails(path: str | os.PathLike[str]) -> tuple[str, ...]:
 
 def _plain(text: str) -> str:
     """Drop what XML can't hold."""
-    return "".join(c for c in text if c in "\t\n" or (" " <= c <= "\ud7ff") or "\ue000" <= c <= "\ufffd" or "\U00010000" <= c)
+    return "".join(c for c in text if c in "\t\n" or (" " <= c <= "\ud7ff") or "\ue000" <= c <= "\ufffd" or c >= "\U00010000")

@@ -212,7 +212,9 @@ def load(path: Path = PATH) -> Suite:
         with opened_sealed(path, FORMAT, (VERSION,)) as (file, source):
             found = {name: hdf5.numbers(source, each) for name, each in hdf5.datasets(source, file).items()}
     except (OSError, SealError) as error:
-        raise GoldenError(f"{path}: the suite can't be read: {error}; install nplrp again, or make it: python -m nplrp.conformance.make") from None
+        raise GoldenError(
+            f"{path}: the suite can't be read: {error}; install nplrp again, or make it: python -m nplrp.conformance.make"
+        ) from None
     table = json.loads(found["table"].tobytes())
     return Suite(tuple(_case(entry, found) for entry in table["cases"]))
 

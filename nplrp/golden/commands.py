@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nplrp.files.given import add_flags, given
-from nplrp.golden.errors import DIVERGED, PASSED, GoldenError
+from nplrp.golden.errors import DEFAULT_MODE, DIVERGED, PASSED, GoldenError
 from nplrp.pipes import draw, readable
 from nplrp.schema import print_json
 from nplrp.usage import Parser
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from nplrp.golden.auditing import Audit
     from nplrp.golden.references import ReferenceAudits
+    from nplrp.golden.report import Report
+    from nplrp.golden.values import Golden
     from nplrp.model import Model
 
 
@@ -69,6 +71,7 @@ def add_commands(commands: Any) -> Any:
     check = actions.add_parser("check", parents=[model], help="compare a candidate, and say where it differs and why")
     check.add_argument("golden", metavar="G")
     check.add_argument("candidate", metavar="CANDIDATE", nargs="?", help=".npz, .h5, .safetensors, or a folder of raw arrays")
+    check.apart = ("candidate",)  # G -w W CANDIDATE
     check.add_argument(
         "--backend",
         metavar="B",
@@ -77,8 +80,14 @@ def add_commands(commands: Any) -> Any:
     )
     check.add_argument("--python", metavar="PATH", help="the interpreter that has zennit, captum or innvestigate; default: this one")
     check.add_argument(
-        "--mode", default="chained", metavar="M", help="chained (default): it ran end to end; isolated: each layer got golden inputs"
+        "--mode",
+        default=DEFAULT_MODE,
+        metavar="M",
+        help="chained (default): it ran end to end, and with -w each layer is computed again where that leaves anything open; local: that "
+        "alone; isolated: each layer got golden inputs",
     )
+    check.add_argument("--require-all", action="store_true", help="pass only a candidate that gives every array")
+    check.add_argument("--fail-on", default="diverged", metavar="V", help="diverged (default), or suspect: pass nothing that is suspect")
     check.add_argument("--digest", metavar="D", help="refuse a golden file with another SHA-256 than 'show --digest' gave; or a file of it")
     check.add_argument("--layout", default="NHWC", help="NHWC (default) or NCHW")
     check.add_argument("--map", metavar="FILE", help="table of layer names: JSON {theirs: ours}, or lines 'theirs ours'")
@@ -178,16 +187,31 @@ def run_export(arguments: argparse.Namespace) -> None:
 
 
 def run_check(arguments: argparse.Namespace) -> int:
-    """Compare a candidate with golden values."""
+    """Compare a candidate with golden values, and hash these meanwhile."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from nplrp.golden.file import check_content, check_digest, read_sealed
+
+    if arguments.digest is not None:
+        check_digest(arguments.golden, arguments.digest)
+    _teller(arguments)(f"reading {arguments.golden}")
+    golden = read_sealed(arguments.golden)
+    with ThreadPoolExecutor(1) as pool:
+        hashed = pool.submit(check_content, golden, arguments.golden)
+        try:
+            report = _checked(arguments, golden)
+        finally:
+            hashed.result()
+    return _told(arguments, report)
+
+
+def _checked(arguments: argparse.Namespace, golden: Golden) -> Report:
+    """Compare what a command line names."""
     import sys
 
     from nplrp.golden.candidate import read_candidate, read_map
     from nplrp.golden.checking import check
-    from nplrp.golden.file import check_digest, read
 
-    if arguments.digest is not None:
-        check_digest(arguments.golden, arguments.digest)
-    golden = read(arguments.golden)
     names = read_map(arguments.map) if arguments.map else None
     if (arguments.candidate is None) == (arguments.backend is None):
         raise GoldenError("there is nothing to check, or too much; give either a candidate or --backend")
@@ -210,7 +234,7 @@ def run_check(arguments: argparse.Namespace) -> int:
         candidate = dataclasses.replace(candidate, source=arguments.backend)
     else:
         candidate = read_candidate(arguments.candidate, names)
-    report = check(
+    return check(
         golden,
         candidate,
         mode=arguments.mode,
@@ -221,7 +245,17 @@ def run_check(arguments: argparse.Namespace) -> int:
         rtol=arguments.rtol,
         atol=arguments.atol,
         model=model,
+        require_all=arguments.require_all,
+        fail_on=arguments.fail_on,
+        progress=_teller(arguments),
     )
+
+
+def _told(arguments: argparse.Namespace, report: Report) -> int:
+    """Print a report, and write what was asked for; return the exit code."""
+    import sys
+
+    _teller(arguments)("")
     if arguments.png:
         from nplrp.golden.picture import report_figure
         from nplrp.heatmaps import save_png
@@ -233,7 +267,7 @@ def run_check(arguments: argparse.Namespace) -> int:
         print(report)
     if arguments.png:
         print(f"wrote {arguments.png}", file=sys.stderr if arguments.json == "-" else sys.stdout)
-    return PASSED if report.passed else DIVERGED
+    return report.exit_code
 
 
 def run_audit(arguments: argparse.Namespace) -> int:

@@ -243,9 +243,15 @@ def parts(n):
     if name in ("zplus", "alpha_beta"):
         alpha, beta = (one, nothing) if name == "zplus" else (alpha, beta)
         if split:
-            both = [(alpha, lambda a, w: positive(a * w), of_bias(positive), 0), (-beta, lambda a, w: negative(a * w), of_bias(negative), 0)]
+            both = [
+                (alpha, lambda a, w: positive(a * w), of_bias(positive), 0),
+                (-beta, lambda a, w: negative(a * w), of_bias(negative), 0),
+            ]
         else:
-            both = [(alpha, lambda a, w: a * positive(w), of_bias(positive), 0), (-beta, lambda a, w: a * negative(w), of_bias(negative), 0)]
+            both = [
+                (alpha, lambda a, w: a * positive(w), of_bias(positive), 0),
+                (-beta, lambda a, w: a * negative(w), of_bias(negative), 0),
+            ]
         return [part for part in both if part[0] != 0]
     if name == "alpha_beta_x":  # of iNNvestigate's four terms those that positive inputs have
         return [

@@ -160,7 +160,12 @@ def test_junit(few, tmp_path):
     root = ElementTree.parse(tmp_path / "j.xml").getroot()
     (suite,) = root
     assert root.tag == "testsuites" and suite.tag == "testsuite"
-    assert (suite.get("tests"), suite.get("failures"), suite.get("errors"), suite.get("skipped")) == (str(len(outcome.results)), "1", "0", "1")
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors"), suite.get("skipped")) == (
+        str(len(outcome.results)),
+        "1",
+        "0",
+        "1",
+    )
     assert len(suite) == len(outcome.results) and all(each.tag == "testcase" for each in suite)
     assert {child.tag for each in suite for child in each} == {"failure", "skipped", "system-out"}
     whole = {f"{each.get('classname')}.{each.get('name')}" for each in suite}

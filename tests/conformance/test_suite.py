@@ -162,7 +162,13 @@ def test_the_papers_loops_can_tell(suite):
 def test_exact_sums_are_exact(suite):
     """What makes the tolerances tight: in float32, in any order, z is the number that float64 has."""
     rng = np.random.default_rng(0)
-    for name in ("epsilon.dense.z-zero", "gamma.dense.large", "zplus.conv-same-stride2.small", "wsquare.dense.mixed", "zbox.dense.constant"):
+    for name in (
+        "epsilon.dense.z-zero",
+        "gamma.dense.large",
+        "zplus.conv-same-stride2.small",
+        "wsquare.dense.mixed",
+        "zbox.dense.constant",
+    ):
         case = suite[name]
         assert case.exact
         numbers = paper.Numbers(case, case.answer("nplrp"), float)

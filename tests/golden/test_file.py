@@ -100,7 +100,7 @@ def test_every_changed_byte_is_found(path):
         (lambda data: b"", "is empty"),
         (lambda data: data[:100], "is no golden file"),
         (lambda data: data[BLOCK:], "is no golden file"),
-        (lambda data: data.replace(b"nplrp-golden 1 ", b"nplrp-golden 7 ", 1), "format version 7"),
+        (lambda data: data.replace(b"nplrp-golden 3 ", b"nplrp-golden 7 ", 1), "format version 7"),
     ],
 )
 def test_bad_files_say_what_is_wrong(path, spoil, message, capsys):

@@ -10,8 +10,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "golden" / "backends"))
 
-import numpy as np  # noqa: E402
-from exchange import Job, command  # noqa: E402
+import numpy as np
+from exchange import Job, command
 
 
 class Case(Job):
