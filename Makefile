@@ -3,7 +3,7 @@ PYTHON ?= python
 # Processes that run tests beside each other, each with a file of them.
 WORKERS ?= 2
 
-.PHONY: check lint types imports test demo bench
+.PHONY: check lint types imports test fast demo bench
 
 check: lint types imports test
 
@@ -20,8 +20,13 @@ imports:
 test:
 	$(PYTHON) -m pytest -n $(WORKERS) --dist loadfile
 
+# A minute or two: what pyproject.toml lists as fast.
+fast:
+	$(PYTHON) -m pytest -n $(WORKERS) --dist loadfile $$($(PYTHON) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['tool']['nplrp']['fast'])")
+
 demo:
 	$(PYTHON) -m nplrp.cli demo -o docs/demo.png
+	$(PYTHON) -m nplrp.cli gallery -o docs/gallery.png
 
 # PEERS: a Python with torch, zennit and captum (benchmarks/README.md). QUICK=1: one round of everything.
 PEERS ?=
