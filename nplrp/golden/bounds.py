@@ -173,7 +173,13 @@ def _forward_choice(step: Step, a: np.ndarray, y: np.ndarray, a_error: np.ndarra
 
 
 def relevance_bounds(
-    plan: Plan, i: int, trace: Trace, R: np.ndarray, a_error: np.ndarray | None = None, convolutions: str = "direct"
+    plan: Plan,
+    i: int,
+    trace: Trace,
+    R: np.ndarray,
+    a_error: np.ndarray | None = None,
+    convolutions: str = "direct",
+    exact_sums: bool = False,
 ) -> Bounds:
     """Bound the error of the relevance that step i's rule gives to what it works on.
 
@@ -189,12 +195,15 @@ def relevance_bounds(
     a_error : ndarray [n, *input_shape] or None
         Error of the step's input, for the winners of a pool; None: it is given, and rounded at most.
     convolutions : "direct", "winograd" or "fft"
+    exact_sums : bool
+        The numbers are such that every partial sum of every denominator is exact, in any order: rounding begins behind it, and what sign
+        or zero it has is sure.
 
     Returns
     -------
     Bounds of arrays [n, *input_shape]
     """
-    return relevance_errors(plan, i, trace, R, None, a_error, convolutions)[0]
+    return relevance_errors(plan, i, trace, R, None, a_error, convolutions, exact_sums=exact_sums)[0]
 
 
 def relevance_errors(
@@ -207,12 +216,13 @@ def relevance_errors(
     convolutions: str = "direct",
     unknown: np.ndarray | None = None,
     done: Sequence[tuple[Part, np.ndarray, Lines]] | None = None,
+    exact_sums: bool = False,
 ) -> tuple[Bounds, Scales | None]:
     """Bound the error of step i's relevance as `relevance_bounds` does, and sums over it.
 
     Parameters
     ----------
-    plan, i, trace, R, a_error, convolutions
+    plan, i, trace, R, a_error, convolutions, exact_sums
         As for `relevance_bounds`.
     values : ndarray [n, *input_shape] or None
         The relevance itself; None if nobody asks for sums.
@@ -240,7 +250,7 @@ def relevance_errors(
     back_gains = gains(back + len(parts) + 1)
     fast = fast_convolutions.is_fast(step, convolutions)
     fast_gains = gains(fast_convolutions.terms(step, convolutions, step.output_shape[-1]) + len(parts) + 1) if fast else (0.0, 0.0)
-    halves = _unsure_halves(step, a, parts[0].units, convolutions, held)
+    halves = None if exact_sums else _unsure_halves(step, a, parts[0].units, convolutions, held)
     sums = None if values is None or fast or unsure is not None or unknown is not None else _Sums(step, values)
     for part, of_units, lines in four_lines(plan, trace, i, R) if done is None else done:
         inputs, changes = layers.changed_inputs(a, rule, part), [term.weight for term in part.terms]
@@ -249,6 +259,8 @@ def relevance_errors(
         A, *errors = [np.zeros_like(d)] * 3
         if not rule.undivided:
             A, *errors = _errors_of_sums(step, inputs, changes, part.bias, convolutions, held, unsure)
+            if exact_sums:
+                A, errors = np.zeros_like(z), [EXTRA * UNIT * np.abs(z)] * 2
             if unknown is not None:
                 more = _magnitudes(step, [unknown] * len(inputs), changes, NOTHING, held)
                 errors = [each + more for each in errors]

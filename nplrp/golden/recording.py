@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nplrp import __version__, layers
-from nplrp.errors import NumericsError, RuleError
+from nplrp.errors import RuleError
 from nplrp.explanation import explain
 from nplrp.files.hdf5 import path_name
 from nplrp.golden import edges
@@ -35,6 +35,7 @@ from nplrp.rules.composites import Composite
 from nplrp.rules.dialects import Dialect, dialect_named
 from nplrp.rules.recorded import composite_of, rule_facts
 from nplrp.scores import scoring_of
+from nplrp.subnormals import refuse_flushed
 from nplrp.targets import find_targets
 
 #: Samples of each array in a digest; and the largest input that it holds whole.
@@ -97,7 +98,7 @@ def _recorded(
     """Record as `record` does, or as it was done for an older version of the file."""
     if profile not in PROFILES:
         raise GoldenError(f"there is no profile {profile!r}; expected {' or '.join(PROFILES)}")
-    refuse_flushed_subnormals()
+    refuse_flushed()
     last = model.layers[-1].name if model.layers else None
     if scoring_of(model).binary:
         target = 1 if target is None else target
@@ -211,24 +212,6 @@ def rebuilt_composite(facts: Mapping[str, Any]) -> Composite:
 def rebuilt_dialect(facts: Mapping[str, Any]) -> Dialect | None:
     """Return the dialect that a rebuilt composite needs, which has every constant itself: one with stand-ins, if there were any."""
     return dataclasses.replace(dialect_named("nplrp"), stand_ins=True) if facts.get("stand_ins") else None
-
-
-def refuse_flushed_subnormals() -> None:
-    """Stop if this process flushes subnormal numbers to zero, as libraries linked with -ffast-math make it do.
-
-    Raises
-    ------
-    NumericsError
-    """
-    for dtype in (np.float64, np.float32):
-        info = np.finfo(dtype)
-        small, smallest = np.array([info.tiny, info.smallest_subnormal], dtype)
-        with np.errstate(under="ignore"):
-            if small * dtype(0.5) == 0 or smallest * dtype(1.0) == 0:
-                raise NumericsError(
-                    f"this process flushes subnormal {np.dtype(dtype).name} numbers to zero: a library was loaded that sets FTZ or DAZ "
-                    "(linked with -ffast-math); golden values would be wrong: run nplrp in a process of its own"
-                )
 
 
 def _layers(e: Run, progress: Progress) -> tuple[list[GoldenLayer], list[dict[str, Any]]]:

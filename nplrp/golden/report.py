@@ -18,6 +18,7 @@ from nplrp.golden.decisions import Decisions
 from nplrp.golden.errors import DIVERGED as FAILED
 from nplrp.golden.errors import NOTHING, PASSED
 from nplrp.golden.judging import DIVERGED, EXACT, INHERITED, SUSPECT, WITHIN, Judgement
+from nplrp.schema import versioned
 
 #: Of the report's columns of numbers.
 WIDTHS = (8, 8, 8, 7, 9, 8)
@@ -159,7 +160,7 @@ class Report:
 
     def write_json(self, path: str | os.PathLike[str]) -> None:
         """Write the report as JSON; ``"-"`` is standard output."""
-        write_json(self.as_json(), path)
+        write_json(versioned("golden.check", self.as_json()), path)
 
     def __str__(self) -> str:
         lines = [f"{self.source} against {self.golden}: {self.mode} ({MODES[self.mode]}), {self.precision}"]
