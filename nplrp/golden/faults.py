@@ -21,6 +21,7 @@ from nplrp.plan import Plan
 from nplrp.rules import RULES, STABILISERS, Change, Clamp, Part, Rule
 from nplrp.rules.composites import STARTS
 from nplrp.rules.dialects import DIALECTS, OWN
+from nplrp.rules.recorded import bare
 from nplrp.scores import Scoring
 from nplrp.trace import Trace
 
@@ -270,7 +271,7 @@ def dialect_switches(at: Place) -> Iterator[tuple[str, Rule]]:
     if "split" in takes:
         yield from attempt("weights told by sign, not contributions (split)", dataclasses.replace(rule, split=not rule.split))
     for dialect in DIALECTS.values():
-        for asked in ([None] if family in OWN else []) + [_bare(rule)]:
+        for asked in ([None] if family in OWN else []) + [bare(rule)]:
             yield from attempt(f"as {dialect.name} has it", dialect.resolve(asked, family))
     if "stabiliser" in takes:
         for stabiliser in STABILISERS:
@@ -316,12 +317,6 @@ def in_format(at: Place, bits: int) -> np.ndarray:
         s = coarse(layers.divide(of_units, z, rule, part.weight), bits).astype(at.a.dtype)
         total += layers.multiply(inputs, layers.transpose(step, s, changes))
     return total
-
-
-def _bare(rule: Rule) -> Rule:
-    """Return a rule with its switches left to the dialect; what a composite sets stays."""
-    kept = {key: getattr(rule, key) for key in ("gamma", "alpha", "beta", "low", "high", "box") if getattr(rule, key) is not None}
-    return Rule(rule.name, **kept)
 
 
 def _has_bias(at: Place) -> bool:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
-from nplrp import layers
 from nplrp.golden.errors import GoldenError
 from nplrp.golden.recording import check_weights, rebuilt_composite, rebuilt_dialect
 from nplrp.golden.values import Golden
-from nplrp.layers import Step
+from nplrp.golden.whole_run import with_activations
 from nplrp.model import Model
 from nplrp.outputs import run
 from nplrp.plan import Plan, make_plan
@@ -47,26 +45,4 @@ def trace_of(golden: Golden, plan: Plan, activations: Mapping[str, np.ndarray] |
         np.ascontiguousarray(activations[name], plan.dtype) if name in activations and np.isfinite(activations[name]).all() else kept
         for name, kept in zip(golden.names, trace.activations, strict=True)
     ]
-    for i, step in enumerate(plan.steps):
-        if step.merged:
-            _hide_norm(plan.steps, trace, own, i)
-    held = {i: layers.apply(plan.steps[i], layers.gather(plan.steps[i], own))[1] for i in trace.held}
-    return dataclasses.replace(trace, activations=tuple(own), held=held)
-
-
-def _hide_norm(steps: Sequence[Step], trace: Trace, own: list[np.ndarray], i: int) -> None:
-    """Change activations to those of a plan in which batch norm i lives in a neighbour: its own step, and those between, do nothing."""
-    into, between = int(steps[i].options["into"]), []
-    at = i
-    while at != into:  # nobody else reads what lies between
-        at = steps[at].inputs[0] if into < i else next(k for k in range(at + 1, len(steps)) if at in steps[k].inputs)
-        between.append(at)
-    if into > i:
-        for k in (i, *between[:-1]):
-            own[k + 1] = layers.move(steps[k], layers.gather(steps[k], own))
-    elif steps[i].activation == "linear":
-        for k in between:
-            own[k + 1] = own[i + 1].reshape(len(own[i + 1]), *steps[k].output_shape)
-    else:
-        for k in (i, *between):
-            own[k + 1] = trace.activations[k + 1]
+    return with_activations(plan, trace, own)
