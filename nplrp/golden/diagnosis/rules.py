@@ -27,8 +27,8 @@ SLOW = 14
 ABSOLUTE = Clamp(1.0, -1.0)
 #: Mantissas' bits, the leading 1 not counted.
 FORMATS = {"TF32 (float16 has as many bits)": 10, "bfloat16": 7, "float16": 10}
-#: Where a search for an epsilon begins, in units of the median |z|; and numbers that people write: subtracted, an epsilon makes poles, between
-#: which no step leads to it.
+#: Where a search for an epsilon begins, in units of the median |z|; and numbers that people write: subtracted, an epsilon makes poles, and no
+#: step leads across them.
 EPSILONS = (1e-9, 1e-6, 1e-4, 1e-2, 0.1, 0.5, 2.0, 20.0)
 USUAL = (1e-3, 1e-2, 0.1, 0.25, 0.5, 1.0)
 
