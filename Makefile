@@ -3,7 +3,7 @@ PYTHON ?= python
 # Processes that run tests beside each other, each with a file of them.
 WORKERS ?= 2
 
-.PHONY: check lint types imports test demo bench
+.PHONY: check lint types imports test demo bench aarch64
 
 check: lint types imports test
 
@@ -29,3 +29,9 @@ QUICK ?=
 
 bench:
 	$(PYTHON) benchmarks/run.py $(if $(PEERS),--peers $(PEERS)) $(if $(QUICK),--quick) $(BENCH)
+
+# Bits, kernels, oracle and a golden file on an emulated aarch64 (Debian's qemu-user-static; an hour). SHORT=1: two composites.
+SHORT ?=
+
+aarch64:
+	$(PYTHON) -m tests.aarch64 $(if $(SHORT),--short)

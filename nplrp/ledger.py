@@ -13,15 +13,16 @@ What leaves is also told edge by edge, for every input; what arrives at an outpu
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nplrp import layers
-from nplrp.errors import LayerError, nearest
+from nplrp.errors import LayerError, OutputError, nearest
 from nplrp.fused import fusions
 from nplrp.gradients import behind_activation
 from nplrp.lrp import as_linear, step_back
@@ -30,7 +31,21 @@ from nplrp.rules import Part
 from nplrp.span import INPUT, Span
 from nplrp.trace import Trace
 
+if TYPE_CHECKING:
+    import pandas
+
 TERMS = ("relevance_in", "relevance_out", "bias", "epsilon", "dropped", "created")
+
+
+#: What overflows is told by `Ledger.alarms`; NumPy's warnings would tell nobody what it means.
+_OVERFLOWING = np.errstate(over="ignore", invalid="ignore")
+
+
+@_OVERFLOWING
+def total(values: np.ndarray) -> float | None:
+    """Return a sum in float64 as a JSON value: None where it overflows, since JSON has no infinity."""
+    found = float(np.sum(values, dtype=np.float64))
+    return found if math.isfinite(found) else None
 
 
 class LedgerWarning(UserWarning):
@@ -74,6 +89,7 @@ class Entry:
     edges: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
+    @_OVERFLOWING
     def residual(self) -> np.ndarray:
         """What the terms leave unexplained: rounding."""
         return self.relevance_in - self.relevance_out - self.bias - self.epsilon - self.dropped + self.created
@@ -142,6 +158,7 @@ class Ledger:
         found = [edge for e in reversed(self.entries) for name, edge in e.edges.items() if name not in layers]
         return sum(found[1:], found[0])
 
+    @_OVERFLOWING
     def alarms(self) -> list[str]:
         """Return a sentence for every layer that loses or creates more than the pass began with, in absolute values, in some image."""
         sentences = []
@@ -169,14 +186,87 @@ class Ledger:
             warnings.warn("; ".join(alarms[:3]) + more, LedgerWarning, stacklevel=3)
 
     def as_rows(self) -> list[dict[str, Any]]:
-        """Return the sums over the images as JSON values, one dict for each layer; ``edges``: what left at each input."""
+        """Return the sums over the images as JSON values, one dict for each layer; ``edges``: what left at each input.
+
+        None stands where a sum overflows.
+        """
         rows: list[dict[str, Any]] = []
         for e in self.entries:
-            sums = {term: float(getattr(e, term).sum()) for term in (*TERMS, "residual")}
-            edges = {name: float(edge.sum()) for name, edge in e.edges.items()}
+            sums = {term: total(getattr(e, term)) for term in (*TERMS, "residual")}
+            edges = {name: total(edge) for name, edge in e.edges.items()}
             rows.append({"layer": e.layer, "rule": e.rule, **sums, "edges": edges})
         return rows
 
+    @_OVERFLOWING
+    def to_frame(self, maps: bool = False) -> pandas.DataFrame:
+        """Return it as a table of pandas.
+
+        Parameters
+        ----------
+        maps : bool
+            A row for each map and layer, indexed by both, instead of sums over the maps, indexed by layer.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns "rule", "relevance_in", "relevance_out", "bias", "epsilon", "dropped", "created", "residual".
+
+        Raises
+        ------
+        OutputError
+            If pandas isn't installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise OutputError(
+                "a ledger as a frame needs pandas, which isn't installed: pip install pandas; as_rows() does without"
+            ) from None
+        terms = (*TERMS, "residual")
+        if not maps:
+            columns: dict[str, Any] = {term: [float(getattr(e, term).sum()) for e in self.entries] for term in terms}
+            index = pandas.Index([e.layer for e in self.entries], name="layer")
+            return pandas.DataFrame({"rule": [e.rule for e in self.entries]} | columns, index=index)
+        count = len(self.start) if self.entries else 0
+        names = pandas.MultiIndex.from_product([range(count), [e.layer for e in self.entries]], names=["map", "layer"])
+        columns = {term: [float(getattr(e, term)[m]) for m in range(count) for e in self.entries] for term in terms}
+        return pandas.DataFrame({"rule": [e.rule for e in self.entries] * count} | columns, index=names)
+
+    @_OVERFLOWING
+    def __repr__(self) -> str:
+        if not self.entries:
+            return "Ledger(no layers)"
+        came, left = float(self.start.sum()), float(self.end.sum())
+        return f"Ledger({len(self.entries)} layers, {len(self.start)} maps, began with {came:.4g}, {left:.4g} arrived)"
+
+    @_OVERFLOWING
+    def _repr_html_(self) -> str:
+        from nplrp.tables import bar, table
+
+        if not self.entries:
+            return table(("layer",), (), "no layers: a gradient conserves nothing")
+        head = ("layer", "relevance in", "out", "", "absorbed", "", "bias", "epsilon", "dropped", "created", "residual", "rule")
+        sums = [{term: float(getattr(e, term).sum()) for term in (*TERMS, "residual")} for e in self.entries]
+        absorbed = [each["bias"] + each["epsilon"] + each["dropped"] - each["created"] for each in sums]
+        values = [abs(value) for each, lost in zip(sums, absorbed, strict=True) for value in (each["relevance_out"], lost)]
+        largest = max([value for value in values if np.isfinite(value)], default=0.0)
+        rows: list[tuple[object, ...]] = []
+        for e, each, lost in zip(self.entries, sums, absorbed, strict=True):
+            come, left, *others = (f"{each[term]:.4g}" for term in ("relevance_in", "relevance_out", *TERMS[2:], "residual"))
+            rows.append((e.layer, come, left, bar(each["relevance_out"], largest), f"{lost:.4g}", bar(lost, largest), *others, e.rule))
+            for name, edge in e.edges.items() if len(e.edges) > 1 else ():
+                share = float(edge.sum())
+                rows.append((f"to {name}", "", f"{share:.4g}", bar(share, largest), *[""] * 8))
+        total = {term: sum(each[term] for each in sums) for term in sums[0]}
+        ends = (f"{float(end.sum()):.4g}" for end in (self.start, self.end))
+        rows.append(("total", *ends, "", f"{sum(absorbed):.4g}", "", *(f"{total[term]:.4g}" for term in (*TERMS[2:], "residual")), ""))
+        count = len(self.start)
+        notes = ["in = out + absorbed + residual; absorbed = bias + epsilon + dropped - created; all bars have one unit"]
+        notes += [f"sums over {count} maps"] if count != 1 else []
+        alarms = [f"Note: {alarm}" for alarm in self.alarms()[:3]]
+        return table(head, rows, "Where the relevance went", [*notes, *alarms], "lrrlrlrrrrrl")
+
+    @_OVERFLOWING
     def __str__(self) -> str:
         head = ("layer", "relevance in", "out", "bias", "epsilon", "dropped", "created", "residual", "rule")
         rows: list[tuple[str, ...]] = [head]
@@ -250,6 +340,7 @@ def _arrived(plan: Plan, trace: Trace, i: int, readers: Sequence[int], at: Mappi
     return total
 
 
+@_OVERFLOWING
 def account(plan: Plan, trace: Trace, i: int, R_above: np.ndarray, shares: Sequence[np.ndarray], masked: np.ndarray | None = None) -> Entry:
     """Balance one step.
 

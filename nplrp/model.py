@@ -123,6 +123,8 @@ class Kept:
         The files that the model was read from.
     reading : str
         How they were read, if there is more than one way.
+    mapped : bool
+        Whether the arrays lie in them still.
     room : Room
         What may be held for speed alone, by all steps together.
     workspaces : list of Workspace
@@ -135,6 +137,7 @@ class Kept:
     content_hash: str | None = None
     stamps: Sequence[Stamp] | None = None
     reading: str = ""
+    mapped: bool = True
     room: Room = field(default_factory=lambda: Room(ROOM))
     workspaces: list[Workspace] = field(default_factory=list)
 
@@ -166,7 +169,8 @@ class Model:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what can be made again: steps, plans, memory."""
-        return {**self.__dict__, "kept": Kept(content_hash=self.kept.content_hash, stamps=self.kept.stamps, reading=self.kept.reading)}
+        kept = self.kept
+        return {**self.__dict__, "kept": Kept(content_hash=kept.content_hash, stamps=kept.stamps, reading=kept.reading, mapped=False)}
 
     def __iter__(self) -> Iterator[Layer]:
         return iter(self.layers)
@@ -198,7 +202,7 @@ class Model:
         self.kept.content_hash = content_hash(self)
         return self.kept.content_hash
 
-    def remember_hash(self, stamps: Sequence[Stamp], reading: str = "") -> None:
+    def remember_hash(self, stamps: Sequence[Stamp], reading: str = "", mapped: bool = True) -> None:
         """Keep the content hash between runs.
 
         Parameters
@@ -207,8 +211,10 @@ class Model:
             Every file that the model was read from.
         reading : str
             How, if there is more than one way to read them.
+        mapped : bool
+            Whether the arrays lie in them still.
         """
-        self.kept.stamps, self.kept.reading = stamps, reading
+        self.kept.stamps, self.kept.reading, self.kept.mapped = stamps, reading, mapped
 
     def check_files(self) -> None:
         """Raise if a file that the arrays lie in was changed in place since it was read; another one under its name does no harm.
@@ -218,7 +224,7 @@ class Model:
         WeightsError
             Before the system ends the process because what it reads was cut off.
         """
-        for known in self.kept.stamps or ():
+        for known in (self.kept.stamps or ()) if self.kept.mapped else ():
             now = stamp(Path(known.path))
             if now and (now.inode, now.device) == known[-2:] and (now.size, now.modified) != (known.size, known.modified):
                 raise WeightsError(f"{known.path}: the file was changed while the model is in use; load the model again")
@@ -234,19 +240,41 @@ class Model:
         """Whether every layer reads the one before it."""
         return not any(layer.inputs for layer in self.layers)
 
-    def __str__(self) -> str:
-        graph = not self.is_chain  # a chain needs no column of inputs
-        rows = [("layer", "kind", "output shape", "parameters", "inputs" if graph else "")]
-        rows += [(INPUT, "input", str(self.input_shape), "0", "")]
+    @property
+    def _head(self) -> str:
+        return f"{len(self.layers)} layers, {sum(layer.parameters for layer in self.layers):,} parameters"
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        """Return the table that it prints; a chain needs no column of inputs."""
+        graph = not self.is_chain
+        rows = [("layer", "kind", "output shape", "parameters", *(["inputs"] if graph else []))]
+        rows += [(INPUT, "input", str(self.input_shape), "0", *([""] if graph else []))]
         for layer, reads in zip(self.layers, self.reads.values(), strict=True):
             kind = layer.kind if layer.activation == "linear" else f"{layer.kind} + {layer.activation}"
-            rows.append((layer.name, kind, str(layer.output_shape), f"{layer.parameters:,}", ", ".join(reads) if graph else ""))
+            inputs = [", ".join(reads)] if graph else []
+            rows.append((layer.name, kind, str(layer.output_shape), f"{layer.parameters:,}", *inputs))
+        return rows
+
+    def __str__(self) -> str:
+        rows = self._rows()
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
         lines = [
-            f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:<{widths[2]}}  {d:>{widths[3]}}  {inputs}".rstrip() for a, b, c, d, inputs in rows
+            "  ".join(
+                [f"{row[0]:<{widths[0]}}", f"{row[1]:<{widths[1]}}", f"{row[2]:<{widths[2]}}", f"{row[3]:>{widths[3]}}", *row[4:]]
+            ).rstrip()
+            for row in rows
         ]
-        total = sum(layer.parameters for layer in self.layers)
-        return "\n".join([f"{self.name}: {len(self.layers)} layers, {total:,} parameters", *lines])
+        return "\n".join([f"{self.name}: {self._head}", *lines])
+
+    def __repr__(self) -> str:
+        return f"Model({self.name!r}, input {self.input_shape}, output {self.output_shape}, {self._head})"
+
+    def _repr_html_(self) -> str:
+        from nplrp.tables import table
+
+        head, *rows = self._rows()
+        how = f"input prepared by {self.preprocessing.mode}, {self.preprocessing.resample} resize"
+        return table(head, rows, f"{self.name}: {self._head}", [how], "lllrl"[: len(head)])
 
 
 #: Kinds that compute nothing; how a file writes them down doesn't change what a model is.

@@ -17,7 +17,7 @@ from typing import Any
 from nplrp.errors import OutputError, WeightsError
 from nplrp.files import foreign
 from nplrp.files.given import Given, add_flags, sides
-from nplrp.files.plain import map_plain, read_plain
+from nplrp.files.plain import map_plain, read_plain, telling
 from nplrp.files.preparing import of_layers
 from nplrp.files.vgg import checked_activation
 from nplrp.images import RESAMPLE
@@ -25,7 +25,7 @@ from nplrp.model import Model
 from nplrp.pipes import heedless
 from nplrp.preprocessing import CHOICES, UNKNOWN, check_mode
 from nplrp.scores import scoring_of
-from nplrp.usage import Parser, failed
+from nplrp.usage import Parser, Spoken, failed
 from weights_tools.torchvision import ROWS, Told
 from weights_tools.write_hdf5 import check_output, write
 
@@ -62,14 +62,13 @@ def main(argv: Sequence[str] | None = None, program: str = "weights_tools") -> i
     program : str
         What messages begin with: ``"nplrp"`` where its command line handed over.
     """
-    with heedless():
+    with heedless(), telling(program):
         return _run(argv, program)
 
 
 def _run(argv: Sequence[str] | None, program: str) -> int:
     arguments = make_parser(program).parse_args(_sizes_joined(sys.argv[1:] if argv is None else argv))
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter(f"{program}: %(message)s"))
+    handler = Spoken(program, held=logging.INFO)
     loggers = [logging.getLogger(name) for name in ("weights_tools", "nplrp")]
     try:
         for logger in loggers:
@@ -80,6 +79,7 @@ def _run(argv: Sequence[str] | None, program: str) -> int:
         check_output(arguments.output, arguments.force)
         model = _described(_read(arguments), arguments)
         write(model, arguments.output, arguments.input, arguments.command, arguments.force)
+        handler.let_go()
         print(f"{arguments.output}: {model.name}, {len(model.layers)} layers, input {' x '.join(map(str, model.input_shape))}", flush=True)
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
@@ -114,7 +114,7 @@ def make_parser(program: str = "weights_tools") -> Parser:
     )
     common.add_argument("--force", action="store_true", help="replace OUT.h5 if it is there")
     keras = Parser(add_help=False)
-    add_flags(keras, pictures=False)
+    add_flags(keras, computing=False)
     sized = Parser(add_help=False)
     sized.add_argument("--input-size", type=sides, metavar="HxW", help="of the pictures, where the file leaves it open")
     onnx = Parser(add_help=False)
@@ -236,7 +236,7 @@ def _named_classes(path: Path, model: Model) -> tuple[tuple[str, str], ...]:
 def _read(arguments: argparse.Namespace) -> Model:
     size = arguments.input_size
     if arguments.command == "from-keras":
-        fields = {field.name: getattr(arguments, field.name, None) for field in dataclasses.fields(Given)}
+        fields = {field.name: getattr(arguments, field.name, field.default) for field in dataclasses.fields(Given)}
         return Given(**fields | {"weights": str(arguments.input), "output": arguments.output_layer}).load()
     if arguments.command == "from-pytorch":
         from weights_tools.from_pytorch import from_pytorch

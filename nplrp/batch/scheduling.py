@@ -17,6 +17,7 @@ from nplrp.batch.job import Job
 from nplrp.batch.running import Part, Report, compute_shard, held, missing_shards
 from nplrp.errors import NplrpError, OutputError
 from nplrp.files.given import Given
+from nplrp.files.plain import telling
 from nplrp.jit.team import cores
 from nplrp.model import Model
 from nplrp.stream import Wanted
@@ -104,7 +105,8 @@ def _model(given: Given, job: Job) -> Model:
     worker = get_worker()
     models: dict[Given, Model] = worker.__dict__.setdefault("nplrp_models", {})  # goes with the worker
     if given not in models:
-        models[given] = given.load()
+        with telling("nplrp worker"):
+            models[given] = given.load()
     if models[given].content_hash != job.facts["weights_sha256"]:
         raise OutputError(f"a worker has other weights in {given.weights}; copy the file again")
     return models[given]

@@ -92,11 +92,12 @@ def run_conformance(arguments: argparse.Namespace) -> int:
 def run_identify(arguments: argparse.Namespace) -> int:
     """Name the dialect that a backend speaks."""
     from nplrp.golden.report import write_json
+    from nplrp.schema import versioned
 
     _check(arguments)
     found = _of_run(arguments) if arguments.golden else _of_answers(arguments)
     if arguments.json:
-        write_json(found.as_json(), arguments.json)
+        write_json(versioned("golden.identify", found.as_json()), arguments.json)
     if arguments.json != "-":
         print(found)
     return int(found.exit_code)

@@ -59,8 +59,8 @@ def _short(tensor: Tensor) -> Tensor:
         bits = np.ascontiguousarray(bound, np.float32).view(np.uint32)
         return ((bits + np.uint32(0xFFFF)) & np.uint32(0xFFFF0000)).view(np.float32)
 
-    bounds = {name: short(getattr(tensor, name)) for name in ("expected", "certified", "undecided")}
-    return dataclasses.replace(tensor, **bounds)
+    expected, certified, undecided = map(short, (tensor.expected, tensor.certified, tensor.undecided))
+    return dataclasses.replace(tensor, expected=expected, certified=certified, undecided=undecided)
 
 
 def main() -> None:

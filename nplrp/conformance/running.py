@@ -23,6 +23,7 @@ from nplrp.golden.errors import DIVERGED, NOTHING, PASSED, GoldenError
 from nplrp.golden.judging import judge
 from nplrp.golden.report import write_json
 from nplrp.golden.values import Tensor
+from nplrp.schema import versioned
 
 #: What may be said of a case. An expected failure that passes is told, and is no failure.
 PASS, FAIL, XFAIL, XPASS, REFUSED, MISSING = "pass", "FAIL", "xfail", "XPASS", "refused", "missing"
@@ -119,7 +120,7 @@ class Outcome:
 
     def write_json(self, path: str) -> None:
         """Write it as JSON; ``-`` is standard output."""
-        write_json(self.as_json(), path)
+        write_json(versioned("conformance", self.as_json()), path)
 
     def write_junit(self, path: str | os.PathLike[str]) -> None:
         """Write it as JUnit XML, as CI systems read it."""

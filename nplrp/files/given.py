@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import re
+import time
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nplrp.model import Model
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,7 @@ class Given:
     output, config, architecture, preprocessing, head, last_activation, kernels : str or None
         As of `nplrp.load`.
     input_size : (height, width) or None
+    mmap : bool
         As of `nplrp.load`.
     """
 
@@ -34,6 +39,7 @@ class Given:
     last_activation: str | None = None
     kernels: str | None = None
     input_size: tuple[int, int] | None = None
+    mmap: bool = True
 
     def load(self) -> Model:
         """Return the model.
@@ -45,22 +51,31 @@ class Given:
         from nplrp.files.fetch import find_weights
         from nplrp.files.weights import load
 
+        begun = time.perf_counter()
         said = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "weights"}
-        return load(find_weights(self.weights), **said)
+        model = load(find_weights(self.weights), **said)
+        _logger.debug("%s: %s, %d layers, read in %.2f s", model.source, model.name, len(model.layers), time.perf_counter() - begun)
+        return model
 
 
-def add_flags(parser: argparse.ArgumentParser, pictures: bool = True) -> None:
-    """Add the flags that say which network the weights are of, and how its pictures were prepared if `pictures`."""
+def add_flags(parser: argparse.ArgumentParser, computing: bool = True) -> None:
+    """Add the flags that say which network the weights are of; if it will compute, also how pictures were prepared and the file is read."""
     parser.add_argument("--output-layer", metavar="LAYER", help="which output, of a model with several: the name of its layer")
     parser.add_argument("--config", metavar="FILE.json", help="configuration of weights that carry none, as to_json() writes it")
     parser.add_argument(
         "--architecture", metavar="NAME", help="network of keras.applications that weights without one are of: resnet50, ..."
     )
-    if pictures:
+    if computing:
         parser.add_argument(
             "--preprocessing",
             metavar="MODE",
             help="how pictures were prepared: caffe, tf, torch, unit (x / 255), none (0 to 255), or MEAN,STD; default: as the file tells",
+        )
+        parser.add_argument(
+            "--no-mmap",
+            dest="mmap",
+            action="store_false",
+            help="read the weights into memory instead of mapping their file, which others may change then",
         )
     parser.add_argument(
         "--head", choices=("flatten", "avg", "max"), help="what stands before the dense layers of a VGG's weights without configuration"

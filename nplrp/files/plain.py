@@ -6,8 +6,13 @@ import errno
 import mmap
 import os
 import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
+
+from nplrp.pipes import readable
 
 
 def open_plain(path: str | os.PathLike[str]) -> BufferedReader:
@@ -30,6 +35,10 @@ def open_plain(path: str | os.PathLike[str]) -> BufferedReader:
         file.close()
         raise OSError(errno.EINVAL, "it is no plain file; copy it into one", str(path))
     return file
+
+
+#: Bytes of a picture's file, more than any format takes for as many pixels as are decoded.
+PICTURE = 1 << 30
 
 
 def read_plain(path: str | os.PathLike[str], most: int = 64 << 20) -> bytes:
@@ -57,5 +66,58 @@ def map_plain(path: str | os.PathLike[str]) -> tuple[memoryview, os.stat_result]
     """
     with open_plain(path) as file:
         status = os.fstat(file.fileno())
-        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if status.st_size else b""
+        if not status.st_size:
+            return memoryview(b""), status
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if _told:
+        _watch(content, path)
     return memoryview(content), status
+
+
+def copy_plain(path: str | os.PathLike[str]) -> tuple[memoryview, os.stat_result]:
+    """Read a plain file into memory of its own, and return its status too: as `map_plain`, but whatever becomes of the file.
+
+    Raises
+    ------
+    OSError
+        As `open_plain`, and if it is changed meanwhile.
+    """
+    with open_plain(path) as file:
+        status = os.fstat(file.fileno())
+        if not status.st_size:
+            return memoryview(b""), status
+        content = memoryview(mmap.mmap(-1, status.st_size))  # begins a page, as a mapped file does
+        done = file.readinto(content)
+        now = os.fstat(file.fileno())
+    if (done, now.st_size, now.st_mtime_ns) != (status.st_size, status.st_size, status.st_mtime_ns):
+        raise OSError(errno.EIO, "it was changed while it was read; read it again", str(path))
+    return content.toreadonly(), status
+
+
+#: Programs that speak for this process, the innermost last, each with its exit code.
+_told: list[tuple[str, int]] = []
+
+
+@contextmanager
+def telling(program: str, code: int = 2) -> Iterator[None]:
+    """Say on stderr, within, what became of a mapped file that ends the process because it was cut (SIGBUS), and exit with a code.
+
+    This is for processes of our own: others may have a handler of theirs.
+    """
+    _told.append((program, code))
+    try:
+        yield
+    finally:
+        _told.pop()
+
+
+def _watch(content: mmap.mmap, path: str | os.PathLike[str]) -> None:
+    import numpy as np
+
+    from nplrp.jit import bus
+
+    program, code = _told[-1]
+    clear = "\r\x1b[K" if sys.stderr is not None and sys.stderr.isatty() else ""  # a progress bar
+    text = f"{program}: {path}: the file was cut, or its disk failed, while it was mapped (SIGBUS); start again"
+    text = f"{text}, and write a new file instead of changing one in use (--no-mmap reads weights into memory)"
+    bus.watch(content, np.frombuffer(content, np.uint8).ctypes.data, len(content), f"{clear}{readable(text)}\n", code)

@@ -1,4 +1,4 @@
-"""Weight files as Keras has written them, of every vintage -> a `Model` whose arrays are mapped from the file.
+"""Weight files as Keras has written them, of every vintage -> a `Model` whose arrays are mapped from the file, or read.
 
 Layouts: by name (the official files, Keras 1 and 2, and Keras 3's legacy HDF5: root or ``model_weights``, attributes
 ``layer_names`` and ``weight_names``) and by class and number (Keras 2.13 on and Keras 3: ``layers/conv2d_1/vars/0``), the latter also
@@ -28,9 +28,10 @@ import numpy as np
 from nplrp.cache import Stamp, stamp
 from nplrp.errors import ImageError, ModelError, WeightsError, brief
 from nplrp.files import architectures, foreign, hdf5, keras1, keras_config, vgg
+from nplrp.files.fetch import DEMO, demo_weights
 from nplrp.files.keras1 import Kernels
 from nplrp.files.keras_config import ConfigLayer, Network
-from nplrp.files.plain import map_plain
+from nplrp.files.plain import copy_plain, map_plain
 from nplrp.files.preparing import prepared
 from nplrp.files.vgg import Told
 from nplrp.layers.config import is_size
@@ -85,15 +86,17 @@ def load(
     head: str | None = None,
     last_activation: str | None = None,
     kernels: str | None = None,
+    mmap: bool = True,
 ) -> Model:
     """Load a model from a weight file that Keras wrote: ``.h5``, ``.weights.h5``, ``.keras`` or ``.weights.json``.
 
     Nothing is read but the structure: the arrays stay in the file until they are used, so the file must not be changed
-    in place while the model is in use. They are read-only.
+    in place while the model is in use, unless `mmap` is False. They are read-only.
 
     Parameters
     ----------
     path : str or path-like
+        ``"demo"``: the demonstration's model, unless there is a file of that name.
     output : str or None
         Of a model with several outputs, which: the name of its layer. What doesn't lead to it is left out.
     config : str, path-like or None
@@ -114,6 +117,9 @@ def load(
         Of weights that carry no configuration, like ``"sigmoid"``; None: softmax, sigmoid for a single output.
     kernels : str or None
         ``"theano"`` or ``"tensorflow"``: with which backend a model of Keras 1 was trained. None: the file tells, or its order of axes.
+    mmap : bool
+        False reads the whole file into memory of this process, for files that others may change or cut, or on a disk that may go away: the
+        system ends a process (SIGBUS) that reads what is no longer there of a file that it has mapped.
 
     Returns
     -------
@@ -128,13 +134,15 @@ def load(
         if not isinstance(value, (str, os.PathLike) if what in ("path", "config") else str) and (value is not None or what == "path"):
             raise WeightsError(f"{what} is {brief(value)}, expected {'a path' if what in ('path', 'config') else 'a name'}")
     path, assumed = Path(path), False
+    if str(path) == DEMO and not path.exists():
+        path = demo_weights()
     try:
         if config is not None and architecture is not None:
             raise WeightsError("config and architecture exclude each other: both say what network the weights are for; give one")
         if kernels not in (None, *keras1.BACKENDS):
             raise WeightsError(f"kernels is {kernels!r}, expected one of {', '.join(keras1.BACKENDS)} (--kernels)")
         mode, size = None if preprocessing is None else check_mode(preprocessing), _size(input_size)
-        contents, stamps = _read(path)
+        contents, stamps = _read(path, mmap)
         told = Told(head, size, last_activation)
         found = _understand(path, contents, output, None if config is None else Path(config), architecture, told, kernels)
         network = found.network
@@ -152,7 +160,7 @@ def load(
         how = prepared(model, contents.preprocessing, mode, architecture)
         model = replace(model, preprocessing=how, classes=_classes(contents, model), source=str(path))
         said = (output, architecture, size, head, last_activation, kernels)
-        model.remember_hash([*stamps, *found.stamps], " ".join(str(each) for each in said if each is not None))
+        model.remember_hash([*stamps, *found.stamps], " ".join(str(each) for each in said if each is not None), mmap)
         return model
     except (WeightsError, ModelError, ImageError) as error:
         sides = (
@@ -169,9 +177,9 @@ def _one_line(message: str) -> str:
 # From the file to its contents
 
 
-def _read(path: Path) -> tuple[_Contents, list[Stamp]]:
+def _read(path: Path, mmap: bool) -> tuple[_Contents, list[Stamp]]:
     """Return a file's contents, and the stamps of every file they lie in."""
-    data, stamped = _map(path)
+    data, stamped = _open(path, mmap)
     start = bytes(data[:64])
     if _is_hdf5(data):
         shard = re.fullmatch(r"(.+)_\d{5}\.weights\.h5", path.name)
@@ -181,7 +189,7 @@ def _read(path: Path) -> tuple[_Contents, list[Stamp]]:
     if start.startswith(b"PK\x03\x04"):
         return _read_keras(path, data), [stamped]
     if start.lstrip()[:1] == b"{":
-        contents, stamps = _read_shards(path, data)
+        contents, stamps = _read_shards(path, data, mmap)
         return contents, [stamped, *stamps]
     looks, way = foreign.name_of(path, data) or (
         f"a file that starts with {start[:8]!r}",
@@ -190,10 +198,10 @@ def _read(path: Path) -> tuple[_Contents, list[Stamp]]:
     raise WeightsError(f"expected Keras weights (HDF5, a .keras archive or a .weights.json index), found {looks}; {way}")
 
 
-def _map(path: Path, expected: str = "Keras weights (.h5, .keras or .weights.json)") -> tuple[memoryview, Stamp]:
-    """Map a whole file read-only; the file is closed again, the mapping lives as long as an array uses it."""
+def _open(path: Path, mmap: bool, expected: str = "Keras weights (.h5, .keras or .weights.json)") -> tuple[memoryview, Stamp]:
+    """Map a whole file read-only, or read it; the file is closed again, the mapping lives as long as an array uses it."""
     try:
-        data, status = map_plain(path)
+        data, status = map_plain(path) if mmap else copy_plain(path)
     except FileNotFoundError:
         raise WeightsError(f"there is no such file, expected {expected}; check the path") from None
     except IsADirectoryError:
@@ -397,7 +405,7 @@ def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> byte
     return archive.read(info)
 
 
-def _read_shards(path: Path, data: memoryview) -> tuple[_Contents, list[Stamp]]:
+def _read_shards(path: Path, data: memoryview, mmap: bool) -> tuple[_Contents, list[Stamp]]:
     """Read Keras 3's shards: an index that says which files beside it hold which variables."""
     if len(data) > hdf5.MAX_TEXT:
         raise WeightsError(
@@ -418,7 +426,7 @@ def _read_shards(path: Path, data: memoryview) -> tuple[_Contents, list[Stamp]]:
         if Path(name).name != name:
             raise WeightsError(f"the index names the shard {name!r}, expected a file beside it; the index is damaged")
         try:
-            shard, stamped = _map(path.with_name(name))
+            shard, stamped = _open(path.with_name(name), mmap)
             found = _read_hdf5(shard).stored
         except WeightsError as error:
             raise WeightsError(f"shard {name!r}: {error}") from error
@@ -611,7 +619,7 @@ def _configured(
 
 def _read_config(path: Path) -> tuple[Any, Stamp]:
     try:
-        data, stamped = _map(path, "a configuration (JSON)")
+        data, stamped = _open(path, False, "a configuration (JSON)")
     except WeightsError as error:
         raise WeightsError(f"configuration {path}: {error}") from error
     if len(data) > hdf5.MAX_TEXT:

@@ -15,6 +15,7 @@
 `sanitizer`     a debug mode that finds who uses arrays of kernels that wait
 `barrier`       the loop in which that team runs them
 `ahead`         a worker process that compiles beside this one
+`bus`           a last word where a mapped file was cut
 =============== ============================================================================================
 """
 

@@ -7,7 +7,7 @@ the arrays may be gone while others still write to them. Nothing interrupts comp
 import ctypes
 import functools
 
-from llvmlite import binding, ir
+from llvmlite import ir
 
 from nplrp.jit import target
 
@@ -38,10 +38,7 @@ def run(part, block, nt, give_way):
 @functools.cache
 def _compiled():
     """Return what keeps the code in memory, the crew's function, and the address of what starts a thread."""
-    module = _module()
-    parsed = binding.parse_assembly(str(module))
-    parsed.verify()
-    library, (address,) = target.link(target.machine().emit_object(parsed), ("crew",))
+    library, (address,) = target.link(target.object_code(_module()), ("crew",))
     start = ctypes.cast(ctypes.pythonapi.PyThread_start_new_thread, ctypes.c_void_p).value
     return library, ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(address), start
 

@@ -57,6 +57,13 @@ def optimise(module):
     passes.run(module, builder)
 
 
+def object_code(module):
+    """Return the object code of a module of llvmlite's as it is, for functions of a few instructions."""
+    parsed = llvm.parse_assembly(str(module))
+    parsed.verify()
+    return machine().emit_object(parsed)
+
+
 @functools.cache
 def _linker():
     return llvm.create_lljit_compiler(machine(), use_jit_link=True), itertools.count()

@@ -21,7 +21,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from nplrp import __version__
-from nplrp.errors import NplrpError
+from nplrp.errors import NplrpError, WeightsError
 from nplrp.heatmaps import encode_png
 from nplrp.model import INPUT, Model
 from nplrp.rules.composites import STARTS
@@ -109,8 +109,7 @@ class Service:
             job = self.lane.submit(None, None, float("inf"))
             await asyncio.wrap_future(job.future)
         except NplrpError as error:
-            self.state, self.failure = "failed", error
-            log.error("can't serve: %s", error)
+            self.fail(error)
         except Exception as error:
             self.state, self.failure = "failed", error
             log.error("can't serve", exc_info=error)
@@ -119,6 +118,13 @@ class Service:
                 self.state = "ready"
                 self.metrics.ready.set(1)
                 log.info("ready: serving %s", self.name)
+
+    def fail(self, error: NplrpError) -> None:
+        """Be ready no more, and end, because of an error that no request has caused."""
+        if self.state != "failed":
+            self.state, self.failure = "failed", error
+            self.metrics.ready.set(0)
+            log.error("can't serve: %s", error)
 
     def _compute(self, jobs: Sequence[Job]) -> Sequence[Any]:
         """Do the lane's work: first of all `prepare`."""
@@ -301,6 +307,9 @@ class Service:
             if not done.done():
                 raise ClientDisconnect
             result: Result = done.result()
+        except WeightsError as error:  # they were changed while they are in use: no answer would be right from here on
+            self.fail(error)
+            raise try_again("not_ready", "the model's weights were changed, and the server is stopping", 5) from None
         except NplrpError as error:
             raise problem_of(error) from None
         finally:

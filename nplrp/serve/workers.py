@@ -22,6 +22,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from nplrp.files.plain import telling
 from nplrp.pipes import heedless
 from nplrp.serve.settings import Settings
 from nplrp.serve.source import Source
@@ -162,7 +163,7 @@ def _work(source: Source, settings: Settings, sock: socket.socket, patient: bool
     from nplrp.errors import NplrpError
     from nplrp.serve.server import serve, set_up_logs
 
-    with heedless():  # whether or not somebody reads the log
+    with heedless(), telling("nplrp"):  # whether or not somebody reads the log
         set_up_logs()
         parent = multiprocessing.parent_process()
         assert parent is not None

@@ -490,6 +490,50 @@ def test_workers_that_cant_start_end_the_server(tmp_path):
     assert server.process.wait(PATIENCE) == 3
 
 
+@pytest.fixture
+def cut(tmp_path):
+    """Weights that are cut, once there is a file ``cut`` beside them, when they have just been found to be as they were."""
+    weights = tmp_path / "w.h5"
+    weights.write_bytes(WEIGHTS.read_bytes())
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, nplrp.model as m\n"
+        "check = m.Model.check_files\n"
+        "def cut(model):\n"
+        "    check(model)\n"
+        f"    os.path.exists({str(tmp_path / 'cut')!r}) and model.source and os.truncate(model.source, 0)\n"
+        "m.Model.check_files = cut\n"
+    )
+    return weights
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_weights_that_are_cut_during_a_pass_end_the_server_with_a_line(cut, workers):
+    flags, path = ("--workers", str(workers), "--drain", "1"), f"{cut.parent}{os.pathsep}{ROOT}"
+    with remote(cut.parent, *flags, weights=cut, PYTHONPATH=path) as server:
+        (cut.parent / "cut").touch()
+        with pytest.raises(httpx.TransportError):
+            server.explain(picture())
+        assert server.process.wait(PATIENCE) == (2 if workers == 1 else 3)
+    errors = server.errors.read_text()
+    assert f"nplrp: {cut}: the file was cut, or its disk failed, while it was mapped (SIGBUS)" in errors
+    assert workers == 1 or "the file is empty, expected Keras weights" in errors
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+def test_weights_that_were_cut_between_two_passes(tmp_path, small, mapped):
+    weights = tmp_path / "w.h5"
+    weights.write_bytes(WEIGHTS.read_bytes())
+    with remote(tmp_path, *([] if mapped else ["--no-mmap"]), weights=weights) as server:
+        os.truncate(weights, 0)
+        answer = server.explain(picture(), composite="zplus")
+        if mapped:
+            assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
+            assert server.process.wait(PATIENCE) == 3
+            assert "the file was changed while the model is in use" in server.errors.read_text()
+        else:
+            assert answer.json()["explanations"][0]["sha256"] == expected(small, 0, "zplus")
+
+
 def test_missing_weights_and_taken_ports_are_one_line(server, tmp_path):
     for flags, message in (
         (["--weights", str(tmp_path / "none.h5")], "no such file"),
