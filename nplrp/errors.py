@@ -84,7 +84,7 @@ class InputWarning(UserWarning):
 
 
 class NumericsWarning(UserWarning):
-    """This process computes otherwise than it should: it flushes subnormal numbers to zero."""
+    """The process computes otherwise than it should: it flushes subnormal numbers to zero."""
 
 
 class OutputError(NplrpError):

@@ -203,7 +203,7 @@ def relevance_bounds(
     -------
     Bounds of arrays [n, *input_shape]
     """
-    return relevance_errors(plan, i, trace, R, None, a_error, convolutions)[0]
+    return relevance_errors(plan, i, trace, R, None, a_error, convolutions, exact_sums=exact_sums)[0]
 
 
 def relevance_errors(
@@ -216,12 +216,13 @@ def relevance_errors(
     convolutions: str = "direct",
     unknown: np.ndarray | None = None,
     done: Sequence[tuple[Part, np.ndarray, Lines]] | None = None,
+    exact_sums: bool = False,
 ) -> tuple[Bounds, Scales | None]:
     """Bound the error of step i's relevance as `relevance_bounds` does, and sums over it.
 
     Parameters
     ----------
-    plan, i, trace, R, a_error, convolutions
+    plan, i, trace, R, a_error, convolutions, exact_sums
         As for `relevance_bounds`.
     values : ndarray [n, *input_shape] or None
         The relevance itself; None if nobody asks for sums.

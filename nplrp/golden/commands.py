@@ -194,7 +194,7 @@ def run_check(arguments: argparse.Namespace) -> int:
 
     if arguments.digest is not None:
         check_digest(arguments.golden, arguments.digest)
-    _progress(f"reading {arguments.golden}")
+    _teller(arguments)(f"reading {arguments.golden}")
     golden = read_sealed(arguments.golden)
     with ThreadPoolExecutor(1) as pool:
         hashed = pool.submit(check_content, golden, arguments.golden)
@@ -207,6 +207,8 @@ def run_check(arguments: argparse.Namespace) -> int:
 
 def _checked(arguments: argparse.Namespace, golden: Golden) -> Report:
     """Compare what a command line names."""
+    import sys
+
     from nplrp.golden.candidate import read_candidate, read_map
     from nplrp.golden.checking import check
 
@@ -245,7 +247,7 @@ def _checked(arguments: argparse.Namespace, golden: Golden) -> Report:
         model=model,
         require_all=arguments.require_all,
         fail_on=arguments.fail_on,
-        progress=_progress,
+        progress=_teller(arguments),
     )
 
 
@@ -253,7 +255,7 @@ def _told(arguments: argparse.Namespace, report: Report) -> int:
     """Print a report, and write what was asked for; return the exit code."""
     import sys
 
-    _progress("")
+    _teller(arguments)("")
     if arguments.png:
         from nplrp.golden.picture import report_figure
         from nplrp.heatmaps import save_png

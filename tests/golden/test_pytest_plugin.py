@@ -197,7 +197,7 @@ def test_strictness_names_and_models(tiny, tmp_path):
     R = dict(e.relevances)
     with pytest.raises(AssertionError, match="not passed, since these were not compared: "):
         assert_lrp_close({key: each for key, each in R.items() if key != "fc1"}, tiny, require_all=True)
-    both = {**R, **{f"activations/{key}": each for key, each in e.activations.items()}}
+    both = {**{f"relevances/{key}": each for key, each in R.items()}, **{f"activations/{key}": each for key, each in e.activations.items()}}
     assert assert_lrp_close(both, tiny, require_all=True).missing == ()
     with pytest.raises(NothingComparedError, match="names="):
         assert_lrp_close({"other": np.zeros(3)}, tiny)
@@ -219,7 +219,10 @@ def test_strictness_names_and_models(tiny, tmp_path):
 def test_suspects_fail_where_they_are_to():
     layer = golden.record(small_vgg(2, size=32), images(1, 1, (32, 32, 3)), "epsilon_plus")["flatten"]  # sums of 384 terms
     bound = layer.relevance.expected.astype("f8")
-    got = layer.relevance.values + 1.5 * np.where(bound < layer.relevance.certified, bound, 0)
+    # one element alone, the one with the smallest bound: sums would give more away
+    k = np.unravel_index(np.where((bound > 0) & (bound < layer.relevance.certified / 2), bound, np.inf).argmin(), bound.shape)
+    got = layer.relevance.values.copy()
+    got[k] += 1.5 * bound[k]
     assert assert_lrp_close(got, layer, mode="isolated", precision="float32") is None
     with pytest.raises(AssertionError, match="is suspect"):
         assert_lrp_close(got, layer, mode="isolated", precision="float32", fail_on="suspect")
