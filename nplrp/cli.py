@@ -460,7 +460,6 @@ def _draw(pixels: np.ndarray, explanations: Sequence[Explanation], path: Path) -
 def _add_results(results: list[dict[str, Any]], explanations: Sequence[Explanation], image: str, arguments: argparse.Namespace) -> None:
     """Add one image's results to those of each composite, as JSON values."""
     from nplrp.files.save import about
-
     from nplrp.ledger import total
 
     if not results:
