@@ -168,7 +168,7 @@ class Soak:
         command += ["--threads", "1", "--body-timeout", "3", "--head-timeout", "3", "--keep-alive", "2"]
         self.log = (self.folder / "log").open("w+")
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=self.log)
-        until = time.monotonic() + 300
+        until = time.monotonic() + 600  # kernels may have to be compiled
         while time.monotonic() < until:
             found = re.search(r"http://127\.0\.0\.1:(\d+)", (self.folder / "log").read_text())
             if found:
@@ -262,7 +262,9 @@ class Soak:
 
     @staticmethod
     def _head(length):
-        return f"POST /v1/models/m:explain HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: {length}\r\n\r\n".encode()
+        return (
+            f"POST /v1/models/m:explain HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: {length}\r\n\r\n".encode()
+        )
 
     def _raw(self, content, wait=0.0):
         with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
@@ -318,7 +320,8 @@ class Soak:
         for (name, _), rows in series.items():
             label = f"{name} {1 + sum(each['process'].split()[0] == name for each in processes)}" if name == "worker" else name
             processes.append(
-                {"process": label, "second": [round(row["second"], 1) for row in rows]} | {key: [row[key] for row in rows] for key in LIMITS}
+                {"process": label, "second": [round(row["second"], 1) for row in rows]}
+                | {key: [row[key] for row in rows] for key in LIMITS}
             )
             quarter = len(rows) // 4
             if rows[-1]["second"] - rows[0]["second"] < 60 or not quarter:
@@ -393,7 +396,9 @@ def draw(found, path):
         row.grid(alpha=0.25)
     axes[0].legend(loc="upper left", bbox_to_anchor=(0, 1.28), ncols=4, fontsize=9, frameon=False)
     good, hostile = sum(found["good requests"].values()), sum(found["hostile requests"].values())
-    title = f"{good} good requests, {hostile} hostile ones, {found['interrupts']} interrupts, {len(found['killed workers at second'])} kills"
+    title = (
+        f"{good} good requests, {hostile} hostile ones, {found['interrupts']} interrupts, {len(found['killed workers at second'])} kills"
+    )
     figure.suptitle(f"{title}: {len(found['lost'])} lost, {len(found['wrong'])} wrong", fontsize=11)
     figure.savefig(path, dpi=100)
 

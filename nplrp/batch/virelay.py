@@ -130,7 +130,7 @@ def export(results: Results, out: Path, told: Callable[[int, int], None] | None 
 @contextmanager
 def _folder(out: Path) -> Iterator[Path]:
     """Give a folder to write to, which becomes `out` if all went well."""
-    temporary = out.with_name(f".{out.name[:80]}.{os.urandom(8).hex()}")
+    temporary = out.parent / f".{out.name[:80]}.{os.urandom(8).hex()}"  # "." and "/" have no name
     try:
         if out.exists() and not (out.is_dir() and not any(out.iterdir())):
             raise OutputError(f"{out}: {'holds other files' if out.is_dir() else 'is a file'}; give a new or an empty folder")

@@ -21,7 +21,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     given = Path(path)
     target = Path(os.path.realpath(path))  # a link stays a link
-    temporary = target.with_name(f".{target.name[:80]}.{os.urandom(8).hex()}")
+    temporary = target.parent / f".{target.name[:80]}.{os.urandom(8).hex()}"  # "/" has no name
     try:
         if target.is_dir():
             raise OutputError(f"{given}: is a folder; give the name of a file")

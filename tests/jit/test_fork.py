@@ -100,5 +100,7 @@ thread.join()
 @pytest.mark.skipif(DISABLED or not hasattr(os, "fork"), reason="nothing to load, or no fork")
 @pytest.mark.parametrize("script", [RUN, FREED], ids=["loads", "frees"])
 def test_forks_while_another_thread_works(script):
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False, timeout=400)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False, timeout=400
+    )
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
