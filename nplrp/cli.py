@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import logging
 import os
 import sys
@@ -19,7 +18,8 @@ from nplrp.errors import ImageError, NplrpError, OutputError, RuleError
 from nplrp.files.given import add_flags, given
 from nplrp.files.plain import telling
 from nplrp.pipes import heedless
-from nplrp.usage import Parser, failed
+from nplrp.schema import print_json
+from nplrp.usage import Parser, Spoken, failed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,18 +48,21 @@ def _run(argv: Sequence[str] | None) -> int:
     if argv and argv[0] == "import":
         return run_import(argv)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # nothing here uses it, and its threads take time to start
+    traced = False
     try:
         arguments = make_parser(argv[0] if argv else None).parse_args(argv)
+        traced = getattr(arguments, "verbose", False)
         spoken = _listen(arguments)
         code = arguments.run(arguments)
         spoken.let_go()
+        logging.getLogger("nplrp").debug("done")
         if sys.stdout is not None:
             sys.stdout.flush()
     except KeyboardInterrupt:
         print("nplrp: interrupted", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
-        return failed("nplrp", error)
+        return failed("nplrp", error, traced)
     return int(code or OK)
 
 
@@ -149,14 +152,14 @@ def make_parser(command: str | None = None) -> Parser:
     info = commands.add_parser(
         "info", parents=[network], help="a model's layers", description="Print a model's layers, input, classes and content hash."
     )
-    info.add_argument("weights", nargs="?", metavar="W", help="weights file; default: as for explain")
+    _add_weights(info)
     info.add_argument("--json", action="store_true", help="print as JSON")
     info.set_defaults(run=run_info)
 
     plan = commands.add_parser(
         "plan", parents=[network, rules, numerics], help="which rule runs on which layer", description="Print the rule of every layer."
     )
-    plan.add_argument("weights", nargs="?", metavar="W", help="weights file; default: as for explain")
+    _add_weights(plan)
     plan.set_defaults(run=run_plan)
 
     composites = commands.add_parser(
@@ -165,6 +168,7 @@ def make_parser(command: str | None = None) -> Parser:
         description="List the presets, whatever the model, or print some in full.",
     )
     composites.add_argument("names", nargs="*", metavar="NAME", help="presets to print in full, or NAME(parameter=value)")
+    composites.add_argument("--json", action="store_true", help="print all presets as JSON")
     composites.set_defaults(run=run_composites)
 
     dialects = commands.add_parser(
@@ -202,18 +206,59 @@ def make_parser(command: str | None = None) -> Parser:
 
     commands.add_parser("import", help="convert a file of PyTorch or ONNX, or any that Keras wrote", add_help=False)
 
+    doctor = commands.add_parser(
+        "doctor",
+        help="what to paste into a bug report; whether this installation computes the right bits",
+        description="Print versions, CPU, threads and caches, and compute a golden case again. Exit codes: 0 all is well, 1 a problem.",
+    )
+    doctor.add_argument("--json", action="store_true", help="print as JSON")
+    doctor.set_defaults(run=run_doctor)
+
+    completion = commands.add_parser(
+        "completion",
+        help="a script by which the shell completes command lines (needs the extra completion)",
+        description="Print a script for a shell. bash: nplrp completion bash > ~/.local/share/bash-completion/completions/nplrp; "
+        "zsh: nplrp completion zsh > a folder of $fpath, as _nplrp.",
+    )
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
+    completion.set_defaults(run=run_completion)
+
     if command in commands.choices:
+        _add_voices(parser)
         return parser
     from nplrp.batch.commands import add_commands as add_batches
+    from nplrp.conformance.commands import add_commands as add_conformance
     from nplrp.evaluate.commands import add_commands as add_evaluating
     from nplrp.golden.commands import add_commands
     from nplrp.serve.commands import add_commands as add_serving
 
     add_batches(commands, weights, rules, numerics)
-    add_commands(commands)
+    add_conformance(commands, add_commands(commands))
     add_evaluating(commands)
     add_serving(commands)
+    _add_voices(parser)
     return parser
+
+
+def _add_weights(parser: argparse.ArgumentParser) -> None:
+    """Let weights be given as a place and as -w alike, but not as both."""
+    parser.set_defaults(weights=None)
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("weights", nargs="?", metavar="W", default=argparse.SUPPRESS, help="weights file; default: as for explain")
+    either.add_argument("--weights", "-w", dest="weights", metavar="FILE", default=argparse.SUPPRESS, help="the same")
+
+
+def _add_voices(parser: argparse.ArgumentParser) -> None:
+    """Add -q and -v to every command that doesn't have them."""
+    below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    for each in dict.fromkeys(leaf for action in below for leaf in action.choices.values()):
+        _add_voices(each)
+    if below or not parser.add_help:  # `import` has a parser of its own
+        return
+    voices = (("-q", "--quiet", "errors and results only"), ("-v", "--verbose", "also how long it takes, and where errors arise"))
+    for short, long, what in voices:
+        if short not in parser._option_string_actions:
+            parser.add_argument(short, long, action="store_true", help=what)
 
 
 def run_explain(arguments: argparse.Namespace) -> int:
@@ -254,7 +299,7 @@ def run_explain(arguments: argparse.Namespace) -> int:
         composites = composites[:1]  # who asked for none gets what there is
         wanted = Wanted(tuple(composites), *asked)
         wanted.check(model)
-    news = sys.stderr if arguments.json else sys.stdout
+    news = None if arguments.quiet else sys.stderr if arguments.json else sys.stdout
     kept: list[tuple[str, list[Explanation]]] = []  # what is told when it has been saved
     results: list[dict[str, Any]] = []
     failed: list[NplrpError] = []
@@ -266,7 +311,7 @@ def run_explain(arguments: argparse.Namespace) -> int:
             _print_explanations(explanations, image, arguments)
 
     with compiling_ahead("nplrp.precompile", composites[0], arguments.dtype):
-        for each in _streamed(images, model, wanted, failed):
+        for each in _streamed(images, model, wanted, failed, arguments.quiet):
             explanations, written, name = list(each.explanations), pictures[each.index : each.index + 1], names[each.index]
             for path in written:
                 path.parent.mkdir(exist_ok=True)
@@ -275,7 +320,7 @@ def run_explain(arguments: argparse.Namespace) -> int:
                 kept.append((name, explanations))
             else:
                 tell(explanations, name)
-            for path in written:
+            for path in written if news else ():
                 print(f"wrote {path}", file=news)
     if kept:
         from nplrp.explanation import joined
@@ -284,9 +329,10 @@ def run_explain(arguments: argparse.Namespace) -> int:
         whole.save(arguments.save, arguments.layers, arguments.ledger and not whole.plan.composite.gradient)
         for image, explanations in kept:
             tell(explanations, image)
-        print(f"wrote {arguments.save}", file=news)
+        if news:
+            print(f"wrote {arguments.save}", file=news)
     if arguments.json:
-        print(json.dumps(results, indent=2))
+        print_json("explain", {"results": results, "failed": [_line(error) for error in failed]})
     return _told(failed, len(images))
 
 
@@ -299,7 +345,7 @@ def run_predict(arguments: argparse.Namespace) -> int:
 
     rows, failed = [], list[NplrpError]()
     question = Labels(arguments.top, arguments.dtype, arguments.algorithm, arguments.resample, arguments.crop)
-    for each in _streamed(images, model, question, failed):
+    for each in _streamed(images, model, question, failed, arguments.quiet):
         (labels,) = each.explanations
         if arguments.json:
             rows.append({"image": names[each.index], "labels": [label._asdict() for label in labels]})
@@ -307,7 +353,7 @@ def run_predict(arguments: argparse.Namespace) -> int:
             print(names[each.index])
             _print_labels(labels)
     if arguments.json:
-        print(json.dumps(rows, indent=2))
+        print_json("predict", {"images": rows, "failed": [_line(error) for error in failed]})
     return _told(failed, len(images))
 
 
@@ -325,12 +371,12 @@ def _images(arguments: argparse.Namespace) -> tuple[Sequence[ImageLike], list[st
     return [demo_image()], ["demo"]
 
 
-def _streamed(images: Sequence[ImageLike], model: Model, wanted: Question, failed: list[NplrpError]) -> Iterator[Explained]:
+def _streamed(images: Sequence[ImageLike], model: Model, wanted: Question, failed: list[NplrpError], quiet: bool) -> Iterator[Explained]:
     """Yield what could be done and note down what couldn't; the error of a single image is raised."""
     from nplrp.progress import Progress
     from nplrp.stream import stream
 
-    bar = Progress(len(images), "images done", quiet=len(images) == 1)
+    bar = Progress(len(images), "images done", quiet=len(images) == 1 or quiet)
     try:
         for done, each in enumerate(stream(images, model, wanted), 1):
             bar.close()  # whoever prints has the line to himself
@@ -350,8 +396,12 @@ def _told(failed: Sequence[NplrpError], images: int) -> int:
     if failed:
         print(f"nplrp: {len(failed)} of {images} images couldn't be done:", file=sys.stderr)
     for error in failed:
-        print(f"  {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"  {_line(error)}", file=sys.stderr)
     return PARTLY if failed else OK
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def run_info(arguments: argparse.Namespace) -> None:
@@ -371,7 +421,7 @@ def run_info(arguments: argparse.Namespace) -> None:
             "classes": model.classes,
             "content_sha256": model.content_hash,
         }
-        print(json.dumps(facts, indent=2))
+        print_json("info", facts)
         return
     print(model)
     size, crop = " x ".join(map(str, model.input_shape)), ", centre crop" if how.crop else ""
@@ -396,8 +446,13 @@ def run_plan(arguments: argparse.Namespace) -> None:
 def run_composites(arguments: argparse.Namespace) -> None:
     """Print the presets, one line each, or some in full."""
     from nplrp.rules.composites import composite_named
-    from nplrp.rules.presets import described, listing
+    from nplrp.rules.presets import described, listing, presets
 
+    if arguments.json:
+        if arguments.names:
+            raise OutputError("--json lists all presets; leave the names out")
+        print_json("composites", {"composites": presets()})
+        return
     print("\n\n".join(described(composite_named(name)) for name in arguments.names) or listing())
 
 
@@ -432,6 +487,25 @@ def run_demo(arguments: argparse.Namespace) -> None:
     demo(Path(arguments.output), dtype=arguments.dtype, algorithm=arguments.algorithm)
 
 
+def run_doctor(arguments: argparse.Namespace) -> int:
+    """Print what one pastes into a bug report."""
+    from nplrp.doctor import examine, report
+
+    found = examine()
+    if arguments.json:
+        print_json("doctor", found)
+    else:
+        print(report(found))
+    return PARTLY if found["problems"] else OK
+
+
+def run_completion(arguments: argparse.Namespace) -> None:
+    """Print a script of completions."""
+    from nplrp.completion import script
+
+    print(script(make_parser(), arguments.shell))
+
+
 def run_import(argv: Sequence[str]) -> int:
     """Hand the command line over to the exporters, which the engine doesn't know."""
     try:
@@ -451,38 +525,18 @@ def run_fetch(arguments: argparse.Namespace) -> None:
     print(fetch(arguments.model))
 
 
-def _listen(arguments: argparse.Namespace) -> _Spoken:
+def _listen(arguments: argparse.Namespace) -> Spoken:
     """Print what the package has to say, such as that kernels are being compiled or that a ledger looks bad, on stderr."""
-    warnings.showwarning = lambda message, *_: print(f"nplrp: note: {message}", file=sys.stderr)
+    quiet, verbose = getattr(arguments, "quiet", False), getattr(arguments, "verbose", False)
+    warnings.showwarning = (lambda *_: None) if quiet else (lambda message, *_: print(f"nplrp: note: {message}", file=sys.stderr))
     logger = logging.getLogger("nplrp")
-    for handler in [each for each in logger.handlers if isinstance(each, _Spoken)]:
+    for handler in [each for each in logger.handlers if isinstance(each, Spoken)]:
         logger.removeHandler(handler)
-    spoken = _Spoken()
+    spoken = Spoken("nplrp", timed=verbose)
+    spoken.setLevel(logging.ERROR if quiet else logging.NOTSET)
     logger.addHandler(spoken)
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
     return spoken
-
-
-class _Spoken(logging.Handler):
-    """Prints what is logged as a line on stderr; warnings, that something was assumed, wait for results: an error is alone."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._held: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print a record's message, or hold it."""
-        line = f"nplrp: {record.getMessage()}"
-        if record.levelno >= logging.WARNING:
-            self._held.append(line)
-        else:
-            print(line, file=sys.stderr)
-
-    def let_go(self) -> None:
-        """Print what was held."""
-        for line in dict.fromkeys(self._held):
-            print(line, file=sys.stderr)
-        self._held.clear()
 
 
 def _picture_paths(images: Sequence[str], output: str | None, suffix: str) -> list[Path]:
@@ -579,6 +633,7 @@ class Looks:
 def _add_results(results: list[dict[str, Any]], explanations: Sequence[Explanation], image: str, arguments: argparse.Namespace) -> None:
     """Add one image's results to those of each composite, as JSON values."""
     from nplrp.files.save import about
+    from nplrp.ledger import total
 
     if not results:
         results += [{"about": about(e), "images": []} for e in explanations]
@@ -589,10 +644,10 @@ def _add_results(results: list[dict[str, Any]], explanations: Sequence[Explanati
                 "image": image,
                 "labels": [label._asdict() for label in _labels(e)],
                 "target": None if e.targets is None else chosen._asdict(),
-                "relevance": {"sum": float(R.sum(dtype=float)), "min": float(R.min()), "max": float(R.max())},
+                "relevance": {"sum": total(R), "min": float(R.min()), "max": float(R.max())},
             }
             if arguments.layers:
-                row["layers"] = {name: float(each[m].sum(dtype=float)) for name, each in e.relevances.items()}
+                row["layers"] = {name: total(each[m]) for name, each in e.relevances.items()}
             if ledger is not None:
                 row["ledger"] = ledger.image(m).as_rows()
             found["images"].append(row)

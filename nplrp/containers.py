@@ -6,6 +6,7 @@ Decoders parse every profile, text and directory of a file one by one; a few meg
 from __future__ import annotations
 
 import io
+import re
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,6 +20,10 @@ SEGMENTS, JUNK = 1000, 1 << 16
 ENTRIES, DIRECTORIES, EXIF = 1000, 50, 1 << 20
 #: Boxes of a JPEG 2000 and chunks of a WebP.
 BOXES = 1000
+#: Blocks of a GIF before its picture, and pieces of these.
+BLOCKS, PIECES = 1000, 1 << 16
+#: Bytes of a PPM's header, and its comments; bytes of one that is written in digits, and of a BMP in runs: Pillow reads these in Python.
+HEADER, COMMENTS, DIGITS, RUNS = 1 << 16, 1000, 16 << 20, 8 << 20
 
 #: Bytes of one value of each TIFF type.
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
@@ -55,6 +60,12 @@ def check(file: IO[bytes]) -> None:
             _check_webp(file, size)
         elif head[4:8] == b"jP  ":
             _check_boxes(file, 0, size)
+        elif head[:4] == b"GIF8":
+            _check_gif(file, size)
+        elif head[:1] == b"P" and head[1:2] in b"123456fFy" and head[1:2]:
+            _check_ppm(file, size)
+        elif head[:2] == b"BM":
+            _check_bmp(file, size)
     except (struct.error, IndexError):  # cut off: the decoder will say so
         pass
     finally:
@@ -142,6 +153,51 @@ def _check_boxes(file: IO[bytes], place: int, end: int) -> None:
         if kind in (b"jp2h", b"res "):
             _check_boxes(file, start, min(place + length, end))
         place += max(length, 8)
+
+
+def _check_gif(file: IO[bytes], size: int) -> None:
+    """Count what stands before the first picture, as Pillow finds it, byte by byte where it is nothing known."""
+    file.seek(10)
+    flags = file.read(3)[0]
+    file.seek(13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0))
+    blocks, pieces, junk = 0, 0, 0
+    while file.tell() < size:
+        kind = file.read(1)
+        if kind in (b",", b";"):
+            return
+        if kind != b"!":
+            junk += 1
+        else:
+            blocks += 1
+            file.seek(1, io.SEEK_CUR)
+            while length := file.read(1)[0]:
+                pieces += 1
+                file.seek(length, io.SEEK_CUR)
+                _most(pieces, PIECES, "pieces of GIF blocks before its picture")
+        _most(blocks, BLOCKS, "GIF blocks before its picture")
+        _most(junk, JUNK, "bytes between its GIF blocks")
+
+
+def _check_ppm(file: IO[bytes], size: int) -> None:
+    """Look for the numbers of the header among spaces and comments, and for comments among digits."""
+    file.seek(0)
+    kind = file.read(2)
+    digits = kind in (b"P1", b"P2", b"P3")
+    if digits and size > DIGITS:
+        raise Excess(f"has more than {DIGITS} bytes of digits: save it as PNG")
+    head = re.sub(rb"#[^\r\n]*[\r\n]", b" ", file.read(HEADER))
+    if size > HEADER and len(head.split(None, 3)) < (3 if kind in (b"P1", b"P4") else 4):
+        raise Excess(f"has more than {HEADER} bytes of PPM header: save it again without comments")
+    if digits:
+        file.seek(0)
+        _most(file.read().count(b"#"), COMMENTS, "comments")
+
+
+def _check_bmp(file: IO[bytes], size: int) -> None:
+    file.seek(14)
+    header, compression = struct.unpack("<I12xI", file.read(20))
+    if header >= 40 and compression in (1, 2) and size > RUNS:
+        raise Excess(f"has more than {RUNS} bytes of runs: save it as PNG")
 
 
 def _check_exif(file: IO[bytes], length: int) -> None:

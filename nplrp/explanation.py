@@ -214,16 +214,15 @@ def _explain(
     return [_joined(*each, x, span) for each in zip(plans, begins, done, strict=True)]
 
 
+#: What a map that is 0 everywhere means.
+NOTHING = "nothing spoke for the class, or an epsilon is too large (--ledger tells where it went)"
+
+
 def _tell_nothing(plan: Plan, R: np.ndarray, span: Span) -> None:
     """Log that maps [maps, *shape] of a pass without masks are 0 everywhere: nothing else shows that a parameter is out of proportion."""
     nothing = sum(not each.any() for each in R) if span.covers(plan.steps) else 0
     if nothing:
-        _logger.warning(
-            "%s: %d of %d maps are 0 everywhere: nothing spoke for the class, or an epsilon is too large (--ledger tells where it went)",
-            plan.composite.name,
-            nothing,
-            len(R),
-        )
+        _logger.warning("%s: %d of %d maps are 0 everywhere: %s", plan.composite.name, nothing, len(R), NOTHING)
 
 
 class _Part(NamedTuple):

@@ -15,7 +15,6 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from nplrp import containers
 from nplrp.errors import ImageError
+from nplrp.files.plain import open_plain
 from nplrp.model import Model
 from nplrp.preprocessing import Preprocessing, arithmetic, check_mode
 
@@ -279,7 +279,7 @@ def _opened(source: Any, formats: tuple[str, ...], where: str) -> Iterator[Any]:
         return
     with ExitStack() as stack:
         with _pillow_errors(where, formats):
-            file = stack.enter_context(Path(source).open("rb")) if isinstance(source, str | os.PathLike) else source
+            file = stack.enter_context(open_plain(source)) if isinstance(source, str | os.PathLike) else source
             file = _seekable(file)
             containers.check(file)
             image = stack.enter_context(_open(file, formats))
@@ -354,13 +354,19 @@ def _pillow_errors(where: str, formats: tuple[str, ...] = FORMATS) -> Iterator[N
         except UnidentifiedImageError as error:
             names = ", ".join(formats)
             raise ImageError(f"{where}: not a picture, or damaged at its start; expected {names}: convert it to PNG or JPEG") from error
-        except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        except OSError as error:
+            if error.errno is None or error.filename is None:
+                raise _damaged(where, error) from error
             raise ImageError(f"{where}: can't be opened: {error.strerror}") from error
         except MemoryError:
             raise ImageError(f"{where}: takes more memory than there is: make it smaller first") from None
         except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise ImageError(f"{where}: truncated or damaged, can't be decoded ({reason}): get the file again") from error
+            raise _damaged(where, error) from error
+
+
+def _damaged(where: str, error: Exception) -> ImageError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return ImageError(f"{where}: truncated or damaged, can't be decoded ({reason}): get the file again")
 
 
 def _check_size(size: tuple[int, ...], max_pixels: int, max_side: int, where: str) -> None:

@@ -13,6 +13,7 @@ What leaves is also told edge by edge, for every input; what arrives at an outpu
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -34,6 +35,17 @@ if TYPE_CHECKING:
     import pandas
 
 TERMS = ("relevance_in", "relevance_out", "bias", "epsilon", "dropped", "created")
+
+
+#: What overflows is told by `Ledger.alarms`; NumPy's warnings would tell nobody what it means.
+_OVERFLOWING = np.errstate(over="ignore", invalid="ignore")
+
+
+@_OVERFLOWING
+def total(values: np.ndarray) -> float | None:
+    """Return a sum in float64 as a JSON value: None where it overflows, since JSON has no infinity."""
+    found = float(np.sum(values, dtype=np.float64))
+    return found if math.isfinite(found) else None
 
 
 class LedgerWarning(UserWarning):
@@ -77,6 +89,7 @@ class Entry:
     edges: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
+    @_OVERFLOWING
     def residual(self) -> np.ndarray:
         """What the terms leave unexplained: rounding."""
         return self.relevance_in - self.relevance_out - self.bias - self.epsilon - self.dropped + self.created
@@ -145,6 +158,7 @@ class Ledger:
         found = [edge for e in reversed(self.entries) for name, edge in e.edges.items() if name not in layers]
         return sum(found[1:], found[0])
 
+    @_OVERFLOWING
     def alarms(self) -> list[str]:
         """Return a sentence for every layer that loses or creates more than the pass began with, in absolute values, in some image."""
         sentences = []
@@ -172,14 +186,18 @@ class Ledger:
             warnings.warn("; ".join(alarms[:3]) + more, LedgerWarning, stacklevel=3)
 
     def as_rows(self) -> list[dict[str, Any]]:
-        """Return the sums over the images as JSON values, one dict for each layer; ``edges``: what left at each input."""
+        """Return the sums over the images as JSON values, one dict for each layer; ``edges``: what left at each input.
+
+        None stands where a sum overflows.
+        """
         rows: list[dict[str, Any]] = []
         for e in self.entries:
-            sums = {term: float(getattr(e, term).sum()) for term in (*TERMS, "residual")}
-            edges = {name: float(edge.sum()) for name, edge in e.edges.items()}
+            sums = {term: total(getattr(e, term)) for term in (*TERMS, "residual")}
+            edges = {name: total(edge) for name, edge in e.edges.items()}
             rows.append({"layer": e.layer, "rule": e.rule, **sums, "edges": edges})
         return rows
 
+    @_OVERFLOWING
     def to_frame(self, maps: bool = False) -> pandas.DataFrame:
         """Return it as a table of pandas.
 
@@ -214,12 +232,14 @@ class Ledger:
         columns = {term: [float(getattr(e, term)[m]) for m in range(count) for e in self.entries] for term in terms}
         return pandas.DataFrame({"rule": [e.rule for e in self.entries] * count} | columns, index=names)
 
+    @_OVERFLOWING
     def __repr__(self) -> str:
         if not self.entries:
             return "Ledger(no layers)"
         came, left = float(self.start.sum()), float(self.end.sum())
         return f"Ledger({len(self.entries)} layers, {len(self.start)} maps, began with {came:.4g}, {left:.4g} arrived)"
 
+    @_OVERFLOWING
     def _repr_html_(self) -> str:
         from nplrp.tables import bar, table
 
@@ -246,6 +266,7 @@ class Ledger:
         alarms = [f"Note: {alarm}" for alarm in self.alarms()[:3]]
         return table(head, rows, "Where the relevance went", [*notes, *alarms], "lrrlrlrrrrrl")
 
+    @_OVERFLOWING
     def __str__(self) -> str:
         head = ("layer", "relevance in", "out", "bias", "epsilon", "dropped", "created", "residual", "rule")
         rows: list[tuple[str, ...]] = [head]
@@ -319,6 +340,7 @@ def _arrived(plan: Plan, trace: Trace, i: int, readers: Sequence[int], at: Mappi
     return total
 
 
+@_OVERFLOWING
 def account(plan: Plan, trace: Trace, i: int, R_above: np.ndarray, shares: Sequence[np.ndarray], masked: np.ndarray | None = None) -> Entry:
     """Balance one step.
 

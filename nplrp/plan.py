@@ -179,8 +179,13 @@ def make_plan(
 
 def _check_fits(rule: Rule, layer: str, dtype: np.dtype) -> None:
     """Raise `RuleError` for a parameter that is an infinity or 0 in the plan's dtype, and isn't as it was given."""
-    for name in ("epsilon", "gamma", "alpha", "beta", "low", "high"):
-        given = getattr(rule, name)
+    numbers = {name: getattr(rule, name) for name in ("epsilon", "gamma", "alpha", "beta", "low", "high")}
+    for k, part in enumerate(rule.made[0] if rule.made else ()):
+        numbers[f"the weight of its part {k}"] = part.weight
+        for change in (part.bias, *(term.weight for term in part.terms)):
+            if not isinstance(change, str):
+                numbers[f"a Clamp of its part {k}, {tuple(change)},"] = change
+    for name, given in numbers.items():
         if given is None:
             continue
         with np.errstate(all="ignore"):

@@ -18,6 +18,7 @@ import numpy as np
 
 from nplrp.errors import ImageError, InputWarning, NplrpError
 from nplrp.explanation import Explanation, check_question, explain_each
+from nplrp.files.plain import PICTURE, read_plain
 from nplrp.images import ImageLike, load_pixels, normalize
 from nplrp.model import Model
 from nplrp.outputs import CHUNK, top_labels
@@ -248,7 +249,7 @@ def read(image: ImageLike, model: Model, wanted: Question, root: Path | None = N
     sha256, source = "", image
     if isinstance(image, str | os.PathLike):
         try:
-            content = (root or Path()).joinpath(image).read_bytes()
+            content = read_plain((root or Path()).joinpath(image), PICTURE)
         except OSError as error:
             raise ImageError(f"{image}: can't be opened: {error.strerror or error}") from None
         except ValueError as error:  # a NUL in its name

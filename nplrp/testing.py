@@ -13,16 +13,14 @@ import numpy as np
 from nplrp.errors import NplrpError
 from nplrp.golden.auditing import VACUOUS, vacuity_of
 from nplrp.golden.candidate import Candidate, read_candidate, read_map, sorted_out
-from nplrp.golden.checking import check
-from nplrp.golden.errors import GoldenError
+from nplrp.golden.checking import FAIL_ON, check
+from nplrp.golden.errors import DEFAULT_MODE, GoldenError
 from nplrp.golden.file import read
 from nplrp.golden.judging import DIVERGED, SUSPECT, judge
 from nplrp.golden.report import Report
 from nplrp.golden.values import UNIT, Golden, GoldenLayer
 from nplrp.model import Model
 
-#: What a comparison may fail on.
-FAIL_ON = ("diverged", "suspect")
 #: What the command line's flags, which reports and errors name, are called in a test.
 _ARGUMENTS = {
     "weights": "model=",
@@ -42,7 +40,7 @@ def assert_lrp_close(
     actual: np.ndarray | Mapping[str, np.ndarray] | Candidate | str | os.PathLike[str],
     golden: Golden | GoldenLayer | str | os.PathLike[str],
     *,
-    mode: str = "chained",
+    mode: str = DEFAULT_MODE,
     precision: str | None = None,
     model: Model | str | os.PathLike[str] | None = None,
     names: Mapping[str, str] | str | os.PathLike[str] | None = None,
@@ -68,7 +66,7 @@ def assert_lrp_close(
     names : mapping, path or None
         A table of layer names: theirs to ours, or a file of it (JSON, or lines "theirs ours").
     require_all : bool
-        Fail also if an array that the golden values have isn't among those given, or one that is given is unknown.
+        Fail also if an array that the golden values have isn't among those given.
     fail_on : "diverged" or "suspect"
         Suspect is more than rounding is expected to do, but not more than it can do.
     picture : path or None
@@ -88,8 +86,6 @@ def assert_lrp_close(
         If rtol and atol could hide more than one per cent of a layer's relevance: the share that ``golden audit`` prints.
     """
     __tracebackhide__ = True
-    if fail_on not in FAIL_ON:
-        raise GoldenError(f"fail_on={fail_on!r} is unknown; expected {' or '.join(FAIL_ON)}")
     failure = None
     try:
         if isinstance(golden, str | os.PathLike):
@@ -100,8 +96,9 @@ def assert_lrp_close(
             report = None
         else:
             _warn(golden.layers, options)
-            report = check(golden, _candidate(actual, names), mode=mode, precision=precision, model=_model(model), **options)
-            failure = _failure(report, require_all, fail_on)
+            options |= {"mode": mode, "precision": precision, "require_all": require_all, "fail_on": fail_on}
+            report = check(golden, _candidate(actual, names), model=_model(model), **options)
+            failure = None if report.passed else str(report)
             if failure and picture is not None:
                 from nplrp.golden.picture import report_figure
                 from nplrp.heatmaps import save_png
@@ -136,26 +133,14 @@ def _candidate(
     return sorted_out({key: np.asarray(each) for key, each in arrays.items()}, {}, table, "actual")
 
 
-def _failure(report: Report, require_all: bool, fail_on: str) -> str | None:
-    """Return why a comparison fails, None if it doesn't."""
-    lines = [] if report.passed else [str(report)]
-    suspects = [row.layer for row in report.rows if row.verdict == SUSPECT]
-    if fail_on == "suspect" and suspects:
-        lines = lines or [str(report)]
-        lines.append(f"fail_on='suspect': {', '.join(dict.fromkeys(suspects))}")
-    absent = [*report.missing, *report.unknown]
-    if require_all and absent:
-        lines = lines or [str(report)]
-        lines.append(f"require_all=True: {len(report.missing)} arrays weren't given, {len(report.unknown)} names are unknown")
-    return "\n".join(lines) or None
-
-
 def _layer_failure(
     actual: np.ndarray, layer: GoldenLayer, mode: str, precision: str | None, fail_on: str, options: Mapping[str, Any]
 ) -> str | None:
     others = sorted(options.keys() - {"rtol", "atol"})
     if others:
         raise GoldenError(f"{', '.join(others)}: a single layer is compared by mode, precision, rtol and atol alone; give the Golden")
+    if fail_on not in FAIL_ON:
+        raise GoldenError(f"there is no verdict to fail on {fail_on!r}; expected {', '.join(FAIL_ON)}")
     tensor = layer.relevance
     if tensor is None:
         raise GoldenError(f"there is no golden relevance at {layer.name!r}: the pass began below it")

@@ -1,5 +1,6 @@
 """The command line from the outside: what it prints, writes and refuses, and with which exit code."""
 
+import argparse
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 import nplrp
-from nplrp.cli import main
+from nplrp.cli import main, make_parser
 from nplrp.heatmaps import sheet
 from nplrp.images import display, load_pixels
 
@@ -151,7 +152,7 @@ def test_explain_saves_numbers(capsys, picture, suffix):
 def test_explain_as_json(capsys, picture):
     code, out, _ = run(capsys, "explain", picture, "-w", WEIGHTS, "--json", "--ledger", "--layers")
     assert code == 0
-    (result,) = json.loads(out)
+    (result,) = json.loads(out)["results"]
     (image,) = result["images"]
     assert [label["score"] for label in image["labels"]] == sorted((label["score"] for label in image["labels"]), reverse=True)
     assert image["target"] is None
@@ -173,7 +174,7 @@ def test_predict(capsys, picture):
     assert code == 0
     assert len(out.splitlines()) == 3
     code, out, _ = run(capsys, "predict", picture, "-w", WEIGHTS, "--json", "--dtype", "float64")
-    (row,) = json.loads(out)
+    (row,) = json.loads(out)["images"]
     model = nplrp.load(WEIGHTS)
     expected = nplrp.explain(model, nplrp.preprocess(str(picture), model), dtype="float64").labels(5)[0]
     assert [label["unit"] for label in row["labels"]] == [label.unit for label in expected]
@@ -343,3 +344,55 @@ def test_as_a_program(picture):
         check=False,
     )
     assert without_news(closed.stderr) == ""
+
+
+def test_quiet_and_verbose(capsys, picture, tmp_path, monkeypatch):
+    """Of every command: -q leaves errors and results, -v adds times and where an error arose, and neither outlives its call."""
+    out = tmp_path / "out.png"
+    for _ in range(2):
+        code, printed, said = run(capsys, "explain", picture, "-w", WEIGHTS, "-o", str(out), "-q")
+        assert code == 0 and said == "" and "wrote" not in printed and "sum over pixels" in printed and out.exists()
+        code, printed, said = run(capsys, "explain", picture, "-w", WEIGHTS, "-o", str(out))
+        assert code == 0 and "assuming caffe" in said and "wrote" in printed and " s: " not in said
+        code, _, said = run(capsys, "info", "-v", "-w", WEIGHTS)
+        assert code == 0 and "22 layers, read in" in said and " s: " in said
+        code, _, said = run(capsys, "predict", "absent.png", "-w", WEIGHTS, "-v")
+        assert code == 2 and "Traceback" in said and said.splitlines()[-1].startswith("nplrp: absent.png: ")
+        code, _, said = run(capsys, "predict", "absent.png", "-w", WEIGHTS, "-q")
+        assert code == 2 and said.startswith("nplrp: absent.png: ") and said.count("\n") == 1
+
+
+def test_every_command_has_q_v_and_where_it_reads_a_model_w():
+    def leaves(parser, path=()):
+        below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+        if not below:
+            yield path, parser
+        for action in below:
+            for name, each in action.choices.items():
+                yield from leaves(each, (*path, name))
+
+    for path, parser in leaves(make_parser()):
+        if path == ("import",):  # weights_tools has a parser of its own
+            continue
+        options = parser._option_string_actions
+        assert {"-q", "--quiet", "-v", "--verbose"} <= set(options), path
+        assert ("--weights" in options) == ("-w" in options), path
+        assert "--config" not in options or "-w" in options, f"{path} reads a model"
+
+
+def test_weights_are_given_once(capsys):
+    for command in ("info", "plan"):
+        _, placed, _ = run(capsys, command, WEIGHTS)
+        _, named, _ = run(capsys, command, "-w", WEIGHTS)
+        assert placed == named != ""
+        assert "not allowed with argument" in refused(capsys, command, WEIGHTS, "-w", WEIGHTS)
+
+
+def test_what_failed_is_in_the_json(capsys, picture):
+    for command, key in (("explain", "results"), ("predict", "images")):
+        code, printed, _ = run(capsys, command, picture, "absent.png", "-w", WEIGHTS, "--json")
+        found = json.loads(printed)
+        assert code == 1 and len(found[key]) == 1 and len(found["failed"]) == 1 and found["failed"][0].startswith("absent.png: ")
+    code, printed, _ = run(capsys, "composites", "--json")
+    assert code == 0 and json.loads(printed)["schema"] == "nplrp.composites/1"
+    assert refused(capsys, "composites", "zplus", "--json").endswith("leave the names out\n")

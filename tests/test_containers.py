@@ -83,6 +83,34 @@ AFAR = b"II*\0" + struct.pack("<I", 70_000) + bytes(69_992) + directory(2000)[8:
 ICC = zlib.compress(bytes(1_000_000))
 
 
+def gif(before):
+    """Two by two pixels, and what stands before them."""
+    return b"GIF89a\2\0\2\0\x80\0\0" + bytes(6) + before + b",\0\0\0\0\2\0\2\0\0\2\2\x84\x51\0;"
+
+
+def runs(content):
+    """A BMP of two by two pixels in runs (RLE8)."""
+    start = 14 + 40 + 1024
+    header = struct.pack("<IiiHHIIiiII", 40, 2, 2, 1, 8, 1, len(content), 0, 0, 256, 0)
+    return b"BM" + struct.pack("<IHHI", start + len(content), 0, 0, start) + header + bytes(1024) + content
+
+
+GIFS = (
+    ("comments", b"!\xfe\x01c\0" * 2_000_000, "1000 GIF blocks"),
+    ("empty blocks", b"!\xfe\0" * 3_000_000, "1000 GIF blocks"),
+    ("pieces", b"!\xfe" + b"\x01c" * 5_000_000 + b"\0", "pieces of GIF blocks"),
+    ("junk", b"x" * 10_000_000, "between its GIF blocks"),
+)
+PPMS = (
+    ("PPM with a long comment", b"P6\n#" + b"x" * 10_000_000 + b"\n2 2\n255\n" + bytes(12), "bytes of PPM header"),
+    ("PPM with comments", b"P6\n" + b"#\n" * 5_000_000 + b"2 2\n255\n" + bytes(12), "bytes of PPM header"),
+    ("PPM with spaces", b"P5\n2 2" + b" " * 10_000_000 + b"255\n" + bytes(12), "bytes of PPM header"),
+    ("PBM with spaces", b"P4\n2" + b" " * 10_000_000 + b"2\n" + bytes(12), "bytes of PPM header"),
+    ("PPM of digits and comments", b"P3\n10 10\n255\n" + b"#\n" * 5_000_000 + b"1 " * 300, "1000 comments"),
+    ("PPM of digits", b"P3\n3000 3000\n255\n" + b"1 " * 9_000_000, "bytes of digits"),
+)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -109,6 +137,9 @@ ICC = zlib.compress(bytes(1_000_000))
         pytest.param(boxes(1_000_000), "1000 JPEG 2000 boxes", id="JPEG 2000 boxes"),
         pytest.param(webp(2000), "1000 WebP chunks", id="WebP chunks"),
         pytest.param(webp(0, directory(1001)), "1000 tags", id="WebP EXIF"),
+        *(pytest.param(gif(before), what, id=f"GIF {name}") for name, before, what in GIFS),
+        *(pytest.param(content, what, id=name) for name, content, what in PPMS),
+        pytest.param(runs(b"\0\0" * 5_000_000), "bytes of runs", id="BMP runs"),
     ],
 )
 @pytest.mark.parametrize("exif", [False, True])
@@ -136,6 +167,13 @@ def test_directories_that_lead_to_each_other_end():
 @pytest.mark.parametrize(
     "content",
     [
+        pytest.param(gif(b"!\xfe" + (b"\xff" + b"c" * 255) * 4000 + b"\0"), id="GIF with a long comment"),
+        pytest.param(gif(b"!\xff\x0bNETSCAPE2.0\x03\x01\0\0\0!\xf9\x04\0\0\0\0\0"), id="GIF with blocks"),
+        pytest.param(b"P6 # a\n#" + b"b" * 60_000 + b"\n2 2\n255\n" + b"#" * 12, id="PPM with comments"),
+        pytest.param(b"P3\n2 2 255\n# a\n" + b"7 " * 12, id="PPM of digits"),
+        pytest.param(b"P1\n2 2\n1 0 0 1", id="PBM of digits"),
+        pytest.param(b"P4 8 1\n\x55", id="PBM"),
+        pytest.param(runs(b"\x02\1\0\0\x02\2\0\1"), id="BMP with runs"),
         *(pytest.param(encoded(form), id=form) for form in ("PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP", "JPEG2000", "PPM")),
         pytest.param(png(*[chunk(b"tEXt", b"k\0v")] * 900, chunk(b"iCCP", b"k\0\0" + ICC)), id="PNG texts"),
         pytest.param(png(chunk(b"eXIf", directory(50, 8, 2))), id="PNG EXIF"),
@@ -164,7 +202,7 @@ def test_exif_that_is_cut_off_matters_only_where_it_is_wanted():
     assert preprocess(io.BytesIO(png(chunk(b"eXIf", b"II*\0\0\0"))), MODEL).shape == (1, 16, 16, 3)
 
 
-@pytest.mark.parametrize("form", ["PNG", "JPEG", "TIFF", "WEBP", "JPEG2000"])
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "TIFF", "WEBP", "JPEG2000", "GIF", "BMP", "PPM"])
 def test_wherever_a_file_is_cut_the_check_says_nothing_else(form):
     content = encoded(form)
     for end in range(0, len(content), 7):

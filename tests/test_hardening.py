@@ -4,6 +4,7 @@ import io
 import os
 import sys
 import time
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 import nplrp
 from nplrp import cli
-from nplrp.errors import RuleError, WeightsError
+from nplrp.errors import ImageError, RuleError, WeightsError
 from nplrp.files import keras_config
 from nplrp.files.hdf5 import array, numbers, open_hdf5
 from nplrp.files.plain import map_plain, open_plain, read_plain
@@ -138,6 +139,14 @@ def test_pipes_and_devices_are_refused(tmp_path):
     for path in (tmp_path / "pipe", "/dev/zero"):
         with pytest.raises(OSError, match="no plain file"):
             open_plain(path)
+    model = small_vgg()
+    np.save(tmp_path / "x.npy", images(0, 1, model.input_shape))
+    for path in (tmp_path / "pipe", Path("/dev/zero"), Path("/dev/stdin")):
+        for ask in (nplrp.preprocess, lambda *given: next(nplrp.explain_many(*given))):  # /dev/zero took all the memory that there was
+            with pytest.raises(ImageError, match="no plain file"):
+                ask([path], model)
+        for line in (["explain", str(path)], ["predict", str(path)], ["evaluate", "--input", str(path), "-c", "zplus", "-m", "sparseness"]):
+            assert cli.main([*line, "-w", str(FILES / "small32_k3.keras")]) == 2
     (tmp_path / "large").write_bytes(bytes(100))
     with pytest.raises(OSError, match="more than 99 bytes"):
         read_plain(tmp_path / "large", 99)

@@ -329,7 +329,7 @@ def test_bad_files(name, content, said, tmp_path):
 
 def test_files_that_are_not_there(tmp_path):
     assert "No such file" in refusal(tmp_path / "dog.jpg", model())
-    assert "directory" in refusal(tmp_path, model())
+    assert "folder" in refusal(tmp_path, model())
     assert refusal("a\0b.png", model())
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import io
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from nplrp.batch.results import Results
 from nplrp.batch.running import picture_path
 from nplrp.errors import ImageError
+from nplrp.files.plain import PICTURE, read_plain
 from nplrp.images import display, open_image, sized_pixels
 from nplrp.preprocessing import Preprocessing
 
@@ -44,7 +44,7 @@ def picture_of(results: Results, index: int, file_sha256: str) -> Picture:
     """
     facts = results.job.facts
     try:
-        content = Path(results.job.images[index]).read_bytes()
+        content = read_plain(results.job.images[index], PICTURE)
         if hashlib.sha256(content).hexdigest() == file_sha256:
             how = Preprocessing(**facts["preprocessing"])
             own = {name: facts[name] for name in ("resample", "crop") if facts[name] is not None}

@@ -1,4 +1,8 @@
-"""Where weights are found on this machine, and how the official ones get there."""
+"""Where weights are found on this machine, and how the official ones get there.
+
+The download is our own, by the standard library: pooch 1.9, which others use for this, begins again after each break, and half a gigabyte
+meets breaks. Here it goes on, unless the server has another version of the file by now (If-Range), and is checked by its hash.
+"""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ from nplrp.golden.whole_run import Progress, whole_run
 from nplrp.lrp import step_back
 from nplrp.model import Model
 from nplrp.outputs import run
+from nplrp.schema import versioned
 
 #: Above this share of a layer's relevance its tolerance is called vacuous.
 VACUOUS = 0.01
@@ -157,14 +158,17 @@ class Audit:
 
     def as_json(self) -> dict[str, Any]:
         """Return everything as JSON values."""
-        return {
-            "golden": self.golden,
-            "passed": self.passed,
-            "kill_rate": self.kill_rate,
-            "vacuities": [{**dataclasses.asdict(v), "vacuous": v.vacuous} for v in self.vacuities],
-            "rejections": [dataclasses.asdict(r) for r in self.rejections],
-            "mutants": [{**dataclasses.asdict(m), "caught": m.caught, "reason": m.reason} for m in self.mutants],
-        }
+        return versioned(
+            "golden.audit",
+            {
+                "golden": self.golden,
+                "passed": self.passed,
+                "kill_rate": self.kill_rate,
+                "vacuities": [{**dataclasses.asdict(v), "vacuous": v.vacuous} for v in self.vacuities],
+                "rejections": [dataclasses.asdict(r) for r in self.rejections],
+                "mutants": [{**dataclasses.asdict(m), "caught": m.caught, "reason": m.reason} for m in self.mutants],
+            },
+        )
 
     def __str__(self) -> str:
         width = max(len(v.layer) for v in self.vacuities)

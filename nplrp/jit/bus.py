@@ -1,8 +1,8 @@
 """A file that is cut while it is mapped: the system sends SIGBUS, and the process ends with a line that says why.
 
-No handler in Python can tell it: what touched the missing page is compiled code, perhaps in a thread that isn't Python's, and touches it again
-when a handler that only sets a flag returns. So the handler is compiled code too, which calls nothing but `write` and `_exit`. A SIGBUS of
-any other cause is left to whoever handled it before.
+No handler in Python can tell it: what touched the missing page is compiled code, perhaps in a thread that isn't Python's, and touches it
+again when a handler that only sets a flag returns. So the handler is compiled code too, which calls nothing but `write` and `_exit`. A
+SIGBUS of any other cause is left to whoever handled it before.
 """
 
 import ctypes
@@ -28,7 +28,8 @@ _ADDRESS, _SIGINFO, _STDERR = (24, 0x40, 2) if _MAC else (16, 4, 2)
 #: Addresses: of what is known of the mapping noted last; of whether the last word is said.
 _last, _said = (ctypes.c_int64 * 1)(), (ctypes.c_int64 * 1)()
 #: Never freed, since a handler may be reading them: those of mappings that have gone serve for others.
-_known, _free = [], []
+_known: list = []
+_free: list = []
 _noting = threading.Lock()
 
 
@@ -146,7 +147,8 @@ def _module(functions, before):
     node.add_incoming(load(builder, node, _BEFORE), other)
     builder.branch(look)
     builder.position_at_end(found)  # several threads may come here: one speaks, the others stay until the end
-    builder.cbranch(builder.icmp_unsigned("==", builder.atomic_rmw("xchg", _at(builder, said), _whole(1), "seq_cst"), _whole(0)), speak, stay)
+    spoken = builder.atomic_rmw("xchg", _at(builder, said), _whole(1), "seq_cst")
+    builder.cbranch(builder.icmp_unsigned("==", spoken, _whole(0)), speak, stay)
     builder.position_at_end(stay)
     builder.branch(stay)
     builder.position_at_end(speak)

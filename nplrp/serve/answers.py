@@ -20,6 +20,7 @@ import numpy as np
 from nplrp import __version__
 from nplrp.heatmaps import encode_png, figure, heatmap, panel
 from nplrp.images import display
+from nplrp.ledger import total
 from nplrp.model import Model
 from nplrp.serve.bodies import Inputs
 from nplrp.serve.engine import Map, Result
@@ -149,7 +150,7 @@ def _explanation(each: Map, i: int, inputs: Inputs) -> dict[str, Any]:
         "instance": i,
         "target": None if each.target is None else each.target._asdict(),
         "relevance": {name: _array(each, name, i, inputs) for name in inputs.wanted.layers},
-        "sum": float(each.relevance[INPUT].sum(dtype=float)),
+        "sum": total(each.relevance[INPUT]),
         "sha256": digest(each.relevance[INPUT]),
         "ledger": each.ledger,
         "warnings": each.alarms,

@@ -163,6 +163,8 @@ class Engine:
         for m, R in enumerate(e.relevance):
             ledger = None if book is None else book.image(m)
             rows, alarms = (None, []) if ledger is None else (ledger.as_rows(), ledger.alarms())
+            if not R.any():
+                alarms = [*alarms, f"{e.plan.composite.name}: the map is 0 everywhere: {explanation.NOTHING}"]
             alarms = [*alarms, *self._doubts(e.x[e.images[m]])]
             maps.append(Map(chosen[m], {INPUT: R.copy()} | {name: each[m].copy() for name, each in inside.items()}, rows, alarms))
         return maps

@@ -22,6 +22,7 @@ TINY_PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNoaGgAAAME
 
 _TEXT: Schema = {"type": "string"}
 _NUMBER: Schema = {"type": "number"}
+_TOTAL: Schema = {"type": ["number", "null"], "description": "null if it overflows"}
 _WHOLE: Schema = {"type": "integer"}
 _ID_HEADER: Schema = {
     "X-Request-ID": {"description": "The client's own, if it is a plain word of at most 128 letters, else a new one.", "schema": _TEXT}
@@ -210,11 +211,11 @@ def _nested(shape: Sequence[int]) -> Schema:
 def _schemas(name: str, model: Model, settings: Settings) -> Schema:
     ledger_row = _object(
         {"layer": _TEXT, "rule": _TEXT}
-        | dict.fromkeys(("relevance_in", "relevance_out", "bias", "epsilon", "dropped", "created", "residual"), _NUMBER)
+        | dict.fromkeys(("relevance_in", "relevance_out", "bias", "epsilon", "dropped", "created", "residual"), _TOTAL)
     )
     ledger_row["properties"]["edges"] = {
         "type": "object",
-        "additionalProperties": _NUMBER,
+        "additionalProperties": _TOTAL,
         "description": "`out`, by what the layer reads.",
     }
     ledger_row["required"].append("edges")
@@ -234,7 +235,7 @@ def _schemas(name: str, model: Model, settings: Settings) -> Schema:
             "instance": {"type": "integer", "minimum": 0, "description": "Which instance it is of."},
             "target": {"anyOf": [_ref("Label"), {"type": "null"}], "description": "null: all outputs at once."},
             "relevance": {"type": "object", "additionalProperties": _ref("Array"), "description": "By layer."},
-            "sum": {"type": "number", "description": "Of the input's relevance."},
+            "sum": {"type": ["number", "null"], "description": "Of the input's relevance; null if it overflows."},
             "sha256": {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "Of the input's relevance: C order, little-endian."},
             "ledger": {"anyOf": [_list(_ref("LedgerRow")), {"type": "null"}]},
             "warnings": _list(_TEXT),

@@ -187,7 +187,7 @@ export class Card {
 
   /** Show the ledger, or why it isn't there: `waiting` says what is waited for. */
   showBook(waiting = "being computed …") {
-    const { rows, warnings, failed } = this.result;
+    const { rows, warnings, failed, overflows } = this.result;
     this.book.replaceChildren();
     this.book.toggleAttribute("aria-busy", rows === undefined && !failed);
     if (failed) {
@@ -200,7 +200,10 @@ export class Card {
       return this.book.append(element("p", { className: "alert", aria: { role: "alert" } }, failed), element("p", {}, button));
     }
     if (rows === undefined) return this.book.append(element("p", { className: "facts" }, `Ledger: ${waiting}`));
-    if (!rows) return this.book.append(element("p", { className: "facts" }, "Gradients have no ledger: nothing is conserved."));
+    if (!rows) {
+      const why = overflows ? "The ledger's sums overflow: a parameter is out of proportion." : "Gradients have no ledger: nothing is conserved.";
+      return this.book.append(element("p", { className: "facts" }, why));
+    }
     this.book.append(ledger.chart(rows), ledger.legend(), element("p", { className: "facts" }, ledger.sentence(rows)));
     if (!warnings.length) return undefined;
     const what = `${warnings.length} ${warnings.length === 1 ? "layer loses or creates" : "layers lose or create"} more than there was at the class`;

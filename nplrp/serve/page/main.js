@@ -206,7 +206,8 @@ async function balance(card, signal) {
     const answer = await api.run(state.facts.model, "explain", state.image.b64, { ...result.parameters, ledger: true }, { signal, waiting });
     const [{ ledger: rows, warnings, sha256: digest }] = answer.explanations;
     if (digest !== result.sha256) throw new api.ApiError("The ledger that came is another heatmap's: ask again.");
-    Object.assign(result, { rows, warnings: warnings ?? [] });
+    const overflows = rows.some((row) => Object.values(row).includes(null));
+    Object.assign(result, { rows: overflows ? null : rows, overflows, warnings: warnings ?? [] });
   } catch (error) {
     if (error.name === "AbortError" || signal.aborted) return;
     result.failed = sentenceOf(error);
