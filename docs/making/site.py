@@ -97,7 +97,8 @@ def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
         return html
 
     def led(found: re.Match[str]) -> str:
-        return found[1] + re.sub(r"\.md(?=#|$)", ".html", _led(found[2], page.file.src_uri, Path(config.docs_dir)))
+        link = _led(found[2], page.file.src_uri, Path(config.docs_dir))
+        return found[1] + (link if ":" in link else re.sub(r"\.(md|ipynb)(?=#|$)", ".html", link))
 
     return re.sub(r'(\bhref=")([^"]+)(?=")', led, html)
 
