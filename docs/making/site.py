@@ -140,7 +140,7 @@ def _source(path: Path) -> str:
             f"- [{each.name}]({each.name.removesuffix('.md')}.md)" for each in sorted(path.iterdir()) if each.is_file() and _shown(each)
         ]
         return "\n".join([hidden, f"# {where}/", "", *rows])
-    text = path.read_text("utf-8")
+    text = path.read_text("utf-8", errors="replace")
     lines = text.splitlines()
     more = [f"... {len(lines) - _MOST_LINES} more lines"] if len(lines) > _MOST_LINES else []
     return "\n".join([hidden, f"# {where}", "", f"``````{_LANGUAGES.get(path.suffix, 'text')}", *lines[:_MOST_LINES], *more, "``````"])
