@@ -241,7 +241,7 @@ def _named_classes(path: Path, model: Model) -> tuple[tuple[str, str], ...]:
 def _read(arguments: argparse.Namespace) -> Model:
     size = arguments.input_size
     if arguments.command == "from-keras":
-        fields = {field.name: getattr(arguments, field.name, field.default) for field in dataclasses.fields(Given)}
+        fields: dict[str, Any] = {field.name: getattr(arguments, field.name, field.default) for field in dataclasses.fields(Given)}
         return Given(**fields | {"weights": str(arguments.input), "output": arguments.output_layer}).load()
     if arguments.command == "from-pytorch":
         from weights_tools.from_pytorch import from_pytorch

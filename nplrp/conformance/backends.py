@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import shlex
 import subprocess
 import sys
@@ -152,17 +151,18 @@ def _object(module: str, path: str) -> Callable[[Question], Any]:
             raise GoldenError(f"--backend {module}:{path}: {error}; give a module that can be imported from here, and a function") from None
     if not callable(found):
         raise GoldenError(f"--backend {module}:{path}: is {brief(found)}; expected a function")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 @contextmanager
 def _here() -> Iterator[None]:
     """Let modules be found in the current folder, as `python -m` does."""
-    sys.path.insert(0, os.getcwd())
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
     try:
         yield
     finally:
-        sys.path.remove(os.getcwd())
+        sys.path.remove(here)
 
 
 def _by_command(command: Sequence[str], what: str, suite: Suite, dialect: str, precision: str) -> dict[str, Said]:

@@ -19,7 +19,7 @@ from nplrp.golden.judging import REACH, SMALLEST
 from nplrp.layers.base import window_of
 
 TO = ("raw", "npz")
-DTYPES = {"float32": np.dtype("<f4"), "float64": np.dtype("<f8")}
+DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float64": np.dtype("<f8")}
 #: Longest file of an answer that is read: the largest case has some hundred numbers.
 _MOST = 1 << 24
 

@@ -105,7 +105,7 @@ def _keys(path: str) -> Iterator[tuple[str, str, Any]]:
 def _read(option: argparse.Action, value: Any, where: str) -> Any:
     """Return a value as the option has it, from a text or from what TOML makes of it."""
     if option.nargs == 0:  # such as --no-mmap
-        read = value if isinstance(value, bool) else _YES_OR_NO.get(str(value).lower())
+        read: Any = value if isinstance(value, bool) else _YES_OR_NO.get(str(value).lower())
         if read is None:
             raise ServeError(f"{where}: expected true or false, found {brief(value)}")
         return read

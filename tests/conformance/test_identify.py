@@ -83,7 +83,7 @@ def test_other_constants_are_no_other_dialect(part):
 
         said[case.name] = bench.run(bench.place(replace(rule, epsilon=other.rule["epsilon"]), "captum-0.9", "float32"))
     identity = identified(asked, said, "float32", "nplrp")
-    assert "captum-0.9" in {name for name in identity.equals}, str(identity)
+    assert "captum-0.9" in identity.equals, str(identity)
 
 
 def test_none_is_near(part):
@@ -135,7 +135,7 @@ def test_command_line(recorded, tmp_path, capsys, part):
     assert f"{tmp_path}: captum-0.9" in capsys.readouterr().out and (tmp_path / "i.json").exists()
     assert main(["golden", "identify", "--backend", "nplrp", "-d", "rp.jl", "-k", "gamma.dense.*"]) == 0
     assert "rp.jl-3" in capsys.readouterr().out
-    model, run = recorded
+    _, run = recorded
     write(run, tmp_path / "g.lrpgold.h5")
     for words, what in (
         ([], "nothing to identify"),

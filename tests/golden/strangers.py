@@ -4,9 +4,11 @@ python -m tests.golden.strangers [--page docs/golden-diagnosis.md]
 """
 
 import argparse
+import json
 import re
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -290,11 +292,11 @@ def same(a, b, rtol=0.0):
     return all(np.abs(x - y).max() <= rtol * np.abs(y).max() for x, y in pairs)
 
 
-def measure(composites, mode="local", only=None, show=False):
+def measure(composites, mode="local", only=None, show=False, chosen=tuple(NETWORKS)):
     """Yield a row for each mistake in each network under each composite where it changes anything beyond rounding."""
     for composite in composites:
-        for network, make in NETWORKS.items():
-            model = make()
+        for network in chosen:
+            model = NETWORKS[network]()
             x = pictures(model.input_shape)
             recorded = golden.record(model, x, composite, start="logit")
             right = run(model, recorded)
@@ -306,11 +308,11 @@ def measure(composites, mode="local", only=None, show=False):
                     continue
                 if same(wrong, right):
                     continue
-                began = time.perf_counter()
+                began = time.process_time()
                 report = golden.check(recorded, wrong, mode=mode, model=model)
                 if report.passed and mode == "local":
                     report = golden.check(recorded, wrong, mode="chained", model=model)
-                took = time.perf_counter() - began
+                took = time.process_time() - began
                 row = (network, composite, rule, mistake, *judge(report, mistake, words, False), took, report.diagnosis)
                 if show:
                     flags = "".join(f if v else "." for f, v in zip("CLRAWN", row[4:10], strict=True))
@@ -329,9 +331,13 @@ def main():
     parser.add_argument("--composites", nargs="*", default=list(COMPOSITES))
     parser.add_argument("--mode", default="local")
     parser.add_argument("--only")
+    parser.add_argument("--networks", nargs="*", default=list(NETWORKS))
+    parser.add_argument("--json", type=Path, help="where to write the rows")
     options = parser.parse_args()
-    rows = list(measure(options.composites, options.mode, options.only, show=True))
+    rows = list(measure(options.composites, options.mode, options.only, True, options.networks))
     print(totals(rows))
+    if options.json:
+        options.json.write_text(json.dumps(rows, default=str))
 
 
 if __name__ == "__main__":

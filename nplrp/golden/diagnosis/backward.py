@@ -16,8 +16,8 @@ from nplrp.golden.faults import Place
 
 #: On a piece a hypothesis may leave so many times what it may on all of a layer: the tolerance is the same, the piece is where it is worst.
 GENEROUS = 4.0
-#: Side of the piece in which a single weight is looked for: all places of a unit are unknown there.
-TINY = 14
+#: Sides of the pieces in which a single weight is looked for: all places of a unit that have relevance are unknown there.
+TINY = (14, 7)
 
 
 def search(
@@ -164,10 +164,12 @@ def _of_place(found: Matches, at: Place, j: int, rest: Sequence[np.ndarray], whe
         before = reference - edges.total(rest).reshape(own.shape) if rest and piece.exact else reference
         consider(rules.fitted(piece.at, minus, piece.within, as_good))
         consider(single.lost(piece.at, minus, before, piece.within))
-        tiny = cut_out(at, difference.reshape(shape), 0.0, TINY)
         around = edges.total(rest) if rest else np.zeros(target.candidate.shape)
-        there = [(each - around).reshape(shape)[tiny.inside] for each in (target.candidate, target.reference)]
-        consider(single.backward(tiny, *there))
+        for side in TINY:
+            tiny = cut_out(at, difference.reshape(shape), 0.0, side)
+            there = [(each - around).reshape(shape)[tiny.inside] for each in (target.candidate, target.reference)]
+            if consider(single.backward(tiny, *there)):
+                break
         if at.matrix is not None and not rest and (piece.exact or _has_epsilon(promising)):
             for hypothesis in rules.scaled_epsilons(at, target.candidate, target.as_good):
                 found.judge(hypothesis, hypothesis.run(at), where)

@@ -20,7 +20,7 @@ from nplrp.golden.judging import REACH, UNITS
 from nplrp.golden.values import UNIT, Golden
 from nplrp.lrp import run_forward, run_step
 from nplrp.model import Model
-from nplrp.plan import make_steps
+from nplrp.plan import last_sum, make_steps
 from nplrp.scores import scoring_of
 
 if TYPE_CHECKING:
@@ -216,6 +216,8 @@ def _of_start(
     wanted = None if chosen is None else np.array(chosen)
     scoring, start = scoring_of(model), str(golden.facts["start"])
     logits, output, scale = golden.logits, golden.output, UNITS.get(report.precision, UNIT) / UNIT
+    if report.mode != "isolated":
+        logits, output = _own_scores(golden, model, activations)
     right = scoring.begin(start, logits, output, wanted).reshape(candidate.shape)
     expected = tensor.expected.reshape(candidate.shape) if tensor.expected.size == candidate.size else None
     target = Target(candidate, right, expected, None, scale, report.mode != "isolated")
@@ -248,9 +250,24 @@ def _of_start(
         yield from relations(target, {})
 
     found = backward.Matches(target)
+    if target.apart <= 1:
+        return finding(row.layer, target, (), 0, found.nearest)
     for hypothesis, values in tries():
         found.judge(hypothesis, values.reshape(candidate.shape))
     return finding(row.layer, target, found.matches, found.tried, found.nearest)
+
+
+def _own_scores(golden: Golden, model: Model, activations: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the logits and the output that a candidate's own activations give, the golden ones if it hasn't those."""
+    steps = make_steps(model, np.dtype("float64"), "direct", merge=False)
+    last = last_sum(steps)
+    reads = [golden.names[j + 1] for j in steps[last].inputs]
+    own = [activations.get(name, golden.input if name == "input" else None) for name in reads]
+    given = [np.ascontiguousarray(each, np.float64) for each in own if each is not None and np.isfinite(each).all()]
+    if last < 0 or len(given) < len(reads):
+        return golden.logits, golden.output
+    logits = layers.apply(steps[last], np.ascontiguousarray(layers.gather(steps[last], _sparse(steps[last].inputs, given))))[0]
+    return logits, layers.activate(steps[last], logits.copy(), in_place=False)
 
 
 def _winograd_explains(

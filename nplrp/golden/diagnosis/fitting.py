@@ -20,14 +20,18 @@ def fit(run: Callable[[np.ndarray], np.ndarray | None], target: np.ndarray, star
     target : ndarray
     starts : sequence of sequences of float
     """
-    weight = 1 / (np.abs(target) + 1e-2 * float(np.abs(target).mean()) + 1e-300)
+    least = 1e-2 * float(np.abs(target).mean()) + 1e-300
+
+    def weight(values: np.ndarray) -> np.ndarray:
+        """Return weights under which an error counts by its share, and 1 at most: a denominator that nearly vanishes tells little."""
+        return np.asarray(1 / (np.abs(target) + np.abs(values) + least))
 
     def off(theta: np.ndarray) -> tuple[float, np.ndarray | None]:
         with np.errstate(all="ignore"):
             values = run(theta)
         if values is None or not np.isfinite(values).all():
             return np.inf, None
-        return float(np.abs((values - target) * weight).sum()), values
+        return float(np.abs((values - target) * weight(values)).sum()), values
 
     found = []
     for start in starts:
@@ -49,8 +53,9 @@ def fit(run: Callable[[np.ndarray], np.ndarray | None], target: np.ndarray, star
                 h[k] = 1e-4 * max(abs(theta[k]), 1e-6)
                 beyond = off(theta + h)[1]
                 columns.append(np.zeros_like(target) if beyond is None else (beyond - values) / h[k])
-            r = (target - values) * weight
-            m = np.stack([(column * weight).reshape(-1) for column in columns], 1)
+            by = weight(values)
+            r = (target - values) * by
+            m = np.stack([(column * by).reshape(-1) for column in columns], 1)
             step, *_ = np.linalg.lstsq(m, r.reshape(-1), rcond=None)
             if not np.isfinite(step).all():
                 break

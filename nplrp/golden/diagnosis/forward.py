@@ -90,9 +90,10 @@ def of_input(layer: str, target: Target) -> Finding:
     for hypothesis, values in relations(target, {}):
         found.judge(hypothesis, values)
     if right.ndim == 4:
-        if right.shape[3] == 3:
+        if np.shape(right)[-1] == 3:
             found.judge(Hypothesis("channels RGB for BGR"), right[..., ::-1])
-        flat, theirs = right.reshape(-1, right.shape[3]), candidate.reshape(-1, right.shape[3])
+        channels = int(np.shape(right)[-1])
+        flat, theirs = right.reshape(-1, channels), candidate.reshape(-1, channels)
         lines = [
             np.polyfit(x, y, 1) if np.ptp(x) else np.array([1.0, float(np.mean(y - x))]) for x, y in zip(flat.T, theirs.T, strict=True)
         ]
@@ -210,7 +211,8 @@ def _curves(step: Step, a: np.ndarray, target: Target) -> Iterator[tuple[str, np
     if below.any() and candidate[below].any():
         k = float(np.median(candidate[below] / bare[below]))
         slope = lambda k: np.where(below, k * bare, bare)  # noqa: E731
-        k = nice(k, lambda short, k=k: target.as_good(slope(short), slope(k)))
+        best = slope(k)
+        k = nice(k, lambda short: target.as_good(slope(short), best))
         yield f"a slope of {plain(k)} below 0 (leaky ReLU)", slope(k), {"slope": k}
     top = float(candidate.max())
     if (bare > top).any() and (candidate >= top * (1 - 1e-6)).sum() > 1:
@@ -244,7 +246,8 @@ def _norms(of: Layer, a: np.ndarray, target: Target) -> Iterator[tuple[str, np.n
         slope = (x * (candidate - beta)).sum(axes) / (x * x).sum(axes)
         epsilon = float(np.median((gamma / slope) ** 2 - variance))
     if np.isfinite(epsilon) and (variance + epsilon > 0).all():
-        epsilon = nice(epsilon, lambda short, e=epsilon: target.as_good(normalised(of, a, short), normalised(of, a, e)))
+        best = normalised(of, a, epsilon)
+        epsilon = nice(epsilon, lambda short: target.as_good(normalised(of, a, short), best))
         yield f"epsilon {epsilon:.6g} in the batch norm", normalised(of, a, epsilon), {"epsilon": epsilon}
 
 
@@ -296,19 +299,19 @@ def _mixed(step: Step, a: np.ndarray, target: Target) -> Iterator[tuple[str, np.
             ones.append(layers.forward(step, [only], [AS_IS], NOTHING))
         scaled = [layers.forward(step, [a * (np.arange(channels) == c)], [AS_IS], NOTHING) for c in range(channels)]
         solved = solve([*scaled, *ones, biases])
-        k, m, b = solved[:channels], solved[channels:-1], float(solved[-1]) if bias.any() else 1.0
-        if abs(b - 1) < 1e-3:
-            z = sum(k[c] * scaled[c] + m[c] * ones[c] for c in range(channels)) + biases
-            yield _prepared(k, m), bent(z), {f"channel {c}": float(k[c]) for c in range(channels)}
+        scales, offsets = solved[:channels], solved[channels:-1]
+        if abs(float(solved[-1]) - 1) < 1e-3 or not bias.any():
+            z = np.asarray(sum(scales[c] * scaled[c] + offsets[c] * ones[c] for c in range(channels)) + biases)
+            yield _prepared(scales, offsets), bent(z), {f"channel {c}": float(scales[c]) for c in range(channels)}
     per = []
     for c in range(product.shape[-1]):
         use = told[..., c]
         z = (product + biases)[..., c][use]
         per.append(np.polyfit(z, candidate[..., c][use], 1) if use.sum() > 3 and np.ptp(z) else np.array([1.0, 0.0]))
-    k, m = (np.array(each) for each in zip(*per, strict=True))
+    slopes, shifts = (np.array(each) for each in zip(*per, strict=True))
     if product[..., 0].size > 8:
-        numbers = {f"channel {c}": float(v) for c, v in enumerate(k)}
-        yield "each channel scaled and shifted by its own numbers, as by a batch norm", bent((product + biases) * k + m), numbers
+        numbers = {f"channel {c}": float(v) for c, v in enumerate(slopes)}
+        yield "each channel scaled and shifted by its own numbers, as by a batch norm", bent((product + biases) * slopes + shifts), numbers
 
 
 def _single(step: Step, a: np.ndarray, target: Target) -> Iterator[tuple[str, np.ndarray]]:

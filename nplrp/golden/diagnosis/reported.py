@@ -112,13 +112,14 @@ def _multiples(target: Target, above: float | None) -> Iterator[tuple[Hypothesis
     k = _factor(candidate, right)
     if k is None or not np.isfinite(k) or k == 0:
         return
-    k = nice(k, lambda short, k=k: target.as_good(short * right, k * right))
+    best = k * right
+    k = nice(k, lambda short: target.as_good(short * right, best))
     total, elements = float(right.sum()), right[0].size
     why = [
         f"1/{m:d}, {what}" for m, what in ((n, "a mean over the batch"), (elements, "a mean over all elements")) if abs(k * m - 1) < 1e-4
     ]
     if right.ndim == 4:
-        pixels, channels = math.prod(right.shape[1:-1]), right.shape[-1]
+        pixels, channels = math.prod(np.shape(right)[1:-1]), int(np.shape(right)[-1])
         why += [
             f"1/{m:d}, a mean over {what}" for m, what in ((pixels, "pixels"), (channels, "channels")) if m > 1 and abs(k * m - 1) < 1e-4
         ]

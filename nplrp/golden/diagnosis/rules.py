@@ -1,9 +1,11 @@
-"""Rules with something changed: what implementations of LRP are known to do otherwise, and numbers that are fitted instead of listed."""
+"""Rules with something changed: what implementations of LRP are known to do otherwise, and numbers that are fitted, not listed."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -25,8 +27,10 @@ SLOW = 14
 ABSOLUTE = Clamp(1.0, -1.0)
 #: Mantissas' bits, the leading 1 not counted.
 FORMATS = {"TF32 (float16 has as many bits)": 10, "bfloat16": 7, "float16": 10}
-#: Where a search for an epsilon begins, in units of the median |z|.
+#: Where a search for an epsilon begins, in units of the median |z|; and numbers that people write: subtracted, an epsilon makes poles, between
+#: which no step leads to it.
 EPSILONS = (1e-9, 1e-6, 1e-4, 1e-2, 0.1, 0.5, 2.0, 20.0)
+USUAL = (1e-3, 1e-2, 0.1, 0.25, 0.5, 1.0)
 
 
 def lines(
@@ -72,8 +76,11 @@ def lines(
     step = dataclasses.replace(step, **new, prepared={})  # type: ignore[arg-type]
     a, R = (own if a is None else a), behind_activation(at.plan, at.trace, at.i, at.R if R is None else R)
     rule, total = at.rule, np.zeros_like(own)
-    for part in at.parts if parts is None else parts:
-        of_units = layers.relevance_of_units(R, step, a, part.units, at.trace.activations[at.i + 1] if a is own else None, held)
+    y = at.trace.activations[at.i + 1] if a is own and weight is None and bias is None else None  # or it is other units that are below 0
+    if parts is None:
+        parts = at.rule.parts if y is None and any(part.units for part in at.parts) else at.parts
+    for part in parts:
+        of_units = layers.relevance_of_units(R, step, a, part.units, y, held)
         inputs, changes = layers.changed_inputs(a, rule, part), [term.weight for term in part.terms]
         z = layers.forward(step, inputs, [forward(c) for c in changes] if forward else changes, part.bias, held=held)
         with np.errstate(all="ignore"):
@@ -107,7 +114,7 @@ def variants(at: Place) -> Iterator[Hypothesis]:
         if fault.number != SLOW:
             yield Hypothesis(fault.name, fault.run)
     for name, rule in dialect_switches(at):
-        yield Hypothesis(name, lambda place, rule=rule: place.run(rule=_boxed(place, rule)))
+        yield Hypothesis(name, partial(_with_rule, rule=rule))
     if at.matrix is not None:
         yield from _of_weights(at)
     if operation(at.step).choice is not None:
@@ -120,9 +127,9 @@ def variants(at: Place) -> Iterator[Hypothesis]:
         yield Hypothesis(slow.name, lambda place: None if too_slow(slow, place) else slow.run(place), whole=True, rounds=True)
 
 
-def _boxed(at: Place, rule: Rule) -> Rule:
-    """Return a rule with a place's own box, which is cut as the place is."""
-    return dataclasses.replace(rule, box=at.rule.box) if rule.box is not None and at.rule.box is not None else rule
+def _with_rule(at: Place, rule: Rule) -> Array:
+    """Run another rule, with a place's own box, which is cut as the place is."""
+    return at.run(rule=dataclasses.replace(rule, box=at.rule.box) if rule.box is not None and at.rule.box is not None else rule)
 
 
 def _of_weights(at: Place) -> Iterator[Hypothesis]:
@@ -232,6 +239,8 @@ def _of_bias(at: Place) -> Iterator[Hypothesis]:
     """Return what may be wrong with a bias, whatever the rule."""
     if all(part.bias != NOTHING for part in at.parts):
         yield Hypothesis("bias negated: subtracted in the denominators", _lines(bias=np.negative))
+        if any(part.units for part in at.parts):
+            yield Hypothesis("bias left out, where halves are told as well", _lines(bias=np.zeros_like))
         yield Hypothesis("bias shared among the inputs: in the numerators, too", _lines(shared_bias="window"))
         yield Hypothesis("bias shared among the inputs that a window sees: in the numerators, too", _lines(shared_bias="seen"))
         yield Hypothesis("bias: positive part b+ alone", _lines(bias=lambda b: np.maximum(b, 0)))
@@ -288,11 +297,15 @@ def _of_lines(at: Place) -> Iterator[Hypothesis]:
     if halves:
         for k, name in enumerate(("first", "second")):
             other = ("second", "first")[k]
-            yield Hypothesis(f"the rule's {name} half alone, without the {other}", lambda p, k=k: lines(p, p.parts[k : k + 1]))
+            yield Hypothesis(f"the rule's {name} half alone, without the {other}", partial(_one_part, k=k))
         if any(part.units for part in at.parts):
             for k, part in enumerate(at.parts):
-                all_units = lambda p, k=k: lines(p, [dataclasses.replace(p.parts[k], units="")])  # noqa: E731
-                yield Hypothesis(f"one half for all units: that of {part.units}", all_units)
+                yield Hypothesis(f"one half for all units: that of {part.units}", partial(_one_part, k=k, units=""))
+
+
+def _one_part(p: Place, k: int, units: str | None = None) -> Array:
+    part = p.parts[k]
+    return lines(p, [part if units is None else dataclasses.replace(part, units=units)])
 
 
 def _z(p: Place) -> Array:
@@ -350,7 +363,7 @@ def _of_box() -> Iterator[Hypothesis]:
     yield Hypothesis("box: high left out", lambda p: without(p, "high"))
     yield Hypothesis("box added for subtracted", signs)
     for low, high in ((0.0, 255.0), (-1.0, 1.0), (0.0, 1.0), (-128.0, 127.0)):
-        yield Hypothesis(f"box low={low:g}, high={high:g}", lambda p, lo=low, hi=high: _with_box(p, lo, hi))
+        yield Hypothesis(f"box low={low:g}, high={high:g}", partial(_with_box, low=low, high=high))
     yield Hypothesis("box of the picture's own least and largest number", lambda p: _with_box(p, p.a.min(), p.a.max()), whole=True)
 
 
@@ -492,7 +505,7 @@ def _of_joins(at: Place) -> Iterator[Hypothesis]:
         for k in range(several):
             only = [float(j == k) for j in range(several)]
             what = "first" if k == 0 else f"{k + 1}."
-            yield Hypothesis(f"all of R to the {what} input alone", lambda p, only=only: fixed(p, only))
+            yield Hypothesis(f"all of R to the {what} input alone", partial(fixed, factors=only))
         yield Hypothesis("shares in proportion to absolute values |a|", lambda p: part(p, np.abs))
         yield Hypothesis("shares in proportion to a^2", lambda p: part(p, np.square))
         yield Hypothesis("shares in proportion to a+", lambda p: part(p, lambda x: np.maximum(x, 0)))
@@ -534,27 +547,23 @@ def _handed_on(p: Place) -> Array | None:
 
 
 def _rounded() -> Iterator[Hypothesis]:
-    """Return lower precisions of weights or sums; that of inputs and weights is among the switches."""
+    """Return lower precisions of what is multiplied."""
     for name, bits in COARSE.items():
-        yield Hypothesis(f"inputs and weights rounded to {name}", lambda p, bits=bits: in_format(p, bits), whole=True, rounds=True)
-    limits = {"float16": _half}
+        yield Hypothesis(f"inputs and weights rounded to {name}", partial(in_format, bits=bits), whole=True, rounds=True)
+    yield Hypothesis("inputs and weights rounded to float16", partial(_coarsely, weights=_half, inputs=_half), whole=True, rounds=True)
+    name = "inputs and weights rounded to float16, a as it is in line 4"
+    yield Hypothesis(name, partial(_half_products, to=_half), whole=True, rounds=True)
     for name, bits in FORMATS.items():
-        to = limits.get(name, lambda v, bits=bits: coarse(v, bits))
-        if name == "float16":
-            yield Hypothesis(
-                "inputs and weights rounded to float16", lambda p, to=to: lines(p, weight=to, a=to(p.a)), whole=True, rounds=True
-            )
-            yield Hypothesis(
-                "inputs and weights rounded to float16, a as it is in line 4",
-                lambda p, to=to: _half_products(p, to),
-                whole=True,
-                rounds=True,
-            )
-        yield Hypothesis(f"weights rounded to {name}", lambda p, to=to: lines(p, weight=to), rounds=True)
-        yield Hypothesis(f"inputs rounded to {name}", lambda p, to=to: lines(p, a=to(p.a)), rounds=True)
-        yield Hypothesis(
-            f"inputs and weights rounded to {name}, nothing else", lambda p, to=to: lines(p, weight=to, a=to(p.a)), whole=True, rounds=True
-        )
+        to = _half if name == "float16" else partial(coarse, bits=bits)
+        yield Hypothesis(f"weights rounded to {name}", partial(_coarsely, weights=to), rounds=True)
+        yield Hypothesis(f"inputs rounded to {name}", partial(_coarsely, inputs=to), rounds=True)
+        if name != "float16":
+            both = partial(_coarsely, weights=to, inputs=to)
+            yield Hypothesis(f"inputs and weights rounded to {name}, nothing else", both, whole=True, rounds=True)
+
+
+def _coarsely(p: Place, weights: Callable[[Array], Array] | None = None, inputs: Callable[[Array], Array] | None = None) -> Array:
+    return lines(p, weight=weights, a=inputs(p.a) if inputs else None)
 
 
 def _half(values: Array) -> Array:
@@ -571,7 +580,7 @@ def _half_products(p: Place, to: Callable[[Array], Array]) -> Array:
 # Numbers that are fitted
 
 
-def fitted(at: Place, target: Array, within: tuple[object, ...], as_good: Callable[[Array, Array], bool]) -> Iterator[Hypothesis]:
+def fitted(at: Place, target: Array, within: tuple[Any, ...], as_good: Callable[[Array, Array], bool]) -> Iterator[Hypothesis]:
     """Return rules with numbers that are fitted to a target, the numbers of a place's relevance `within`.
 
     Parameters
@@ -586,7 +595,7 @@ def fitted(at: Place, target: Array, within: tuple[object, ...], as_good: Callab
     """
 
     def search(
-        run: Callable[[Place, Array], Array | None], starts: Sequence[Sequence[float]], name: Callable[[Array], str], *keys: str
+        run: Callable[..., Array | None], starts: Sequence[Sequence[float]], name: Callable[[Array], str], *keys: str
     ) -> Iterator[Hypothesis]:
         def there(theta: Array) -> Array | None:
             values = run(at, theta)
@@ -604,7 +613,7 @@ def fitted(at: Place, target: Array, within: tuple[object, ...], as_good: Callab
 
             theta[k] = nice(float(theta[k]), works)
         numbers = dict(zip(keys, map(float, theta), strict=True))
-        yield Hypothesis(name(theta), lambda p, theta=theta: run(p, theta), numbers)
+        yield Hypothesis(name(theta), partial(_at, run, theta), numbers)
 
     if at.matrix is None and not (at.parts and at.rule.epsilon is not None):
         return
@@ -650,7 +659,7 @@ def _epsilons(at: Place, search: Search) -> Iterator[Hypothesis]:
     first = at.parts[0]
     z = layers.forward(linear, layers.changed_inputs(a, at.rule, first), [t.weight for t in first.terms], first.bias, held=held)
     unit = float(np.median(np.abs(z[z != 0]))) if z.any() else 1.0
-    starts = [[each * unit] for each in EPSILONS]
+    starts = [[each * unit] for each in EPSILONS] + [[each] for each in USUAL]
 
     def sign(z: Array) -> Array:
         return np.where(z < 0, -1.0, 1.0)
@@ -664,7 +673,8 @@ def _epsilons(at: Place, search: Search) -> Iterator[Hypothesis]:
     for key, (stable, name) in forms.items():
         run = lambda p, theta, stable=stable: lines(p, divided=lambda R, z, w: w * R / _safe(stable(z, theta[0])))  # noqa: E731
         if key == "sign":
-            yield from search(run, [*starts, [-0.1 * unit], [-0.01 * unit]], lambda t, name=name: name(t[0]), "epsilon")
+            below = [[-each * unit] for each in (3e-3, 1e-2, 3e-2, 0.1, 0.3)] + [[-each] for each in USUAL]
+            yield from search(run, [*starts, *below], lambda t, name=name: name(t[0]), "epsilon")
         elif key != "absolute" or (z < 0).any():
             at_sizes = [[float(each)] for each in np.quantile(np.abs(z), np.linspace(0.02, 0.98, 13))] if key == "clip" else starts
             yield from search(run, at_sizes, lambda t, name=name: name(t[0]), "epsilon")
@@ -695,12 +705,24 @@ def scaled_epsilons(at: Place, target: Array, as_good: Callable[[Array, Array], 
 
                 return lines(p, divided=divided)
 
-            theta = fit(lambda t, run=run: run(at, t[0]), target, [[1e-3], [0.1], [0.5]])
+            theta = fit(partial(_first_of, run, at), target, [[1e-3], [0.1], [0.5]])
             if theta is not None:
                 best = run(at, float(theta[0]))
-                e = nice(float(theta[0]), lambda short, run=run, best=best: as_good(run(at, short), best))
+                e = nice(float(theta[0]), partial(_still, run, at, as_good, best))
                 of = " of each image" if each else ""
-                yield Hypothesis(f"epsilon={plain(e)} {name}{of}", lambda p, e=e, run=run: run(p, e), {"epsilon": e}, whole=True)
+                yield Hypothesis(f"epsilon={plain(e)} {name}{of}", partial(run, e=e), {"epsilon": e}, whole=True)
+
+
+def _at(run: Callable[..., Array | None], theta: Array, p: Place) -> Array | None:
+    return run(p, theta)
+
+
+def _first_of(run: Callable[..., Array], at: Place, theta: Array) -> Array:
+    return run(at, theta[0])
+
+
+def _still(run: Callable[..., Array], at: Place, as_good: Callable[[Array, Array], bool], best: Array, value: float) -> bool:
+    return as_good(run(at, value), best)
 
 
 def _gammas(at: Place, search: Search, split: bool, bias: str) -> Iterator[Hypothesis]:
@@ -737,7 +759,7 @@ def _gammas(at: Place, search: Search, split: bool, bias: str) -> Iterator[Hypot
 
 
 def _halves(
-    at: Place, target: Array, within: tuple[object, ...], split: bool, bias: str, as_good: Callable[[Array, Array], bool]
+    at: Place, target: Array, within: tuple[Any, ...], split: bool, bias: str, as_good: Callable[[Array, Array], bool]
 ) -> Iterator[Hypothesis]:
     """Return alpha-beta rules of any alpha and beta: these are linear in both."""
     if split and not (at.a < 0).any() and at.rule.split is False:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -24,8 +26,10 @@ from nplrp.rules import AS_IS, NOTHING, Change, Clamp
 
 #: How many units, and how many weights, are looked at closely; and how many unknowns are solved for at once.
 UNITS, WEIGHTS, UNKNOWNS = 4, 6, 200
-#: What of dz a weight or a bias must leave at most.
-LEFT = 0.02
+#: Weights of a layer whose units are all tried.
+LOOKED_AT = 1 << 16
+#: What of dz a weight or a bias must leave at most to be run: forward, where dz is known, and backward.
+LEFT, ROUGHLY = 0.02, 0.4
 
 
 def changed(weight: np.ndarray, index: tuple[int, ...], value: float) -> np.ndarray:
@@ -92,8 +96,7 @@ def _of_unit(w: np.ndarray, q: np.ndarray, known: np.ndarray, s: np.ndarray, ste
                 return None
             ratios = q[n][use] / w[use, k]
             weights = np.abs(w[use, k])
-            order = np.argsort(ratios)
-            found[n] = ratios[order][np.searchsorted(np.cumsum(weights[order]), weights.sum() / 2)]  # the weighted median
+            found[n] = _median(ratios, weights)
         return found, np.ones(found.shape)
     shape = s.shape[:-1]
     places = np.flatnonzero(s[..., k])  # elsewhere the unit has no relevance, whatever its z
@@ -125,6 +128,11 @@ def _of_unit(w: np.ndarray, q: np.ndarray, known: np.ndarray, s: np.ndarray, ste
     return ds, error
 
 
+def _median(values: np.ndarray, weights: np.ndarray) -> float:
+    order = np.argsort(values)
+    return float(values[order][min(np.searchsorted(np.cumsum(weights[order]), weights.sum() / 2), len(order) - 1)])
+
+
 def _causes(at: Place, step: Step, k: int, dz: np.ndarray, usable: np.ndarray, change: Change, trust: np.ndarray) -> Iterator[Hypothesis]:
     """Return the bias, and the weights, that would change z of unit k by dz, which is known as well as trust says."""
     sure = trust[usable]
@@ -132,10 +140,10 @@ def _causes(at: Place, step: Step, k: int, dz: np.ndarray, usable: np.ndarray, c
     if not size:
         return
     bias = step.bias
-    constant = float((sure**2 * dz[usable]).sum() / (sure**2).sum())
+    constant = _median(dz[usable], sure)
     change_of_bias = at.parts[0].bias
     left = float((sure * np.abs(dz[usable] - constant)).sum())
-    if bias is not None and isinstance(change_of_bias, Clamp) and change_of_bias != NOTHING and left <= LEFT * size:
+    if bias is not None and isinstance(change_of_bias, Clamp) and change_of_bias != NOTHING and left <= ROUGHLY * size:
         now = float(layers.changed_bias(step, change_of_bias)[k]) + constant
         factor = change_of_bias.positive if now >= 0 else change_of_bias.negative
         if factor or abs(now) < 1e-5:
@@ -149,7 +157,7 @@ def _causes(at: Place, step: Step, k: int, dz: np.ndarray, usable: np.ndarray, c
         if norm:
             delta = float((v * dz[usable] * sure**2).sum()) / norm
             left = float((sure * np.abs(dz[usable] - delta * v)).sum())
-            if left <= LEFT * size:
+            if left <= ROUGHLY * size:
                 found.append((left, (*index, k), delta))
     for _, index, delta in sorted(found)[:WEIGHTS]:
         old = float(weight[index])
@@ -198,25 +206,28 @@ def _short(value: float) -> float:
     return 0.0 if abs(value) < 1e-7 else short
 
 
-def lost(at: Place, target: np.ndarray, reference: np.ndarray, within: tuple[object, ...]) -> Iterator[Hypothesis]:
+def lost(at: Place, target: np.ndarray, reference: np.ndarray, within: tuple[Any, ...]) -> Iterator[Hypothesis]:
     """Return single input channels, and units, whose weights are all 0."""
     weight = at.matrix
     if weight is None or weight.shape[-2] != at.step.input_shape[-1]:
         return
     axes = tuple(range(target.ndim - 1))
-    difference, size = np.abs(target - reference).sum(axes), np.abs(target).sum(axes)
-    there = np.abs(reference).sum(axes)
-    empty = np.flatnonzero((size == 0) & (there > 0)) if difference.size == weight.shape[-2] else []
-    for c in list(empty)[:WEIGHTS]:
-        name = f"weights of input channel {c} are 0" if weight.ndim == 4 else f"weights of input {c} are 0"
-        yield Hypothesis(name, lambda p, c=int(c): lines(p, weight=lambda w: _without(w, c, -2)))
+    size, there = np.abs(target).sum(axes), np.abs(reference).sum(axes)
+    if size.size == weight.shape[-2]:
+        for c in map(int, np.flatnonzero((size == 0) & (there > 0))[:WEIGHTS]):
+            name = f"weights of input {'channel ' if weight.ndim == 4 else ''}{c} are 0"
+            yield Hypothesis(name, partial(_run_without, k=c, axis=-2))
     found = []
-    for k in range(min(weight.shape[-1], 512)):
-        values = lines(at, weight=lambda w, k=k: _without(w, k, -1))[within] if weight.size <= 1 << 16 else None
-        if values is not None and np.isfinite(values).all():
+    for k in range(weight.shape[-1] if weight.size <= LOOKED_AT else 0):
+        values = _run_without(at, k, -1)[within]
+        if np.isfinite(values).all():
             found.append((float(np.abs(values - target).sum()), k))
     for _, k in sorted(found)[:2]:
-        yield Hypothesis(f"weights of unit {k} (its filter) are 0", lambda p, k=k: lines(p, weight=lambda w: _without(w, k, -1)))
+        yield Hypothesis(f"weights of unit {k} (its filter) are 0", partial(_run_without, k=k, axis=-1))
+
+
+def _run_without(p: Place, k: int, axis: int) -> np.ndarray:
+    return lines(p, weight=lambda w: _without(w, k, axis))
 
 
 def _without(w: np.ndarray, k: int, axis: int) -> np.ndarray:
