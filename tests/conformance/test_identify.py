@@ -150,3 +150,21 @@ def test_own_answers_through_a_backend(part):
     few = part.only(["alpha2_beta1.dense.*", "zplus.dense.*"])
     identity = identified(few, answers_of("nplrp", few, "innvestigate-2.1"), asked="innvestigate-2.1")
     assert identity.nearest == "innvestigate-2.1"
+
+
+def test_a_golden_run_on_the_command_line(tmp_path, capsys):
+    """A VGG16 from a file; the candidate is iNNvestigate's dialect from end to end, in .npz."""
+    import nplrp
+    from tests.keras_files import vgg, write_by_name
+
+    weights = write_by_name(tmp_path / "w.h5", vgg(side=1))
+    model = nplrp.load(weights)
+    run = golden.record(model, images(3, 1, model.input_shape).astype("f4"), "epsilon_plus", target=1)
+    golden.write(run, tmp_path / "g.lrpgold.h5")
+    e = nplrp.explain(model, run.input, "epsilon_plus", 1, dialect="innvestigate", dtype="float64", algorithm="direct")
+    np.savez(tmp_path / "c.npz", **{f"relevances/{name}": R for name, R in e.relevances.items()})
+    words = ["golden", "identify", str(tmp_path / "c.npz"), "--golden", str(tmp_path / "g.lrpgold.h5"), "-w", str(weights)]
+    assert main(words) == 0
+    assert ": innvestigate-2.1 (" in capsys.readouterr().out
+    assert main([*words, "--mode", "chained"]) == 2
+    assert "there is no mode 'chained'" in capsys.readouterr().err

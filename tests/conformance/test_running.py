@@ -248,7 +248,7 @@ def test_command_line(tmp_path, capsys):
         (["--backend", "nplrp", "--precision", "float16"], "there is no precision"),
         (["--backend", "nplrp", "--python", "python"], "--python is for"),
         (["--export", ".", "--to", "hdf5"], "there is no export to 'hdf5'"),
-        (["--export", "."], "isn't empty"),
+        (["--export", "."], "holds other files"),
     ],
 )
 def test_bad_usage_is_one_line(words, what, tmp_path, monkeypatch, capsys):

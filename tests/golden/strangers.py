@@ -1,6 +1,7 @@
 """Mistakes of other people's choice, and how often each is caught, placed and named: the table of docs/golden-diagnosis.md.
 
-python -m tests.golden.strangers [--page docs/golden-diagnosis.md]
+python -m tests.golden.strangers --json rows.json
+python -m tests.golden.strangers --page docs/golden-diagnosis.md rows.json ...      writes the tables
 """
 
 import argparse
@@ -326,6 +327,46 @@ def totals(rows):
     return {"mistakes": len(rows)} | {name: sum(row[4 + i] for row in rows) for i, name in enumerate(names)}
 
 
+def line(*cells):
+    return "| " + " | ".join(str(cell) for cell in cells) + " |"
+
+
+COLUMNS = ("cases", "caught", "right layer", "right name first", "right among the names", "wrong name", "no name")
+
+
+def counts(rows):
+    return [len(rows), *(sum(bool(row[4 + k]) for row in rows) for k in range(6))]
+
+
+def tables(rows):
+    """Yield the measured part of the page."""
+    yield line("rules", "network", *COLUMNS)
+    yield line(*["---"] * 9)
+    for composite, network in dict.fromkeys((row[1], row[0]) for row in rows):
+        yield line(f"`{composite}`", network, *counts([row for row in rows if (row[1], row[0]) == (composite, network)]))
+    yield line("all", "", *counts(rows))
+    seconds = sorted(row[10] for row in rows)
+    middle, most = seconds[len(seconds) // 2], seconds[-1]
+    yield f"\nA check with its diagnosis took {middle:.1f} s of one core's time in the middle, {most:.1f} s at most.\n"
+    yield line("mistake", "at", *COLUMNS)
+    yield line(*["---"] * 9)
+    places = {what: where for what, where, *_ in MISTAKES}
+    for what, number in dict.fromkeys((row[3][1], str(row[3][2])) for row in rows):
+        those = [row for row in rows if (row[3][1], str(row[3][2])) == (what, number)]
+        told = "" if number in ("None", "True") else f" {number}"
+        yield line(f"{what}{told}".replace("|", "\\|"), places.get(what, ""), *counts(those))
+
+
+MARK = "<!-- measured -->"
+
+
+def write_page(page, results):
+    """Replace what a page has behind the mark by the tables of some results."""
+    rows = [row for path in results for row in json.loads(Path(path).read_text())]
+    head = page.read_text("utf-8").partition(MARK)[0].rstrip()
+    page.write_text(f"{head}\n\n{MARK}\n\n" + "\n".join(tables(rows)) + "\n", "utf-8")
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--composites", nargs="*", default=list(COMPOSITES))
@@ -333,7 +374,12 @@ def main():
     parser.add_argument("--only")
     parser.add_argument("--networks", nargs="*", default=list(NETWORKS))
     parser.add_argument("--json", type=Path, help="where to write the rows")
+    parser.add_argument("--page", type=Path, help="write the tables of results there")
+    parser.add_argument("results", nargs="*")
     options = parser.parse_args()
+    if options.page:
+        write_page(options.page, options.results)
+        return
     rows = list(measure(options.composites, options.mode, options.only, True, options.networks))
     print(totals(rows))
     if options.json:

@@ -49,6 +49,7 @@ def main(folder, *peers):
             np.savez_compressed(folder / f"conformance_{library}.npz", **flat)
         path.write_text(json.dumps(table, indent=1, sort_keys=True) + "\n", "utf-8")
         rewrite(PAGE, table)
+        draw(PAGE.with_suffix(".png"), table)
         print(name, dialect, precision, outcome.counts, flush=True)
 
 
@@ -77,6 +78,41 @@ def rewrite(path, table):
     text = Path(path).read_text("utf-8")
     begin, end = text.index(BEGIN) + len(BEGIN), text.index(END)
     Path(path).write_text(f"{text[:begin]}\n{page(table)}\n{text[end:]}", "utf-8")
+
+
+def draw(path, table):
+    """Draw which share of a rule's answers passes, for each library in each dialect: blue all, red none, grey no answer."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    peers = sorted(table["peers"])
+    shown = [dialect for dialect in DIALECTS if any(f"{dialect} float32" in cells for cells in table["peers"].values())]
+    rules = list(dict.fromkeys(rule for cells in table["peers"].values() for cell in cells.values() for rule in cell["rules"]))
+    rules = [rule for rule in rules if not rule.startswith("epsilon_") or rule in ("epsilon_0.1", "epsilon_no_bias")]
+    figure, axes = pyplot.subplots(
+        1, len(shown), figsize=(2 + 1.7 * len(shown), 0.24 * len(rules) + 1.6), sharey=True, layout="constrained"
+    )
+    colours = matplotlib.colormaps["RdYlBu"].copy()
+    colours.set_bad("0.88")
+    for ax, dialect in zip(axes, shown, strict=True):
+        share = np.full((len(rules), len(peers)), np.nan)
+        for j, peer in enumerate(peers):
+            cell = table["peers"][peer].get(f"{dialect} float32", {"rules": {}})["rules"]
+            for i, rule in enumerate(rules):
+                passed, failed = (cell.get(rule, {}).get(each, 0) for each in ("pass", "FAIL"))
+                if passed + failed:
+                    share[i, j] = passed / (passed + failed)
+        ax.imshow(np.ma.masked_invalid(share), cmap=colours, vmin=0, vmax=1, aspect="auto")
+        ax.set_title(f"in {dialect}", fontsize=8)
+        ax.set_xticks(range(len(peers)), peers, rotation=60, ha="right", fontsize=7)
+        ax.set_yticks(range(len(rules)), rules, fontsize=7)
+        ax.tick_params(length=0)
+        for edge in ax.spines.values():
+            edge.set_visible(False)
+    figure.suptitle("share of answers that pass (blue: all, red: none, grey: no answer)", fontsize=9)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
 BEGIN, END = "<!-- table: tests/peers/run_conformance.py -->", "<!-- end of table -->"

@@ -13,6 +13,7 @@ from nplrp.golden.diagnosis.cutting import Piece, cut_out
 from nplrp.golden.diagnosis.matching import VERIFIED, Finding, Hypothesis, Match, Target, finding
 from nplrp.golden.diagnosis.reported import relations
 from nplrp.golden.faults import Place
+from nplrp.golden.judging import REACH
 
 #: On a piece a hypothesis may leave so many times what it may on all of a layer: the tolerance is the same, the piece is where it is worst.
 GENEROUS = 4.0
@@ -112,7 +113,7 @@ def _of_place(found: Matches, at: Place, j: int, rest: Sequence[np.ndarray], whe
         own = edges.cut(at.step, R)[j] if joined else R
         return np.asarray(edges.total([own, *rest]) if rest else own).reshape(target.candidate.shape)
 
-    difference = np.abs(target.candidate - target.reference)
+    difference, dense = np.abs(target.candidate - target.reference), at.matrix is not None and at.matrix.ndim == 2
     shape = (len(at.a), *at.step.input_shape)
     piece = cut_out(at, difference.reshape(shape)) if not joined else Piece(at, (slice(None),), (slice(None),), True)
     if piece.exact:
@@ -128,7 +129,7 @@ def _of_place(found: Matches, at: Place, j: int, rest: Sequence[np.ndarray], whe
         )
         if others:
             own, reference = own - edges.total(others), reference - edges.total(others)
-        small = Target(own, reference, bound / target.scale, slack / 64.0, target.scale, target.loose)
+        small = Target(own, reference, bound / target.scale, slack / REACH, target.scale, target.loose)
 
         def as_good(values: np.ndarray, than: np.ndarray) -> bool:
             return small.as_good(values[piece.within], than[piece.within])
@@ -140,7 +141,7 @@ def _of_place(found: Matches, at: Place, j: int, rest: Sequence[np.ndarray], whe
         """Try hypotheses on the piece; tell whether one fits."""
         hit = False
         for hypothesis in hypotheses:
-            if hypothesis.whole and not piece.exact:
+            if not piece.exact and (hypothesis.whole or (hypothesis.each and dense)):
                 promising.append((2.0, len(promising), hypothesis))
                 continue
             values = run(hypothesis)
@@ -163,7 +164,7 @@ def _of_place(found: Matches, at: Place, j: int, rest: Sequence[np.ndarray], whe
         minus = own - edges.total(rest).reshape(own.shape) if rest and piece.exact else own
         before = reference - edges.total(rest).reshape(own.shape) if rest and piece.exact else reference
         consider(rules.fitted(piece.at, minus, piece.within, as_good))
-        consider(single.lost(piece.at, minus, before, piece.within))
+        consider(single.lost(piece, minus, before))
         around = edges.total(rest) if rest else np.zeros(target.candidate.shape)
         for side in TINY:
             tiny = cut_out(at, difference.reshape(shape), 0.0, side)

@@ -36,6 +36,11 @@ class Piece(NamedTuple):
     within: tuple[Any, ...]
     exact: bool
 
+    @property
+    def kept(self) -> np.ndarray | None:
+        """Of a dense layer cut short: which inputs it has kept, in order; else None."""
+        return None if self.exact or self.at.a.ndim != 2 else np.asarray(self.inside[1])
+
 
 def cut_out(at: Place, weight: np.ndarray, small: float = SMALL, side: int = SIDE) -> Piece:
     """Return the piece of a layer where most of a weight lies, [n, *input_shape]; all of one that is small or of another kind.

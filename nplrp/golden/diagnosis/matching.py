@@ -14,7 +14,7 @@ from nplrp.golden.values import UNIT
 Run = Callable[[Any], "np.ndarray | None"]
 
 #: How many hypotheses are named, and how many of them are run on whole layers.
-NAMED, VERIFIED = 4, 12
+NAMED, VERIFIED = 4, 24
 #: A hypothesis fits if it leaves at most one tolerance, and at most this share of what the right rule leaves.
 LEFT = 0.1
 #: Two hypotheses that leave errors of sizes within this factor, or below so many unit roundoffs, aren't told apart.
@@ -49,6 +49,8 @@ class Hypothesis:
         Numbers that were fitted to the candidate.
     whole : bool
         It needs the whole layer.
+    each : bool
+        It needs each input of a dense layer, which a piece of one hasn't.
     rounds : bool
         It rounds to a coarse format, which no other code does the same way at every number: to leave `ROUNDED` of the difference is enough.
     """
@@ -57,6 +59,7 @@ class Hypothesis:
     run: Run = field(default=lambda _: None, repr=False)
     fitted: dict[str, Any] = field(default_factory=dict)
     whole: bool = False
+    each: bool = False
     rounds: bool = False
 
 

@@ -27,8 +27,8 @@ SLOW = 14
 ABSOLUTE = Clamp(1.0, -1.0)
 #: Mantissas' bits, the leading 1 not counted.
 FORMATS = {"TF32 (float16 has as many bits)": 10, "bfloat16": 7, "float16": 10}
-#: Where a search for an epsilon begins, in units of the median |z|; and numbers that people write: subtracted, an epsilon makes poles, between
-#: which no step leads to it.
+#: Where a search for an epsilon begins, in units of the median |z|; and numbers that people write: a subtracted epsilon makes poles, and no
+#: step leads across them.
 EPSILONS = (1e-9, 1e-6, 1e-4, 1e-2, 0.1, 0.5, 2.0, 20.0)
 USUAL = (1e-3, 1e-2, 0.1, 0.25, 0.5, 1.0)
 
@@ -168,7 +168,7 @@ def _of_weights(at: Place) -> Iterator[Hypothesis]:
         yield Hypothesis("padding alike on both sides, as PyTorch has it", _both_sides, whole=True)
     matrix = at.matrix
     if matrix is not None and matrix.shape[-1] == matrix.shape[-2]:
-        yield Hypothesis("input and output channels of the weights exchanged", _lines(weight=lambda w: w.swapaxes(-1, -2)), whole=True)
+        yield Hypothesis("input and output channels of the weights exchanged", _lines(weight=lambda w: w.swapaxes(-1, -2)), each=True)
     if at.rule.row.boxed:
         yield from _of_box()
 
@@ -278,10 +278,10 @@ def _of_lines(at: Place) -> Iterator[Hypothesis]:
     for name, change in CHANGES.items():
         if own != {change}:
             swap = lambda _, change=change: change  # noqa: E731
-            whole = change in ("square", "ones")
-            yield Hypothesis(f"{name} in lines 1 and 3 for the rule's weights", _lines(forward=swap, backward=swap), whole=whole)
-            yield Hypothesis(f"{name} in line 1, the denominator, for the rule's weights", _lines(forward=swap), whole=whole)
-            yield Hypothesis(f"{name} in line 3, the numerator, for the rule's weights", _lines(backward=swap), whole=whole)
+            each = change in ("square", "ones")
+            yield Hypothesis(f"{name} in lines 1 and 3 for the rule's weights", _lines(forward=swap, backward=swap), each=each)
+            yield Hypothesis(f"{name} in line 1, the denominator, for the rule's weights", _lines(forward=swap), each=each)
+            yield Hypothesis(f"{name} in line 3, the numerator, for the rule's weights", _lines(backward=swap), each=each)
     yield Hypothesis(
         "plain z (w as it is, all of a and b) in the denominator",
         lambda p: lines(p, [dataclasses.replace(x, bias=AS_IS) for x in p.parts], divided=_by(_z(p), p.rule)),
@@ -549,17 +549,17 @@ def _handed_on(p: Place) -> Array | None:
 def _rounded() -> Iterator[Hypothesis]:
     """Return lower precisions of what is multiplied."""
     for name, bits in COARSE.items():
-        yield Hypothesis(f"inputs and weights rounded to {name}", partial(in_format, bits=bits), whole=True, rounds=True)
-    yield Hypothesis("inputs and weights rounded to float16", partial(_coarsely, weights=_half, inputs=_half), whole=True, rounds=True)
+        yield Hypothesis(f"inputs and weights rounded to {name}", partial(in_format, bits=bits), each=True, rounds=True)
+    yield Hypothesis("inputs and weights rounded to float16", partial(_coarsely, weights=_half, inputs=_half), each=True, rounds=True)
     name = "inputs and weights rounded to float16, a as it is in line 4"
-    yield Hypothesis(name, partial(_half_products, to=_half), whole=True, rounds=True)
+    yield Hypothesis(name, partial(_half_products, to=_half), each=True, rounds=True)
     for name, bits in FORMATS.items():
         to = _half if name == "float16" else partial(coarse, bits=bits)
         yield Hypothesis(f"weights rounded to {name}", partial(_coarsely, weights=to), rounds=True)
         yield Hypothesis(f"inputs rounded to {name}", partial(_coarsely, inputs=to), rounds=True)
         if name != "float16":
             both = partial(_coarsely, weights=to, inputs=to)
-            yield Hypothesis(f"inputs and weights rounded to {name}, nothing else", both, whole=True, rounds=True)
+            yield Hypothesis(f"inputs and weights rounded to {name}, nothing else", both, each=True, rounds=True)
 
 
 def _coarsely(p: Place, weights: Callable[[Array], Array] | None = None, inputs: Callable[[Array], Array] | None = None) -> Array:

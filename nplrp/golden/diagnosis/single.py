@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -83,7 +82,8 @@ def backward(piece: Piece, target: np.ndarray, reference: np.ndarray) -> Iterato
         dz = np.where(usable, np.divide(R, new, out=np.zeros_like(new), where=new != 0) - d, 0.0)
         error = np.where(np.isfinite(error), error, 0.0)
         off = np.where(usable, np.abs(np.divide(R, new * new, out=np.zeros_like(new), where=new != 0)) * error, 1.0)
-        yield from _causes(at, step, k, dz, usable, change, 1 / (off + 1e-3 * off[usable].max() + 1e-300))
+        trust = 1 / (off + 1e-3 * off[usable].max() + 1e-300)
+        yield from _causes(at, step, k, dz, usable, change, trust, piece.kept)
 
 
 def _of_unit(w: np.ndarray, q: np.ndarray, known: np.ndarray, s: np.ndarray, step: Step, k: int) -> tuple[np.ndarray, np.ndarray] | None:
@@ -133,7 +133,9 @@ def _median(values: np.ndarray, weights: np.ndarray) -> float:
     return float(values[order][min(np.searchsorted(np.cumsum(weights[order]), weights.sum() / 2), len(order) - 1)])
 
 
-def _causes(at: Place, step: Step, k: int, dz: np.ndarray, usable: np.ndarray, change: Change, trust: np.ndarray) -> Iterator[Hypothesis]:
+def _causes(
+    at: Place, step: Step, k: int, dz: np.ndarray, usable: np.ndarray, change: Change, trust: np.ndarray, kept: np.ndarray | None
+) -> Iterator[Hypothesis]:
     """Return the bias, and the weights, that would change z of unit k by dz, which is known as well as trust says."""
     sure = trust[usable]
     size = float((sure * np.abs(dz[usable])).sum())
@@ -165,8 +167,10 @@ def _causes(at: Place, step: Step, k: int, dz: np.ndarray, usable: np.ndarray, c
         now = float(layers.change_weight(np.array([old]), change)[0])
         if isinstance(change, Clamp):
             factor = change.positive if now + delta >= 0 else change.negative
-        if factor:
+        if factor and kept is None:
             yield _weight(index, (now + delta) / factor, old)
+        elif factor and kept is not None and index[0] < len(kept):
+            yield dataclasses.replace(_weight((int(kept[index[0]]), k), (now + delta) / factor, old), whole=True)
 
 
 def _inputs(a: np.ndarray, step: Step, weight: np.ndarray) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
@@ -197,7 +201,7 @@ def _bias(k: int, value: float) -> Hypothesis:
 def _weight(index: tuple[int, ...], value: float, old: float) -> Hypothesis:
     value = 0.0 if abs(value) <= 1e-4 * abs(old) else _short(value)
     name = f"weight[{', '.join(map(str, index))}] is {plain(value)} for {plain(old)}"
-    return Hypothesis(name, lambda p: lines(p, weight=lambda w: changed(w, index, value)), {"value": value}, whole=True)
+    return Hypothesis(name, lambda p: lines(p, weight=lambda w: changed(w, index, value)), {"value": value})
 
 
 def _short(value: float) -> float:
@@ -206,20 +210,22 @@ def _short(value: float) -> float:
     return 0.0 if abs(value) < 1e-7 else short
 
 
-def lost(at: Place, target: np.ndarray, reference: np.ndarray, within: tuple[Any, ...]) -> Iterator[Hypothesis]:
+def lost(piece: Piece, target: np.ndarray, reference: np.ndarray) -> Iterator[Hypothesis]:
     """Return single input channels, and units, whose weights are all 0."""
+    at, kept = piece.at, piece.kept
     weight = at.matrix
     if weight is None or weight.shape[-2] != at.step.input_shape[-1]:
         return
     axes = tuple(range(target.ndim - 1))
     size, there = np.abs(target).sum(axes), np.abs(reference).sum(axes)
-    if size.size == weight.shape[-2]:
-        for c in map(int, np.flatnonzero((size == 0) & (there > 0))[:WEIGHTS]):
+    if size.size in (weight.shape[-2], len(kept) if kept is not None else 0):
+        for place in map(int, np.flatnonzero((size == 0) & (there > 0))[:WEIGHTS]):
+            c = place if kept is None else int(kept[place])
             name = f"weights of input {'channel ' if weight.ndim == 4 else ''}{c} are 0"
-            yield Hypothesis(name, partial(_run_without, k=c, axis=-2))
+            yield Hypothesis(name, partial(_run_without, k=c, axis=-2), whole=kept is not None)
     found = []
     for k in range(weight.shape[-1] if weight.size <= LOOKED_AT else 0):
-        values = _run_without(at, k, -1)[within]
+        values = _run_without(at, k, -1)[piece.within]
         if np.isfinite(values).all():
             found.append((float(np.abs(values - target).sum()), k))
     for _, k in sorted(found)[:2]:
