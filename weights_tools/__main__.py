@@ -16,8 +16,9 @@ from typing import Any
 
 from nplrp.errors import OutputError, WeightsError
 from nplrp.files import foreign
+from nplrp.files.cut import telling
 from nplrp.files.given import Given, add_flags, sides
-from nplrp.files.plain import map_plain, read_plain, telling
+from nplrp.files.plain import map_plain, read_plain
 from nplrp.files.preparing import of_layers
 from nplrp.files.vgg import checked_activation
 from nplrp.images import RESAMPLE
@@ -236,7 +237,7 @@ def _named_classes(path: Path, model: Model) -> tuple[tuple[str, str], ...]:
 def _read(arguments: argparse.Namespace) -> Model:
     size = arguments.input_size
     if arguments.command == "from-keras":
-        fields = {field.name: getattr(arguments, field.name, field.default) for field in dataclasses.fields(Given)}
+        fields: dict[str, Any] = {field.name: getattr(arguments, field.name, field.default) for field in dataclasses.fields(Given)}
         return Given(**fields | {"weights": str(arguments.input), "output": arguments.output_layer}).load()
     if arguments.command == "from-pytorch":
         from weights_tools.from_pytorch import from_pytorch
