@@ -31,7 +31,7 @@ FEW = 16
 #: Boxes that equal numbers are gathered in, for each channel or in all: different ones that meet there make a bound wider, never narrower.
 BOXES = 1 << 20
 #: Of these multiples of 2^-64, the upper bits are a hash.
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_GOLDEN = 0x9E3779B97F4A7C15
 
 
 class Roundings(NamedTuple):
@@ -97,7 +97,7 @@ def gathered(numbers: np.ndarray, key: np.ndarray, channels: int = 1) -> np.ndar
     """Add up numbers whose keys are equal: [boxes, channels], apart for each channel of the last axis."""
     boxes = max(BOXES // channels, 1 << 8)
     bits = boxes.bit_length() - 1
-    mixed = (np.ascontiguousarray(key, np.float64).reshape(-1).view(np.uint64) * _GOLDEN) >> np.uint64(64 - bits)
+    mixed = (np.ascontiguousarray(key, np.float64).reshape(-1).view(np.uint64) * np.uint64(_GOLDEN)) >> np.uint64(64 - bits)
     place = mixed.astype(np.intp)
     if channels > 1:
         place *= channels
