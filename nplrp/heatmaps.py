@@ -506,7 +506,7 @@ def panels(
     side, gap, bar_below = 3.0, 0.3, 0.6  # inches
     width = max(gap + (side + gap) * columns, 2 * side)
     names = [[_wrapped(each.name, width=30) for each in maps] for _, maps in drawn]
-    titles = [_wrapped(title, width=round(8.2 * width)) for _, _, title in rows]
+    titles = [_wrapped(title, width=round(7.5 * width)) for _, _, title in rows]
     tall = [side * _ratio(maps[0].coloured if shown is None else shown) for shown, maps in drawn]
     headings = [0.1 + 0.25 * (1 + max(name.count("\n") for name in each)) for each in names]
     spaces = [0.3 * (title.count("\n") + 1) if title else 0.0 for title in titles]
@@ -523,7 +523,7 @@ def panels(
         if shown is not None:
             axes = cell(0, floor + bar_below, tall[i])
             axes.axis("off")
-            axes.imshow(shown, interpolation="auto", origin="upper")
+            axes.imshow(shown, interpolation="antialiased", origin="upper")  # since 3.10 also called "auto"
         for column, (name, each) in enumerate(zip(names[i], maps, strict=True), start=shown is not None):
             axes, scale = cell(column, floor + bar_below, tall[i]), each.scale
             axes.set(xticks=[], yticks=[])

@@ -20,6 +20,7 @@ VERSIONS: Mapping[str, int] = {
     "golden.check": 1,
     "golden.audit": 1,
     "golden.references": 1,
+    "conformance.audit": 1,
     "golden.identify": 1,
     "conformance": 1,
     "doctor": 1,

@@ -7,12 +7,13 @@ them, too: such numbers are 0 then, and results have other bits than anywhere el
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 
 from nplrp.errors import NumericsError, NumericsWarning
 
-_SMALL = {
+_SMALL: dict[str, tuple[Any, Any]] = {
     np.dtype(kind).name: (np.array([np.finfo(kind).tiny, np.finfo(kind).smallest_subnormal], kind), np.array([0.5, 1.0], kind))
     for kind in (np.float64, np.float32)
 }

@@ -96,8 +96,8 @@ def assert_lrp_close(
             report = None
         else:
             _warn(golden.layers, options)
-            chosen = {"mode": mode, "precision": precision, "require_all": require_all, "fail_on": fail_on}
-            report = check(golden, _candidate(actual, names), model=_model(model), **chosen, **options)
+            options |= {"mode": mode, "precision": precision, "require_all": require_all, "fail_on": fail_on}
+            report = check(golden, _candidate(actual, names), model=_model(model), **options)
             failure = None if report.passed else str(report)
             if failure and picture is not None:
                 from nplrp.golden.picture import report_figure

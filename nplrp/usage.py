@@ -103,6 +103,8 @@ def failed(program: str, error: Exception, traced: bool = False) -> int:
     message = " ".join(str(error).split())
     if isinstance(error, OSError) and error.strerror:  # a name that is too long, a disk that is full
         message = f"{brief(error.filename)}: {error.strerror}" if error.filename is not None else error.strerror
+    elif isinstance(error, ValueError) and message == "embedded null byte":
+        message = "a file's name holds a NUL, which none can have; give another name"
     elif not isinstance(error, NplrpError):
         what = f"{type(error).__name__}: {message}" if message else type(error).__name__
         message = f"unexpected {what[:1000]}; NPLRP_DEBUG=1 shows where, and please report it"

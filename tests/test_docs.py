@@ -2,10 +2,12 @@
 
 import doctest
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
+from nplrp.cli import main
 from nplrp.layers.activation_names import ALIASES, PARAMETERS
 from nplrp.layers.table import READERS
 from nplrp.rules import RULES
@@ -63,3 +65,14 @@ def test_links_lead_somewhere():
         assert targets or page in PAGES, page.name
         for target in targets:
             assert target.startswith("http") or (page.parent / target).exists(), (page.name, target)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_rule_shows_its_cases(page, capsys):
+    """The page says how many cases of the conformance suite are about it, and how to list them."""
+    found = re.search(
+        r"\*\*Cases\.\*\* (\d+) in the \[conformance suite\]\(\.\./conformance\.md\):\s`nplrp (conformance --list .*)`", page.read_text()
+    )
+    assert found, page.name
+    assert main(shlex.split(found[2])) == 0
+    assert len(capsys.readouterr().out.split()) == int(found[1])

@@ -13,11 +13,13 @@ import pytest
 from PIL import Image
 
 import nplrp
+import nplrp.evaluate
+import nplrp.golden
 from nplrp.drawing import Drawing
 from nplrp.errors import ImageError, OutputError
 from nplrp.heatmaps import Picture, Scale, figure, heatmap, panel, pixels_of, scale_of, sheet, tinted
 from nplrp.ledger import TERMS, Ledger
-from nplrp.model import Layer, Model, build
+from nplrp.model import Layer, build
 from nplrp.shown import MOST
 from nplrp.tables import bar, table
 from tests.networks import images, small_vgg
@@ -345,15 +347,15 @@ def test_every_colour_map_of_matplotlib_can_be_drawn():
     assert len(seen) > 100
 
 
-def test_public_names_are_told_to_type_checkers():
+@pytest.mark.parametrize("package", [nplrp, nplrp.golden, nplrp.evaluate], ids=lambda package: package.__name__)
+def test_public_names_are_told_to_type_checkers(package):
     """The imports for type checkers, the table and `__all__` are the same."""
-    text = Path(nplrp.__file__).read_text("utf-8")
-    block = text.partition("if TYPE_CHECKING:")[2].partition("\n\n")[0]
+    block = Path(package.__file__).read_text("utf-8").partition("if TYPE_CHECKING:")[2].partition("\n\n")[0]
     found = {
-        name.strip(): module.removeprefix("nplrp.")
-        for module, names in re.findall(r"from (nplrp\.[\w.]+) import (.+)", block)
-        for name in names.split(",")
+        name: module.removeprefix(f"{package.__name__}.")
+        for module, names in re.findall(r"from (nplrp[\w.]*) import \(?([^()\n]+)", re.sub(r"\(\s+", "(", re.sub(r",\s+", ", ", block)))
+        for name in re.findall(r"\w+", names)
     }
-    assert found == nplrp._PUBLIC
-    assert nplrp.__all__ == sorted(nplrp._PUBLIC)
-    assert isinstance(nplrp.Model, type) and nplrp.Model is Model
+    assert found == package._PUBLIC
+    assert sorted(package.__all__) == sorted(package._PUBLIC)
+    assert all(getattr(package, name) is not None for name in found)

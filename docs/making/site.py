@@ -97,7 +97,8 @@ def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
         return html
 
     def led(found: re.Match[str]) -> str:
-        return found[1] + re.sub(r"\.md(?=#|$)", ".html", _led(found[2], page.file.src_uri, Path(config.docs_dir)))
+        link = _led(found[2], page.file.src_uri, Path(config.docs_dir))
+        return found[1] + (link if ":" in link else re.sub(r"\.(md|ipynb)(?=#|$)", ".html", link))
 
     return re.sub(r'(\bhref=")([^"]+)(?=")', led, html)
 
@@ -139,7 +140,7 @@ def _source(path: Path) -> str:
             f"- [{each.name}]({each.name.removesuffix('.md')}.md)" for each in sorted(path.iterdir()) if each.is_file() and _shown(each)
         ]
         return "\n".join([hidden, f"# {where}/", "", *rows])
-    text = path.read_text("utf-8")
+    text = path.read_text("utf-8", errors="replace")
     lines = text.splitlines()
     more = [f"... {len(lines) - _MOST_LINES} more lines"] if len(lines) > _MOST_LINES else []
     return "\n".join([hidden, f"# {where}", "", f"``````{_LANGUAGES.get(path.suffix, 'text')}", *lines[:_MOST_LINES], *more, "``````"])

@@ -4,28 +4,41 @@
 `identified` names the dialect that answers were computed in. On the command line: `nplrp conformance` (docs/conformance.md).
 """
 
-from nplrp.conformance.backends import Question, answers_of
-from nplrp.conformance.exporting import Refused, export, read_answers
-from nplrp.conformance.identify import Identity, identified, identified_run
-from nplrp.conformance.running import Outcome, Result, judged, read_xfails
-from nplrp.conformance.suite import VERSION, Answer, Case, Suite, load
+from __future__ import annotations
 
-__all__ = [
-    "VERSION",
-    "Answer",
-    "Case",
-    "Identity",
-    "Outcome",
-    "Question",
-    "Refused",
-    "Result",
-    "Suite",
-    "answers_of",
-    "export",
-    "identified",
-    "identified_run",
-    "judged",
-    "load",
-    "read_answers",
-    "read_xfails",
-]
+import importlib
+from typing import Any
+
+_PUBLIC = {
+    "Answer": "suite",
+    "Case": "suite",
+    "Identity": "identify",
+    "Outcome": "running",
+    "Question": "backends",
+    "Refused": "exporting",
+    "Result": "running",
+    "Suite": "suite",
+    "VERSION": "suite",
+    "answers_of": "backends",
+    "export": "exporting",
+    "identified": "identify",
+    "identified_run": "identify",
+    "judged": "running",
+    "load": "suite",
+    "read_answers": "exporting",
+    "read_xfails": "running",
+}
+
+__all__ = list(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'nplrp.conformance' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"nplrp.conformance.{_PUBLIC[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import os
 import shlex
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from nplrp.conformance.computing import Bench
-from nplrp.conformance.exporting import DTYPES, Refused, Said, export, read_answers
+from nplrp.conformance.exporting import DTYPES, Crashed, Refused, Said, export, read_answers
 from nplrp.conformance.suite import Case, Suite, rule_in
 from nplrp.errors import NplrpError, brief
 from nplrp.golden.errors import GoldenError
+from nplrp.progress import Progress
 from nplrp.rules.dialects import DIALECTS, dialect_named
 
 #: Libraries -> the dialect that is their own.
@@ -130,7 +130,7 @@ def _by_function(answer: Callable[[Question], Any], suite: Suite, dialect: str, 
         except Exception as error:  # a case that it fails on is a case that it fails
             if isinstance(error, GoldenError):
                 raise
-            yield case.name, Refused(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
+            yield case.name, Crashed(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
 
 
 def _fitted(case: Case, said: Any) -> tuple[np.ndarray, ...]:
@@ -152,17 +152,18 @@ def _object(module: str, path: str) -> Callable[[Question], Any]:
             raise GoldenError(f"--backend {module}:{path}: {error}; give a module that can be imported from here, and a function") from None
     if not callable(found):
         raise GoldenError(f"--backend {module}:{path}: is {brief(found)}; expected a function")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 @contextmanager
 def _here() -> Iterator[None]:
     """Let modules be found in the current folder, as `python -m` does."""
-    sys.path.insert(0, os.getcwd())
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
     try:
         yield
     finally:
-        sys.path.remove(os.getcwd())
+        sys.path.remove(here)
 
 
 def _by_command(command: Sequence[str], what: str, suite: Suite, dialect: str, precision: str) -> dict[str, Said]:
@@ -171,14 +172,41 @@ def _by_command(command: Sequence[str], what: str, suite: Suite, dialect: str, p
         source, target = Path(folder) / "in", Path(folder) / "out"
         export(suite, source, dialect, precision)
         target.mkdir()
-        try:
-            done = subprocess.run([*command, str(source), str(target)], capture_output=True, text=True, errors="replace", check=False)
-        except OSError as error:
-            raise GoldenError(f"{command[0]}: can't be run: {error.strerror or error}; give a program and its arguments") from None
-        if done.returncode:
-            last = "; ".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-3:])
-            raise GoldenError(f"{what}: ended with exit code {done.returncode}: {last or 'it said nothing'}")
+        code, said = _watched([*command, str(source), str(target)], target, len(suite))
+        if code:
+            last = "; ".join(said.splitlines()[-3:])
+            raise GoldenError(f"{what}: ended with exit code {code}: {last or 'it said nothing'}")
         try:
             return read_answers(target, suite)
         except NplrpError as error:
             raise GoldenError(f"{what}: {error}") from None
+
+
+def _watched(command: Sequence[str], target: Path, cases: int) -> tuple[int, str]:
+    """Run a command that writes a file for each case; return its exit code, and what it said on stderr, or else on stdout.
+
+    Raises
+    ------
+    GoldenError
+        If it can't be run.
+    """
+    progress = Progress(cases, label="asking", unit="cases")
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        try:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
+        except OSError as error:
+            raise GoldenError(f"{command[0]}: can't be run: {error.strerror or error}; give a program and its arguments") from None
+        try:
+            while process.poll() is None:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(0.2)
+                progress.update(sum(1 for _ in target.iterdir()))
+        finally:
+            process.kill()  # if it still runs, somebody has pressed Ctrl-C
+            process.wait()
+            progress.close()
+        texts = []
+        for file in (err, out):
+            file.seek(0)
+            texts.append(file.read().decode("utf-8", "replace").strip())
+        return process.returncode, texts[0] or texts[1]

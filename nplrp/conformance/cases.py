@@ -318,7 +318,7 @@ def _join(kind: str, inputs: str) -> Setting:
     if kind == "concatenate" and len(shape) == 3:
         several[1] = grid(f"{seed}.a1", (n, 3, 3, 3), INPUTS)
     if inputs == "z-zero":
-        several[-1][:, ::2] = (several[0] if kind == "subtract" else -sum(several[:-1]))[:, ::2]
+        several[-1][:, ::2] = (several[0] if kind == "subtract" else -np.sum(several[:-1], axis=0))[:, ::2]
     if inputs == "zeros":
         several[0][:, 0], several[1][..., 0] = 0.0, 0.0
     options = {"axis": len(shape) - 1} if kind == "concatenate" else {}

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from nplrp.files.given import add_flags, given
-from nplrp.golden.errors import PASSED, GoldenError
+from nplrp.golden.errors import DIVERGED, PASSED, GoldenError
 from nplrp.usage import Parser
 
 
@@ -35,6 +35,9 @@ def add_commands(commands: Any, golden: Any) -> None:
     command.add_argument("--to", default="raw", metavar="F", help="with --export: raw (default), a folder of numbers a case, or npz")
     command.add_argument("--list", action="store_true", help="print the names of the cases")
     command.add_argument(
+        "--audit", action="store_true", help="say what the suite itself could let through: what tolerances hide, faults caught"
+    )
+    command.add_argument(
         "--xfails", metavar="FILE", help="names or patterns of cases that are expected to fail, one a line; # begins a comment"
     )
     command.add_argument("--require-all", action="store_true", help="a case without an answer fails")
@@ -46,8 +49,8 @@ def add_commands(commands: Any, golden: Any) -> None:
         "identify",
         parents=[suite],
         help="which dialect a backend speaks, rule by rule",
-        description="From answers to the conformance suite, or with --golden from one run that was recorded. Exit codes: 0 a dialect is near, "
-        "1 none is, 2 usage or bad file, 4 nothing to go by.",
+        description="From answers to the conformance suite, or with --golden from one run beside golden values. Exit codes: 0 a dialect is "
+        "near, 1 none is, 2 usage or bad file, 4 nothing to go by.",
     )
     identify.add_argument(
         "answers", metavar="CANDIDATE", nargs="*", help="a folder of answers to the suite, or .npz; with --golden a candidate as for check"
@@ -73,6 +76,8 @@ def run_conformance(arguments: argparse.Namespace) -> int:
     if arguments.list:
         print("\n".join(case.name for case in suite))
         return PASSED
+    if arguments.audit:
+        return _audited(arguments, suite, dialect)
     if arguments.export:
         count = export(suite, arguments.export, dialect, arguments.precision, arguments.to)
         print(f"wrote {count} cases in dialect {dialect} to {arguments.export}")
@@ -87,6 +92,22 @@ def run_conformance(arguments: argparse.Namespace) -> int:
     if arguments.json != "-":
         print(outcome)
     return outcome.exit_code
+
+
+def _audited(arguments: argparse.Namespace, suite: Any, dialect: str) -> int:
+    """Audit the suite itself."""
+    from nplrp.conformance.auditing import audit_suite
+    from nplrp.golden.report import write_json
+    from nplrp.schema import versioned
+
+    if arguments.answers or arguments.backend:
+        raise GoldenError("--audit is of the suite itself; leave out the answers or --backend")
+    found = audit_suite(suite, dialect)
+    if arguments.json:
+        write_json(versioned("conformance.audit", found.as_json()), arguments.json)
+    if arguments.json != "-":
+        print(found)
+    return PASSED if found.passed else DIVERGED
 
 
 def run_identify(arguments: argparse.Namespace) -> int:

@@ -12,20 +12,26 @@ import numpy as np
 
 from nplrp.conformance.cases import input_names
 from nplrp.conformance.suite import FORMAT, VERSION, Answer, Case, Suite, tolerances
-from nplrp.errors import OutputError
+from nplrp.files.atomic import atomic_folder
 from nplrp.files.plain import open_plain, read_plain
 from nplrp.golden.errors import GoldenError
 from nplrp.golden.judging import REACH, SMALLEST
 from nplrp.layers.base import window_of
 
 TO = ("raw", "npz")
-DTYPES = {"float32": np.dtype("<f4"), "float64": np.dtype("<f8")}
+DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float64": np.dtype("<f8")}
 #: Longest file of an answer that is read: the largest case has some hundred numbers.
 _MOST = 1 << 24
 
 
 class Refused(str):
     """Why a backend has no answer to a case, in one line."""
+
+    __slots__ = ()
+
+
+class Crashed(Refused):
+    """What a backend failed with, in one line: the case fails."""
 
     __slots__ = ()
 
@@ -41,7 +47,7 @@ def export(suite: Suite, folder: str | os.PathLike[str], dialect: str, precision
     ----------
     suite : Suite
     folder : path
-        A new or empty one.
+        A new or empty one; it is there once it is whole.
     dialect : str
         Whose constants and answers.
     precision : "float32" or "float64"
@@ -58,24 +64,19 @@ def export(suite: Suite, folder: str | os.PathLike[str], dialect: str, precision
     """
     if to not in TO or precision not in DTYPES:
         raise GoldenError(f"there is no export to {to!r} in {precision!r}; expected {' or '.join(TO)}, and {' or '.join(DTYPES)}")
-    folder, names = Path(folder), []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise OutputError(f"{folder}: the folder isn't empty; give a new one")
+    names = []
+    with atomic_folder(folder) as made:
         for case in suite.only((), dialect):
             answer = case.answer(dialect)
             assert answer is not None
             arrays, about = dict(_arrays(case, answer, precision)), _about(case, answer, dialect, precision)
             if to == "npz":
-                with (folder / f"{case.name}.npz").open("xb") as file:
+                with (made / f"{case.name}.npz").open("xb") as file:
                     np.savez(file, about=np.array(json.dumps(about)), **{name: array for name, (_, array) in arrays.items()})  # type: ignore[arg-type]
             else:
-                _write_raw(folder / case.name, arrays, about, case, answer)
+                _write_raw(made / case.name, arrays, about, case, answer)
             names.append(case.name)
-        (folder / "cases.txt").write_text("".join(f"{name}\n" for name in names), "utf-8")  # last: it vouches for the rest
-    except OSError as error:
-        raise OutputError(f"{folder}: can't be written: {error.strerror or error}; choose another place") from error
+        (made / "cases.txt").write_text("".join(f"{name}\n" for name in names), "utf-8")
     return len(names)
 
 

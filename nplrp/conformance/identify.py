@@ -214,8 +214,8 @@ def _switches(cases: Sequence[Case], dialect: str, said: Mapping[str, Any], prec
         bench = Bench(case.layer, case.inputs, case.R, case.exact)
         at = bench.place(rule_in(answer), dialect)
         with np.errstate(all="ignore"):  # a switch may make a denominator vanish
-            tried = list(dialect_switches(at))
-        names = {name for name, R in tried if _explains(at, R, answer, said[case.name], precision)}
+            tried = {name: at.run(rule=rule) for name, rule in dialect_switches(at) if not name.startswith("as ")}
+        names = {name for name, R in tried.items() if _explains(at, R, answer, said[case.name], precision)}
         found = names if found is None else found & names
     return tuple(sorted(found or ()))[:3]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Iterable
@@ -53,11 +54,13 @@ def answered(asked: Asked) -> Case:
 
 def _short(tensor: Tensor) -> Tensor:
     """Round the bounds up to 8 bits, so that they pack well."""
-    bounds = []
-    for bound in (tensor.expected, tensor.certified, tensor.undecided):
+
+    def short(bound: np.ndarray) -> np.ndarray:
         bits = np.ascontiguousarray(bound, np.float32).view(np.uint32)
-        bounds.append(((bits + np.uint32(0xFFFF)) & np.uint32(0xFFFF0000)).view(np.float32))
-    return Tensor(tensor.shape, tensor.values, *bounds, tensor.spread, tensor.sha256, tensor.sums)
+        return ((bits + np.uint32(0xFFFF)) & np.uint32(0xFFFF0000)).view(np.float32)
+
+    expected, certified, undecided = map(short, (tensor.expected, tensor.certified, tensor.undecided))
+    return dataclasses.replace(tensor, expected=expected, certified=certified, undecided=undecided)
 
 
 def main() -> None:

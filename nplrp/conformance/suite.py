@@ -232,9 +232,9 @@ def _case(entry: Mapping[str, Any], pools: Mapping[str, np.ndarray]) -> Case:
     for each in entry["answers"]:
         tensors = []
         for a, begin in zip(inputs, each["at"], strict=True):
-            values, *bounds = (taken(pool, begin, a.shape) for pool in ("values", "expected", "certified", "undecided"))
+            values, expected, certified, undecided = (taken(pool, begin, a.shape) for pool in list(_POOLS)[1:])
             sums = (float(values.sum()), float(np.abs(values).sum()), float(np.abs(values).max(initial=0.0)))
-            tensors.append(Tensor(a.shape, values, *bounds, np.zeros((0, 2)), "", sums))
+            tensors.append(Tensor(a.shape, values, expected, certified, undecided, np.zeros((0, 2)), "", sums))
         answers.append(Answer(tuple(each["dialects"]), each["rule"], each["stand_in"], tuple(tensors)))
     return Case(entry["name"], layer, inputs, R, entry["exact"], tuple(answers))
 

@@ -62,7 +62,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def _beside(target: Path) -> Path:
-    return target.with_name(f".{target.name[:80]}.{os.urandom(8).hex()}")
+    return target.parent / f".{target.name[:80]}.{os.urandom(8).hex()}"  # "/" has no name
 
 
 @contextmanager

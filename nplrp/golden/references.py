@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from nplrp.errors import WeightsError
@@ -193,9 +192,9 @@ def _references(path: str | os.PathLike[str]) -> Iterator[tuple[str, str, list[n
             x = _array(source, file, "input")
             for name in sorted(hdf5.members(file)):
                 group = hdf5.child(file, name)
-                if isinstance(group, h5py.Group) and name.removesuffix("_relu") in _KINDS:
+                if isinstance(group, hdf5.Group) and name.removesuffix("_relu") in _KINDS:
                     held = hdf5.child(group, "weights")
-                    if not isinstance(held, h5py.Group):
+                    if not isinstance(held, hdf5.Group):
                         raise GoldenError(f"{path}: {name} has no group 'weights'; expected a reference file of iNNvestigate")
                     weights = [hdf5.numbers(source, each) for each in hdf5.datasets(source, held).values()]
                     yield analyzer, name, weights, x, _array(source, group, "attribution")
@@ -205,9 +204,9 @@ def _references(path: str | os.PathLike[str]) -> Iterator[tuple[str, str, list[n
         raise GoldenError(f"{path}: isn't one of iNNvestigate's reference files ({error})") from None
 
 
-def _array(source: hdf5.Source, group: h5py.Group, name: str) -> np.ndarray:
+def _array(source: hdf5.Source, group: hdf5.Group, name: str) -> np.ndarray:
     found = hdf5.child(group, name)
-    if not isinstance(found, h5py.Dataset):
+    if not isinstance(found, hdf5.Dataset):
         raise WeightsError(f"there is no dataset {name!r} in {group.name}")
     return hdf5.numbers(source, found)
 

@@ -70,8 +70,18 @@ def exclusive():
 _FORK_WAITS = 60
 
 
+def _held_by_forks():
+    """Return the locks that no other thread of ours may hold when a process is forked.
+
+    LLVM's is llvmlite's own: code that is let go is freed by whichever thread the garbage collector runs in.
+    """
+    llvm = getattr(getattr(sys.modules.get("llvmlite.binding.ffi"), "lib", None), "_lock", None)
+    inner = getattr(llvm, "_lock", None)
+    return (lock, loading, inner) if hasattr(inner, "_at_fork_reinit") else (lock, loading)
+
+
 def _before_fork():
-    _forking[:] = [each for each in (lock, loading) if each.acquire(timeout=_FORK_WAITS)]
+    _forking[:] = [each for each in _held_by_forks() if each.acquire(timeout=_FORK_WAITS)]
 
 
 def _after_fork():
@@ -81,7 +91,7 @@ def _after_fork():
 
 def _forked():
     _forking.clear()
-    for each in (lock, loading):
+    for each in _held_by_forks():
         each._at_fork_reinit()
     if openmp.cache_info().currsize:
         _orphaned.set()

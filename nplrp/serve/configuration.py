@@ -25,6 +25,7 @@ from nplrp.usage import Parser
 PREFIX = "NPLRP_SERVE_"
 #: Names the file, if --settings doesn't.
 FILE = f"{PREFIX}SETTINGS"
+_YES_OR_NO = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 #: Bytes of a file of settings: a line is some dozens.
 _MOST = 1 << 20
 
@@ -35,7 +36,7 @@ def complete(arguments: argparse.Namespace, environment: Mapping[str, str]) -> N
     Parameters
     ----------
     arguments : Namespace
-        Of `nplrp serve`. Its options that are None are set from variables, else from the file; ``origins`` tells where each was set.
+        Of `nplrp serve`. Options that it doesn't give are set from variables, else from the file; ``origins`` tells where each was set.
     environment : mapping of str to str
 
     Raises
@@ -44,7 +45,7 @@ def complete(arguments: argparse.Namespace, environment: Mapping[str, str]) -> N
         If a variable or a key names no option, or has no value that the option may have; the message says where.
     """
     options = _options()
-    origins = {name: "the command line" for name in options if getattr(arguments, name) is not None}
+    origins = {name: "the command line" for name, option in options.items() if getattr(arguments, name) != option.default}
     path = arguments.settings or environment.get(FILE)
     if arguments.demo:  # the command line's model counts, and all that is said about another's
         options = {name: option for name, option in options.items() if name not in _MODEL}
@@ -103,6 +104,11 @@ def _keys(path: str) -> Iterator[tuple[str, str, Any]]:
 
 def _read(option: argparse.Action, value: Any, where: str) -> Any:
     """Return a value as the option has it, from a text or from what TOML makes of it."""
+    if option.nargs == 0:  # such as --no-mmap
+        read: Any = value if isinstance(value, bool) else _YES_OR_NO.get(str(value).lower())
+        if read is None:
+            raise ServeError(f"{where}: expected true or false, found {brief(value)}")
+        return read
     if isinstance(value, list) and all(isinstance(each, (str, int)) and not isinstance(each, bool) for each in value):
         if not value:
             return ()

@@ -83,7 +83,7 @@ def test_other_constants_are_no_other_dialect(part):
 
         said[case.name] = bench.run(bench.place(replace(rule, epsilon=other.rule["epsilon"]), "captum-0.9", "float32"))
     identity = identified(asked, said, "float32", "nplrp")
-    assert "captum-0.9" in {name for name in identity.equals}, str(identity)
+    assert "captum-0.9" in identity.equals, str(identity)
 
 
 def test_none_is_near(part):
@@ -135,7 +135,7 @@ def test_command_line(recorded, tmp_path, capsys, part):
     assert f"{tmp_path}: captum-0.9" in capsys.readouterr().out and (tmp_path / "i.json").exists()
     assert main(["golden", "identify", "--backend", "nplrp", "-d", "rp.jl", "-k", "gamma.dense.*"]) == 0
     assert "rp.jl-3" in capsys.readouterr().out
-    model, run = recorded
+    _, run = recorded
     write(run, tmp_path / "g.lrpgold.h5")
     for words, what in (
         ([], "nothing to identify"),
@@ -150,3 +150,21 @@ def test_own_answers_through_a_backend(part):
     few = part.only(["alpha2_beta1.dense.*", "zplus.dense.*"])
     identity = identified(few, answers_of("nplrp", few, "innvestigate-2.1"), asked="innvestigate-2.1")
     assert identity.nearest == "innvestigate-2.1"
+
+
+def test_a_golden_run_on_the_command_line(tmp_path, capsys):
+    """A VGG16 from a file; the candidate is iNNvestigate's dialect from end to end, in .npz."""
+    import nplrp
+    from tests.keras_files import vgg, write_by_name
+
+    weights = write_by_name(tmp_path / "w.h5", vgg(side=1))
+    model = nplrp.load(weights)
+    run = golden.record(model, images(3, 1, model.input_shape).astype("f4"), "epsilon_plus", target=1)
+    golden.write(run, tmp_path / "g.lrpgold.h5")
+    e = nplrp.explain(model, run.input, "epsilon_plus", 1, dialect="innvestigate", dtype="float64", algorithm="direct")
+    np.savez(tmp_path / "c.npz", **{f"relevances/{name}": R for name, R in e.relevances.items()})
+    words = ["golden", "identify", str(tmp_path / "c.npz"), "--golden", str(tmp_path / "g.lrpgold.h5"), "-w", str(weights)]
+    assert main(words) == 0
+    assert ": innvestigate-2.1 (" in capsys.readouterr().out
+    assert main([*words, "--mode", "chained"]) == 2
+    assert "there is no mode 'chained'" in capsys.readouterr().err

@@ -121,7 +121,7 @@ def check_by_paper(cases):
                 for at, value in found.items():
                     error = abs(float(value - type(value)(float(tensor.values[at])))) if value else abs(float(tensor.values[at]))
                     assert error <= bound[at], (case.name, answer.rule, at, float(value), tensor.values[at], bound[at])
-                    worst, count = max(worst, error / bound[at]), count + 1
+                    worst, count = max(worst, error / max(bound[at], 1e-300)), count + 1
     return worst, count
 
 

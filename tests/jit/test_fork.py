@@ -56,7 +56,51 @@ thread.join()
 """
 
 
+#: Another thread lets LLVM's objects go, as the garbage collector does in any; the children have to load a kernel.
+FREED = """
+import os, threading, time
+import llvmlite.binding as llvm
+import numpy as np
+from nplrp.kernels import elementwise
+from nplrp.kernels.softmax import softmax
+
+x, done = np.full((4, 50_000), -1.0), threading.Event()
+elementwise.relu(x, x.copy(), 2)
+
+def let_go():
+    while not done.is_set():
+        llvm.parse_assembly("define i64 @f(i64 %x) {\\n ret i64 %x\\n}")
+
+thread = threading.Thread(target=let_go)
+thread.start()
+children = []
+for _ in range(12):
+    time.sleep(0.003)
+    child = os.fork()
+    if not child:
+        softmax(x, x.copy())
+        os._exit(0)
+    children.append(child)
+for child in children:
+    for _ in range(6000):
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            break
+        time.sleep(0.01)
+    else:
+        os.kill(child, 9)
+        print("hung", flush=True)
+        break
+    assert not status
+done.set()
+thread.join()
+"""
+
+
 @pytest.mark.skipif(DISABLED or not hasattr(os, "fork"), reason="nothing to load, or no fork")
-def test_forks_while_another_thread_loads():
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", RUN], cwd=ROOT, capture_output=True, text=True, check=False, timeout=400)
+@pytest.mark.parametrize("script", [RUN, FREED], ids=["loads", "frees"])
+def test_forks_while_another_thread_works(script):
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False, timeout=400
+    )
     assert (done.returncode, done.stdout) == (0, ""), done.stderr

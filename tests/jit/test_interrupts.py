@@ -86,16 +86,70 @@ def test_random_interrupts(layer):
     run(layer, 60, seed=0)
 
 
-#: Interrupts the explanation of a small network before one bytecode instruction after another; argv: the part of a path whose frames
-#: count, and the stride.
-STEPS = """
-import sys
-from tests import networks
-from nplrp import explain
+#: What is asked of a small network again and again; the answer is bytes.
+ASK = {
+    "explain": """
 model = networks.small_vgg(size=32)
+def ask():
+    return nplrp.explain(model, x, "epsilon_plus").relevance.tobytes()
+""",
+    "float64": """
+model = networks.small_vgg(size=16)
+def ask():
+    return nplrp.explain(model, x, "alpha_beta", dtype="float64").relevance.tobytes()
+""",
+    "a graph": """
+model = networks.small_resnet()
+def ask():
+    return nplrp.explain(model, x, "epsilon_plus").relevance.tobytes()
+""",
+    "ledger": """
+model = networks.small_resnet()
+def ask():
+    e = nplrp.explain(model, x, "gamma", target="top-2")
+    return (str(e.books) + str(e.relevances)).encode()
+""",
+    "new plans": """
+model = networks.small_resnet()
+def ask():
+    model.kept.plans.clear(), model.kept.steps.clear()
+    return nplrp.explain(model, x, "epsilon_gamma_box(low=-9, high=9)").relevance.tobytes()
+""",
+    "several": """
+model = networks.small_vgg(size=16)
+def ask():
+    return b"".join(e.relevance.tobytes() for e in nplrp.explain_each(model, x, ["epsilon", "zplus", "alpha_beta"]))
+""",
+    "explain_many": """
+model = networks.small_vgg(size=16)
+pictures = [np.random.default_rng(i).integers(0, 256, (20, 20, 3), np.uint8) for i in range(5)]
+def ask():
+    return b"".join(e.relevance.tobytes() for e in nplrp.explain_many(pictures, model, "zplus"))
+""",
+    "predict": """
+model = networks.small_resnet()
+def ask():
+    return nplrp.predict(model, x).tobytes() + nplrp.logits(model, x, "float64").tobytes()
+""",
+    "load": """
+from tests.keras_files import FILES
+model = networks.small_vgg(size=16)
+def ask():
+    loaded = nplrp.load(FILES / "small32_k3.keras", mmap=False)
+    return loaded.content_hash.encode() + nplrp.load(FILES / "small32_k2_model_save.h5").fresh_hash().encode()
+""",
+}
+#: Interrupts it before one bytecode instruction after another; argv: the part of a path whose frames count, and the stride.
+STEPS = """
+import gc, os, sys, threading
+import numpy as np
+import nplrp
+from tests import networks
+@ASK@
 x = networks.images(0, 1, model.input_shape)
-explain(model, x, "epsilon_plus")
-expected = explain(model, x, "epsilon_plus").relevance.tobytes()
+ask()
+expected = ask()
+files = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
 left, part, stride = 0, sys.argv[1], int(sys.argv[2])
 
 def each(frame, event, _):
@@ -109,30 +163,52 @@ def each(frame, event, _):
             raise KeyboardInterrupt
     return each
 
+if stride < 0:  # so many steps
+    left = 10**9
+    sys.settrace(each)
+    ask()
+    sys.settrace(None)
+    stride = max((10**9 - left) // -stride, 1)
 step, ended = 1, False
 while not ended:
     left = step
     sys.settrace(each)
     try:
-        explain(model, x, "epsilon_plus")
+        ask()
         ended = True
     except KeyboardInterrupt:
         pass
     sys.settrace(None)
-    assert explain(model, x, "epsilon_plus").relevance.tobytes() == expected, step
+    assert ask() == expected, step
     step += stride
+gc.collect()
+if files:
+    assert len(os.listdir("/proc/self/fd")) <= files + 2, os.listdir("/proc/self/fd")
+assert threading.active_count() < 20, threading.enumerate()
 print(step)
 """
 
 
 @pytest.mark.parametrize(("part", "stride"), [("workspace", 7), ("queue", 11), ("nplrp", 1009)])
 def test_interrupts_before_each_instruction(part, stride):
-    assert int(run_script(STEPS, part, stride, layer="OpenMP")) > 100
+    assert int(run_script(STEPS.replace("@ASK@", ASK["explain"]), part, stride, layer="OpenMP")) > 100
+
+
+@pytest.mark.parametrize(
+    ("what", "steps"),
+    [
+        *((name, 6) for name in ("a graph", "explain_many", "load")),
+        *(pytest.param(name, 400, marks=pytest.mark.slow) for name in ASK if name != "explain"),
+    ],
+)
+def test_interrupts_of_all_that_is_asked(what, steps):
+    """What outlives a pass is whole wherever it is left: plans, prepared weights, workspaces, files and threads."""
+    assert int(run_script(STEPS.replace("@ASK@", ASK[what]), "nplrp", -steps, layer="OpenMP", timeout=1000)) > steps
 
 
 @pytest.mark.slow
 def test_interrupts_before_nearly_every_instruction():
-    assert int(run_script(STEPS, "nplrp", 17, layer="OpenMP", timeout=1000)) > 1000
+    assert int(run_script(STEPS.replace("@ASK@", ASK["explain"]), "nplrp", 17, layer="OpenMP", timeout=1000)) > 1000
 
 
 @pytest.mark.slow

@@ -54,6 +54,8 @@ def test_flags_count_for_more_than_variables_and_these_for_more_than_the_file(tm
     assert (arguments.weights, arguments.input_size, arguments.kernels) == ("file.h5", (150, 200), "theano")
     assert arguments.origins["queue"] == "$NPLRP_SERVE_QUEUE" and arguments.origins["batch"].endswith("serve.toml: batch")
     assert configured()[0] == Settings()
+    assert [configured(environment={"MMAP": text})[1].mmap for text in ("false", "1", "no")] == [False, True, False]
+    assert not configured(["--no-mmap"], {"MMAP": "true"})[1].mmap and not configured(file="mmap = false", tmp_path=tmp_path)[1].mmap
     assert configured(["--demo"], file=file, tmp_path=tmp_path)[1].weights is None, "the demonstration's model was asked for"
 
 
@@ -98,6 +100,8 @@ def test_what_is_shown_is_read_again(tmp_path, capsys):
         ({}, "max_bdy = 1", "serve.toml: max_bdy: there is no such option of nplrp serve; did you mean '--max-body'"),
         ({}, "[limits]\nqueue = 1", "serve.toml: limits: there is no such option"),
         ({}, "[queue]\nlong = 1", "serve.toml: queue: expected a text, a number or a list of them, found {'long': 1}"),
+        ({"MMAP": "perhaps"}, None, "$NPLRP_SERVE_MMAP: expected true or false, found 'perhaps'"),
+        ({}, "mmap = [1]", "serve.toml: mmap: expected true or false, found [1]"),
         ({}, "queue = 0", "--queue 0: out of range, expected at least 1 (set by"),
         ({}, 'name = "a\\u0007"', "serve.toml: name: 'a\\x07' has control characters"),
         ({}, "queue = ", "serve.toml: can't be read as TOML"),

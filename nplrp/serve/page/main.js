@@ -14,8 +14,8 @@ import { bytes, decode, pixels, sha256 } from "./relevance.js";
 
 const byId = (id) => document.getElementById(id);
 
-/** Shown at first, where the server has them: what speaks for the class, as regions; and what speaks against it as well. */
-const AT_FIRST = ["epsilon_plus_flat", "epsilon_alpha2_beta1"];
+/** Shown at first, where the server has them: what speaks for the class and against it, pixel by pixel and as regions. */
+const AT_FIRST = ["epsilon_plus", "epsilon_plus_flat"];
 /** Where results stand below all choices. */
 const NARROW = matchMedia("(max-width: 820px)");
 

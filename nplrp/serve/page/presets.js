@@ -6,7 +6,7 @@ export const MOST = 4;
 
 /** What people can read stands above what its owners' groups hold. */
 const FIRST_GROUP = "To begin with";
-const TO_BEGIN_WITH = ["epsilon_plus_flat", "epsilon_alpha2_beta1", "epsilon_plus", "epsilon_alpha2_beta1_flat", "epsilon_gamma_box", "montavon_vgg16"];
+const TO_BEGIN_WITH = ["epsilon_plus", "epsilon_plus_flat", "epsilon_alpha2_beta1", "epsilon_alpha2_beta1_flat", "epsilon_gamma_box", "montavon_vgg16"];
 
 const list = document.getElementById("preset-list");
 const filter = document.getElementById("preset-filter");
