@@ -1,11 +1,11 @@
-"""Hours of good and hostile requests, interrupts and killed workers, on one machine: does anything grow, and is anything lost?
+"""Good and hostile requests, interrupts and killed workers, for minutes or hours: nothing grows, and nothing is lost.
 
     python benchmarks/soak.py                     # five minutes
     python benchmarks/soak.py --minutes 60
 
 Two workers of `nplrp serve` answer clients that ask for explanations and check every answer's SHA-256, others that send what is
-damaged, too long, slow, or never ends, while workers are killed; a process beside them explains and is interrupted at random moments. Memory,
-open files, threads and latency are noted every second. Linux. It ends with exit code 1 if a good request went without its right
+damaged, too long, slow, or never ends, while workers are killed; a process beside them explains and is interrupted at random moments.
+Memory, open files, threads and latency are noted every second. Linux. It ends with exit code 1 if a good request went without its right
 answer, if something was answered that shouldn't have been, or if memory, files or threads of a process grew.
 """
 
@@ -368,7 +368,7 @@ def measured(pid):
     try:
         status = Path(f"/proc/{pid}/status").read_text("ascii")
         anonymous, threads = (int(re.search(rf"{key}:\s+(\d+)", status)[1]) for key in ("RssAnon", "Threads"))
-        return {"private": round(anonymous / 1024, 1), "files": len(os.listdir(f"/proc/{pid}/fd")), "threads": threads}
+        return {"private": round(anonymous / 1024, 1), "files": len(list(Path(f"/proc/{pid}/fd").iterdir())), "threads": threads}
     except (OSError, TypeError):
         return None
 

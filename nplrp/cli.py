@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from nplrp import __version__
 from nplrp.errors import ImageError, NplrpError, OutputError, RuleError
+from nplrp.files.cut import telling
 from nplrp.files.given import add_flags, given
-from nplrp.files.plain import telling
 from nplrp.pipes import heedless
 from nplrp.schema import print_json
 from nplrp.usage import Parser, Spoken, failed

@@ -120,7 +120,8 @@ def test_a_file_that_changes_while_it_is_read_is_refused(file, monkeypatch):
 def test_several_threads_speak_once_and_another_sigbus_is_somebody_elses(tmp_path):
     script = """
 import ctypes, mmap, os, signal, sys, threading
-from nplrp.files.plain import map_plain, telling
+from nplrp.files.cut import telling
+from nplrp.files.plain import map_plain
 paths = [f"{sys.argv[1]}/{i}" for i in range(3)]
 for path in paths:
     open(path, "wb").write(bytes(1 << 20))
@@ -150,7 +151,8 @@ for thread in [Long() for _ in range(8)]:
 
 
 def test_maps_come_and_go_in_threads(tmp_path):
-    from nplrp.files.plain import map_plain, telling
+    from nplrp.files.cut import telling
+    from nplrp.files.plain import map_plain
     from nplrp.jit import bus
 
     path = tmp_path / "f"

@@ -65,6 +65,7 @@ HARMLESS = {
     "as_pointer": "a type of LLVM's",
     "vector_bits": "a number",
     "replace": "another frozen value",
+    "errstate": "settings that are set anew for each call",
     "_numbers": "a tuple of numbers",
     "_rows": "a table of functions to compile, which nobody writes to",
     "_loop_with_array": "a function to compile",
@@ -81,11 +82,13 @@ DECORATORS = {
     "queueable": "marks a function",
     "asynccontextmanager": "the standard library's",
     "fixture": "pytest's",
+    "_OVERFLOWING": "NumPy's errstate: sets how overflows are told, for a call",
 }
 _MACHINE = "asks the machine or the environment once: neither changes while a process runs"
 _TABLE = "a function of its arguments alone, of which there are few"
 _COMPILER = "what a process needs one of, to compile and to link"
 _ENVIRONMENT = "a variable that a library reads when it is first imported, set by a program's main function"
+_MAPPINGS = "what a handler of a signal, which has no arguments of ours, has to know of files that are mapped"
 _SERIES = ("density", "erf", "exp", "exp_rest", "log", "middle", "shrink", "tail_n", "tail_p")
 #: Everything else that outlives a call, and why it may.
 STATE = {
@@ -132,6 +135,11 @@ STATE = {
     **{f"operators.py: changeable _{name}": "a function that reads" for name in ("maximum", "minimum")},
     "scale.py: changeable _CLASSES": "a table of functions that read, which nobody writes to",
     **{f"elementary.py: changeable _{name}": "a function to compile" for name in _SERIES},
+    "bus.py: cache _installed": "a process has one handler of each signal",
+    **{f"bus.py: changeable {name}": _MAPPINGS for name in ("_free", "_known", "_last", "_noting", "_said")},
+    **{f"bus.py: write to {name}": _MAPPINGS for name in ("_free in _forget", "_free in watch", "_known in watch", "_last in watch")},
+    "cut.py: write to plain in telling": "who is told of files that are mapped, while a command runs",
+    "plain.py: changeable mapped": "who is told of files that are mapped, while a command runs",
     "target.py: cache _linker": _COMPILER,
     "target.py: cache cpu": _MACHINE,
     "target.py: cache machine": _COMPILER,

@@ -16,8 +16,9 @@ from typing import Any
 
 from nplrp.errors import OutputError, WeightsError
 from nplrp.files import foreign
+from nplrp.files.cut import telling
 from nplrp.files.given import Given, add_flags, sides
-from nplrp.files.plain import map_plain, read_plain, telling
+from nplrp.files.plain import map_plain, read_plain
 from nplrp.files.preparing import of_layers
 from nplrp.files.vgg import checked_activation
 from nplrp.images import RESAMPLE

@@ -62,7 +62,8 @@ def _rule(name: str) -> str:
     switches = body.find("**Switches.**")
     end = body.index("\n\n", switches) if switches >= 0 else body.index("```python")
     title = re.sub(r"</?p>", "", _html(_title(name)))
-    return f'<h3 id="rule-{name}">{title}</h3>\n{_html(body[:end])}\n\n'
+    shown = "\n\n".join(each for each in body[:end].split("\n\n") if not each.startswith("**Cases.**"))  # of no use in a browser
+    return f'<h3 id="rule-{name}">{title}</h3>\n{_html(shown)}\n\n'
 
 
 def _title(name: str) -> str:

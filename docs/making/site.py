@@ -20,6 +20,8 @@ from making import formulas, tables  # noqa: E402
 #: A link or an image of Markdown: what stands before the target, the target.
 _LINK = re.compile(r"(\]\()([^)\s]+)(?=\))")
 _LANGUAGES = {".py": "python", ".md": "markdown", ".json": "json", ".c": "c", ".toml": "toml", ".js": "javascript", ".h": "c", ".sh": "sh"}
+#: What isn't text.
+_AS_IT_IS = (".png", ".jpg", ".svg", ".h5", ".npz", ".xz")
 #: Of a longer file the beginning is shown.
 _MOST_LINES = 1500
 
@@ -76,7 +78,9 @@ def on_files(files: Files, config: Any) -> Files:
     for path in list(wanted):
         wanted |= {each for each in path.iterdir() if each.is_file() and _shown(each)} if path.is_dir() else set()
     for path in sorted(wanted):
-        if path.exists():
+        if path.suffix in _AS_IT_IS and path.exists():
+            files.append(File.generated(config, _page_of(path), abs_src_path=str(path)))
+        elif path.exists():
             files.append(File.generated(config, _page_of(path), content=_source(path), inclusion=InclusionLevel.NOT_IN_NAV))
     files.append(File.generated(config, "icon.svg", abs_src_path=str(ROOT / "nplrp" / "serve" / "page" / "icon.svg")))
     return files
@@ -124,6 +128,8 @@ def _targets(markdown: str) -> list[str]:
 def _page_of(path: Path) -> str:
     """Return where a file of the repository stands in the site."""
     where = path.relative_to(ROOT).as_posix()
+    if path.suffix in _AS_IT_IS:
+        return f"source/{where}"
     return f"source/{where}/index.md" if path.is_dir() else f"source/{where.removesuffix('.md')}.md"
 
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from nplrp.batch.job import Job
 from nplrp.batch.running import Part, Report, compute_shard, held, missing_shards
 from nplrp.errors import NplrpError, OutputError
+from nplrp.files.cut import telling
 from nplrp.files.given import Given
-from nplrp.files.plain import telling
 from nplrp.jit.team import cores
 from nplrp.model import Model
 from nplrp.stream import Wanted

@@ -150,7 +150,9 @@ def _audit(case: Case, tensors: tuple[Tensor, ...], at: Place) -> CaseAudit:
         case.name,
         float(sum(hidden)) / whole if whole else 0.0,
         float(np.mean(np.concatenate([a.reshape(-1) == 0 for a in sizes]))),
-        *(tuple(each) for each in found.values()),
+        tuple(found["caught"]),
+        tuple(found["missed"]),
+        tuple(found["unchanged"]),
         rejected,
     )
 

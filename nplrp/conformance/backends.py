@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from nplrp.conformance.computing import Bench
-from nplrp.conformance.exporting import DTYPES, Refused, Said, export, read_answers
+from nplrp.conformance.exporting import DTYPES, Crashed, Refused, Said, export, read_answers
 from nplrp.conformance.suite import Case, Suite, rule_in
 from nplrp.errors import NplrpError, brief
 from nplrp.golden.errors import GoldenError
@@ -130,7 +130,7 @@ def _by_function(answer: Callable[[Question], Any], suite: Suite, dialect: str, 
         except Exception as error:  # a case that it fails on is a case that it fails
             if isinstance(error, GoldenError):
                 raise
-            yield case.name, Refused(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
+            yield case.name, Crashed(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
 
 
 def _fitted(case: Case, said: Any) -> tuple[np.ndarray, ...]:

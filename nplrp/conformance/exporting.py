@@ -30,6 +30,12 @@ class Refused(str):
     __slots__ = ()
 
 
+class Crashed(Refused):
+    """What a backend failed with, in one line: the case fails."""
+
+    __slots__ = ()
+
+
 #: What a backend says to a case: an array for each input, or why it has none; None: nothing.
 Said = tuple[np.ndarray, ...] | Refused | None
 

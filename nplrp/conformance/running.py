@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from nplrp import __version__
-from nplrp.conformance.exporting import Refused, Said
+from nplrp.conformance.exporting import Crashed, Refused, Said
 from nplrp.conformance.suite import VERSION, Case, Suite
 from nplrp.files.atomic import atomic
 from nplrp.files.plain import read_plain
@@ -179,6 +179,9 @@ def judged(
         fitting = [pattern for pattern in xfails if fnmatchcase(case.name, pattern)]
         used.update(fitting)
         answer = said.get(case.name)
+        if isinstance(answer, Crashed):
+            results.append(Result(case.name, XFAIL if fitting else FAIL, text=answer))
+            continue
         if answer is None or isinstance(answer, Refused):
             results.append(Result(case.name, MISSING if answer is None else REFUSED, text=answer or ""))
             continue

@@ -6,13 +6,12 @@ import errno
 import mmap
 import os
 import stat
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from io import BufferedReader
 from pathlib import Path
 
-from nplrp.pipes import readable
+#: Who is told of every file that is mapped, the innermost last (`nplrp.files.cut`).
+mapped: list[Callable[[mmap.mmap, str | os.PathLike[str]], None]] = []
 
 
 def open_plain(path: str | os.PathLike[str]) -> BufferedReader:
@@ -69,8 +68,8 @@ def map_plain(path: str | os.PathLike[str]) -> tuple[memoryview, os.stat_result]
         if not status.st_size:
             return memoryview(b""), status
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    if _told:
-        _watch(content, path)
+    for told in mapped[-1:]:
+        told(content, path)
     return memoryview(content), status
 
 
@@ -92,32 +91,3 @@ def copy_plain(path: str | os.PathLike[str]) -> tuple[memoryview, os.stat_result
     if (done, now.st_size, now.st_mtime_ns) != (status.st_size, status.st_size, status.st_mtime_ns):
         raise OSError(errno.EIO, "it was changed while it was read; read it again", str(path))
     return content.toreadonly(), status
-
-
-#: Programs that speak for this process, the innermost last, each with its exit code.
-_told: list[tuple[str, int]] = []
-
-
-@contextmanager
-def telling(program: str, code: int = 2) -> Iterator[None]:
-    """Say on stderr, within, what became of a mapped file that ends the process because it was cut (SIGBUS), and exit with a code.
-
-    This is for processes of our own: others may have a handler of theirs.
-    """
-    _told.append((program, code))
-    try:
-        yield
-    finally:
-        _told.pop()
-
-
-def _watch(content: mmap.mmap, path: str | os.PathLike[str]) -> None:
-    import numpy as np
-
-    from nplrp.jit import bus
-
-    program, code = _told[-1]
-    clear = "\r\x1b[K" if sys.stderr is not None and sys.stderr.isatty() else ""  # a progress bar
-    text = f"{program}: {path}: the file was cut, or its disk failed, while it was mapped (SIGBUS); start again"
-    text = f"{text}, and write a new file instead of changing one in use (--no-mmap reads weights into memory)"
-    bus.watch(content, np.frombuffer(content, np.uint8).ctypes.data, len(content), f"{clear}{readable(text)}\n", code)

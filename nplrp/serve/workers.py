@@ -22,7 +22,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from nplrp.files.plain import telling
+from nplrp.files.cut import telling
 from nplrp.pipes import heedless
 from nplrp.serve.settings import Settings
 from nplrp.serve.source import Source

@@ -189,7 +189,7 @@ def test_functions_of_a_module(few, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     counts = judged(few, answers_of("my_port:flat", few, "nplrp"), "nplrp").counts
     assert counts["pass"] == 1 and counts["refused"] == len(few.only((), "nplrp")) - 1
-    assert set(judged(few, answers_of("my_port:broken", few, "nplrp"), "nplrp").counts) == {"refused"}
+    assert set(judged(few, answers_of("my_port:broken", few, "nplrp"), "nplrp").counts) == {"FAIL"}
     for backend, what in (("my_port:bad", "has shapes"), ("my_port:gone", "no attribute"), ("my_port:number", "expected a function")):
         with pytest.raises(GoldenError, match=what):
             answers_of(backend, few, "nplrp")
@@ -269,3 +269,16 @@ def test_unreadable_suite(tmp_path):
     path.write_bytes(Path(sys.modules["nplrp.conformance.suite"].PATH).read_bytes()[:-100])
     with pytest.raises(NplrpError, match="the suite can't be read"):
         load(path)
+
+
+def test_a_function_that_breaks_fails_its_case(tmp_path, monkeypatch):
+    (tmp_path / "breaking.py").write_text("def answer(question):\n    raise ZeroDivisionError('by 0\\nmore')\n")
+    monkeypatch.chdir(tmp_path)
+    few = load().only(["epsilon.dense.mixed", "epsilon.dense.z-zero"])
+    said = answers_of("breaking:answer", few, "nplrp")
+    outcome = judged(few, said, "nplrp", xfails=["*.z-zero"])
+    assert [(each.outcome, each.text) for each in outcome.results] == [
+        ("FAIL", "ZeroDivisionError: by 0"),
+        ("xfail", "ZeroDivisionError: by 0"),
+    ]
+    assert outcome.exit_code == 1

@@ -171,19 +171,18 @@ def _of_place(found: Matches, at: Place, j: int, rest: Sequence[np.ndarray], whe
             there = [(each - around).reshape(shape)[tiny.inside] for each in (target.candidate, target.reference)]
             if consider(single.backward(tiny, *there)):
                 break
-        if at.matrix is not None and not rest and (piece.exact or _has_epsilon(promising)):
+        if at.matrix is not None and not rest and piece.exact:
             for hypothesis in rules.scaled_epsilons(at, target.candidate, target.as_good):
                 found.judge(hypothesis, hypothesis.run(at), where)
+        elif at.matrix is not None and at.parts:
+            epsilon = next((each[2].fitted["epsilon"] for each in promising if "epsilon" in each[2].fitted), None)
+            promising += [(0.0, len(promising), hypothesis) for hypothesis in (rules.likely_scales(at, epsilon) if epsilon else ())]
     promising.sort(key=lambda each: each[:2])
     fitting = [each for each in promising if each[0] == 0.0]
     for _, _, hypothesis in (fitting or promising)[:VERIFIED]:
         values = hypothesis.run(at)
         if values is not None:
             found.judge(hypothesis, view(values), where)
-
-
-def _has_epsilon(promising: Sequence[tuple[float, int, Hypothesis]]) -> bool:
-    return any("epsilon" in hypothesis.fitted for _, _, hypothesis in promising)
 
 
 class Runner:

@@ -8,6 +8,8 @@ import numpy as np
 
 #: Steps of a fit, and how little it must leave of what its start left.
 STEPS, ENOUGH = 12, 0.05
+#: A fit that leaves more than this share after so many steps is given up.
+SOON, HOPEFUL = 3, 0.4
 
 
 def fit(run: Callable[[np.ndarray], np.ndarray | None], target: np.ndarray, starts: Sequence[Sequence[float]]) -> np.ndarray | None:
@@ -43,8 +45,10 @@ def fit(run: Callable[[np.ndarray], np.ndarray | None], target: np.ndarray, star
     begun = max((each[0] for each in found if np.isfinite(each[0])), default=np.inf)
     for begin in found[:2]:
         error, values, theta = begin
-        for _ in range(STEPS):
+        for count in range(STEPS):
             assert values is not None
+            if count == SOON and error > HOPEFUL * begun:
+                break
             if error <= 1e-7 * target.size * 1e-2:
                 break
             columns = []

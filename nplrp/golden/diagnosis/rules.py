@@ -73,7 +73,10 @@ def lines(
     step, own, held = as_linear(at.plan, at.trace, at.i)
     new = {"weight": step.weight if weight is None or step.weight is None else np.ascontiguousarray(weight(step.weight))}
     new["bias"] = step.bias if bias is None or step.bias is None else np.ascontiguousarray(bias(step.bias))
-    step = dataclasses.replace(step, **new, prepared={})  # type: ignore[arg-type]
+    # packed weights are kept where they are the layer's own by sign alone; those of fitted numbers would fill the memory
+    known = all(_plain_change(term.weight) for part in (at.parts if parts is None else parts) for term in part.terms)
+    kept = {key: packed for key, packed in step.prepared.items() if key[0] != "bias"} if bias is not None else step.prepared
+    step = dataclasses.replace(step, **new, prepared=kept if known and weight is None else {})  # type: ignore[arg-type]
     a, R = (own if a is None else a), behind_activation(at.plan, at.trace, at.i, at.R if R is None else R)
     rule, total = at.rule, np.zeros_like(own)
     y = at.trace.activations[at.i + 1] if a is own and weight is None and bias is None else None  # or it is other units that are below 0
@@ -100,8 +103,8 @@ def lines(
     return np.asarray(total)
 
 
-def _rule(**changes: object) -> Callable[[Place], Array]:
-    return lambda at: at.run(rule=dataclasses.replace(at.rule, **changes))  # type: ignore[arg-type]
+def _plain_change(change: Change) -> bool:
+    return isinstance(change, str) or all(each in (-1.0, 0.0, 1.0) for each in change)
 
 
 def _lines(**changes: object) -> Callable[[Place], Array]:
@@ -689,6 +692,31 @@ SCALES: dict[str, Callable[[Array], float]] = {
 }
 
 
+def likely_scales(at: Place, epsilon: float) -> Iterator[Hypothesis]:
+    """Return units of the layer's own z in which an epsilon that was fitted is a short number."""
+    linear, a, held = as_linear(at.plan, at.trace, at.i)
+    first = at.parts[0]
+    z = layers.forward(linear, layers.changed_inputs(a, at.rule, first), [t.weight for t in first.terms], first.bias, held=held)
+    for name, scale in SCALES.items():
+        e = epsilon / (scale(z) or 1.0)
+        short = float(f"{e:.1e}")
+        if abs(short - e) <= 3e-4 * abs(e):
+            yield Hypothesis(
+                f"epsilon={plain(short)} {name}", partial(_scaled, e=short, scale=scale, each=False), {"epsilon": short}, whole=True
+            )
+
+
+def _scaled(p: Place, e: float, scale: Callable[[Array], float], each: bool) -> Array:
+    """Run a rule with an epsilon in units of z, of all images or of each."""
+
+    def divided(R: Array, z: Array, w: float) -> Array:
+        shape = (-1, *[1] * (z.ndim - 1))
+        size = np.reshape([scale(one) for one in z], shape) if each else np.full((1,) * z.ndim, scale(z))
+        return w * R / _safe(z + e * size * np.where(z < 0, -1.0, 1.0))
+
+    return lines(p, divided=divided)
+
+
 def scaled_epsilons(at: Place, target: Array, as_good: Callable[[Array, Array], bool]) -> Iterator[Hypothesis]:
     """Return epsilons in units of the layer's own z, fitted on the whole layer: over all images, or for each."""
     if at.matrix is None or not at.parts or at.rule.undivided:
@@ -696,15 +724,7 @@ def scaled_epsilons(at: Place, target: Array, as_good: Callable[[Array, Array], 
     n = len(at.a)
     for name, scale in SCALES.items():
         for each in (False, True) if n > 1 else (False,):
-
-            def run(p: Place, e: float, scale: Callable[[Array], float] = scale, each: bool = each) -> Array:
-                def divided(R: Array, z: Array, w: float) -> Array:
-                    shape = (-1, *[1] * (z.ndim - 1))
-                    size = np.reshape([scale(one) for one in z], shape) if each else np.full((1,) * z.ndim, scale(z))
-                    return w * R / _safe(z + e * size * np.where(z < 0, -1.0, 1.0))
-
-                return lines(p, divided=divided)
-
+            run = partial(_scaled, scale=scale, each=each)
             theta = fit(partial(_first_of, run, at), target, [[1e-3], [0.1], [0.5]])
             if theta is not None:
                 best = run(at, float(theta[0]))
