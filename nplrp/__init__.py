@@ -1,16 +1,37 @@
 """nplrp: Layer-wise Relevance Propagation of Keras networks in NumPy and Numba.
 
 >>> import nplrp
->>> model = nplrp.load("vgg16.h5")                        # doctest: +SKIP
->>> x = nplrp.preprocess("dog.jpg", model)                # doctest: +SKIP
->>> explanation = nplrp.explain(model, x, "zplus")        # doctest: +SKIP
->>> explanation.relevance, explanation.labels()           # doctest: +SKIP
+>>> model = nplrp.load("demo")                                  # doctest: +SKIP
+>>> x = nplrp.preprocess(nplrp.demo_image(), model)             # doctest: +SKIP
+>>> explanation = nplrp.explain(model, x, "epsilon_plus")       # doctest: +SKIP
+>>> explanation.relevance, explanation.labels()                 # doctest: +SKIP
+>>> explanation                                                 # doctest: +SKIP
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the table below, for those who read types; a test holds them equal
+    from nplrp.demo import demo_image
+    from nplrp.errors import NplrpError
+    from nplrp.explanation import Explanation, explain, explain_each
+    from nplrp.files.fetch import find_weights
+    from nplrp.files.saved import SavedExplanation, load_explanation, resume
+    from nplrp.files.weights import load
+    from nplrp.heatmaps import figure, heatmap, panel, save_png
+    from nplrp.images import preprocess
+    from nplrp.layers import Layer
+    from nplrp.ledger import Ledger
+    from nplrp.model import Model, Preprocessing
+    from nplrp.outputs import forward, logits, predict
+    from nplrp.plan import Plan, make_plan
+    from nplrp.rules import Rule
+    from nplrp.rules.composites import Composite
+    from nplrp.stream import explain_many
+    from nplrp.targets import Label
 
 __version__ = "0.1.0"
 
@@ -18,12 +39,16 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Composite": "rules.composites",
     "Explanation": "explanation",
+    "Label": "targets",
     "Layer": "layers",
     "Ledger": "ledger",
     "Model": "model",
     "NplrpError": "errors",
+    "Plan": "plan",
     "Preprocessing": "model",
     "Rule": "rules",
+    "SavedExplanation": "files.saved",
+    "demo_image": "demo",
     "explain": "explanation",
     "explain_each": "explanation",
     "explain_many": "stream",
@@ -42,16 +67,45 @@ _PUBLIC = {
     "save_png": "heatmaps",
 }
 
-__all__ = list(_PUBLIC)
+__all__ = [
+    "Composite",
+    "Explanation",
+    "Label",
+    "Layer",
+    "Ledger",
+    "Model",
+    "NplrpError",
+    "Plan",
+    "Preprocessing",
+    "Rule",
+    "SavedExplanation",
+    "demo_image",
+    "explain",
+    "explain_each",
+    "explain_many",
+    "figure",
+    "find_weights",
+    "forward",
+    "heatmap",
+    "load",
+    "load_explanation",
+    "logits",
+    "make_plan",
+    "panel",
+    "predict",
+    "preprocess",
+    "resume",
+    "save_png",
+]
 
+if not TYPE_CHECKING:  # a checker would take every name for one of ours
 
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'nplrp' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"nplrp.{_PUBLIC[name]}"), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> Any:
+        if name not in _PUBLIC:
+            raise AttributeError(f"module 'nplrp' has no attribute {name!r}", name=name, obj=sys.modules[__name__])
+        value = getattr(importlib.import_module(f"nplrp.{_PUBLIC[name]}"), name)
+        globals()[name] = value
+        return value
 
-
-def __dir__() -> list[str]:
-    return __all__
+    def __dir__() -> list[str]:
+        return __all__

@@ -4,31 +4,35 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import logging
 import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nplrp import __version__
-from nplrp.errors import NplrpError, OutputError
+from nplrp.errors import ImageError, NplrpError, OutputError, RuleError
 from nplrp.files.cut import telling
 from nplrp.files.given import add_flags, given
 from nplrp.pipes import heedless
+from nplrp.schema import print_json
 from nplrp.usage import Parser, Spoken, failed
 
 if TYPE_CHECKING:
     import numpy as np
 
     from nplrp.explanation import Explanation
+    from nplrp.images import ImageLike
     from nplrp.ledger import Ledger
     from nplrp.model import Model
     from nplrp.stream import Explained, Question
     from nplrp.targets import Label
 
+#: The composites of a picture; numbers are the first one's.
+DEFAULT = ("notebook", "epsilon_plus")
 #: Exit codes: everything went well; some images couldn't be done; bad input, in one line on stderr; stopped by Ctrl-C.
 OK, PARTLY, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -44,18 +48,21 @@ def _run(argv: Sequence[str] | None) -> int:
     if argv and argv[0] == "import":
         return run_import(argv)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # nothing here uses it, and its threads take time to start
+    traced = False
     try:
         arguments = make_parser(argv[0] if argv else None).parse_args(argv)
+        traced = getattr(arguments, "verbose", False)
         spoken = _listen(arguments)
         code = arguments.run(arguments)
         spoken.let_go()
+        logging.getLogger("nplrp").debug("done")
         if sys.stdout is not None:
             sys.stdout.flush()
     except KeyboardInterrupt:
         print("nplrp: interrupted", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
-        return failed("nplrp", error)
+        return failed("nplrp", error, traced)
     return int(code or OK)
 
 
@@ -74,13 +81,14 @@ def make_parser(command: str | None = None) -> Parser:
         "--weights",
         "-w",
         metavar="FILE",
-        help="Keras weights or model (.h5, .keras); default: $NPLRP_WEIGHTS, then VGG16 in Keras's cache, then in ours",
+        help="Keras weights or model (.h5, .keras), or demo; default: $NPLRP_WEIGHTS, then VGG16 in Keras's cache, then in ours",
     )
     numerics = Parser(add_help=False)
     numerics.add_argument("--dtype", default="float32", help="float32 (default) or float64")
     numerics.add_argument("--algorithm", default="auto", help="auto (default), or direct: every convolution by its definition")
     image = Parser(add_help=False)
-    image.add_argument("images", nargs="+", metavar="IMAGE", help="image file")
+    image.add_argument("images", nargs="*", metavar="IMAGE", help="image file")
+    image.add_argument("--demo", action="store_true", help="the demonstration's model and image (needs the extra demo); -w demo: its model")
     image.add_argument("--resample", help="filter for the resize; default: the model's own (VGG: nearest, as in Keras)")
     image.add_argument("--crop", action="store_true", default=None, help="resize the shorter side and cut out the centre")
     rules = Parser(add_help=False)
@@ -89,7 +97,7 @@ def make_parser(command: str | None = None) -> Parser:
         "-c",
         default=None,
         metavar="NAME[,NAME...]",
-        help="rules: notebook (default), zplus, epsilon_plus, ...; NAME(parameter=value), or a TOML file; several give a panel",
+        help="rules: notebook (default), zplus, epsilon_plus, ...; NAME(parameter=value), or a TOML file; several side by side",
     )
     rules.add_argument(
         "--dialect", "-d", metavar="D", help="compute as this system does (see nplrp dialects); default: the composite's own"
@@ -109,6 +117,25 @@ def make_parser(command: str | None = None) -> Parser:
     )
     explain.add_argument("--start", metavar="S", help="one, logit, softmax, all, relu_logit or contrastive; default: the dialect's")
     explain.add_argument("-o", "--output", metavar="OUT.png", help="picture to write, or a folder; default: IMAGE-COMPOSITE.png here")
+    looks = explain.add_argument_group(
+        "the picture", "Without -c, --json and --save it shows notebook and, for people to read, epsilon_plus."
+    )
+    looks.add_argument(
+        "--cmap", metavar="NAME", help="colour map of matplotlib's, around 0; default: seismic, blue against and red for the class"
+    )
+    looks.add_argument(
+        "--clip",
+        type=float,
+        metavar="P",
+        help="percentile of |R| where the colours end (default 99.5; 100: the largest, cutting nothing off)",
+    )
+    looks.add_argument("--overlay", action="store_true", help="draw the maps over the picture in grey")
+    looks.add_argument(
+        "--style",
+        choices=("sheet", "notebook"),
+        default="sheet",
+        help="sheet (default): maps beside the picture, with scales; notebook: the original document's figure, one map in rainbow colours",
+    )
     explain.add_argument("--save", metavar="OUT.npz|.h5", help="write the numbers")
     explain.add_argument("--json", action="store_true", help="print the results as JSON, and draw only if -o is given")
     explain.add_argument("--layers", action="store_true", help="print every layer's relevance; with --save, write every layer")
@@ -125,14 +152,14 @@ def make_parser(command: str | None = None) -> Parser:
     info = commands.add_parser(
         "info", parents=[network], help="a model's layers", description="Print a model's layers, input, classes and content hash."
     )
-    info.add_argument("weights", nargs="?", metavar="W", help="weights file; default: as for explain")
+    _add_weights(info)
     info.add_argument("--json", action="store_true", help="print as JSON")
     info.set_defaults(run=run_info)
 
     plan = commands.add_parser(
         "plan", parents=[network, rules, numerics], help="which rule runs on which layer", description="Print the rule of every layer."
     )
-    plan.add_argument("weights", nargs="?", metavar="W", help="weights file; default: as for explain")
+    _add_weights(plan)
     plan.set_defaults(run=run_plan)
 
     composites = commands.add_parser(
@@ -141,6 +168,7 @@ def make_parser(command: str | None = None) -> Parser:
         description="List the presets, whatever the model, or print some in full.",
     )
     composites.add_argument("names", nargs="*", metavar="NAME", help="presets to print in full, or NAME(parameter=value)")
+    composites.add_argument("--json", action="store_true", help="print all presets as JSON")
     composites.set_defaults(run=run_composites)
 
     dialects = commands.add_parser(
@@ -178,27 +206,73 @@ def make_parser(command: str | None = None) -> Parser:
 
     commands.add_parser("import", help="convert a file of PyTorch or ONNX, or any that Keras wrote", add_help=False)
 
+    doctor = commands.add_parser(
+        "doctor",
+        help="what to paste into a bug report; whether this installation computes the right bits",
+        description="Print versions, CPU, threads and caches, and compute a golden case again. Exit codes: 0 all is well, 1 a problem.",
+    )
+    doctor.add_argument("--json", action="store_true", help="print as JSON")
+    doctor.set_defaults(run=run_doctor)
+
+    completion = commands.add_parser(
+        "completion",
+        help="a script by which the shell completes command lines (needs the extra completion)",
+        description="Print a script for a shell. bash: nplrp completion bash > ~/.local/share/bash-completion/completions/nplrp; "
+        "zsh: nplrp completion zsh > a folder of $fpath, as _nplrp.",
+    )
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
+    completion.set_defaults(run=run_completion)
+
     if command in commands.choices:
+        _add_voices(parser)
         return parser
     from nplrp.batch.commands import add_commands as add_batches
+    from nplrp.conformance.commands import add_commands as add_conformance
     from nplrp.evaluate.commands import add_commands as add_evaluating
     from nplrp.golden.commands import add_commands
     from nplrp.serve.commands import add_commands as add_serving
 
     add_batches(commands, weights, rules, numerics)
-    add_commands(commands)
+    add_conformance(commands, add_commands(commands))
     add_evaluating(commands)
     add_serving(commands)
+    _add_voices(parser)
     return parser
+
+
+def _add_weights(parser: argparse.ArgumentParser) -> None:
+    """Let weights be given as a place and as -w alike, but not as both."""
+    parser.set_defaults(weights=None)
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("weights", nargs="?", metavar="W", default=argparse.SUPPRESS, help="weights file; default: as for explain")
+    either.add_argument("--weights", "-w", dest="weights", metavar="FILE", default=argparse.SUPPRESS, help="the same")
+
+
+def _add_voices(parser: argparse.ArgumentParser) -> None:
+    """Add -q and -v to every command that doesn't have them."""
+    below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    for each in dict.fromkeys(leaf for action in below for leaf in action.choices.values()):
+        _add_voices(each)
+    if below or not parser.add_help:  # `import` has a parser of its own
+        return
+    voices = (("-q", "--quiet", "errors and results only"), ("-v", "--verbose", "also how long it takes, and where errors arise"))
+    for short, long, what in voices:
+        if short not in parser._option_string_actions:
+            parser.add_argument(short, long, action="store_true", help=what)
 
 
 def run_explain(arguments: argparse.Namespace) -> int:
     """Explain images and write pictures, numbers or JSON, each as soon as it is done; one that can't be explained stops no other."""
     from nplrp.rules.composites import composite_named, split_names
 
-    composites = split_names(arguments.composite or "notebook")
+    numbers = arguments.json or arguments.save
+    looks = Looks.of(arguments)
+    composites = (
+        split_names(arguments.composite) if arguments.composite is not None else [*(DEFAULT[:1] if numbers or looks.one else DEFAULT)]
+    )
     for name in composites:
         composite_named(name)
+    images, names = _images(arguments)
     if arguments.save:
         from nplrp.files.save import check_suffix
 
@@ -207,7 +281,9 @@ def run_explain(arguments: argparse.Namespace) -> int:
         if len(composites) > 1:
             raise OutputError("--save holds one explanation; give one composite")
     draw = arguments.output is not None or not (arguments.json or arguments.save)
-    pictures = _picture_paths(arguments.images, arguments.output, "+".join(composites)) if draw else []
+    pictures = _picture_paths(names, arguments.output, "+".join(composites)) if draw else []
+    if draw:
+        looks.check(composites)
     model = given(arguments).load()
 
     from nplrp.jit.ahead import compiling_ahead
@@ -215,8 +291,15 @@ def run_explain(arguments: argparse.Namespace) -> int:
 
     asked = (arguments.target, arguments.dtype, arguments.algorithm, arguments.dialect, arguments.start, arguments.resample, arguments.crop)
     wanted = Wanted(tuple(composites), *asked)
-    wanted.check(model)
-    news = sys.stderr if arguments.json else sys.stdout
+    try:
+        wanted.check(model)
+    except RuleError:
+        if arguments.composite is not None or len(composites) == 1:
+            raise
+        composites = composites[:1]  # who asked for none gets what there is
+        wanted = Wanted(tuple(composites), *asked)
+        wanted.check(model)
+    news = None if arguments.quiet else sys.stderr if arguments.json else sys.stdout
     kept: list[tuple[str, list[Explanation]]] = []  # what is told when it has been saved
     results: list[dict[str, Any]] = []
     failed: list[NplrpError] = []
@@ -228,16 +311,16 @@ def run_explain(arguments: argparse.Namespace) -> int:
             _print_explanations(explanations, image, arguments)
 
     with compiling_ahead("nplrp.precompile", composites[0], arguments.dtype):
-        for each in _streamed(arguments, model, wanted, failed):
-            explanations, written = list(each.explanations), pictures[each.index : each.index + 1]
+        for each in _streamed(images, model, wanted, failed, arguments.quiet):
+            explanations, written, name = list(each.explanations), pictures[each.index : each.index + 1], names[each.index]
             for path in written:
                 path.parent.mkdir(exist_ok=True)
-                _draw(each.pixels, explanations, path)
+                looks.draw(each.pixels, explanations, path)
             if arguments.save:
-                kept.append((str(each.image), explanations))
+                kept.append((name, explanations))
             else:
-                tell(explanations, str(each.image))
-            for path in written:
+                tell(explanations, name)
+            for path in written if news else ():
                 print(f"wrote {path}", file=news)
     if kept:
         from nplrp.explanation import joined
@@ -246,39 +329,54 @@ def run_explain(arguments: argparse.Namespace) -> int:
         whole.save(arguments.save, arguments.layers, arguments.ledger and not whole.plan.composite.gradient)
         for image, explanations in kept:
             tell(explanations, image)
-        print(f"wrote {arguments.save}", file=news)
+        if news:
+            print(f"wrote {arguments.save}", file=news)
     if arguments.json:
-        print(json.dumps(results, indent=2))
-    return _told(failed, len(arguments.images))
+        print_json("explain", {"results": results, "failed": [_line(error) for error in failed]})
+    return _told(failed, len(images))
 
 
 def run_predict(arguments: argparse.Namespace) -> int:
     """Print the top labels of images."""
+    images, names = _images(arguments)
     model = given(arguments).load()
 
     from nplrp.stream import Labels
 
     rows, failed = [], list[NplrpError]()
     question = Labels(arguments.top, arguments.dtype, arguments.algorithm, arguments.resample, arguments.crop)
-    for each in _streamed(arguments, model, question, failed):
+    for each in _streamed(images, model, question, failed, arguments.quiet):
         (labels,) = each.explanations
         if arguments.json:
-            rows.append({"image": each.image, "labels": [label._asdict() for label in labels]})
+            rows.append({"image": names[each.index], "labels": [label._asdict() for label in labels]})
         else:
-            print(each.image)
+            print(names[each.index])
             _print_labels(labels)
     if arguments.json:
-        print(json.dumps(rows, indent=2))
-    return _told(failed, len(arguments.images))
+        print_json("predict", {"images": rows, "failed": [_line(error) for error in failed]})
+    return _told(failed, len(images))
 
 
-def _streamed(arguments: argparse.Namespace, model: Model, wanted: Question, failed: list[NplrpError]) -> Iterator[Explained]:
+def _images(arguments: argparse.Namespace) -> tuple[Sequence[ImageLike], list[str]]:
+    """Return the images that a command is for, and what they are called; the demonstration's brings its model."""
+    if not arguments.demo:
+        if not arguments.images:
+            raise ImageError("no image: give the name of a file, or --demo for the demonstration's model and image")
+        return arguments.images, arguments.images
+    if arguments.images or arguments.weights not in (None, "demo"):
+        raise ImageError("--demo has an image and a model of its own; leave out the others, or give -w demo and your own image")
+    from nplrp.demo import demo_image
+
+    arguments.weights = "demo"
+    return [demo_image()], ["demo"]
+
+
+def _streamed(images: Sequence[ImageLike], model: Model, wanted: Question, failed: list[NplrpError], quiet: bool) -> Iterator[Explained]:
     """Yield what could be done and note down what couldn't; the error of a single image is raised."""
     from nplrp.progress import Progress
     from nplrp.stream import stream
 
-    images = arguments.images
-    bar = Progress(len(images), "images done", quiet=len(images) == 1)
+    bar = Progress(len(images), "images done", quiet=len(images) == 1 or quiet)
     try:
         for done, each in enumerate(stream(images, model, wanted), 1):
             bar.close()  # whoever prints has the line to himself
@@ -298,8 +396,12 @@ def _told(failed: Sequence[NplrpError], images: int) -> int:
     if failed:
         print(f"nplrp: {len(failed)} of {images} images couldn't be done:", file=sys.stderr)
     for error in failed:
-        print(f"  {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"  {_line(error)}", file=sys.stderr)
     return PARTLY if failed else OK
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def run_info(arguments: argparse.Namespace) -> None:
@@ -319,7 +421,7 @@ def run_info(arguments: argparse.Namespace) -> None:
             "classes": model.classes,
             "content_sha256": model.content_hash,
         }
-        print(json.dumps(facts, indent=2))
+        print_json("info", facts)
         return
     print(model)
     size, crop = " x ".join(map(str, model.input_shape)), ", centre crop" if how.crop else ""
@@ -344,8 +446,13 @@ def run_plan(arguments: argparse.Namespace) -> None:
 def run_composites(arguments: argparse.Namespace) -> None:
     """Print the presets, one line each, or some in full."""
     from nplrp.rules.composites import composite_named
-    from nplrp.rules.presets import described, listing
+    from nplrp.rules.presets import described, listing, presets
 
+    if arguments.json:
+        if arguments.names:
+            raise OutputError("--json lists all presets; leave the names out")
+        print_json("composites", {"composites": presets()})
+        return
     print("\n\n".join(described(composite_named(name)) for name in arguments.names) or listing())
 
 
@@ -380,6 +487,25 @@ def run_demo(arguments: argparse.Namespace) -> None:
     demo(Path(arguments.output), dtype=arguments.dtype, algorithm=arguments.algorithm)
 
 
+def run_doctor(arguments: argparse.Namespace) -> int:
+    """Print what one pastes into a bug report."""
+    from nplrp.doctor import examine, report
+
+    found = examine()
+    if arguments.json:
+        print_json("doctor", found)
+    else:
+        print(report(found))
+    return PARTLY if found["problems"] else OK
+
+
+def run_completion(arguments: argparse.Namespace) -> None:
+    """Print a script of completions."""
+    from nplrp.completion import script
+
+    print(script(make_parser(), arguments.shell))
+
+
 def run_import(argv: Sequence[str]) -> int:
     """Hand the command line over to the exporters, which the engine doesn't know."""
     try:
@@ -401,13 +527,15 @@ def run_fetch(arguments: argparse.Namespace) -> None:
 
 def _listen(arguments: argparse.Namespace) -> Spoken:
     """Print what the package has to say, such as that kernels are being compiled or that a ledger looks bad, on stderr."""
-    warnings.showwarning = lambda message, *_: print(f"nplrp: note: {message}", file=sys.stderr)
+    quiet, verbose = getattr(arguments, "quiet", False), getattr(arguments, "verbose", False)
+    warnings.showwarning = (lambda *_: None) if quiet else (lambda message, *_: print(f"nplrp: note: {message}", file=sys.stderr))
     logger = logging.getLogger("nplrp")
     for handler in [each for each in logger.handlers if isinstance(each, Spoken)]:
         logger.removeHandler(handler)
-    spoken = Spoken("nplrp")
+    spoken = Spoken("nplrp", timed=verbose)
+    spoken.setLevel(logging.ERROR if quiet else logging.NOTSET)
     logger.addHandler(spoken)
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
     return spoken
 
 
@@ -437,24 +565,69 @@ def _check_folder(path: Path) -> None:
         raise OutputError(f"{path}: there is no folder {path.parent}; make it first")
 
 
-def _draw(pixels: np.ndarray, explanations: Sequence[Explanation], path: Path) -> None:
-    """Draw one image's explanations."""
-    from nplrp.heatmaps import figure, heatmap, panel, save_png
-    from nplrp.images import display
+@dataclass(frozen=True)
+class Looks:
+    """What pictures look like.
 
-    picture, first = display(pixels)[0], explanations[0]
-    label = first.target_labels()[0]
-    if len(explanations) == 1 and len(first.relevance) == 1:
-        save_png(figure(picture, heatmap(first.relevance)[0], *label[1:]), path)
-        return
-    if len(first.relevance) == 1:
-        maps = {e.plan.composite.name: e.relevance[0] for e in explanations}
-    else:
-        label = next(iter(_labels(first)), label)
-        maps = {
-            f"{e.plan.composite.name}: {one.name}": R for e in explanations for one, R in zip(e.target_labels(), e.relevance, strict=True)
-        }
-    save_png(panel(picture, maps, f"{label.name} ({label.id}), {label.said}"), path)
+    Attributes
+    ----------
+    style, cmap, overlay
+        As the command line has them.
+    clip : float or None
+        None is the style's own.
+    """
+
+    style: str
+    cmap: str | None
+    clip: float | None
+    overlay: bool
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> Looks:
+        """Return what the command line asks for."""
+        return cls(arguments.style, arguments.cmap, arguments.clip, arguments.overlay)
+
+    @property
+    def one(self) -> bool:
+        """Whether a picture shows one map only."""
+        return self.style == "notebook"
+
+    def check(self, composites: Sequence[str]) -> None:
+        """Refuse what can't be drawn before anything is computed."""
+        import numpy as np
+
+        from nplrp.heatmaps import scale_of
+
+        scale_of(np.zeros((1, 1)), self.cmap, 100.0 if self.clip is None else self.clip)
+        if not self.one:
+            return
+        if len(composites) > 1:
+            raise ImageError("--style notebook shows one map; give one composite, or leave out --style")
+        if self.overlay or self.clip is not None:
+            raise ImageError("--style notebook is the original document's figure, without --overlay and --clip; leave out one or the other")
+
+    def draw(self, pixels: np.ndarray, explanations: Sequence[Explanation], path: Path) -> None:
+        """Draw one image's explanations."""
+        from nplrp.heatmaps import CLIP, figure, heatmap, save_png, sheet
+        from nplrp.images import display
+
+        picture, first = display(pixels)[0], explanations[0]
+        label = first.target_labels()[0]
+        if self.one:
+            if len(first.relevance) > 1:
+                raise ImageError("--style notebook shows one map; give one target, or leave out --style")
+            save_png(figure(picture, heatmap(first.relevance, self.cmap or "rainbow")[0], *label[1:]), path)
+            return
+        if len(first.relevance) == 1:
+            maps = {e.plan.composite.name: e.relevance[0] for e in explanations}
+        else:
+            label = next(iter(_labels(first)), label)
+            maps = {
+                f"{e.plan.composite.name}: {one.plain}": R
+                for e in explanations
+                for one, R in zip(e.target_labels(), e.relevance, strict=True)
+            }
+        save_png(sheet(picture, maps, label.heading, self.cmap, CLIP if self.clip is None else self.clip, self.overlay), path)
 
 
 def _add_results(results: list[dict[str, Any]], explanations: Sequence[Explanation], image: str, arguments: argparse.Namespace) -> None:

@@ -35,12 +35,12 @@ ONNX_SHA256 = "3be917fb4375d2d57d65f43eb28ab669387c00306bbe407c5aaf78fb5de3ab49"
 PREPROCESSING = Preprocessing(mode="unit", resample="bicubic")
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
 IMAGE = "s1045.ima.gz"
-COMPOSITES = ("notebook", "zplus")
+COMPOSITES = ("notebook", "epsilon_plus", "zplus")
 NOTICE = "This demonstrates a method of explanation. It is not a diagnosis, and the model is not validated for one."
 
 
 def demo(output: str | os.PathLike[str], dtype: Any = "float32", algorithm: str = "auto") -> dict[str, Explanation]:
-    """Explain the MRI slice with both composites, print labels and ledgers, and write the panel.
+    """Explain the MRI slice with three composites, print labels and ledgers, and write the panel.
 
     Parameters
     ----------
@@ -60,16 +60,16 @@ def demo(output: str | os.PathLike[str], dtype: Any = "float32", algorithm: str 
         If the extra isn't installed, or the model can't be converted.
     """
     from nplrp.explanation import explain
-    from nplrp.heatmaps import panel, save_png
-    from nplrp.images import load_pixels, normalize
+    from nplrp.heatmaps import save_png, sheet
+    from nplrp.images import display, load_pixels, normalize
 
     model = demo_model()
     pixels = load_pixels(demo_image(), model)
     x = normalize(pixels, model.preprocessing.mode)
     found = {name: explain(model, x, name, dtype=dtype, algorithm=algorithm) for name in COMPOSITES}
     labels = next(iter(found.values())).labels(top=len(CLASSES))[0]
-    title = f"{labels[0].name} ({labels[0].score:.3f})\n{NOTICE}"
-    save_png(panel(pixels[0], {name: explanation.relevance for name, explanation in found.items()}, title), output)
+    title = f"{labels[0].heading}\n{NOTICE}"
+    save_png(sheet(display(pixels)[0], {name: explanation.relevance for name, explanation in found.items()}, title), output)
     print(f"{model.name}: VGG16 of {PACKAGE} {VERSION}; image: matplotlib's MRI slice {IMAGE}\n")
     for label in labels:
         print(f"{label.score:8.4f}  {label.name}")
@@ -100,10 +100,21 @@ def demo_model() -> Model:
     Raises
     ------
     WeightsError
-        If the extra isn't installed, its file is another one than expected, or the conversion fails.
+        As `demo_weights`.
     """
     from nplrp.files.weights import load
 
+    return load(demo_weights())
+
+
+def demo_weights() -> Path:
+    """Return the file of the demonstration's model; "demo" names it for the command line and `nplrp.load`.
+
+    Raises
+    ------
+    WeightsError
+        If the extra isn't installed, its file is another one than expected, or the conversion fails.
+    """
     source = onnx_file()
     target = cache_directory() / f"demo-{ONNX_SHA256[:12]}.h5"
     try:
@@ -113,7 +124,7 @@ def demo_model() -> Model:
                 _convert(source, target)
     except OSError as error:
         raise WeightsError(f"{target}: can't be written: {error.strerror or error}; choose another folder with $NPLRP_CACHE") from error
-    return load(target)
+    return target
 
 
 def onnx_file() -> Path:

@@ -83,5 +83,9 @@ class InputWarning(UserWarning):
     """An input that the model can hardly have been trained on, such as pixels as they are; the message names the call to make."""
 
 
+class NumericsWarning(UserWarning):
+    """The process computes otherwise than it should: it flushes subnormal numbers to zero."""
+
+
 class OutputError(NplrpError):
     """A result that could not be written; the file that was there before is untouched."""

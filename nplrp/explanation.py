@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +26,10 @@ from nplrp.span import INPUT, Span, find_span
 from nplrp.targets import Label, find_several, naming_of
 from nplrp.trace import Trace
 from nplrp.workspace import Workspace, workspace_of
+
+if TYPE_CHECKING:
+    from nplrp.drawing import Drawing
+    from nplrp.shown import Facts
 
 #: Called with (images done, images in all).
 Progress = Callable[[int, int], None]
@@ -291,10 +296,107 @@ class Explanation:
 
     def image(self, i: int) -> Explanation:
         """Return the explanation of one image of the batch, with all its maps; its arrays are views."""
-        maps, start = slice(i * self._maps_per_image, (i + 1) * self._maps_per_image), self.start
+        return self._some(slice(i, i + 1))
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.x)
+
+    def __getitem__(self, i: int | slice) -> Explanation:
+        """Return the explanation of one image of the batch, or of a range of them, with all their maps; its arrays are views.
+
+        Raises
+        ------
+        IndexError
+            If there is no such image.
+        """
+        if isinstance(i, slice):
+            if i.step not in (None, 1):
+                raise IndexError(f"images are taken in their order, [i:j], not in steps of {i.step}")
+            first, last, _ = i.indices(len(self))
+            return self._some(slice(first, max(first, last)))
+        place = operator.index(i)
+        if not -len(self) <= place < len(self):
+            raise IndexError(f"there is no image {place}; the explanation holds {len(self)}, counting begins at 0")
+        return self.image(place % len(self))
+
+    def __iter__(self) -> Iterator[Explanation]:
+        return (self.image(i) for i in range(len(self)))
+
+    def _some(self, images: slice) -> Explanation:
+        each, start = self._maps_per_image, self.start
+        maps = slice(images.start * each, images.stop * each)
         targets = None if self.targets is None else self.targets[maps]
-        one, given = slice(i, i + 1), start if isinstance(start, str) else start[i : i + 1]
-        return Explanation(self.plan, self.x[one], targets, self.relevance[maps], self.output[one], self.logits[one], given, self.span)
+        given = start if isinstance(start, str) else start[images]
+        arrays = (self.relevance[maps], self.output[images], self.logits[images])
+        found = Explanation(self.plan, self.x[images], targets, *arrays, given, self.span)
+        if "books" in self.__dict__ and len(self.books):  # a cached property looks there first
+            found.__dict__["books"] = self.books.take(np.arange(len(self.relevance))[maps])
+        return found
+
+    def plot(
+        self,
+        image: np.ndarray | None = None,
+        *,
+        title: str | None = None,
+        cmap: str | None = None,
+        clip: float = 99.5,
+        overlay: bool = False,
+    ) -> Drawing:
+        """Draw each image beside its maps, one row for each; maps that are no pictures as bars.
+
+        Parameters
+        ----------
+        image : ndarray (H, W, 3) or (N, H, W, 3), or None
+            What is shown; None is the input, its preprocessing undone.
+        title : str or None
+            Above each row; None is the largest output.
+        cmap : str or None
+            A colour map of matplotlib's, around 0; None is seismic, or viridis for maps of one sign without contrast around 0.
+        clip : float
+            Percentile of |R| where the colours end; 100 cuts nothing off.
+        overlay : bool
+            Draw the maps over the picture in grey.
+
+        Returns
+        -------
+        Drawing
+            A `matplotlib.figure.Figure` that Jupyter shows, with ``save("x.png")``.
+
+        Raises
+        ------
+        ImageError
+            If there are more than 16 images: ``explanation[:16].plot()``; or an argument doesn't fit.
+        """
+        from nplrp.shown import plot
+
+        return plot(self, image, title, cmap, clip, overlay)
+
+    @property
+    def facts(self) -> Facts:
+        """How it was made, in a few words."""
+        from nplrp.shown import Facts
+
+        plan = self.plan
+        return Facts(plan.composite.name, plan.dialect.name, self.model.name, plan.dtype.name, self.model.preprocessing.mode)
+
+    def one_labels(self, i: int, top: int) -> list[Label]:
+        """Return one image's `top` outputs with the largest scores."""
+        return naming_of(self.model).largest(self._scores[i], top)
+
+    def _repr_html_(self) -> str:
+        """Return what Jupyter shows: pictures, maps, labels, and of a single image where the relevance went."""
+        from nplrp.shown import html
+
+        if self.plan.composite.gradient:
+            return html(self, None, "a gradient conserves nothing, so it has no ledger")
+        known = len(self) == 1 or "books" in self.__dict__  # of a batch it takes as long as all of the explanation
+        return html(self, self.books if known else None, "where the relevance went: e.ledger, or of one image e[i]")
+
+    def _repr_png_(self) -> bytes | None:
+        from nplrp.shown import png
+
+        return png(self)
 
     @property
     def begun(self) -> np.ndarray:
@@ -405,8 +507,10 @@ class Explanation:
         return 1 if self.targets is None or not len(self.x) else len(self.targets) // len(self.x)
 
     def __repr__(self) -> str:
-        what = "all outputs" if self.targets is None else f"targets {self.targets.tolist()}"
-        return f"Explanation({self.plan.composite.name} of {self.model.name}, {len(self.x)} images, {what}, {self.plan.dtype})"
+        some = [] if self.targets is None else self.targets[:8].tolist()
+        more = ", ..." if self.targets is not None and len(self.targets) > 8 else ""
+        what = "all outputs" if self.targets is None else f"targets [{', '.join(map(str, some))}{more}]"
+        return f"Explanation({self.plan.composite.name} of {self.model.name!r}, {len(self.x)} images, {what}, {self.plan.dtype})"
 
 
 def _check_start(plan: Plan, start: str | np.ndarray, span: Span, target: Any, images: int) -> str | np.ndarray:

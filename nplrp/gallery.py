@@ -14,8 +14,6 @@ from nplrp.rules.composites import COMPOSITES
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Maps are coloured up to this quantile of |R|, so that a few pixels at the picture's edge don't hide the rest.
-QUANTILE = 0.995
 COLUMNS = 7
 
 
@@ -68,10 +66,12 @@ def draw(picture: np.ndarray, maps: Mapping[str, np.ndarray]) -> Figure:
     """
     from matplotlib.figure import Figure
 
+    from nplrp.heatmaps import CLIP, scale_of, tinted
+
     cells = len(maps) + 1
     rows = -(-cells // COLUMNS)
     side, heading, gap = 1.9, 0.42, 0.1  # inches
-    width, height = COLUMNS * (side + gap) + gap, rows * (side + heading) + 0.5
+    width, height = COLUMNS * (side + gap) + gap, rows * (side + heading) + 0.55
     figure = Figure(figsize=(width, height), dpi=100, facecolor="white")
     for i, name in enumerate(["", *maps]):
         row, column = divmod(i, COLUMNS)
@@ -83,12 +83,13 @@ def draw(picture: np.ndarray, maps: Mapping[str, np.ndarray]) -> Figure:
             axes.imshow(picture, origin="upper")
             axes.set_title("the image", fontsize=8, pad=3)
             continue
-        R = maps[name]
-        scale = float(np.quantile(np.abs(R), QUANTILE)) or float(np.abs(R).max()) or 1.0
-        axes.imshow(R / scale, cmap="seismic", vmin=-1, vmax=1, interpolation="nearest", origin="upper")
+        axes.imshow(tinted(maps[name], scale_of(maps[name], clip=CLIP)), interpolation="nearest", origin="upper")
         dialect = COMPOSITES[name].dialect if name in COMPOSITES else ""
         title = name if len(name) <= 27 else name.replace("sequential_", "sequential_\n", 1)
         axes.set_title(f"{title}\n{dialect}" if "\n" not in title else title, fontsize=8, pad=3, parse_math=False)
-    note = f"Red speaks for the decision, blue against it. Each map on its own scale, up to the {QUANTILE:.1%} quantile of |R|."
-    figure.text(0.5, 0.18 / height, note, fontsize=9, ha="center", va="center")
+    note = (
+        f"Red speaks for the decision, blue against it. Each map on its own scale around 0, up to percentile {CLIP} of |R|.\n"
+        "Yellow and green: a map of one sign with hardly any contrast around 0, from its own low end to its high end."
+    )
+    figure.text(0.5, 0.25 / height, note, fontsize=9, ha="center", va="center")
     return figure

@@ -17,12 +17,12 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nplrp import layers
-from nplrp.errors import LayerError, nearest
+from nplrp.errors import LayerError, OutputError, nearest
 from nplrp.fused import fusions
 from nplrp.gradients import behind_activation
 from nplrp.lrp import as_linear, step_back
@@ -30,6 +30,9 @@ from nplrp.plan import Plan
 from nplrp.rules import Part
 from nplrp.span import INPUT, Span
 from nplrp.trace import Trace
+
+if TYPE_CHECKING:
+    import pandas
 
 TERMS = ("relevance_in", "relevance_out", "bias", "epsilon", "dropped", "created")
 
@@ -193,6 +196,75 @@ class Ledger:
             edges = {name: total(edge) for name, edge in e.edges.items()}
             rows.append({"layer": e.layer, "rule": e.rule, **sums, "edges": edges})
         return rows
+
+    @_OVERFLOWING
+    def to_frame(self, maps: bool = False) -> pandas.DataFrame:
+        """Return it as a table of pandas.
+
+        Parameters
+        ----------
+        maps : bool
+            A row for each map and layer, indexed by both, instead of sums over the maps, indexed by layer.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns "rule", "relevance_in", "relevance_out", "bias", "epsilon", "dropped", "created", "residual".
+
+        Raises
+        ------
+        OutputError
+            If pandas isn't installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise OutputError(
+                "a ledger as a frame needs pandas, which isn't installed: pip install pandas; as_rows() does without"
+            ) from None
+        terms = (*TERMS, "residual")
+        if not maps:
+            columns: dict[str, Any] = {term: [float(getattr(e, term).sum()) for e in self.entries] for term in terms}
+            index = pandas.Index([e.layer for e in self.entries], name="layer")
+            return pandas.DataFrame({"rule": [e.rule for e in self.entries]} | columns, index=index)
+        count = len(self.start) if self.entries else 0
+        names = pandas.MultiIndex.from_product([range(count), [e.layer for e in self.entries]], names=["map", "layer"])
+        columns = {term: [float(getattr(e, term)[m]) for m in range(count) for e in self.entries] for term in terms}
+        return pandas.DataFrame({"rule": [e.rule for e in self.entries] * count} | columns, index=names)
+
+    @_OVERFLOWING
+    def __repr__(self) -> str:
+        if not self.entries:
+            return "Ledger(no layers)"
+        came, left = float(self.start.sum()), float(self.end.sum())
+        return f"Ledger({len(self.entries)} layers, {len(self.start)} maps, began with {came:.4g}, {left:.4g} arrived)"
+
+    @_OVERFLOWING
+    def _repr_html_(self) -> str:
+        from nplrp.tables import bar, table
+
+        if not self.entries:
+            return table(("layer",), (), "no layers: a gradient conserves nothing")
+        head = ("layer", "relevance in", "out", "", "absorbed", "", "bias", "epsilon", "dropped", "created", "residual", "rule")
+        sums = [{term: float(getattr(e, term).sum()) for term in (*TERMS, "residual")} for e in self.entries]
+        absorbed = [each["bias"] + each["epsilon"] + each["dropped"] - each["created"] for each in sums]
+        values = [abs(value) for each, lost in zip(sums, absorbed, strict=True) for value in (each["relevance_out"], lost)]
+        largest = max([value for value in values if np.isfinite(value)], default=0.0)
+        rows: list[tuple[object, ...]] = []
+        for e, each, lost in zip(self.entries, sums, absorbed, strict=True):
+            come, left, *others = (f"{each[term]:.4g}" for term in ("relevance_in", "relevance_out", *TERMS[2:], "residual"))
+            rows.append((e.layer, come, left, bar(each["relevance_out"], largest), f"{lost:.4g}", bar(lost, largest), *others, e.rule))
+            for name, edge in e.edges.items() if len(e.edges) > 1 else ():
+                share = float(edge.sum())
+                rows.append((f"to {name}", "", f"{share:.4g}", bar(share, largest), *[""] * 8))
+        total = {term: sum(each[term] for each in sums) for term in sums[0]}
+        ends = (f"{float(end.sum()):.4g}" for end in (self.start, self.end))
+        rows.append(("total", *ends, "", f"{sum(absorbed):.4g}", "", *(f"{total[term]:.4g}" for term in (*TERMS[2:], "residual")), ""))
+        count = len(self.start)
+        notes = ["in = out + absorbed + residual; absorbed = bias + epsilon + dropped - created; all bars have one unit"]
+        notes += [f"sums over {count} maps"] if count != 1 else []
+        alarms = [f"Note: {alarm}" for alarm in self.alarms()[:3]]
+        return table(head, rows, "Where the relevance went", [*notes, *alarms], "lrrlrlrrrrrl")
 
     @_OVERFLOWING
     def __str__(self) -> str:

@@ -240,19 +240,41 @@ class Model:
         """Whether every layer reads the one before it."""
         return not any(layer.inputs for layer in self.layers)
 
-    def __str__(self) -> str:
-        graph = not self.is_chain  # a chain needs no column of inputs
-        rows = [("layer", "kind", "output shape", "parameters", "inputs" if graph else "")]
-        rows += [(INPUT, "input", str(self.input_shape), "0", "")]
+    @property
+    def _head(self) -> str:
+        return f"{len(self.layers)} layers, {sum(layer.parameters for layer in self.layers):,} parameters"
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        """Return the table that it prints; a chain needs no column of inputs."""
+        graph = not self.is_chain
+        rows = [("layer", "kind", "output shape", "parameters", *(["inputs"] if graph else []))]
+        rows += [(INPUT, "input", str(self.input_shape), "0", *([""] if graph else []))]
         for layer, reads in zip(self.layers, self.reads.values(), strict=True):
             kind = layer.kind if layer.activation == "linear" else f"{layer.kind} + {layer.activation}"
-            rows.append((layer.name, kind, str(layer.output_shape), f"{layer.parameters:,}", ", ".join(reads) if graph else ""))
+            inputs = [", ".join(reads)] if graph else []
+            rows.append((layer.name, kind, str(layer.output_shape), f"{layer.parameters:,}", *inputs))
+        return rows
+
+    def __str__(self) -> str:
+        rows = self._rows()
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
         lines = [
-            f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:<{widths[2]}}  {d:>{widths[3]}}  {inputs}".rstrip() for a, b, c, d, inputs in rows
+            "  ".join(
+                [f"{row[0]:<{widths[0]}}", f"{row[1]:<{widths[1]}}", f"{row[2]:<{widths[2]}}", f"{row[3]:>{widths[3]}}", *row[4:]]
+            ).rstrip()
+            for row in rows
         ]
-        total = sum(layer.parameters for layer in self.layers)
-        return "\n".join([f"{self.name}: {len(self.layers)} layers, {total:,} parameters", *lines])
+        return "\n".join([f"{self.name}: {self._head}", *lines])
+
+    def __repr__(self) -> str:
+        return f"Model({self.name!r}, input {self.input_shape}, output {self.output_shape}, {self._head})"
+
+    def _repr_html_(self) -> str:
+        from nplrp.tables import table
+
+        head, *rows = self._rows()
+        how = f"input prepared by {self.preprocessing.mode}, {self.preprocessing.resample} resize"
+        return table(head, rows, f"{self.name}: {self._head}", [how], "lllrl"[: len(head)])
 
 
 #: Kinds that compute nothing; how a file writes them down doesn't change what a model is.

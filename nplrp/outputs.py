@@ -15,6 +15,7 @@ from nplrp.model import Model
 from nplrp.plan import Plan, check_dtype, make_plan, make_steps
 from nplrp.preprocessing import suspicion
 from nplrp.span import INPUT
+from nplrp.subnormals import warn_if_flushed
 from nplrp.targets import Label, naming_of
 from nplrp.trace import Trace
 from nplrp.workspace import Workspace, workspace_of
@@ -196,6 +197,7 @@ def tensor(model: Model, x: Any, dtype: np.dtype, depth: int = 3) -> np.ndarray:
     with np.errstate(over="ignore"):
         taken = np.ascontiguousarray(x, dtype=dtype)
     check_finite(taken, "the input")
+    warn_if_flushed(depth)
     doubt = suspicion(x, model.preprocessing.mode)
     if doubt:
         warnings.warn(doubt, InputWarning, stacklevel=depth)

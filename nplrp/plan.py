@@ -82,7 +82,12 @@ class Plan:
         """What the pass begins with, unless it is told otherwise."""
         return self.composite.start or self.dialect.start
 
-    def __str__(self) -> str:
+    @property
+    def _head(self) -> str:
+        return f"{self.composite.name} on {self.model.name}, {self.dtype}, start {self.start}, dialect {self.dialect.name}"
+
+    def _rows(self) -> tuple[list[tuple[str, ...]], list[str]]:
+        """Return the table that it prints, and notes on it; a chain needs no column of inputs."""
         from nplrp.fused import by_page
 
         rules = [str(rule) + ("" if self.dialect.knows(rule) else f"  (as in nplrp: {self.dialect.name} has none)") for rule in self.rules]
@@ -92,15 +97,29 @@ class Plan:
         elif any(page := by_page(self)):
             rules = [rule + "  (page)" if slow else rule for rule, slow in zip(rules, page, strict=True)]
             notes = ["(page): by the four lines as they are written; all else by kernels that do several at once"]
-        graph = not self.model.is_chain  # a chain needs no column of inputs
+        graph = not self.model.is_chain
         names = [step.name for step in self.steps] + [INPUT]
-        rows = [("layer", "kind", "inputs" if graph else "", "rule")]
+        rows = [("layer", "kind", *(["inputs"] if graph else []), "rule")]
         for step, rule in zip(self.steps, rules, strict=True):
-            rows.append((step.name, step.kind, ", ".join(names[j] for j in step.inputs) if graph else "", rule))
-        widths = [max(len(row[i]) for row in rows) for i in (0, 1)] + [min(max(len(row[2]) for row in rows), _INPUTS_WIDTH)]
-        lines = ["  ".join([*(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=False) if w), row[3]]) for row in rows]
-        head = f"{self.composite.name} on {self.model.name}, {self.dtype}, start {self.start}, dialect {self.dialect.name}"
-        return "\n".join([head, *lines, *notes])
+            rows.append((step.name, step.kind, *([", ".join(names[j] for j in step.inputs)] if graph else []), rule))
+        return rows, notes
+
+    def __str__(self) -> str:
+        rows, notes = self._rows()
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
+        widths[2:] = [min(width, _INPUTS_WIDTH) for width in widths[2:]]
+        lines = ["  ".join([*(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=False)), row[-1]]) for row in rows]
+        return "\n".join([self._head, *lines, *notes])
+
+    def __repr__(self) -> str:
+        head = f"{self.composite.name} on {self.model.name!r}, {self.dtype}, start {self.start}, dialect {self.dialect.name}"
+        return f"Plan({head}, {len(self.steps)} steps)"
+
+    def _repr_html_(self) -> str:
+        from nplrp.tables import table
+
+        (head, *rows), notes = self._rows()
+        return table(head, rows, self._head, notes)
 
 
 def make_plan(

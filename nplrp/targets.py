@@ -45,6 +45,17 @@ class Label(NamedTuple):
         """The score as figures and lists show it, named unless it is a probability."""
         return f"{self.score:.4f}" if self.what == "probability" else f"{self.what} {self.score:.4g}"
 
+    @property
+    def plain(self) -> str:
+        """The name as people write it."""
+        return self.name.replace("_", " ")
+
+    @property
+    def heading(self) -> str:
+        """Name, id where it says more, and score, as above a picture."""
+        more = "" if self.id in (str(self.unit), self.name) or self.unit < 0 else f" ({self.id})"
+        return f"{self.plain}{more}, {self.said}"
+
 
 def find_targets(model: Model, target: Any, images: int) -> np.ndarray | None:
     """Return the index of the output to explain for each image, or None for the composite's default.

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -47,6 +48,9 @@ class Parser(argparse.ArgumentParser):
     SystemExit: 2
     """
 
+    #: Optional positional arguments that may also stand behind options; argparse looks for them in one place only.
+    apart: tuple[str, ...] = ()
+
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self.register("type", int, _whole)
@@ -57,6 +61,9 @@ class Parser(argparse.ArgumentParser):
         if args is not None:
             self._check_options(args)
         namespace, left = super().parse_known_args(args, namespace)
+        for name in self.apart:
+            if left and not left[0].startswith("-") and getattr(namespace, name, None) is None:
+                setattr(namespace, name, left.pop(0))
         if left:
             places = [action.metavar or action.dest for action in self._get_positional_actions()]
             self.error(f"expected {f'{_listed(places)} in one place' if places else 'options only'}, found also {_listed(left)}")
@@ -89,9 +96,9 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{name}: {line}{'' if line.endswith('?') else ';'} see {self.prog} --help\n")
 
 
-def failed(program: str, error: Exception) -> int:
-    """Print an error as one line, also one that nobody expected, and return the exit code; NPLRP_DEBUG=1 shows where it was raised."""
-    if os.environ.get("NPLRP_DEBUG", "0") not in ("", "0"):
+def failed(program: str, error: Exception, traced: bool = False) -> int:
+    """Print an error as one line, also one that nobody expected, and return the exit code; `traced` or NPLRP_DEBUG=1 show its place."""
+    if traced or os.environ.get("NPLRP_DEBUG", "0") not in ("", "0"):
         traceback.print_exception(error)
     message = " ".join(str(error).split())
     if isinstance(error, OSError) and error.strerror:  # a name that is too long, a disk that is full
@@ -114,15 +121,19 @@ class Spoken(logging.Handler):
         What lines begin with.
     held : int
         Levels from this one on wait.
+    timed : bool
+        Whether lines say how many seconds after the handler was made they come.
     """
 
-    def __init__(self, program: str, held: int = logging.WARNING) -> None:
+    def __init__(self, program: str, held: int = logging.WARNING, timed: bool = False) -> None:
         super().__init__()
         self._program, self._from, self._held = program, held, list[str]()
+        self._begun = time.perf_counter() if timed else None
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record's message, or hold it."""
-        line = f"{self._program}: {record.getMessage()}"
+        after = "" if self._begun is None else f" {time.perf_counter() - self._begun:.2f} s:"
+        line = f"{self._program}:{after} {record.getMessage()}"
         if record.levelno >= self._from:
             self._held.append(line)
         else:

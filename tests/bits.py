@@ -3,11 +3,12 @@
 The network is wide enough for Winograd's convolutions; a flat patch and a black border in its images make ties.
 
 `python -m tests.bits --store` writes the hashes of all `NETWORKS` to `tests/data/bits.json`: after a change of numbers that the changelog
-gives a reason for, and at no other time.
+gives a reason for, and at no other time. `--compare [NETWORK/COMPOSITE ...]` compares with them, on whatever machine.
 """
 
 import hashlib
 import json
+import platform
 import sys
 from pathlib import Path
 
@@ -122,17 +123,33 @@ NETWORKS = {
 
 def stored_hashes():
     """Return {network: {composite: {dtype: hash}}} of the code as it is."""
-    found = {}
-    for name, make in NETWORKS.items():
-        model = make()
-        x = pictures() if name == "wide" else images(6, 2, model.input_shape)
-        if x.ndim == 4:
-            x[0, 2:6, 1:7] = 0.5
-        found[name] = {
-            composite: {dtype: digest(nplrp.explain(model, x, boxed(composite, x), dtype=dtype)) for dtype in ("float32", "float64")}
-            for composite in sorted(COMPOSITES)
-        }
-    return found
+    return {name: hashes_of(name, sorted(COMPOSITES)) for name in NETWORKS}
+
+
+def hashes_of(name, composites):
+    """Return {composite: {dtype: hash}} of one of `NETWORKS`."""
+    model = NETWORKS[name]()
+    x = pictures() if name == "wide" else images(6, 2, model.input_shape)
+    if x.ndim == 4:
+        x[0, 2:6, 1:7] = 0.5
+    return {
+        composite: {dtype: digest(nplrp.explain(model, x, boxed(composite, x), dtype=dtype)) for dtype in ("float32", "float64")}
+        for composite in composites
+    }
+
+
+def compare(names):
+    """Return how many hashes are as stored, and those that aren't; names are NETWORK/COMPOSITE, none of them are all."""
+    stored = json.loads(STORED.read_text())
+    wanted = [name.rsplit("/", 1) for name in names] or [(network, composite) for network in NETWORKS for composite in sorted(COMPOSITES)]
+    same, other = 0, []
+    for network in dict.fromkeys(network for network, _ in wanted):
+        for composite, hashes in hashes_of(network, [composite for each, composite in wanted if each == network]).items():
+            for dtype, found in hashes.items():
+                fits = stored[network][composite][dtype] == found
+                same += fits
+                other += [] if fits else [f"{network}/{composite} {dtype}"]
+    return same, other
 
 
 def boxed(composite, x):
@@ -159,16 +176,21 @@ def digest(explanation):
 
 def main(names):
     """Print `composite dtype hash` lines; a composite may stand behind the name of one of the peers' networks, as in d_densenet/epsilon."""
+    if names[:1] == ["--compare"]:
+        same, other = compare(names[1:])
+        print(f"{platform.machine()}: {same} hashes as stored, {len(other)} others: {', '.join(other) or 'none'}")
+        return int(bool(other))
     if names == ["--store"]:
         STORED.write_text(json.dumps(stored_hashes(), indent=1) + "\n")
-        return
+        return 0
     graphs = read(GRAPHS) if any("/" in name for name in names) else {}
     for name in names or sorted(COMPOSITES):
         graph, _, composite = name.rpartition("/")
         model, x = (model_of(graphs[graph]), graphs[graph].x) if graph else (network(), pictures())
         for dtype in ("float32", "float64"):
             print(name, dtype, digest(nplrp.explain(model, x, composite, dtype=dtype)))
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

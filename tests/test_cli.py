@@ -1,5 +1,6 @@
 """The command line from the outside: what it prints, writes and refuses, and with which exit code."""
 
+import argparse
 import json
 import os
 import shutil
@@ -13,7 +14,9 @@ import pytest
 from PIL import Image
 
 import nplrp
-from nplrp.cli import main
+from nplrp.cli import main, make_parser
+from nplrp.heatmaps import sheet
+from nplrp.images import display, load_pixels
 
 DATA = Path(__file__).parent / "data"
 WEIGHTS = str(DATA / "keras_files" / "small32_k3.keras")
@@ -60,11 +63,44 @@ def refused(capsys, *arguments):
 def test_explain_writes_a_heatmap_and_prints_labels(capsys, picture):
     code, out, _ = run(capsys, "explain", picture, "--weights", WEIGHTS)
     assert code == 0
-    written = picture.parent / "dog-notebook.png"
+    written = picture.parent / "dog-notebook+epsilon_plus.png"
     assert f"wrote {written.name}" in out
     assert len([line for line in out.splitlines() if line.startswith("    ")]) == 5
-    with Image.open(written) as image:
-        assert image.size == (1200, 600)
+    with Image.open(written) as image:  # the picture and two maps
+        assert image.width == 3 * 330 + 30
+
+
+def pixels_of(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def test_the_notebooks_own_figure_is_one_option_away(capsys, picture):
+    assert run(capsys, "explain", picture, "-w", WEIGHTS, "--style", "notebook")[0] == 0
+    model = nplrp.load(WEIGHTS)
+    e = nplrp.explain(model, nplrp.preprocess(str(picture), model))
+    label, shown = e.target_labels()[0], display(load_pixels(str(picture), model))[0]
+    expected = nplrp.figure(shown, nplrp.heatmap(e.relevance)[0], label.id, label.name, label.score)
+    np.testing.assert_array_equal(pixels_of(picture.parent / "dog-notebook.png"), expected)
+
+
+def test_looks_of_the_picture(capsys, picture):
+    """Every option changes the picture as the same argument of `sheet` does, and nothing else does."""
+    model = nplrp.load(WEIGHTS)
+    e = nplrp.explain(model, nplrp.preprocess(str(picture), model), "zplus")
+    shown, heading = display(load_pixels(str(picture), model))[0], e.target_labels()[0].heading
+    seen = []
+    for options, same in (
+        ([], {}),
+        (["--cmap", "PuOr"], {"cmap": "PuOr"}),
+        (["--clip", 90], {"clip": 90}),
+        (["--clip", 100], {"clip": 100}),
+        (["--overlay"], {"overlay": True}),
+    ):
+        assert run(capsys, "explain", picture, "-w", WEIGHTS, "-c", "zplus", "-o", "out.png", *options)[0] == 0
+        seen.append(pixels_of(picture.parent / "out.png"))
+        np.testing.assert_array_equal(seen[-1], sheet(shown, {"zplus": e.relevance[0]}, heading, **same))
+    assert not any(np.array_equal(a, b) for i, a in enumerate(seen) for b in seen[:i])
 
 
 def test_explain_draws_a_panel_for_several_composites(capsys, picture):
@@ -80,7 +116,13 @@ def test_explain_several_images_into_a_folder(capsys, picture):
     shutil.copy(picture, other)
     code, _, _ = run(capsys, "explain", picture, other, "-w", WEIGHTS, "-o", "pictures/")
     assert code == 0
-    assert {p.name for p in (picture.parent / "pictures").iterdir()} == {"dog-notebook.png", "cat-notebook.png"}
+    assert {p.name for p in (picture.parent / "pictures").iterdir()} == {f"{name}-notebook+epsilon_plus.png" for name in ("dog", "cat")}
+
+
+def test_a_network_that_the_readable_composite_has_no_rule_for_is_drawn_by_the_notebooks_alone(capsys, picture, monkeypatch):
+    monkeypatch.setattr("nplrp.cli.DEFAULT", ("notebook", "epsilon(epsilon=1e-300)"))
+    assert run(capsys, "explain", picture, "-w", WEIGHTS, "-o", "out.png")[0] == 0
+    assert pixels_of(picture.parent / "out.png").shape[1] == 2 * 330 + 30
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".h5"])
@@ -110,13 +152,13 @@ def test_explain_saves_numbers(capsys, picture, suffix):
 def test_explain_as_json(capsys, picture):
     code, out, _ = run(capsys, "explain", picture, "-w", WEIGHTS, "--json", "--ledger", "--layers")
     assert code == 0
-    (result,) = json.loads(out)
+    (result,) = json.loads(out)["results"]
     (image,) = result["images"]
     assert [label["score"] for label in image["labels"]] == sorted((label["score"] for label in image["labels"]), reverse=True)
     assert image["target"] is None
     assert image["layers"]["predictions"] == pytest.approx(1.0, rel=1e-6)
     assert image["ledger"][0]["relevance_in"] == pytest.approx(1.0, rel=1e-6)
-    assert not list(picture.parent.glob("*-notebook.png"))
+    assert not list(picture.parent.glob("*-*.png"))
 
 
 def test_explain_prints_ledger_and_layers(capsys, picture):
@@ -132,7 +174,7 @@ def test_predict(capsys, picture):
     assert code == 0
     assert len(out.splitlines()) == 3
     code, out, _ = run(capsys, "predict", picture, "-w", WEIGHTS, "--json", "--dtype", "float64")
-    (row,) = json.loads(out)
+    (row,) = json.loads(out)["images"]
     model = nplrp.load(WEIGHTS)
     expected = nplrp.explain(model, nplrp.preprocess(str(picture), model), dtype="float64").labels(5)[0]
     assert [label["unit"] for label in row["labels"]] == [label.unit for label in expected]
@@ -178,6 +220,15 @@ def test_no_weights_anywhere(capsys, picture, monkeypatch):
         (["explain", "dog.png", "--dtype", "float16"], "no dtype 'float16'"),
         (["explain", "dog.png", "--algorithm", "quick"], "no algorithm 'quick'"),
         (["explain", "dog.png", "-o", "none/out.png"], "no folder none"),
+        (["explain"], "no image: give the name of a file, or --demo"),
+        (["predict"], "no image: give the name of a file, or --demo"),
+        (["explain", "dog.png", "--demo"], "a model of its own"),
+        (["explain", "dog.png", "--cmap", "rainbows"], "unknown colour map 'rainbows'"),
+        (["explain", "dog.png", "--clip", "0"], "clip is 0"),
+        (["explain", "dog.png", "--clip", "101"], "clip is 101"),
+        (["explain", "dog.png", "--style", "notebook", "--overlay"], "leave out one"),
+        (["explain", "dog.png", "--style", "notebook", "-c", "notebook,zplus"], "one map"),
+        (["explain", "dog.png", "--style", "notebook", "-t", "top-2"], "one map"),
         (["explain", "dog.png", "-o", "out.xyz"], "out.xyz"),
         (["explain", "dog.png", "--save", "out.txt"], ".npz or .h5"),
         (["explain", "dog.png", "--save", "none/out.npz"], "none/out.npz"),
@@ -213,7 +264,7 @@ def test_nan_weights_are_named(capsys, picture):
     [
         ("", "the following arguments are required: COMMAND; see nplrp --help"),
         ("explian a.png", "COMMAND: there is no 'explian'; did you mean 'explain' or 'plan'? see nplrp --help"),
-        ("explain", "the following arguments are required: IMAGE; see nplrp explain --help"),
+        ("explain", "no image: give the name of a file, or --demo for the demonstration's model and image"),
         ("explain --wights w.h5", "there is no option '--wights'; did you mean '--weights'? see nplrp explain --help"),
         ("explain a.png --head foo", "--head: there is no 'foo'; there are flatten, avg, max; see nplrp explain --help"),
         ("explain a.png -w", "--weights/-w: expected one argument; see nplrp explain --help"),
@@ -293,3 +344,55 @@ def test_as_a_program(picture):
         check=False,
     )
     assert without_news(closed.stderr) == ""
+
+
+def test_quiet_and_verbose(capsys, picture, tmp_path, monkeypatch):
+    """Of every command: -q leaves errors and results, -v adds times and where an error arose, and neither outlives its call."""
+    out = tmp_path / "out.png"
+    for _ in range(2):
+        code, printed, said = run(capsys, "explain", picture, "-w", WEIGHTS, "-o", str(out), "-q")
+        assert code == 0 and said == "" and "wrote" not in printed and "sum over pixels" in printed and out.exists()
+        code, printed, said = run(capsys, "explain", picture, "-w", WEIGHTS, "-o", str(out))
+        assert code == 0 and "assuming caffe" in said and "wrote" in printed and " s: " not in said
+        code, _, said = run(capsys, "info", "-v", "-w", WEIGHTS)
+        assert code == 0 and "22 layers, read in" in said and " s: " in said
+        code, _, said = run(capsys, "predict", "absent.png", "-w", WEIGHTS, "-v")
+        assert code == 2 and "Traceback" in said and said.splitlines()[-1].startswith("nplrp: absent.png: ")
+        code, _, said = run(capsys, "predict", "absent.png", "-w", WEIGHTS, "-q")
+        assert code == 2 and said.startswith("nplrp: absent.png: ") and said.count("\n") == 1
+
+
+def test_every_command_has_q_v_and_where_it_reads_a_model_w():
+    def leaves(parser, path=()):
+        below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+        if not below:
+            yield path, parser
+        for action in below:
+            for name, each in action.choices.items():
+                yield from leaves(each, (*path, name))
+
+    for path, parser in leaves(make_parser()):
+        if path == ("import",):  # weights_tools has a parser of its own
+            continue
+        options = parser._option_string_actions
+        assert {"-q", "--quiet", "-v", "--verbose"} <= set(options), path
+        assert ("--weights" in options) == ("-w" in options), path
+        assert "--config" not in options or "-w" in options, f"{path} reads a model"
+
+
+def test_weights_are_given_once(capsys):
+    for command in ("info", "plan"):
+        _, placed, _ = run(capsys, command, WEIGHTS)
+        _, named, _ = run(capsys, command, "-w", WEIGHTS)
+        assert placed == named != ""
+        assert "not allowed with argument" in refused(capsys, command, WEIGHTS, "-w", WEIGHTS)
+
+
+def test_what_failed_is_in_the_json(capsys, picture):
+    for command, key in (("explain", "results"), ("predict", "images")):
+        code, printed, _ = run(capsys, command, picture, "absent.png", "-w", WEIGHTS, "--json")
+        found = json.loads(printed)
+        assert code == 1 and len(found[key]) == 1 and len(found["failed"]) == 1 and found["failed"][0].startswith("absent.png: ")
+    code, printed, _ = run(capsys, "composites", "--json")
+    assert code == 0 and json.loads(printed)["schema"] == "nplrp.composites/1"
+    assert refused(capsys, "composites", "zplus", "--json").endswith("leave the names out\n")

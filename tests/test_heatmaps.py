@@ -312,7 +312,9 @@ save_png(panel(R[0], {"R": R}), sys.argv[1])
 assert "matplotlib.pyplot" not in sys.modules and "numba" not in sys.modules
 """
     environment = {**os.environ, "DISPLAY": "", "MPLBACKEND": "tkagg"}
-    subprocess.run([sys.executable, "-W", "error", "-c", code, tmp_path / "a.png"], env=environment, check=True)
+    subprocess.run(
+        [sys.executable, "-W", "error", "-W", "default::DeprecationWarning", "-c", code, tmp_path / "a.png"], env=environment, check=True
+    )
     assert (tmp_path / "a.png").exists()
 
 

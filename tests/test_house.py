@@ -157,6 +157,9 @@ STATE = {
     "workers.py: write to os in supervise": _ENVIRONMENT,
     "innvestigate_backend.py: write to os in the module": "a script for another interpreter",
     "zennit_backend.py: write to torch in the module": "a script for another interpreter",
+    "ask.py: write to sys in the module": "a script for another interpreter",
+    "backends.py: write to sys in _here": "where a backend's module is looked for, while it is imported",
+    "suite.py: cache load": "the package's file, which doesn't change while a process runs",
 }
 
 

@@ -7,6 +7,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -61,8 +62,15 @@ def test_all_that_others_make_is_stored():
     assert set(TORCHVISION.files) == {f"{how}|{size}" for how in RESAMPLE[:3] for size in ("12|11", "16|9", "9|9")}
 
 
+def skip_other_filters(resample):
+    """What Keras and torchvision gave was recorded with Pillow 13, whose filters round otherwise than those of older ones."""
+    if resample != "nearest" and int(PIL.__version__.partition(".")[0]) < 13:
+        pytest.skip("the stored pixels were filtered by Pillow 13")
+
+
 @pytest.mark.parametrize("key", KERAS.files)
 def test_equals_keras(key):
+    skip_other_filters(key.split("|")[1])
     name, resample, mode, channels = key.split("|")
     got = preprocess(DATA / name, model(channels=int(channels), mode=mode, resample=resample))
     assert got.dtype == np.float32
@@ -72,6 +80,7 @@ def test_equals_keras(key):
 
 @pytest.mark.parametrize("key", TORCHVISION.files)
 def test_equals_torchvision(key):
+    skip_other_filters(key.split("|")[0])
     resample, resize_to, side = key.split("|")
     how = {"mode": "torch", "resample": resample, "crop": True, "resize_to": int(resize_to)}
     assert preprocess(RGB, model(int(side), int(side), **how))[0].tobytes() == TORCHVISION[key].tobytes()

@@ -185,8 +185,9 @@ def hold_fused_to_the_page(plan, x):
     assert set(kept) == set(range(-1, len(plan.steps)))
     for i in range(len(plan.steps)):
         expected = lrp.step_back(plan, page, i, kept[i])
-        if len(fused.fusions(plan)[i].parts) > 1:  # a * (c + d) for a * c + a * d
-            assert worst(kept[i - 1].reshape(expected.shape), expected) < (2e-6 if x.dtype == np.float32 else 4e-15), plan.steps[i].name
+        parts = fused.fusions(plan)[i].parts
+        if plan.steps[i].kind == "conv" and [len(part.terms) for part in parts] == [1, 1]:  # a * (c + d) for a * c + a * d
+            assert worst(kept[i - 1].reshape(expected.shape), expected) < (1e-6 if x.dtype == np.float32 else 1e-15), plan.steps[i].name
         else:
             assert np.array_equal(kept[i - 1].reshape(expected.shape), expected), plan.steps[i].name  # a zero may have a sign
     for n in range(len(x)):

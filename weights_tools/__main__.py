@@ -69,7 +69,8 @@ def main(argv: Sequence[str] | None = None, program: str = "weights_tools") -> i
 
 def _run(argv: Sequence[str] | None, program: str) -> int:
     arguments = make_parser(program).parse_args(_sizes_joined(sys.argv[1:] if argv is None else argv))
-    handler = Spoken(program, held=logging.INFO)
+    handler = Spoken(program, held=logging.INFO, timed=arguments.verbose)
+    handler.setLevel(logging.ERROR if arguments.quiet else logging.NOTSET)
     loggers = [logging.getLogger(name) for name in ("weights_tools", "nplrp")]
     try:
         for logger in loggers:
@@ -81,12 +82,14 @@ def _run(argv: Sequence[str] | None, program: str) -> int:
         model = _described(_read(arguments), arguments)
         write(model, arguments.output, arguments.input, arguments.command, arguments.force)
         handler.let_go()
-        print(f"{arguments.output}: {model.name}, {len(model.layers)} layers, input {' x '.join(map(str, model.input_shape))}", flush=True)
+        if not arguments.quiet:
+            shape = " x ".join(map(str, model.input_shape))
+            print(f"{arguments.output}: {model.name}, {len(model.layers)} layers, input {shape}", flush=True)
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
-        return failed(program, error)
+        return failed(program, error, arguments.verbose)
     finally:
         for logger in loggers:
             logger.removeHandler(handler)
@@ -102,6 +105,8 @@ def make_parser(program: str = "weights_tools") -> Parser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     source, target = Parser(add_help=False), Parser(add_help=False)
     source.add_argument("input", type=Path, metavar="IN")
+    source.add_argument("-q", "--quiet", action="store_true", help="errors only")
+    source.add_argument("-v", "--verbose", action="store_true", help="also how long it takes, and where errors arise")
     target.add_argument("output", type=Path, metavar="OUT.h5")
     common = Parser(add_help=False)
     common.add_argument("--preprocessing", metavar=CHOICES, help="how a picture's values become the model's input")

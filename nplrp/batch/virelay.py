@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from nplrp.batch.results import Map, Results
 from nplrp.batch.shard import shard_path
 from nplrp.batch.thumbnails import small_map
 from nplrp.errors import OutputError
+from nplrp.files.atomic import atomic_folder
 
 #: Longest side of the maps that are analysed, components that are kept, and numbers of clusters.
 SIDE, COMPONENTS, CLUSTERS = 32, 8, (2, 4, 6, 8, 10)
@@ -92,7 +91,7 @@ def export(results: Results, out: Path, told: Callable[[int, int], None] | None 
     there = [number for number in job.shards if shard_path(results.folder, number).exists()]
     if not there:
         raise OutputError(f"{results.folder}: no shard is there yet; run nplrp batch again to go on")
-    with _folder(out) as temporary:
+    with atomic_folder(out) as temporary:
         true = _true_classes(results)
         stems = _stems(job.composites)
         rows = [_Rows() for _ in stems]
@@ -125,23 +124,6 @@ def export(results: Results, out: Path, told: Callable[[int, int], None] | None 
             (temporary / f"{stem}.yaml").write_text(_project(results, stem, composite["name"]), "utf-8")
     projects = tuple(out / f"{stem}.yaml" for stem in stems)
     return Exported(out, projects, len(set(rows[0].places)), len(rows[0].places), blank, true is not None)
-
-
-@contextmanager
-def _folder(out: Path) -> Iterator[Path]:
-    """Give a folder to write to, which becomes `out` if all went well."""
-    temporary = out.parent / f".{out.name[:80]}.{os.urandom(8).hex()}"  # "." and "/" have no name
-    try:
-        if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-            raise OutputError(f"{out}: {'holds other files' if out.is_dir() else 'is a file'}; give a new or an empty folder")
-        temporary.mkdir(parents=True)
-        try:
-            yield temporary
-            temporary.replace(out)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    except OSError as error:
-        raise OutputError(f"{out}: can't be written: {error.strerror or error}; free some space or choose another place") from error
 
 
 def _append(file: h5py.File, name: str, value: Any, kind: Any) -> None:

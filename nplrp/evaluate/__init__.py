@@ -9,7 +9,20 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the table below, for those who read types; a test holds them equal
+    from nplrp.evaluate.balance import completeness
+    from nplrp.evaluate.errors import EvaluationError
+    from nplrp.evaluate.evaluating import Evaluation, bounds_of, evaluate
+    from nplrp.evaluate.faithful import Curves, faithfulness_correlation, pixel_flipping, sufficiency
+    from nplrp.evaluate.perturbing import BASELINES, baseline_values
+    from nplrp.evaluate.picture import plot
+    from nplrp.evaluate.predicting import scores_of
+    from nplrp.evaluate.randomising import Decay, mprt, randomise, spearman
+    from nplrp.evaluate.robust import local_lipschitz, max_sensitivity
+    from nplrp.evaluate.simple import complexity, sparseness
+    from nplrp.evaluate.table import METRICS, Metric, metric_named
 
 #: Public name -> the module that holds it; imported when first asked for.
 _PUBLIC = {
@@ -39,16 +52,41 @@ _PUBLIC = {
     "sufficiency": "faithful",
 }
 
-__all__ = list(_PUBLIC)
+__all__ = [
+    "BASELINES",
+    "METRICS",
+    "Curves",
+    "Decay",
+    "Evaluation",
+    "EvaluationError",
+    "Metric",
+    "baseline_values",
+    "bounds_of",
+    "completeness",
+    "complexity",
+    "evaluate",
+    "faithfulness_correlation",
+    "local_lipschitz",
+    "max_sensitivity",
+    "metric_named",
+    "mprt",
+    "pixel_flipping",
+    "plot",
+    "randomise",
+    "scores_of",
+    "sparseness",
+    "spearman",
+    "sufficiency",
+]
 
+if not TYPE_CHECKING:  # a checker would take every name for one of ours
 
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'nplrp.evaluate' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"nplrp.evaluate.{_PUBLIC[name]}"), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> Any:
+        if name not in _PUBLIC:
+            raise AttributeError(f"module 'nplrp.evaluate' has no attribute {name!r}")
+        value = getattr(importlib.import_module(f"nplrp.evaluate.{_PUBLIC[name]}"), name)
+        globals()[name] = value
+        return value
 
-
-def __dir__() -> list[str]:
-    return __all__
+    def __dir__() -> list[str]:
+        return __all__

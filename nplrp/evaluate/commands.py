@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nplrp.files.given import add_flags, given
 from nplrp.files.plain import open_plain
+from nplrp.schema import print_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -116,8 +116,11 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         from nplrp.heatmaps import save_png
 
         save_png(plot(found), arguments.plot)
-    print(json.dumps(found.as_json(), indent=1) if arguments.json else found)
-    if arguments.plot:
+    if arguments.json:
+        print_json("evaluate", found.as_json())
+    else:
+        print(found)
+    if arguments.plot and not arguments.quiet:
         print(f"wrote {arguments.plot}", file=sys.stderr if arguments.json else sys.stdout)
 
 

@@ -1,8 +1,13 @@
-"""Write a file whole or not at all."""
+"""Write a file, or a folder of files, whole or not at all.
+
+Two places do without, for reasons of their own: the cache (`nplrp.cache.write`) writes by an open folder's descriptor, so that nobody
+can put another folder or a link in its place; and a download (`nplrp.files.fetch`) keeps what has come, to go on from there.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,9 +25,9 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
         If the file can't be written; the temporary one is removed and what was at `path` before is untouched.
     """
     given = Path(path)
-    target = Path(os.path.realpath(path))  # a link stays a link
-    temporary = target.parent / f".{target.name[:80]}.{os.urandom(8).hex()}"  # "/" has no name
-    try:
+    with _told(given):
+        target = Path(os.path.realpath(path))  # a link stays a link
+        temporary = _beside(target)
         if target.is_dir():
             raise OutputError(f"{given}: is a folder; give the name of a file")
         # Made with the permissions of any new file (mkstemp's are private), and never over an existing one.
@@ -32,5 +37,38 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a new folder beside `path` to fill, and rename it to `path` if all went well.
+
+    Raises
+    ------
+    OutputError
+        If `path` holds files or is one, or the folder can't be written; then it is removed with all that is in it.
+    """
+    target = Path(path)
+    with _told(target):
+        if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+            raise OutputError(f"{target}: {'holds other files' if target.is_dir() else 'is a file'}; give a new or an empty folder")
+        temporary = _beside(target)
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            temporary.replace(target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _beside(target: Path) -> Path:
+    return target.parent / f".{target.name[:80]}.{os.urandom(8).hex()}"  # "/" has no name
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Tell the system's errors in one line."""
+    try:
+        yield
     except OSError as error:
-        raise OutputError(f"{given}: can't be written: {error.strerror or error}; free some space or choose another place") from error
+        raise OutputError(f"{path}: can't be written: {error.strerror or error}; free some space or choose another place") from error

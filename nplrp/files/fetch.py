@@ -1,4 +1,8 @@
-"""Where weights are found on this machine, and how the official ones get there."""
+"""Where weights are found on this machine, and how the official ones get there.
+
+The download is our own, by the standard library: pooch 1.9, which others use for this, begins again after each break, and half a gigabyte
+meets breaks. Here it goes on, unless the server has another version of the file by now (If-Range), and is checked by its hash.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
 #: Called with (bytes so far, bytes in all or None if unknown).
 Progress = Callable[[int, int | None], None]
 
+#: What stands for the demonstration's model where a file is asked for, unless there is a file of that name.
+DEMO = "demo"
 _KERAS = "https://storage.googleapis.com/tensorflow/keras-applications"
 _CHUNK = 1 << 20
 
@@ -74,6 +80,7 @@ def find_weights(explicit: str | os.PathLike[str] | None = None, name: str = "vg
     Parameters
     ----------
     explicit : path or None
+        ``"demo"``: the demonstration's model, unless there is a file of that name.
     name : str
         ``"vgg16"`` or ``"vgg19"``: whose official file is looked for in the caches.
 
@@ -86,6 +93,8 @@ def find_weights(explicit: str | os.PathLike[str] | None = None, name: str = "vg
     for origin, given in named.items():
         if given is not None:
             path = Path(given).expanduser()
+            if os.fspath(given) == DEMO and not _exists(path):
+                return demo_weights()
             if not _exists(path):
                 raise WeightsError(f"{origin}{path}: there is no such file; give the path of Keras weights (.h5, .keras)")
             return path
@@ -98,6 +107,19 @@ def find_weights(explicit: str | os.PathLike[str] | None = None, name: str = "vg
         f"{cache_directory()}; run 'nplrp fetch {name}' to download it ({official(name).size / 1e6:.0f} MB), or make a file "
         "with 'nplrp import FILE' from PyTorch or ONNX"
     )
+
+
+def demo_weights() -> Path:
+    """Return the file of the demonstration's model, which is made when it is first asked for.
+
+    Raises
+    ------
+    WeightsError
+        As `nplrp.demo.demo_weights`.
+    """
+    from nplrp.demo import demo_weights
+
+    return demo_weights()
 
 
 def _exists(path: Path) -> bool:

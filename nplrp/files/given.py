@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import re
+import time
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nplrp.model import Model
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,11 @@ class Given:
         from nplrp.files.fetch import find_weights
         from nplrp.files.weights import load
 
+        begun = time.perf_counter()
         said = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "weights"}
-        return load(find_weights(self.weights), **said)
+        model = load(find_weights(self.weights), **said)
+        _logger.debug("%s: %s, %d layers, read in %.2f s", model.source, model.name, len(model.layers), time.perf_counter() - begun)
+        return model
 
 
 def add_flags(parser: argparse.ArgumentParser, computing: bool = True) -> None:

@@ -494,6 +494,7 @@ class Source(io.RawIOBase):
         return self._position
 
     def readinto(self, target: Any) -> int:  # noqa: D102
+        target = memoryview(target).cast("B")  # before h5py 3.13 it is an array of Cython's, which takes no bytes
         block = self.data[self._position : self._position + len(target)]
         target[: len(block)] = block
         target[len(block) :] = bytes(len(target) - len(block))

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -30,6 +30,10 @@ from nplrp.rules.recorded import composite_of
 from nplrp.scores import Scoring
 from nplrp.span import INPUT, find_span
 from nplrp.targets import Label, Naming
+
+if TYPE_CHECKING:
+    from nplrp.drawing import Drawing
+    from nplrp.shown import Facts
 
 #: What a file that isn't ours, or is cut short, makes the readers raise.
 _DAMAGE = (
@@ -112,6 +116,52 @@ class SavedExplanation:
     def target_labels(self) -> list[Label]:
         """Return for each map the label of the output that was explained, or of the largest one where all were."""
         return self._naming.chosen(self._scores[self.images], self.targets)
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.x)
+
+    def plot(
+        self,
+        image: np.ndarray | None = None,
+        *,
+        title: str | None = None,
+        cmap: str | None = None,
+        clip: float = 99.5,
+        overlay: bool = False,
+    ) -> Drawing:
+        """Draw each image beside its maps, as `Explanation.plot` does."""
+        from nplrp.shown import plot
+
+        return plot(self, image, title, cmap, clip, overlay)
+
+    @property
+    def facts(self) -> Facts:
+        """How it was made, in a few words."""
+        from nplrp.shown import Facts
+
+        about = self.about
+        return Facts(about["composite"], about["dialect"], about["model"], about["dtype"], about["preprocessing"]["mode"])
+
+    def one_labels(self, i: int, top: int) -> list[Label]:
+        """Return one image's `top` outputs with the largest scores."""
+        return self._naming.largest(self._scores[i], top)
+
+    def __repr__(self) -> str:
+        from nplrp.shown import said
+
+        return f"SavedExplanation({said(self)})"
+
+    def _repr_html_(self) -> str:
+        """Return what Jupyter shows: pictures, maps, labels, and where the relevance went if that was saved."""
+        from nplrp.shown import html
+
+        return html(self, self.ledger if "ledger" in self.about else None, "the file holds no ledger")
+
+    def _repr_png_(self) -> bytes | None:
+        from nplrp.shown import png
+
+        return png(self)
 
     @property
     def _naming(self) -> Naming:

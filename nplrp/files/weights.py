@@ -28,6 +28,7 @@ import numpy as np
 from nplrp.cache import Stamp, stamp
 from nplrp.errors import ImageError, ModelError, WeightsError, brief
 from nplrp.files import architectures, foreign, hdf5, keras1, keras_config, vgg
+from nplrp.files.fetch import DEMO, demo_weights
 from nplrp.files.keras1 import Kernels
 from nplrp.files.keras_config import ConfigLayer, Network
 from nplrp.files.plain import copy_plain, map_plain
@@ -95,6 +96,7 @@ def load(
     Parameters
     ----------
     path : str or path-like
+        ``"demo"``: the demonstration's model, unless there is a file of that name.
     output : str or None
         Of a model with several outputs, which: the name of its layer. What doesn't lead to it is left out.
     config : str, path-like or None
@@ -132,6 +134,8 @@ def load(
         if not isinstance(value, (str, os.PathLike) if what in ("path", "config") else str) and (value is not None or what == "path"):
             raise WeightsError(f"{what} is {brief(value)}, expected {'a path' if what in ('path', 'config') else 'a name'}")
     path, assumed = Path(path), False
+    if str(path) == DEMO and not path.exists():
+        path = demo_weights()
     try:
         if config is not None and architecture is not None:
             raise WeightsError("config and architecture exclude each other: both say what network the weights are for; give one")

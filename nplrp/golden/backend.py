@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from nplrp.golden.exporting import export
 from nplrp.golden.recording import check_recorded
 from nplrp.golden.values import Golden
 from nplrp.model import Model
+from nplrp.rules.dialects import dialect_named
+from nplrp.rules.recorded import bare, rule_of
 
 #: Backends whose adapters come with the package: scripts for an interpreter that has the library, and needn't have nplrp.
 BACKENDS = ("zennit", "captum", "innvestigate")
@@ -36,6 +39,54 @@ def adapter(backend: str, mode: str = "chained", python: str | None = None) -> l
     """
     script = ADAPTERS / f"{backend}_backend.py"
     return [python or sys.executable, str(script), "isolated" if mode == "isolated" else "chained"]
+
+
+#: Switches that adapters hand on as they were recorded, by backend: which values, for which rules; None for all. Numbers that composites
+#: set (gamma, alpha, beta, a box) always are; everything else is as the library has it.
+_HANDED_ON: Mapping[str, Mapping[str, tuple[tuple[Any, ...] | None, tuple[str, ...] | None]]] = {
+    "zennit": {"epsilon": (None, None), "bias": (("none",), None)},
+    "captum": {
+        "epsilon": (None, ("epsilon", "zero", "norm", "winner_epsilon")),
+        "bias": (("none",), ("gamma", "zplus", "alpha_beta")),
+    },
+    "innvestigate": {
+        "epsilon": (None, ("epsilon",)),
+        "bias": (("none",), ("zero", "epsilon", "alpha_beta", "alpha_beta_x")),
+        "split": (None, ("zplus",)),
+    },
+}
+
+
+def computed_otherwise(golden: Golden, backend: str, mode: str = "chained") -> list[str]:
+    """Say what one of `BACKENDS` can't compute as it was recorded, since its library has another dialect; each in one line.
+
+    Parameters
+    ----------
+    golden : Golden
+    backend : str
+    mode : str
+        As for `adapter`: from end to end the library may begin with another start, too.
+    """
+    dialect, found = dialect_named(backend), dict[tuple[str, str], list[str]]()
+    for row in golden.facts["layers"]:
+        if row["rule"] is None or row.get("merged"):
+            continue
+        recorded = rule_of(row["rule"])
+        theirs = dialect.resolve(bare(recorded), row["kind"])
+        for switch, (values, rules) in _HANDED_ON[backend].items():
+            value = getattr(recorded, switch)
+            if switch in recorded.row.parameters and (values is None or value in values) and (rules is None or recorded.name in rules):
+                theirs = dataclasses.replace(theirs, **{switch: value})
+        if dialect.knows(recorded) and theirs != recorded:
+            found.setdefault((str(recorded), str(theirs)), []).append(row["name"])
+    lines = [
+        f"{dialect.name} computes {theirs} where {recorded} was recorded: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''} "
+        f"({len(names)} of {len(golden.facts['layers'])} layers) will diverge"
+        for (recorded, theirs), names in found.items()
+    ]
+    if mode != "isolated" and backend != "zennit" and golden.facts["start"] != dialect.start:
+        lines.append(f"{dialect.name} begins with start {dialect.start} where {golden.facts['start']} was recorded: all will diverge")
+    return lines
 
 
 def run_backend(

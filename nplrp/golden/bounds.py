@@ -18,6 +18,7 @@ The bounds hold for sums in any order. What Winograd and FFT convolutions lose t
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -25,12 +26,13 @@ import numpy as np
 
 from nplrp import layers
 from nplrp.golden import fast_convolutions
-from nplrp.golden.values import UNIT
+from nplrp.golden.scales import COMMON, Roundings, chain_deviation, scales_of
+from nplrp.golden.values import UNIT, Scales
 from nplrp.gradients import behind_activation
 from nplrp.layers import Step, operation
-from nplrp.lrp import as_linear, four_lines
+from nplrp.lrp import Lines, as_linear, four_lines
 from nplrp.plan import Plan
-from nplrp.rules import AS_IS, NOTHING, Change, Clamp
+from nplrp.rules import AS_IS, NOTHING, Change, Clamp, Part
 from nplrp.trace import Trace
 
 #: Roundings beside those of the sum itself.
@@ -137,6 +139,24 @@ def forward_bounds(step: Step, a: np.ndarray, y: np.ndarray, a_error: np.ndarray
     return Forward(Bounds(expected, certified, undecided), ambiguous, carried)
 
 
+def carried_error(step: Step, a: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """Return how far a step's output may be off where its input a is by so much, [n, *input_shape] -> [n, *output_shape]."""
+    op, bend = operation(step), layers.activation(step.activation)
+    if op.choice:
+        places = np.abs(op.choice.places(step, error))
+        return np.asarray(np.where(np.isfinite(places), places, 0.0).max(axis=-1))
+    if op.function:
+        return layers.bend_error(op.function(step), a, error, UNIT)
+    if layers.only_moves(step):
+        z, moved = layers.move(step, a), layers.move(step, error)
+    else:
+        z, held = layers.apply(step, a) if layers.decides(step) or bend.bends else (a, None)
+        moved = _magnitudes(step, [error], [AS_IS], NOTHING, held)
+    if step.activation in ("softmax", "log_softmax", "sparsemax"):
+        return np.broadcast_to(2 * moved.max(axis=-1, keepdims=True), moved.shape)
+    return layers.bend_error(step.activation, z, moved, UNIT) if bend.bends and not bend.opens else moved
+
+
 def _forward_choice(step: Step, a: np.ndarray, y: np.ndarray, a_error: np.ndarray) -> Forward:
     """Bound the error of numbers that are chosen among others: which of two that are nearly equal, nobody can tell."""
     choice = operation(step).choice
@@ -153,7 +173,13 @@ def _forward_choice(step: Step, a: np.ndarray, y: np.ndarray, a_error: np.ndarra
 
 
 def relevance_bounds(
-    plan: Plan, i: int, trace: Trace, R: np.ndarray, a_error: np.ndarray | None = None, convolutions: str = "direct"
+    plan: Plan,
+    i: int,
+    trace: Trace,
+    R: np.ndarray,
+    a_error: np.ndarray | None = None,
+    convolutions: str = "direct",
+    exact_sums: bool = False,
 ) -> Bounds:
     """Bound the error of the relevance that step i's rule gives to what it works on.
 
@@ -169,10 +195,46 @@ def relevance_bounds(
     a_error : ndarray [n, *input_shape] or None
         Error of the step's input, for the winners of a pool; None: it is given, and rounded at most.
     convolutions : "direct", "winograd" or "fft"
+    exact_sums : bool
+        The numbers are such that every partial sum of every denominator is exact, in any order: rounding begins behind it, and what sign
+        or zero it has is sure.
 
     Returns
     -------
     Bounds of arrays [n, *input_shape]
+    """
+    return relevance_errors(plan, i, trace, R, None, a_error, convolutions, exact_sums=exact_sums)[0]
+
+
+def relevance_errors(
+    plan: Plan,
+    i: int,
+    trace: Trace,
+    R: np.ndarray,
+    values: np.ndarray | None,
+    a_error: np.ndarray | None = None,
+    convolutions: str = "direct",
+    unknown: np.ndarray | None = None,
+    done: Sequence[tuple[Part, np.ndarray, Lines]] | None = None,
+    exact_sums: bool = False,
+) -> tuple[Bounds, Scales | None]:
+    """Bound the error of step i's relevance as `relevance_bounds` does, and sums over it.
+
+    Parameters
+    ----------
+    plan, i, trace, R, a_error, convolutions, exact_sums
+        As for `relevance_bounds`.
+    values : ndarray [n, *input_shape] or None
+        The relevance itself; None if nobody asks for sums.
+    unknown : ndarray [n, *input_shape] or None
+        How far the step's input, of which nothing was told, may be from what it is taken to be.
+    done : sequence, or None
+        What `four_lines` gave for this step, if that is known.
+
+    Returns
+    -------
+    (Bounds of arrays [n, *input_shape], Scales or None)
+        None where sums aren't bounded: of Winograd and FFT convolutions, of decisions that are rounded numbers.
     """
     rule, parts = plan.rules[i], plan.parts[i]
     if not parts:
@@ -180,7 +242,7 @@ def relevance_bounds(
         moves = layers.only_moves(plan.steps[i])
         copies = operation(plan.steps[i]).terms(plan.steps[i])[1] if moves else 1
         expected, certified = (g * UNIT * layers.move_back(plan.steps[i], np.abs(behind)) for g in gains(copies))
-        return Bounds(expected, certified, np.zeros_like(expected))
+        return Bounds(expected, certified, np.zeros_like(expected)), None if values is None or not moves else _moved_scales(values, copies)
     step, a, held = as_linear(plan, trace, i)
     unsure = _unsure(step, a, held, rule.row.decision)
     total = [np.zeros(a.shape) for _ in range(3)]
@@ -188,15 +250,23 @@ def relevance_bounds(
     back_gains = gains(back + len(parts) + 1)
     fast = fast_convolutions.is_fast(step, convolutions)
     fast_gains = gains(fast_convolutions.terms(step, convolutions, step.output_shape[-1]) + len(parts) + 1) if fast else (0.0, 0.0)
-    halves = _unsure_halves(step, a, parts[0].units, convolutions, held)
-    for part, of_units, lines in four_lines(plan, trace, i, R):
+    halves = None if exact_sums else _unsure_halves(step, a, parts[0].units, convolutions, held)
+    sums = None if values is None or fast or unsure is not None or unknown is not None else _Sums(step, values)
+    for part, of_units, lines in four_lines(plan, trace, i, R) if done is None else done:
         inputs, changes = layers.changed_inputs(a, rule, part), [term.weight for term in part.terms]
         z, s, R_part = lines.z, np.abs(lines.s), of_units.reshape(lines.z.shape)
         d = np.abs(layers.denominator(z, rule))
         A, *errors = [np.zeros_like(d)] * 3
         if not rule.undivided:
             A, *errors = _errors_of_sums(step, inputs, changes, part.bias, convolutions, held, unsure)
+            if exact_sums:
+                A, errors = np.zeros_like(z), [EXTRA * UNIT * np.abs(z)] * 2
+            if unknown is not None:
+                more = _magnitudes(step, [unknown] * len(inputs), changes, NOTHING, held)
+                errors = [each + more for each in errors]
         carried = [_error_of_s(s, each, d) for each in errors]
+        if sums is not None:
+            sums.add(rule.undivided, inputs, changes, part.bias, lines, held, A, d)
         lost = (d == 0) & (A > 0) & (R_part != 0)  # dropped as 0 / 0 here, but rounding may leave a denominator there
         likely = _likely_error(step, A, z, errors[0], fast)
         turns = (layers.denominator(z + likely, rule) > 0) != (layers.denominator(z - likely, rule) > 0)  # with an epsilon's sign, say
@@ -208,6 +278,8 @@ def relevance_bounds(
             moved = _transposed(step, stacked, change, held, 4)
             c_expected, c_certified, c_all, c_blind = moved.reshape(4, *a.shape)
             size = np.abs(a_term)
+            if sums is not None:
+                sums.add_term(size, c_all, change, held)
             floor = size * TINY * (back + 1) * (1 + _largest(step, change)) + TINY
             summed = [g * UNIT * c_all for g in back_gains]
             if fast:
@@ -216,12 +288,106 @@ def relevance_bounds(
             if unsure is not None:
                 by_held = _transposed(step, s, change, unsure)
                 summed = [each + g * UNIT * by_held for each, g in zip(summed, gains(operation(step).terms(step)[0]), strict=True)]
+            if unknown is not None:
+                floor = floor + unknown * c_all
             total[0] += size * (c_expected + summed[0]) + floor
             total[1] += size * (c_certified + summed[1]) + floor
             total[2] += size * c_blind
     if operation(step).choice:
-        total[2] += _relevance_of_near_ties(step, a, R, a_error)
-    return Bounds(*total)
+        error = a_error if unknown is None else unknown + (UNIT * np.abs(a) if a_error is None else a_error)
+        total[2] += _relevance_of_near_ties(step, a, R, error, unknown is not None)
+    return Bounds(*total), None if sums is None else sums.scales()
+
+
+class _Sums:
+    """What a rule's roundings add to sums over its relevance, part by part (`nplrp.golden.scales`)."""
+
+    def __init__(self, step: Step, values: np.ndarray) -> None:
+        self.step, self.values = step, values
+        self.shared, self.key = list[list[np.ndarray]](), np.zeros(())
+        self.own, self.passed = np.zeros(values.shape), np.zeros(values.shape)
+        self.size, self.bent = np.zeros(values.shape), np.zeros(2)
+
+    def add(
+        self,
+        undivided: bool,
+        inputs: Sequence[np.ndarray],
+        changes: Sequence[Change],
+        bias: Change,
+        lines: Any,
+        held: Any,
+        A: np.ndarray,
+        d: np.ndarray,
+    ) -> None:
+        """Add the error of a part's denominators, and remember what `add_term` needs."""
+        z, s = lines.z, lines.s
+        n, back = operation(self.step).terms(self.step)
+        if undivided:
+            rho = np.full(z.shape, UNIT)
+        else:
+            error = np.sqrt(np.square(chain_deviation(n * len(inputs), A, z)) + np.square(UNIT * z))
+            rho = np.minimum(_rho(error, d), 1.0)
+        weighted = [np.ascontiguousarray(a * self.values) for a in inputs]
+        b = _changed_bias(self.step, bias)
+        G = (z if b is None else z - b, layers.forward(self.step, weighted, changes, NOTHING, held=held))
+        self.shared.append([g * s * rho for g in G])
+        self.bent += [4 * float(np.sum(np.abs(g * s) * np.square(rho))) for g in G]
+        self.key = self.key + z * 1.7320508 + s
+        self.c, self.squares, self.back = iter(lines.c), np.square(s * rho), back
+
+    def add_term(self, size: np.ndarray, c_all: np.ndarray, change: Change, held: Any) -> None:
+        """Add the errors of what a term of the part carries back."""
+        self.own += np.square(size * chain_deviation(self.back, c_all, next(self.c)))
+        self.passed += np.square(size) * _squares_back(self.step, self.squares, change, held)
+        self.size += size * c_all
+
+    def scales(self) -> Scales:
+        """Return how large sums over the errors are."""
+        shared = [np.sqrt(sum(np.square(part[w]) for part in self.shared)) * np.sign(self.shared[0][w]) for w in (0, 1)]
+        window, size = self.step.window, np.abs(self.values)
+        reach = math.prod(window.size) if window else math.prod(self.step.input_shape[:-1])
+        rounded = UNIT * size
+        common = COMMON * UNIT * np.array([self.size.sum(), (size * self.size).sum()]) + self.bent
+        own, whole = np.sqrt(self.own + rounded**2), np.sqrt(self.own + self.passed + rounded**2)
+        made = Roundings((shared[0], shared[1]), self.key, own, whole, reach, tuple(common))
+        return scales_of(self.values, made)
+
+
+def _squares_back(step: Step, squares: np.ndarray, change: Change, held: Any) -> np.ndarray:
+    """Carry squares of the step's output back with the squares of its weights."""
+    of, weight = _absolute(step, change, NOTHING)
+    if of.weight is not None:
+        of = dataclasses.replace(of, weight=np.square(of.weight), prepared={})
+    elif isinstance(weight, Clamp):
+        weight = Clamp(*(each * each for each in weight))
+    squared = _of_all(held, lambda each: np.square(each) if each.dtype.kind == "f" else each)
+    return layers.transpose(of, squares, [weight], squared)[0]
+
+
+def _moved_scales(values: np.ndarray, copies: int) -> Scales:
+    """Return how large sums over errors are of numbers that are rounded, and at most added up by a few."""
+    own = (COMMON + copies) * UNIT * np.abs(values)
+    none = np.zeros(values.shape)
+    return scales_of(values, Roundings((none, none), values, own, own, 1, (float(own.sum()), float((own * np.abs(values)).sum()))))
+
+
+def activation_scales(step: Step, y: np.ndarray, expected: np.ndarray) -> Scales | None:
+    """Return how large sums over the errors of a step's output are; None but for sums of products and ReLUs.
+
+    Parameters
+    ----------
+    step : Step
+    y, expected : ndarray [n, *output_shape]
+        Its output, and the expected bound of that, a known gain times u A.
+    """
+    bend = layers.activation(step.activation)
+    if step.weight is None or layers.decides(step) or bend.name not in ("linear", "relu"):
+        return None
+    n = operation(step).terms(step)[0]
+    A = np.where(y == 0, 0.0, expected / (gains(n)[0] * UNIT))
+    own = chain_deviation(n, A, y)
+    none, common = np.zeros(y.shape), COMMON * UNIT * A
+    return scales_of(y, Roundings((none, none), y, own, own, 1, (float(common.sum()), float((common * np.abs(y)).sum()))))
 
 
 def start_bounds(start: str, R: np.ndarray, numbers: Bounds, soft: bool) -> Bounds:
@@ -239,11 +405,11 @@ def start_bounds(start: str, R: np.ndarray, numbers: Bounds, soft: bool) -> Boun
     return Bounds(found[0], found[1], nothing)
 
 
-def near_ties(step: Step, a: np.ndarray, a_error: np.ndarray | None = None) -> np.ndarray:
+def near_ties(step: Step, a: np.ndarray, a_error: np.ndarray | None = None, exact: bool = False) -> np.ndarray:
     """Return which of the places that a step chooses from come second by less than the error, [n, *output_shape, places] of bool.
 
-    Without an error the input is taken to be rounded to float32. Exact ties aren't meant: given an input, rounding keeps them, and which
-    of them wins is the rule's to say.
+    Without an error the input is taken to be rounded to float32. Exact ties aren't meant, but if `exact`: given an input, rounding keeps
+    them, and which of them wins is the rule's to say.
     """
     choice = operation(step).choice
     assert choice
@@ -252,12 +418,16 @@ def near_ties(step: Step, a: np.ndarray, a_error: np.ndarray | None = None) -> n
     errors[~np.isfinite(places)] = 0.0
     at_winner = np.take_along_axis(errors, np.argmax(places, axis=-1)[..., None], axis=-1)
     largest = places.max(axis=-1, keepdims=True)
-    return np.asarray((places < largest) & (places + errors >= largest - at_winner))
+    close = places + errors >= largest - at_winner
+    if exact:
+        several = (places == largest).sum(axis=-1, keepdims=True) > 1
+        return np.asarray(close & ((places < largest) | (several & (errors > 0))))
+    return np.asarray((places < largest) & close)
 
 
-def _relevance_of_near_ties(step: Step, a: np.ndarray, R: np.ndarray, a_error: np.ndarray | None) -> np.ndarray:
+def _relevance_of_near_ties(step: Step, a: np.ndarray, R: np.ndarray, a_error: np.ndarray | None, exact: bool) -> np.ndarray:
     """Return for each input the relevance of outputs that it might win or lose."""
-    choice, near = operation(step).choice, near_ties(step, a, a_error)
+    choice, near = operation(step).choice, near_ties(step, a, a_error, exact)
     if not choice or not near.any():
         return np.zeros(a.shape)
     places = choice.places(step, a)

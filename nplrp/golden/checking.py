@@ -4,37 +4,38 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from nplrp import layers, preprocessing
+from nplrp import preprocessing
 from nplrp.errors import ImageError, brief
-from nplrp.golden import edges
-from nplrp.golden.bounds import forward_bounds, relevance_bounds
+from nplrp.golden.again import Key, Name, derived_again
 from nplrp.golden.candidate import Candidate
-from nplrp.golden.decisions import comparable_runs, decided_otherwise
-from nplrp.golden.diagnosis import diagnose, plan_of, trace_of
-from nplrp.golden.errors import GoldenError, NothingComparedError, ProvenanceError
+from nplrp.golden.decisions import Decisions, comparable_runs, decided_otherwise, deciding_layers, excuse
+from nplrp.golden.diagnosis import diagnose
+from nplrp.golden.errors import DEFAULT_MODE, GoldenError, NothingComparedError, ProvenanceError
 from nplrp.golden.fast_convolutions import CONVOLUTIONS
-from nplrp.golden.judging import UNITS, Judgement, judge
-from nplrp.golden.recording import tensor_of
-from nplrp.golden.report import Report, Row, with_inherited
-from nplrp.golden.values import UNIT, Golden, GoldenLayer, Tensor, sha256
+from nplrp.golden.judging import DIVERGED, INHERITED, SUSPECT, UNITS, Judgement, judge
+from nplrp.golden.recording import check_weights
+from nplrp.golden.report import MODES, Report, Row, with_inherited
+from nplrp.golden.values import Golden, GoldenLayer, Tensor, sha256
+from nplrp.golden.whole_run import Progress
 from nplrp.layers import INPUT
-from nplrp.lrp import run_step, step_back
 from nplrp.model import Model
-from nplrp.plan import make_steps
-
-#: An array's name: a layer's, or a layer's and that of an input which it gives relevance to; and with it "relevance" or "activation".
-Name = str | tuple[str, str]
-Key = tuple[str, Name]
 
 #: How many of the layers that made a sum are named.
 NAMED = 3
-MODES = ("chained", "isolated", "local")
+#: Verdicts from which on a report doesn't pass.
+FAIL_ON = ("diverged", "suspect")
+#: End to end, relevance that may differ by this share of all without being told from rounding leaves something open.
+WIDE = 1e-4
+#: In the note of what a local check can't compute again.
+END_TO_END = "from end to end"
 LAYOUTS = ("NHWC", "NCHW")
 #: That many different numbers, among so many of each array, tell that a candidate holds bfloat16; a start of ones and zeros doesn't.
 TELLING, LOOKED_AT = 32, 4096
@@ -44,7 +45,7 @@ def check(
     golden: Golden,
     candidate: Candidate,
     *,
-    mode: str = "chained",
+    mode: str = DEFAULT_MODE,
     layout: str = "NHWC",
     precision: str | None = None,
     first: int | None = None,
@@ -52,6 +53,9 @@ def check(
     rtol: float | None = None,
     atol: float | None = None,
     model: Model | None = None,
+    require_all: bool = False,
+    fail_on: str = "diverged",
+    progress: Progress = lambda what: None,
 ) -> Report:
     """Compare everything that a candidate has.
 
@@ -60,10 +64,11 @@ def check(
     golden : Golden
     candidate : Candidate
         From `read_candidate`, or made of arrays.
-    mode : "chained", "isolated" or "local"
-        Chained: it ran from end to end, and is judged against the spread of reordered float32 runs. Isolated: each layer was given golden
-        inputs, and is judged by derived bounds. Local: it ran from end to end, and each layer is computed again from the candidate's own
-        numbers around it (needs the model, and relevance of neighbouring layers), and judged by derived bounds.
+    mode : "chained" (default), "isolated" or "local"
+        Chained: it ran from end to end, and is judged against the spread of reordered float32 runs; with a model a local check follows
+        where that leaves anything open. Isolated: each layer was given golden inputs, and is judged by derived bounds. Local: it ran from
+        end to end, and each layer is computed again from the candidate's own numbers around it (needs the model), and judged by derived
+        bounds; what has no numbers around it is judged as from end to end.
     layout : "NHWC" or "NCHW"
         Of the candidate's arrays.
     precision : "float16", "float32", "float64" or None
@@ -76,80 +81,206 @@ def check(
         Judge by |d| <= atol + rtol |golden| instead.
     model : Model or None
         With it the first diverging layer is run again under every known deviation.
+    require_all : bool
+        Pass only what gave every array.
+    fail_on : "diverged" or "suspect"
+        The verdict from which on nothing passes.
+    progress : callable
+        Told what is being done.
 
     Raises
     ------
     NothingComparedError
         If candidate and golden values have no array in common.
     ProvenanceError
-        If the candidate says that it has other weights or another input.
+        If the candidate says that it has other weights or another input, or the model has other weights.
     GoldenError
         If an array has another shape, or an argument is unknown.
     """
-    _check_arguments(mode, layout, precision, convolutions, model)
+    _check_arguments(mode, layout, precision, convolutions, fail_on, model)
+    if model is not None:
+        check_weights(golden, model)
     _check_provenance(golden, candidate, first, layout)
-    tolerances = None if rtol is None and atol is None else (rtol or 0.0, atol or 0.0)
-    relevances = _fitted(golden, candidate.relevances, "relevance", layout, first)
-    activations = _fitted(golden, candidate.activations, "activation", layout, first)
-    along = _fitted_edges(golden, candidate.edges, layout, first) if mode != "chained" else {}
-    if not relevances and not activations and not along:
+    given = Given(
+        _fitted(golden, candidate.relevances, "relevance", layout, first),
+        _fitted(golden, candidate.activations, "activation", layout, first),
+        _fitted_edges(golden, candidate.edges, layout, first),
+    )
+    if not (given.relevances or given.activations or (given.along and mode != "chained")):
         theirs = [*candidate.relevances, *candidate.activations, *candidate.ignored]
         raise NothingComparedError(
             f"{candidate.source}: nothing was compared: it has {', '.join(theirs[:8]) or 'no arrays'}, the golden values have "
             f"{', '.join(golden.names)}; name the arrays after the layers, or give --map"
         )
-    chosen = "chained" if mode == "chained" else "isolated"
+    tolerances = None if rtol is None and atol is None else (rtol or 0.0, atol or 0.0)
+
+    def compare(mode: str) -> Report:
+        found = _compare(golden, candidate, given, mode, precision, convolutions, tolerances, model, progress)
+        return dataclasses.replace(found, require_all=require_all, fail_on=fail_on)
+
+    report = compare(mode)
+    if mode == "chained" and model is not None and tolerances is None and golden.input is not None and _open(report):
+        report = _followed(golden, report, compare("local"))
+    told = report if report.first is not None or report.local is None else report.local
+    if told.first is not None and model is not None:
+        progress(f"what {told.first.layer} may have done otherwise")
+        sentences = diagnose(golden, model, told, given.relevances, given.activations, given.along, convolutions)
+        report = dataclasses.replace(report, diagnosis=sentences)
+    return report
+
+
+class Given(NamedTuple):
+    """A candidate's arrays in golden shapes: relevances and activations by layer, relevances along edges by layer and input."""
+
+    relevances: dict[str, np.ndarray]
+    activations: dict[str, np.ndarray]
+    along: dict[tuple[str, str], np.ndarray]
+
+
+def _compare(
+    golden: Golden,
+    candidate: Candidate,
+    given: Given,
+    mode: str,
+    precision: str | None,
+    convolutions: str,
+    tolerances: tuple[float, float] | None,
+    model: Model | None,
+    progress: Progress,
+) -> Report:
+    """Judge every array that was given in one mode."""
+    relevances, activations, along = given if mode != "chained" else given._replace(along={})
     own: dict[Key, Tensor] = {}
     if model is not None and (mode == "local" or (mode == "isolated" and convolutions != "direct")):
-        own = derived_again(golden, relevances, activations, along, model, mode, convolutions)
+        own = derived_again(golden, relevances, activations, along, model, mode, convolutions, progress)
     precisions = _precisions([relevances, activations, along], precision)
-    decisions = decided_otherwise(golden, activations) if mode == "chained" else ()
-    comparable = comparable_runs(golden, activations, decisions) if mode == "chained" else {}
-    rows: dict[str, list[Row]] = {"relevance": [], "activation": []}
-    compared = set[Name]()
-    for (what, key, layer), given in _in_order(golden, relevances, activations, along):
-        got, tensor, indices = given, _tensor(golden, what, key), layer.indices
-        if mode == "local" and (what, key) not in own:
-            continue
-        if (what, key) in own:
+    finest = min(precisions.values(), key=UNITS.__getitem__)
+    decisions: tuple[Decisions, ...] = ()
+    comparable, excused = dict[str, Any](), dict[str, float]()
+    if mode != "isolated":
+        progress("decisions that fell otherwise")
+        decisions = decided_otherwise(golden, activations, finest)
+        comparable, excused = comparable_runs(golden, activations, decisions), excuse(golden, decisions)
+    progress("comparing")
+
+    def judged(item: tuple[tuple[str, Name, GoldenLayer], np.ndarray]) -> Row | None:
+        (what, key, layer), array = item
+        got, tensor, indices = array, _tensor(golden, what, key), layer.indices
+        again = (what, key) in own
+        if mode == "local" and not again and isinstance(key, tuple):
+            return None  # an edge has no spread
+        if again:
             tensor, indices = own[what, key], None
         elif indices is not None:
             got = got.reshape(-1)[indices]
         assert tensor is not None
         runs, smooth = comparable.get(layer.name if what == "relevance" else golden.names[-1], (None, None))
+        end_to_end = mode == "chained" or (mode == "local" and not again)
         judgement = judge(
             got,
             tensor,
-            precision=precisions[key],
-            mode=chosen,
+            precision=precisions[what, key],
+            mode="chained" if end_to_end else "isolated",
             indices=indices,
             tolerances=tolerances,
             runs=runs,
             smooth=smooth,
+            excused=excused.get(layer.name) if what == "relevance" else None,
+            whole=array,
         )
-        rows[what].append(_row(golden, what, key, layer, judgement))
-        compared.update([key] if what == "relevance" else [])
-    if mode == "chained":
-        hangs_on = {"relevance": golden.above, "activation": golden.below}
-        rows = {what: with_inherited(each, hangs_on[what]) for what, each in rows.items()}
-    done = (*rows["relevance"], *rows["activation"])
-    if not done:
+        if end_to_end and mode == "local":
+            judgement = dataclasses.replace(judgement, note=f"{judgement.note}: {END_TO_END}, since {_lacking(golden, what, key, given)}")
+        return _row(golden, what, key, layer, judgement)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy lets go of the interpreter
+        rows = [row for row in pool.map(judged, _in_order(golden, relevances, activations, along)) if row is not None]
+    if mode != "isolated":
+        rows = _inherited(golden, rows, mode)
+    missing, lookalikes = _missing(golden, mode, rows), _lookalikes(golden, candidate, rows)
+    if not rows:
         raise NothingComparedError(f"{candidate.source}: no two neighbouring layers have arrays, so nothing could be compared locally")
-    report = Report(
-        done,
+    return Report(
+        tuple(rows),
         mode,
         ", ".join(sorted(set(precisions.values()))),
         candidate.source,
         f"{golden.facts['composite']} of {golden.facts['model_name']}",
-        tuple(name for name in golden.names if name not in compared),
+        missing,
         _unknown(golden, candidate),
         ambiguous=sum(layer.ambiguous_count for layer in golden.layers),
         decisions=decisions,
         maps=_maps(golden, relevances),
+        lookalikes=lookalikes,
     )
-    if report.first is not None and model is not None:
-        report = dataclasses.replace(report, diagnosis=diagnose(golden, model, report, relevances, activations, along, convolutions))
-    return report
+
+
+def _inherited(golden: Golden, rows: list[Row], mode: str) -> list[Row]:
+    """Mark rows as inherited whose numbers were made of a diverging row's: end to end, all relevance of a diverging forward pass."""
+    relevance, activation = ([row for row in rows if row.what == what] for what in ("relevance", "activation"))
+    if mode == "local":  # what was judged by its own surroundings inherits nothing
+        bad = any(row.verdict == DIVERGED for row in rows if END_TO_END not in row.judgement.note)
+        return [
+            with_inherited([row], lambda name: {name}, {row.array})[0] if bad and END_TO_END in row.judgement.note else row for row in rows
+        ]
+    activation = with_inherited(activation, golden.below)
+    wrong = {row.array for row in activation if row.verdict == DIVERGED}
+    return [*with_inherited(relevance, lambda name: golden.above(name) | wrong, wrong), *activation]
+
+
+def _open(report: Report) -> bool:
+    """Tell whether an end-to-end check leaves something open: nearly right, or as wide as runs that decided otherwise."""
+    relevance = [row.judgement for row in report.rows if row.what == "relevance"]
+    wide = any(j.relative_sum > WIDE or (j.ratio and j.relative_sum / j.ratio > WIDE) for j in relevance)
+    decided = any(each.other for each in report.decisions)
+    return wide or decided or any(row.verdict == SUSPECT for row in report.rows) or not {row.what for row in report.rows} >= {"activation"}
+
+
+def _followed(golden: Golden, report: Report, local: Report) -> Report:
+    """Put a local check beside the one from end to end: it says which of two is so where rounding may have decided otherwise."""
+    rows = report.rows
+    known = {each.layer for each in report.decisions}
+    may = any(each.other for each in report.decisions) or not deciding_layers(golden) <= known
+    wrong = any(each.unexplained for each in report.decisions) or any(row.verdict == DIVERGED for row in rows if row.what == "activation")
+    if may and not wrong and local.first is None and not any(END_TO_END in row.judgement.note for row in local.rows):
+        notes = "each layer alone is right: decisions that fell otherwise make the difference"
+        rows = tuple(
+            dataclasses.replace(row, judgement=dataclasses.replace(row.judgement, verdict=SUSPECT, note=notes))
+            if row.verdict in (DIVERGED, INHERITED)
+            else row
+            for row in rows
+        )
+    return dataclasses.replace(report, rows=rows, local=local)
+
+
+def _lacking(golden: Golden, what: str, key: Name, given: Given) -> str:
+    """Say why an array can't be computed again from the candidate's own numbers."""
+    if what == "activation":
+        return "nothing below it was given"
+    name = key[1] if isinstance(key, tuple) else key
+    lacking = [reader.name for reader in golden.owners(name) if reader.name not in given.relevances]
+    return f"relevance of {', '.join(lacking[:NAMED])} wasn't given" if lacking else "what is above it isn't finite"
+
+
+def _missing(golden: Golden, mode: str, rows: Sequence[Row]) -> tuple[str, ...]:
+    """Return what golden values there are that nothing was compared with; activations but for those that only unmerged norms have."""
+    compared = {(row.what, row.array) for row in rows}
+    names = [layer.name for layer in golden.layers if layer.relevance is not None and ("relevance", layer.name) not in compared]
+    if mode == "isolated":  # layers were given activations, and the start isn't theirs
+        return tuple(name for name in names if golden.owners(name))
+    merged = [row for row in golden.facts["layers"] if row.get("merged")]
+    hidden = {name for row in merged for name in (row.get("merged_into"), row["name"], *golden.inputs[row["name"]])}
+    wanted = [name for name in golden.names if name not in hidden and name != INPUT]
+    return (*names, *(f"activation of {name}" for name in wanted if ("activation", name) not in compared))
+
+
+def _lookalikes(golden: Golden, candidate: Candidate, rows: Sequence[Row]) -> tuple[str, ...]:
+    """Return names that mean nothing, of arrays as large as golden ones which nothing was compared with."""
+    compared = {row.array for row in rows if row.what == "relevance"}
+    images = golden.facts["images"]
+    sizes = {math.prod(layer.activation.shape[1:]) for layer in golden.layers if layer.name not in compared and layer.relevance is not None}
+    arrays = {name: array for name, array in {**candidate.activations, **candidate.relevances}.items() if name not in golden.inputs}
+    found = [name for name, array in arrays.items() if array.size in sizes or (array.ndim > 1 and math.prod(array.shape[1:]) in sizes)]
+    return tuple(name for name in found if arrays[name].size >= images)
 
 
 def _in_order(
@@ -193,12 +324,13 @@ def _unknown(golden: Golden, candidate: Candidate) -> tuple[str, ...]:
     return (*names, *edges)
 
 
-def _check_arguments(mode: str, layout: str, precision: str | None, convolutions: str, model: Model | None) -> None:
+def _check_arguments(mode: str, layout: str, precision: str | None, convolutions: str, fail_on: str, model: Model | None) -> None:
     for value, choices, what in (
-        (mode, MODES, "mode"),
+        (mode, tuple(MODES), "mode"),
         (layout, LAYOUTS, "layout"),
         (precision, (None, *UNITS), "precision"),
         (convolutions, CONVOLUTIONS, "way of convolving"),
+        (fail_on, FAIL_ON, "verdict to fail on"),
     ):
         if value not in choices:
             raise GoldenError(f"there is no {what} {value!r}; expected {', '.join(str(each) for each in choices if each)}")
@@ -315,66 +447,16 @@ def _hint(given: tuple[int, ...], wanted: tuple[int, ...], first: int | None) ->
     return "; is it the same model?"
 
 
-def _precisions(given: Sequence[Mapping[Any, np.ndarray]], stated: str | None) -> dict[Name, str]:
+def _precisions(given: Sequence[Mapping[Any, np.ndarray]], stated: str | None) -> dict[Key, str]:
     """Return what each array was computed in: as stated, or by its dtype; float32 that holds only bfloat16's numbers is bfloat16."""
-    arrays: dict[Name, np.ndarray] = {name: array for each in given for name, array in each.items()}
+    kinds = ("relevance", "activation", "relevance")
+    arrays: dict[Key, np.ndarray] = {(kind, name): array for kind, each in zip(kinds, given, strict=True) for name, array in each.items()}
     singles = [np.ascontiguousarray(array).view(np.uint32) for array in arrays.values() if array.dtype == np.float32]
     coarse = bool(singles) and not any((bits & 0xFFFF).any() for bits in singles)
     enough = coarse and len(np.unique(np.concatenate([bits.reshape(-1)[:LOOKED_AT] for bits in singles]))) >= TELLING
     known = {"float32": "bfloat16"} if enough else {}
     found = {name: array.dtype.name if array.dtype.name in UNITS else "float64" for name, array in arrays.items()}
     return {name: stated or known.get(each, each) for name, each in found.items()}
-
-
-def derived_again(
-    golden: Golden,
-    relevances: Mapping[str, np.ndarray],
-    activations: Mapping[str, np.ndarray],
-    along: Mapping[tuple[str, str], np.ndarray],
-    model: Model,
-    mode: str,
-    convolutions: str,
-) -> dict[Key, Tensor]:
-    """Compute every layer again in float64, with bounds: from the candidate's own numbers around it, or ("isolated") from golden ones."""
-    plan, local = plan_of(golden, model), mode == "local"
-    if not local and golden.profile != "full":
-        raise GoldenError(f"this digest has samples only, so bounds of convolutions by {convolutions} can't be derived; record a full file")
-    finite = {name: a for name, a in activations.items() if np.isfinite(a).all()} if local else {}
-    trace, names = trace_of(golden, plan, finite), golden.names
-    given = {INPUT: np.asarray(golden.input), **finite}
-    kept = {layer.name: layer.activation.values for layer in golden.layers} if not local else {}
-    found: dict[Key, Tensor] = {}
-    errors = [UNIT * np.abs(given[INPUT])]
-    pairs = zip(names, trace.activations, strict=True)
-    before = [np.asarray(given.get(name, kept.get(name, of_plan)), np.float64) for name, of_plan in pairs]
-    for step in make_steps(model, plan.dtype, plan.algorithm, merge=False):
-        a = np.ascontiguousarray(layers.gather(step, before))
-        y = run_step(step, a) if local else kept[step.name]
-        bounds, _, error = forward_bounds(step, a, y, layers.gather(step, errors), convolutions)
-        errors.append(error)
-        if step.name in activations and (not local or all(name in given for name in golden.inputs[step.name])):
-            found["activation", step.name] = tensor_of(y, bounds)
-    above, shares = edges.readers(plan.steps), dict[int, dict[int, edges.Share]]()
-    for i, step in enumerate(plan.steps):
-        recorded = golden[step.name].relevance
-        if local and step.name not in relevances:
-            continue
-        R = np.ascontiguousarray(relevances[step.name] if local or recorded is None else recorded.values, np.float64)
-        if np.isfinite(R).all():
-            bounds = relevance_bounds(plan, i, trace, R, layers.gather(step, errors) if local else None, convolutions)
-            shares[i] = edges.cut_bounds(step, step_back(plan, trace, i, R), bounds)
-    for j, readers in above.items():
-        name = names[j + 1]
-        if name in relevances and readers and all(i in shares for i in readers):
-            values, bounds = edges.add([shares[i][j] for i in readers])
-            tensor = golden[name].relevance
-            found["relevance", name] = tensor_of(values if local or tensor is None else tensor.values, bounds)
-        for i in readers:
-            edge = (names[i + 1], name)
-            if edge in along and i in shares:
-                values, bounds = shares[i][j]
-                found["relevance", edge] = tensor_of(values if local else golden[edge[0]].edges[name].values, bounds)
-    return found
 
 
 def _maps(golden: Golden, relevances: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -5,22 +5,28 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nplrp.files.given import add_flags, given
-from nplrp.golden.errors import DIVERGED, PASSED, GoldenError
+from nplrp.golden.errors import DEFAULT_MODE, DIVERGED, PASSED, GoldenError
 from nplrp.pipes import draw, readable
+from nplrp.schema import print_json
 from nplrp.usage import Parser
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from nplrp.golden.auditing import Audit
+    from nplrp.golden.references import ReferenceAudits
+    from nplrp.golden.report import Report
+    from nplrp.golden.values import Golden
     from nplrp.model import Model
 
 
-def add_commands(commands: Any) -> None:
-    """Add ``golden`` to the parser of all commands."""
+def add_commands(commands: Any) -> Any:
+    """Add ``golden`` to the parser of all commands, and return its actions."""
     golden = commands.add_parser(
         "golden",
         help="record golden values and check other implementations against them",
@@ -65,6 +71,7 @@ def add_commands(commands: Any) -> None:
     check = actions.add_parser("check", parents=[model], help="compare a candidate, and say where it differs and why")
     check.add_argument("golden", metavar="G")
     check.add_argument("candidate", metavar="CANDIDATE", nargs="?", help=".npz, .h5, .safetensors, or a folder of raw arrays")
+    check.apart = ("candidate",)  # G -w W CANDIDATE
     check.add_argument(
         "--backend",
         metavar="B",
@@ -73,8 +80,14 @@ def add_commands(commands: Any) -> None:
     )
     check.add_argument("--python", metavar="PATH", help="the interpreter that has zennit, captum or innvestigate; default: this one")
     check.add_argument(
-        "--mode", default="chained", metavar="M", help="chained (default): it ran end to end; isolated: each layer got golden inputs"
+        "--mode",
+        default=DEFAULT_MODE,
+        metavar="M",
+        help="chained (default): it ran end to end, and with -w each layer is computed again where that leaves anything open; local: that "
+        "alone; isolated: each layer got golden inputs",
     )
+    check.add_argument("--require-all", action="store_true", help="pass only a candidate that gives every array")
+    check.add_argument("--fail-on", default="diverged", metavar="V", help="diverged (default), or suspect: pass nothing that is suspect")
     check.add_argument("--digest", metavar="D", help="refuse a golden file with another SHA-256 than 'show --digest' gave; or a file of it")
     check.add_argument("--layout", default="NHWC", help="NHWC (default) or NCHW")
     check.add_argument("--map", metavar="FILE", help="table of layer names: JSON {theirs: ours}, or lines 'theirs ours'")
@@ -87,12 +100,17 @@ def add_commands(commands: Any) -> None:
     check.add_argument("--png", metavar="FILE", help="also draw the report")
     check.set_defaults(run=run_check)
 
-    audit = actions.add_parser("audit", parents=[model], help="how much this file could let through: what tolerances hide, faults caught")
-    audit.add_argument("golden", metavar="G")
+    audit = actions.add_parser(
+        "audit",
+        parents=[model],
+        help="how much this file could let through, or turn away: what tolerances hide, faults caught, right code rejected",
+    )
+    audit.add_argument("golden", metavar="G", help="a golden file, or one of iNNvestigate's reference files (tests/references/layer)")
     audit.add_argument("--rtol", type=float, metavar="X", help="audit |d| <= atol + rtol |golden| instead of the derived tolerances")
     audit.add_argument("--atol", type=float, metavar="X")
     audit.add_argument("--json", metavar="FILE", help="also write it as JSON; - for standard output")
     audit.set_defaults(run=run_audit)
+    return actions
 
 
 def run_record(arguments: argparse.Namespace) -> None:
@@ -106,7 +124,7 @@ def run_record(arguments: argparse.Namespace) -> None:
     x = _tensor(arguments, model)
     if x is None:
         raise GoldenError("there is nothing to explain; give --image or --input")
-    name = Path(arguments.image or arguments.input).name
+    name, tell = Path(arguments.image or arguments.input).name, _teller(arguments)
     golden = record(
         model,
         x,
@@ -116,25 +134,26 @@ def run_record(arguments: argparse.Namespace) -> None:
         start=arguments.start,
         profile=arguments.profile,
         input_name=name,
-        progress=_progress,
+        progress=tell,
     )
-    _progress(f"writing {arguments.output}")
+    tell(f"writing {arguments.output}")
     write(golden, arguments.output)
-    _progress("")
+    tell("")
     print(f"{golden}\nwrote {arguments.output}")
 
 
 def run_show(arguments: argparse.Namespace) -> None:
     """Print what a golden file holds."""
-    import json
-
     from nplrp.golden.file import digest, read
 
     golden = read(arguments.golden)
     if arguments.digest:
         print(f"{digest(arguments.golden)}  {Path(arguments.golden).name}")
         return
-    print(json.dumps(dict(golden.facts), indent=1, sort_keys=True) if arguments.json else golden)
+    if arguments.json:
+        print_json("golden.show", dict(sorted(golden.facts.items())))
+    else:
+        print(golden)
 
 
 def run_verify(arguments: argparse.Namespace) -> int:
@@ -168,16 +187,31 @@ def run_export(arguments: argparse.Namespace) -> None:
 
 
 def run_check(arguments: argparse.Namespace) -> int:
-    """Compare a candidate with golden values."""
+    """Compare a candidate with golden values, and hash these meanwhile."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from nplrp.golden.file import check_content, check_digest, read_sealed
+
+    if arguments.digest is not None:
+        check_digest(arguments.golden, arguments.digest)
+    _teller(arguments)(f"reading {arguments.golden}")
+    golden = read_sealed(arguments.golden)
+    with ThreadPoolExecutor(1) as pool:
+        hashed = pool.submit(check_content, golden, arguments.golden)
+        try:
+            report = _checked(arguments, golden)
+        finally:
+            hashed.result()
+    return _told(arguments, report)
+
+
+def _checked(arguments: argparse.Namespace, golden: Golden) -> Report:
+    """Compare what a command line names."""
     import sys
 
     from nplrp.golden.candidate import read_candidate, read_map
     from nplrp.golden.checking import check
-    from nplrp.golden.file import check_digest, read
 
-    if arguments.digest is not None:
-        check_digest(arguments.golden, arguments.digest)
-    golden = read(arguments.golden)
     names = read_map(arguments.map) if arguments.map else None
     if (arguments.candidate is None) == (arguments.backend is None):
         raise GoldenError("there is nothing to check, or too much; give either a candidate or --backend")
@@ -185,7 +219,7 @@ def run_check(arguments: argparse.Namespace) -> int:
         raise GoldenError("a backend needs the weights that were recorded; give --weights")
     model = given(arguments).load() if arguments.weights else None
     if model is not None and arguments.backend:
-        from nplrp.golden.backend import BACKENDS, adapter, run_backend
+        from nplrp.golden.backend import BACKENDS, adapter, computed_otherwise, run_backend
 
         known = arguments.backend in BACKENDS
         if arguments.python and not known:
@@ -193,12 +227,14 @@ def run_check(arguments: argparse.Namespace) -> int:
         if arguments.mode == "isolated" and golden.profile != "full":
             raise GoldenError("this digest has samples only, so no layer can be given golden inputs; record a full file")
         command = adapter(arguments.backend, arguments.mode, arguments.python) if known else _words(arguments.backend)
+        for line in computed_otherwise(golden, arguments.backend, arguments.mode) if known else ():
+            print(f"nplrp: {line}; record in its dialect (--dialect {arguments.backend}) to check it by its own rules", file=sys.stderr)
         dtype = "float64" if arguments.precision == "float64" else "float32"
         candidate = run_backend(golden, model, command, names, dtype=dtype, x=_tensor(arguments, model))
         candidate = dataclasses.replace(candidate, source=arguments.backend)
     else:
         candidate = read_candidate(arguments.candidate, names)
-    report = check(
+    return check(
         golden,
         candidate,
         mode=arguments.mode,
@@ -209,7 +245,17 @@ def run_check(arguments: argparse.Namespace) -> int:
         rtol=arguments.rtol,
         atol=arguments.atol,
         model=model,
+        require_all=arguments.require_all,
+        fail_on=arguments.fail_on,
+        progress=_teller(arguments),
     )
+
+
+def _told(arguments: argparse.Namespace, report: Report) -> int:
+    """Print a report, and write what was asked for; return the exit code."""
+    import sys
+
+    _teller(arguments)("")
     if arguments.png:
         from nplrp.golden.picture import report_figure
         from nplrp.heatmaps import save_png
@@ -221,21 +267,27 @@ def run_check(arguments: argparse.Namespace) -> int:
         print(report)
     if arguments.png:
         print(f"wrote {arguments.png}", file=sys.stderr if arguments.json == "-" else sys.stdout)
-    return PASSED if report.passed else DIVERGED
+    return report.exit_code
 
 
 def run_audit(arguments: argparse.Namespace) -> int:
     """Say how much a golden file could let through."""
     from nplrp.golden.auditing import audit
     from nplrp.golden.file import read
+    from nplrp.golden.references import audit_references, is_reference
+    from nplrp.golden.report import write_json
 
-    golden = read(arguments.golden)
-    model = given(arguments).load() if arguments.weights else None
-    x = _tensor(arguments, model) if model is not None else None
-    found = audit(golden, model, x, rtol=arguments.rtol, atol=arguments.atol, progress=_progress)
-    _progress("")
+    tolerances, tell = {"rtol": arguments.rtol, "atol": arguments.atol}, _teller(arguments)
+    if is_reference(arguments.golden):
+        found: Audit | ReferenceAudits = audit_references(arguments.golden, **tolerances, progress=tell)
+    else:
+        golden = read(arguments.golden)
+        model = given(arguments).load() if arguments.weights else None
+        x = _tensor(arguments, model) if model is not None else None
+        found = audit(golden, model, x, **tolerances, progress=tell)
+    tell("")
     if arguments.json:
-        found.write_json(arguments.json)
+        write_json(found.as_json(), arguments.json)
     if arguments.json != "-":
         print(found)
     return PASSED if found.passed else DIVERGED
@@ -251,13 +303,16 @@ def _words(command: str) -> list[str]:
     return words
 
 
-def _progress(what: str) -> None:
-    """Show what is being done, where somebody watches."""
+def _teller(arguments: argparse.Namespace) -> Callable[[str], None]:
+    """Return what shows what is being done, where somebody watches who wants to know."""
     import sys
 
-    if sys.stderr.isatty():
-        draw(sys.stderr, f"\r\x1b[K{readable(what)}")
-        sys.stderr.flush()
+    def tell(what: str) -> None:
+        if sys.stderr.isatty() and not arguments.quiet:
+            draw(sys.stderr, f"\r\x1b[K{readable(what)}")
+            sys.stderr.flush()
+
+    return tell
 
 
 def _tensor(arguments: argparse.Namespace, model: Model) -> np.ndarray | None:

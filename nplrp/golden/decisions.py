@@ -14,11 +14,14 @@ from typing import Any
 import numpy as np
 
 from nplrp.golden.bounds import TINY
-from nplrp.golden.values import Golden, Tensor
+from nplrp.golden.judging import CHAINED, FLOOR, UNITS
+from nplrp.golden.values import UNIT, Golden, Tensor
 from nplrp.layers import KINDS, Layer, Step, activation, operation
 
 #: A run is like a candidate that opens other ReLUs at most so many times as often. The most alike even and uneven run stay in any case.
 ALIKE = 4
+#: Relevance that another place won is missing in one and too much in the other, and rules with two signs pass on more than they get.
+PASSED_ON = 4.0
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,9 @@ class Decisions:
     total, ambiguous : int
         Decisions of the golden run, and how many of them lie inside the error bound.
     other, unexplained : int
-        Decided otherwise, and how many of those aren't ambiguous.
+        Decided otherwise, and how many of those rounding doesn't explain.
+    moved : float
+        Golden relevance of the outputs that another place won.
     """
 
     layer: str
@@ -41,9 +46,10 @@ class Decisions:
     ambiguous: int
     other: int
     unexplained: int
+    moved: float = 0.0
 
 
-def decided_otherwise(golden: Golden, activations: Mapping[str, np.ndarray]) -> tuple[Decisions, ...]:
+def decided_otherwise(golden: Golden, activations: Mapping[str, np.ndarray], precision: str = "float32") -> tuple[Decisions, ...]:
     """Compare decisions in every layer where the golden values are whole and the candidate has what they were taken from.
 
     Parameters
@@ -51,8 +57,11 @@ def decided_otherwise(golden: Golden, activations: Mapping[str, np.ndarray]) -> 
     golden : Golden
     activations : mapping of str to ndarray
         The candidate's, in golden shapes.
+    precision : str
+        A decision is explained if it is ambiguous in float32, and the candidate is no more precise; or if what decides differs by no more
+        than float32 runs differ from end to end, scaled to this precision.
     """
-    found = []
+    found, scale = [], max(UNITS[precision], 2 * UNITS["float64"]) / UNIT
     for layer, facts in zip(golden.layers, golden.facts["layers"], strict=True):
         step = _choosing(facts)
         seen = golden.inputs[layer.name] if step else (layer.name,)
@@ -63,9 +72,52 @@ def decided_otherwise(golden: Golden, activations: Mapping[str, np.ndarray]) -> 
         if all(np.isfinite(each).all() for each in theirs):
             decided = [_winners(step, each) if step else each[0] > 0 for each in (mine, theirs)]
             other, ambiguous = decided[0] != decided[1], layer.ambiguous.reshape(decided[0].shape)
-            counts = (other.size, int(ambiguous.sum()), int(other.sum()), int((other & ~ambiguous).sum()))
-            found.append(Decisions(layer.name, "winner" if step else "sign", *counts))
+            unexplained, moved = np.zeros(0, bool), 0.0
+            if other.any():
+                unexplained = _margins(step, mine, theirs, other) > max(_tolerance(golden[name].activation, scale) for name in seen)
+                if scale >= 1:
+                    unexplained &= ~ambiguous[other]
+                if step and layer.relevance is not None:
+                    moved = float(np.abs(layer.relevance.values.reshape(other.shape)[other]).sum())
+            counts = (other.size, int(ambiguous.sum()), int(other.sum()), int(unexplained.sum()))
+            found.append(Decisions(layer.name, "winner" if step else "sign", *counts, moved))
     return tuple(found)
+
+
+def deciding_layers(golden: Golden) -> set[str]:
+    """Return the layers that open units or choose among places."""
+    return {facts["name"] for facts in golden.facts["layers"] if KINDS[facts["kind"]].chooses or _opens(facts)}
+
+
+def excuse(golden: Golden, decisions: Sequence[Decisions]) -> dict[str, float]:
+    """Return by layer how much relevance may be elsewhere because decisions above it fell otherwise, all of which rounding explains.
+
+    Layers are left out above which nothing was decided otherwise, or something that rounding doesn't explain. Of a candidate that doesn't
+    give all activations nobody knows: it is taken to have decided otherwise.
+    """
+    known, deciding, found = {each.layer: each for each in decisions}, deciding_layers(golden), {}
+    for name in golden.names:
+        above = golden.above(name) | {name}
+        seen = [known[each] for each in above if each in known]
+        if any(each.unexplained for each in seen):
+            continue
+        if any(each.other for each in seen) or not (above & deciding) <= known.keys():
+            found[name] = PASSED_ON * sum(each.moved for each in seen)
+    return found
+
+
+def _tolerance(tensor: Tensor, scale: float) -> float:
+    """Return by how much activations differ from end to end at most."""
+    return max(CHAINED * float(tensor.spread[:, 1].max(initial=0.0)), FLOOR * UNIT) * tensor.sums[2] * scale
+
+
+def _margins(step: Step | None, mine: Sequence[np.ndarray], theirs: Sequence[np.ndarray], other: np.ndarray) -> np.ndarray:
+    """Return by how much each decision that fell otherwise was taken: half of what separates two places, or all of what a unit is open."""
+    if step is None:
+        return np.asarray(np.abs(mine[0] - theirs[0]).reshape(other.shape)[other])
+    places, winners = _places(step, mine), _winners(step, theirs)
+    there = np.take_along_axis(places, winners[..., None], axis=-1)[..., 0]
+    return np.asarray((places.max(axis=-1) - there)[other] / 2)
 
 
 def comparable_runs(

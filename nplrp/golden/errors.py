@@ -6,6 +6,8 @@ from nplrp.errors import NplrpError
 
 #: Exit codes: everything within its tolerance; something diverged; bad usage or file; other weights or input; nothing to compare.
 PASSED, DIVERGED, BAD, PROVENANCE, NOTHING = 0, 1, 2, 3, 4
+#: How candidates are taken to have run, unless it is said (`nplrp.golden.report.MODES`).
+DEFAULT_MODE = "chained"
 
 
 class GoldenError(NplrpError):

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 
 from nplrp import layers
-from nplrp.golden.forward_faults import FORMATS, coarse, flattens
+from nplrp.golden.forward_faults import coarse, flattens
 from nplrp.layers import Step, operation
 from nplrp.lrp import four_lines, step_back
 from nplrp.plan import Plan
 from nplrp.rules import RULES, STABILISERS, Change, Clamp, Part, Rule
 from nplrp.rules.composites import STARTS
 from nplrp.rules.dialects import DIALECTS, OWN
+from nplrp.rules.recorded import bare
 from nplrp.scores import Scoring
 from nplrp.trace import Trace
 
@@ -76,8 +77,18 @@ class Place:
         weight = self.matrix
         return weight if weight is not None and weight.ndim == 4 and weight.shape[:2] != (1, 1) else None
 
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What its rule runs."""
+        return self.plan.parts[self.i]
+
     def run(self, step: Step | None = None, rule: Rule | None = None, parts: tuple[Part, ...] | None = None) -> np.ndarray:
         """Run the step, perhaps with another step, rule, or parts of the rule."""
+        at = self.changed(step, rule, parts)
+        return step_back(at.plan, at.trace, at.i, at.R)
+
+    def changed(self, step: Step | None = None, rule: Rule | None = None, parts: tuple[Part, ...] | None = None) -> Place:
+        """Return the same with another step, rule, or parts of the rule."""
         rule = rule or self.rule
         if parts is None:
             parts = self.plan.parts[self.i] if rule == self.rule else rule.parts
@@ -86,8 +97,8 @@ class Place:
             return (*row[: self.i], value, *row[self.i + 1 :])
 
         p = self.plan
-        changed = dataclasses.replace(p, steps=put(p.steps, step or self.step), rules=put(p.rules, rule), parts=put(p.parts, parts))
-        return step_back(changed, self.trace, self.i, self.R)
+        plan = dataclasses.replace(p, steps=put(p.steps, step or self.step), rules=put(p.rules, rule), parts=put(p.parts, parts))
+        return dataclasses.replace(self, plan=plan)
 
 
 Deviation = Callable[[Place], np.ndarray | None]
@@ -244,35 +255,35 @@ def too_slow(fault: Fault, at: Place) -> bool:
     return fault.run is _half and at.a.size * at.step.output_shape[-1] > 1 << 24
 
 
-def dialect_switches(at: Place) -> Iterator[tuple[str, np.ndarray]]:
-    """Run a step under every switch of its rule, and as every known system has it."""
+def dialect_switches(at: Place) -> Iterator[tuple[str, Rule]]:
+    """Return a step's rule under every switch, as every known system has it, and every other rule."""
     rule, takes, family = at.rule, at.rule.row.parameters, operation(at.step).family
     tried = [rule]
 
-    def attempt(name: str, other: Rule) -> Iterator[tuple[str, np.ndarray]]:
+    def attempt(name: str, other: Rule) -> Iterator[tuple[str, Rule]]:
         if other not in tried and family in other.fits:
             tried.append(other)
-            yield name, at.run(rule=other)
+            yield name, other
 
-    for dialect in DIALECTS.values():
-        for asked in ([None] if family in OWN else []) + [_bare(rule)]:
-            yield from attempt(f"as {dialect.name} has it", dialect.resolve(asked, family))
     if "bias" in takes:
         for bias in rule.row.biases:
             yield from attempt(f"bias={bias} in the denominators", dataclasses.replace(rule, bias=bias))
+    if "split" in takes:
+        yield from attempt("weights told by sign, not contributions (split)", dataclasses.replace(rule, split=not rule.split))
+    for dialect in DIALECTS.values():
+        for asked in ([None] if family in OWN else []) + [bare(rule)]:
+            yield from attempt(f"as {dialect.name} has it", dialect.resolve(asked, family))
     if "stabiliser" in takes:
         for stabiliser in STABILISERS:
             yield from attempt(f"stabiliser {stabiliser}: {STABILISERS[stabiliser]}", dataclasses.replace(rule, stabiliser=stabiliser))
     if "epsilon" in takes:
         for epsilon in (0.25, 0.1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-9, 0.0):
             yield from attempt(f"epsilon={epsilon:g}", dataclasses.replace(rule, epsilon=epsilon))
-    if "split" in takes:
-        yield from attempt("weights told by sign, not contributions (split)", dataclasses.replace(rule, split=not rule.split))
-    if at.matrix is not None:
-        for name, bits in FORMATS.items():
-            yield f"inputs and weights rounded to {name}", _in_format(at, bits)
-    for name, row in RULES.items():
+    for name, row in sorted(RULES.items(), key=lambda item: item[0] == "zero"):  # the epsilon rule without one comes last
         if not row.boxed:
+            if "epsilon" in row.parameters and rule.epsilon is not None:
+                same = Rule(name, epsilon=rule.epsilon, stabiliser=rule.stabiliser).resolved()
+                yield from attempt(f"another rule: {name}", same)
             yield from attempt(f"another rule: {name}", Rule(name).resolved())
 
 
@@ -295,7 +306,7 @@ def redistributed(at: Place, transpose: Callable[[np.ndarray, Sequence[Change]],
     return total
 
 
-def _in_format(at: Place, bits: int) -> np.ndarray:
+def in_format(at: Place, bits: int) -> np.ndarray:
     """Run the four lines with what enters each product rounded to so many bits."""
     assert at.matrix is not None
     step, rule = dataclasses.replace(at.step, weight=coarse(at.matrix, bits).astype(at.a.dtype), prepared={}), at.rule
@@ -306,12 +317,6 @@ def _in_format(at: Place, bits: int) -> np.ndarray:
         s = coarse(layers.divide(of_units, z, rule, part.weight), bits).astype(at.a.dtype)
         total += layers.multiply(inputs, layers.transpose(step, s, changes))
     return total
-
-
-def _bare(rule: Rule) -> Rule:
-    """Return a rule with its switches left to the dialect; what a composite sets stays."""
-    kept = {key: getattr(rule, key) for key in ("gamma", "alpha", "beta", "low", "high", "box") if getattr(rule, key) is not None}
-    return Rule(rule.name, **kept)
 
 
 def _has_bias(at: Place) -> bool:

@@ -21,7 +21,7 @@ from nplrp.files.hdf5 import path_name
 from nplrp.files.plain import read_plain
 from nplrp.files.sealed import SealError, digest_of, opened_sealed, sealed_hdf5
 from nplrp.golden.errors import GoldenError
-from nplrp.golden.values import FORMAT, PROFILES, VERSIONS, Golden, GoldenLayer, Tensor
+from nplrp.golden.values import FORMAT, PROFILES, VERSIONS, Golden, GoldenLayer, Scales, Tensor
 
 SUFFIX = ".lrpgold.h5"
 SMALL = 1024
@@ -54,7 +54,20 @@ def write(golden: Golden, path: str | os.PathLike[str]) -> None:
 
 
 def read(path: str | os.PathLike[str]) -> Golden:
-    """Read golden values and check every byte of them.
+    """Read golden values and check every byte of them, and that they are what the file states.
+
+    Raises
+    ------
+    GoldenError
+        If the file is missing, no golden file, of another version, truncated or changed; the message says which.
+    """
+    golden = read_sealed(path)
+    check_content(golden, path)
+    return golden
+
+
+def read_sealed(path: str | os.PathLike[str]) -> Golden:
+    """Read golden values and check every byte of them; `check_content` is left to the caller, who may do it meanwhile.
 
     Raises
     ------
@@ -64,17 +77,25 @@ def read(path: str | os.PathLike[str]) -> Golden:
     path = Path(path)
     try:
         with opened_sealed(path, _KIND, VERSIONS) as (file, source):
-            golden = _Reader(source, file).golden()
+            return _Reader(source, file).golden()
     except OSError as error:
         raise GoldenError(f"{path}: can't be read: {error.strerror or error}; record it with: nplrp golden record") from None
     except SealError as error:
         raise GoldenError(f"{path}: {error}; copy it again, or record it with: nplrp golden record") from None
     except WeightsError as error:
         raise GoldenError(f"{path}: isn't laid out as golden values are ({error}); record it again") from None
+
+
+def check_content(golden: Golden, path: str | os.PathLike[str]) -> None:
+    """Refuse golden values whose hash isn't the one that they state.
+
+    Raises
+    ------
+    GoldenError
+    """
     found, stated = golden.content_sha256, golden.facts["content_sha256"]
     if found != stated:
         raise GoldenError(f"{path}: its content has SHA-256 {found}, but it states {stated}; it was changed: record it again")
-    return golden
 
 
 def digest(path: str | os.PathLike[str]) -> str:
@@ -225,6 +246,7 @@ class _Reader:
         if min(shape, default=1) < 0 or len(sums) != 3 or not expected.shape == certified.shape == undecided.shape == values.shape:
             raise WeightsError(f"{group.name}/{name} and its bounds have shapes that don't fit together")
         sha256 = self._attribute(group, f"{name}_sha256", str)
+        shifts = self._array(group, f"{prefix}shifts", needed=False)
         return Tensor(
             shape,
             values,
@@ -234,4 +256,15 @@ class _Reader:
             np.zeros((0, 2)) if spread is None else spread,
             sha256,
             (sums[0], sums[1], sums[2]),
+            self._scales(group, prefix, shape),
+            np.zeros((0, 2)) if shifts is None else shifts,
         )
+
+    def _scales(self, group: hdf5.Group, prefix: str, shape: tuple[int, ...]) -> Scales | None:
+        layer, channels = (self._array(group, f"{prefix}{name}", needed=False) for name in ("scales", "channel_scales"))
+        if layer is None:
+            return None
+        channels = np.zeros((0, 2)) if channels is None else channels
+        if layer.shape != (6,) or channels.shape not in ((0, 2), (*shape[-1:], 2)):
+            raise WeightsError(f"{group.name}/{prefix}scales has a shape that doesn't fit")
+        return Scales(layer, channels)

@@ -14,7 +14,7 @@ from nplrp.model import Layer
 from nplrp.rules import AS_IS
 
 #: Bits of mantissa, the leading 1 not counted, that a format keeps.
-FORMATS = {"TF32 (tensor cores' default)": 10, "bfloat16": 7}
+FORMATS = {"TF32 (tensor cores' default; float16 has as many)": 10, "bfloat16": 7}
 #: Epsilons of batch norms in Keras, and in PyTorch.
 NORM_EPSILONS = (1e-3, 1e-5)
 

@@ -29,7 +29,7 @@ RENUMBERINGS, NOISY, UNEVEN = 2, 2, 2
 
 def reordered_runs(
     golden: Run, forward: Sequence[np.ndarray], backward: Sequence[np.ndarray], progress: Progress
-) -> tuple[dict[tuple[str, str], np.ndarray], list[dict[str, Any]]]:
+) -> tuple[dict[tuple[str, str], np.ndarray], dict[tuple[str, str], np.ndarray], list[dict[str, Any]]]:
     """Measure float32 runs against a float64 one.
 
     Parameters
@@ -42,18 +42,19 @@ def reordered_runs(
 
     Returns
     -------
-    (dict of (layer, "activation" or "relevance") to ndarray [runs, 2], list of dict)
-        For each run sum |d| / sum |v| and max |d| / max |v|; and its kind, whether ties last in it, and by layer how many ReLUs are open in
-        it and closed in the golden run, or the other way round.
+    (dict of (layer, "activation" or "relevance") to ndarray [runs, 2], dict of the same, list of dict)
+        For each run sum |d| / sum |v| and max |d| / max |v|; sum d / sum |v| and sum d v / sum v^2; and its kind, whether ties last in
+        it, and by layer how many ReLUs are open in it and closed in the golden run, or the other way round.
     """
     found: dict[tuple[str, str], list[list[float]]] = {}
+    shifts: dict[tuple[str, str], list[list[float]]] = {}
     runs: list[dict[str, Any]] = []
     opening = {layer.name for layer in golden.model if activation(layer.activation).opens}
     for number, (kind, model, orders, algorithm, noise) in enumerate(_variants(golden.model, forward, backward), 1):
         progress(f"float32 run {number} of {2 + RENUMBERINGS + NOISY + UNEVEN}")
         plan = make_plan(model, golden.plan.composite, "float32", algorithm, golden.plan.dialect)
         with np.errstate(under="ignore"):
-            ran = whole_run(plan, golden.x, golden.start, golden.targets, noise=noise)
+            ran = whole_run(plan, golden.x, golden.start, golden.targets, noise=noise, one_pass=False)
         signs: dict[str, int] = {}
         for what in ("activation", "relevance"):
             expected = golden.activations if what == "activation" else golden.relevances
@@ -61,11 +62,13 @@ def reordered_runs(
                 order = orders.get(name)
                 original = values if order is None else values[..., np.argsort(order)]
                 found.setdefault((name, what), []).append(deviation(original, expected[name]))
+                shifts.setdefault((name, what), []).append(shift(original, expected[name]))
                 if what == "activation" and name in opening:
                     other = int(np.count_nonzero((original > 0) != (expected[name] > 0)))
                     signs |= {name: other} if other else {}
         runs.append({"kind": kind, "even": noise is None or noise.even, "signs": signs})
-    return {key: np.array(rows) for key, rows in found.items()}, runs
+    arrays = [{key: np.array(rows) for key, rows in each.items()} for each in (found, shifts)]
+    return arrays[0], arrays[1], runs
 
 
 def deviation(got: np.ndarray, expected: np.ndarray) -> list[float]:
@@ -73,6 +76,14 @@ def deviation(got: np.ndarray, expected: np.ndarray) -> list[float]:
     d, size = np.abs(np.asarray(got, np.float64) - expected), np.abs(expected)
     pairs = ((d.sum(), size.sum()), (d.max(initial=0.0), size.max(initial=0.0)))
     return [float(a / b) if b else float(a > 0) for a, b in pairs]
+
+
+def shift(got: np.ndarray, expected: np.ndarray) -> list[float]:
+    """Return sum d / sum |v| and sum d v / sum v^2 (0 / 0 is 0)."""
+    v = expected.reshape(-1)
+    d = np.asarray(got, np.float64).reshape(-1) - v
+    pairs = ((d.sum(), np.abs(v).sum()), ((d * v).sum(), (v * v).sum()))
+    return [float(a / b) if b else 0.0 for a, b in pairs]
 
 
 def renumbered(model: Model, seed: int) -> tuple[Model, dict[str, np.ndarray]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("nplrp", "golden values of Layer-wise Relevance Propagation")
     group.addoption("--lrp-goldens", metavar="DIR", default=None, help="where golden files are (default: goldens beside the test)")
     group.addoption(
+        "--lrp-pictures", metavar="DIR", default=None, help="where reports that fail are drawn (default: in pytest's temporary folder)"
+    )
+    group.addoption(
         "--lrp-regen", action="store_true", help="write NAME.new.lrpgold.h5 beside each golden file, and fail until it is renamed"
     )
 
@@ -27,6 +31,7 @@ def lrp_golden(request: pytest.FixtureRequest) -> Callable[[str], Golden]:
     """Return a function from a golden file's name, without its suffix, to what it holds."""
 
     def find(name: str) -> Golden:
+        __tracebackhide__ = True
         from nplrp.golden.file import read
 
         path = _path(request, name)
@@ -39,19 +44,23 @@ def lrp_golden(request: pytest.FixtureRequest) -> Callable[[str], Golden]:
 
 @pytest.fixture
 def lrp_check(request: pytest.FixtureRequest, lrp_golden: Callable[[str], Golden]) -> Callable[..., Report | None]:
-    """Return a function (name, actual, regenerate=None, **options) that fails with the report if anything diverged.
+    """Return a function (name, actual, regenerate=None, **options) that fails with the report, and its picture, if anything diverged.
 
+    `actual` and the options are those of `nplrp.testing.assert_lrp_close`: arrays or a file, model=, names=, mode=, require_all=, fail_on=.
     `regenerate` is a function without arguments that records the golden values again; ``--lrp-regen`` calls it.
     """
 
     def compare(name: str, actual: Any, regenerate: Callable[[], Golden] | None = None, **options: Any) -> Report | None:
+        __tracebackhide__ = True
         from nplrp.testing import assert_lrp_close
 
         if request.config.option.lrp_regen:
             if regenerate is None:
                 pytest.fail(f"--lrp-regen: this test of {name!r} doesn't say how its golden values are recorded: give regenerate=")
             pytest.fail(_regenerated(_path(request, name), regenerate()), pytrace=False)
-        return assert_lrp_close(actual, lrp_golden(name), **options)
+        golden = lrp_golden(name)
+        options.setdefault("picture", _picture(request, name))
+        return assert_lrp_close(actual, golden, **options)
 
     return compare
 
@@ -59,6 +68,16 @@ def lrp_check(request: pytest.FixtureRequest, lrp_golden: Callable[[str], Golden
 def _path(request: pytest.FixtureRequest, name: str) -> Path:
     folder = request.config.option.lrp_goldens
     return (Path(folder) if folder else request.path.parent / "goldens") / f"{name}.lrpgold.h5"
+
+
+def _picture(request: pytest.FixtureRequest, name: str) -> Path:
+    """Return where the report of a test is drawn if it fails; the folder is made."""
+    folder = request.config.option.lrp_pictures
+    test = re.sub(r"[^\w.-]+", "_", request.node.name)
+    if folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        return Path(folder) / f"{test}.{Path(name).name}.png"
+    return Path(request.getfixturevalue("tmp_path")) / f"{Path(name).name}.png"
 
 
 def _regenerated(path: Path, golden: Golden) -> str:

@@ -11,14 +11,22 @@ from typing import Any
 import numpy as np
 
 from nplrp import __version__, layers
-from nplrp.errors import NumericsError, RuleError
+from nplrp.errors import RuleError
 from nplrp.explanation import explain
 from nplrp.files.hdf5 import path_name
 from nplrp.golden import edges
-from nplrp.golden.bounds import Bounds, Forward, chain_noise, forward_bounds, relevance_bounds, start_bounds
+from nplrp.golden.bounds import (
+    Bounds,
+    Forward,
+    activation_scales,
+    chain_noise,
+    forward_bounds,
+    relevance_errors,
+    start_bounds,
+)
 from nplrp.golden.errors import GoldenError, ProvenanceError
 from nplrp.golden.orders import reordered_runs
-from nplrp.golden.values import FORMAT, PROFILES, UNIT, VERSIONS, Golden, GoldenLayer, Tensor, sha256
+from nplrp.golden.values import FORMAT, PROFILES, UNIT, VERSIONS, Golden, GoldenLayer, Scales, Tensor, sha256
 from nplrp.golden.whole_run import Progress, Run, whole_run
 from nplrp.layers import Step
 from nplrp.model import Model
@@ -27,11 +35,14 @@ from nplrp.rules.composites import Composite
 from nplrp.rules.dialects import Dialect, dialect_named
 from nplrp.rules.recorded import composite_of, rule_facts
 from nplrp.scores import scoring_of
+from nplrp.subnormals import refuse_flushed
 from nplrp.targets import find_targets
 
 #: Samples of each array in a digest; and the largest input that it holds whole.
 SAMPLES = 576
 SMALL_INPUT = 8192
+#: Since this version of the file, relevance is computed from the activations that are stored, where batch norms are merged too.
+ONE_PASS = 3
 
 
 def record(
@@ -69,9 +80,25 @@ def record(
     NumericsError
         If this process flushes subnormal numbers to zero, or a number isn't finite.
     """
+    return _recorded(model, x, composite, target, dialect, start, profile, input_name, progress)
+
+
+def _recorded(
+    model: Model,
+    x: np.ndarray,
+    composite: str | Composite | Mapping[str, Any],
+    target: Any,
+    dialect: str | Dialect | None,
+    start: str | None,
+    profile: str,
+    input_name: str = "",
+    progress: Progress = lambda what: None,
+    version: int = VERSIONS[-1],
+) -> Golden:
+    """Record as `record` does, or as it was done for an older version of the file."""
     if profile not in PROFILES:
         raise GoldenError(f"there is no profile {profile!r}; expected {' or '.join(PROFILES)}")
-    refuse_flushed_subnormals()
+    refuse_flushed()
     last = model.layers[-1].name if model.layers else None
     if scoring_of(model).binary:
         target = 1 if target is None else target
@@ -89,7 +116,7 @@ def record(
     plan = make_plan(model, composite, "float64", "direct", dialect)
     largest = target is None and checked.targets is not None
     chosen = None if checked.targets is None else [int(t) for t in checked.targets]
-    e = whole_run(plan, np.asarray(x, np.float64), str(checked.start), chosen, largest)
+    e = whole_run(plan, np.asarray(x, np.float64), str(checked.start), chosen, largest, one_pass=version >= ONE_PASS)
     facts = _facts(e, "full", input_name)
     layers, facts["runs"] = _layers(e, progress)
     golden = Golden(facts, tuple(layers), e.x, e.trace.output.copy(), e.trace.logits.copy())
@@ -134,7 +161,7 @@ def recompute(golden: Golden, model: Model, x: np.ndarray | None = None) -> list
     shape, targets = model.output_shape, facts["targets"]
     if targets is not None and len(shape) > 1:  # places, row by row
         targets = [tuple(int(each) for each in np.unravel_index(target, shape)) for target in targets]
-    again = record(model, x, composite, targets, dialect=dialect, start=facts["start"], profile=golden.profile)
+    again = _recorded(model, x, composite, targets, dialect, facts["start"], golden.profile, version=facts["format_version"])
     old, new = dict(golden.arrays()), dict(again.arrays())
     other = [path for path in old if path not in new or old[path].tobytes() != new[path].tobytes()]
     for mine, theirs in zip(golden.layers, again.layers, strict=True):
@@ -187,39 +214,24 @@ def rebuilt_dialect(facts: Mapping[str, Any]) -> Dialect | None:
     return dataclasses.replace(dialect_named("nplrp"), stand_ins=True) if facts.get("stand_ins") else None
 
 
-def refuse_flushed_subnormals() -> None:
-    """Stop if this process flushes subnormal numbers to zero, as libraries linked with -ffast-math make it do.
-
-    Raises
-    ------
-    NumericsError
-    """
-    for dtype in (np.float64, np.float32):
-        info = np.finfo(dtype)
-        small, smallest = np.array([info.tiny, info.smallest_subnormal], dtype)
-        with np.errstate(under="ignore"):
-            if small * dtype(0.5) == 0 or smallest * dtype(1.0) == 0:
-                raise NumericsError(
-                    f"this process flushes subnormal {np.dtype(dtype).name} numbers to zero: a library was loaded that sets FTZ or DAZ "
-                    "(linked with -ffast-math); golden values would be wrong: run nplrp in a process of its own"
-                )
-
-
 def _layers(e: Run, progress: Progress) -> tuple[list[GoldenLayer], list[dict[str, Any]]]:
     """Return every layer's golden values, in forward order, and what the float32 runs were."""
     plan, trace = e.plan, e.trace
     names, above = edges.names_of(plan.steps), edges.readers(plan.steps)
     activations, relevances = e.activations, e.relevances
     own = make_steps(e.model, plan.dtype, plan.algorithm, merge=False)
-    forward = _forward(e, own, progress)
+    forward, scales = _forward(e, own, progress)
     R = [relevances[name] for name in names]
     back, bounds, shares = dict[int, np.ndarray](), dict[int, Bounds](), dict[int, dict[int, edges.Share]]()
+    sums = dict[int, Scales | None]()
     for i in range(len(plan.steps) - 1, -1, -1):
         progress(f"bounds of relevance: {names[i + 1]}")
         back[i] = edges.given_back(plan, trace, R, above, i)
-        bounds[i] = relevance_bounds(plan, i, trace, R[i + 1])
+        whole = len(plan.steps[i].inputs) == 1  # what it works on is one layer's output
+        bounds[i], sums[i] = relevance_errors(plan, i, trace, R[i + 1], back[i] if whole else None)
         shares[i] = edges.cut_bounds(plan.steps[i], back[i], bounds[i])
-    of_sums = {names[-1]: _start_bounds(e)}
+    top = start_errors(e.model, plan.steps, trace.activations, trace.logits, e.start, relevances[names[-1]], None)
+    of_sums = {names[-1]: top}
     for j, readers in above.items():
         if readers:
             of_sums[names[j + 1]] = edges.add([shares[i][j] for i in readers]).bounds
@@ -229,31 +241,35 @@ def _layers(e: Run, progress: Progress) -> tuple[list[GoldenLayer], list[dict[st
         error = _sum_errors(step, unmerged, layers.gather(step, trace.activations), forward[step.name])
         noise.append(chain_noise(step, error, z.reshape(error.shape)))
         noise_back.append(chain_noise(step, bounds[i].expected, back[i]))
-    spreads, runs = reordered_runs(e, noise, noise_back, progress)
+    spreads, shifts, runs = reordered_runs(e, noise, noise_back, progress)
     found = []
     for i, name in enumerate(names):
         kind, rule = ("input", "") if i == 0 else (e.model.layers[i - 1].kind, str(plan.rules[i - 1]))
         of_sum, ambiguous, _ = forward[name]
         of_sum = of_sum._replace(undecided=np.zeros(activations[name].shape))
-        activation = tensor_of(activations[name], of_sum, spreads[name, "activation"])
-        relevance = tensor_of(relevances[name], of_sums[name], spreads[name, "relevance"])
-        of_edges = {names[j + 1]: tensor_of(*share, np.zeros((0, 2))) for j, share in shares.get(i - 1, {}).items() if len(above[j]) > 1}
+        activation = tensor_of(activations[name], of_sum, spreads[name, "activation"], scales.get(name), shifts[name, "activation"])
+        alone = sums[above[i - 1][0]] if len(above[i - 1]) == 1 else None
+        relevance = tensor_of(relevances[name], of_sums[name], spreads[name, "relevance"], alone, shifts[name, "relevance"])
+        given = {names[j + 1]: share for j, share in shares.get(i - 1, {}).items() if len(above[j]) > 1}
+        of_edges = {other: tensor_of(*share, np.zeros((0, 2)), sums[i - 1]) for other, share in given.items()}
         in_order = dict(sorted(of_edges.items(), key=lambda item: path_name(item[0])))
         found.append(GoldenLayer(name, kind, rule, activation, relevance, None, ambiguous, int(ambiguous.sum()), in_order))
     return found, runs
 
 
-def _forward(e: Run, steps: Sequence[Step], progress: Progress) -> dict[str, Forward]:
-    """Bound the error of every layer's activation."""
+def _forward(e: Run, steps: Sequence[Step], progress: Progress) -> tuple[dict[str, Forward], dict[str, Scales | None]]:
+    """Bound the error of every layer's activation, and sums over it."""
     exact, names = np.zeros(e.x.shape), edges.names_of(steps)
     found = {names[0]: Forward(Bounds(exact, exact, exact), np.zeros(e.x.shape, bool), UNIT * np.abs(e.x))}
     outputs, carried = [e.activations[name] for name in names], [found[names[0]].carried]
+    scales = dict[str, Scales | None]()
     for step in steps:
         progress(f"bounds of activations: {step.name}")
         a, error = layers.gather(step, outputs), layers.gather(step, carried)
         found[step.name] = forward_bounds(step, a, e.activations[step.name], error)
         carried.append(found[step.name].carried)
-    return found
+        scales[step.name] = activation_scales(step, e.activations[step.name], found[step.name].bounds.expected)
+    return found, scales
 
 
 def _sum_errors(step: Step, own: Step, a: np.ndarray, known: Forward) -> np.ndarray:
@@ -264,30 +280,54 @@ def _sum_errors(step: Step, own: Step, a: np.ndarray, known: Forward) -> np.ndar
     return forward_bounds(dataclasses.replace(step, activation="linear"), a, z, np.zeros(a.shape)).carried
 
 
-def _start_bounds(e: Run) -> Bounds:
-    """Bound the error of what the pass begins with."""
-    steps, logits = e.plan.steps, e.trace.logits
+def start_errors(
+    model: Model, steps: Sequence[Step], inputs: Sequence[np.ndarray], logits: np.ndarray, start: str, top: np.ndarray, known: Bounds | None
+) -> Bounds:
+    """Bound the error of what a pass begins with.
+
+    Parameters
+    ----------
+    model : Model
+    steps : sequence of Step
+        Of a plan.
+    inputs : sequence of ndarray
+        Activations of the input and every step.
+    logits : ndarray [n, units]
+    start : str
+    top : ndarray
+        What it begins with.
+    known : Bounds or None
+        Error of the logits beside that of the last layer's own sums.
+    """
     last = last_sum(steps)
     exact = np.zeros(logits.shape)
-    numbers, soft = Bounds(exact, exact, exact), e.start == "softmax" and scoring_of(e.model).has_softmax
+    numbers, soft = Bounds(exact, exact, exact), start == "softmax" and scoring_of(model).has_softmax
     if last >= 0:
-        a, before = layers.gather(steps[last], e.trace.activations), e.start != "softmax" or soft
+        a, before = layers.gather(steps[last], inputs), start != "softmax" or soft
         step = dataclasses.replace(steps[last], activation="linear") if before else steps[last]
         numbers = forward_bounds(step, a, logits, np.zeros(a.shape)).bounds
-    top = e.relevances[steps[-1].name]
-    found = start_bounds(e.start, top.reshape(logits.shape), numbers, soft)
+    if known is not None:
+        numbers = Bounds(numbers.expected + known.expected, numbers.certified + known.certified, exact)
+    found = start_bounds(start, top.reshape(logits.shape), numbers, soft)
     return Bounds(*(each.reshape(top.shape) for each in found))
 
 
-def tensor_of(values: np.ndarray, bounds: Bounds, spread: np.ndarray | None = None) -> Tensor:
+def tensor_of(
+    values: np.ndarray,
+    bounds: Bounds,
+    spread: np.ndarray | None = None,
+    scales: Scales | None = None,
+    shifts: np.ndarray | None = None,
+) -> Tensor:
     """Put an array together with its tolerances; without a spread it isn't to be stored, and not hashed."""
     values = np.ascontiguousarray(values, np.float64)
     size = np.abs(values)
     sums = (math.fsum(layers.sums(values)), math.fsum(layers.sums(size)), float(size.max(initial=0.0)))
     expected, certified, undecided = (_rounded_up(each) for each in bounds)
+    shifts = np.zeros((0, 2)) if shifts is None else shifts
     if spread is None:
-        return Tensor(values.shape, values, expected, certified, undecided, np.zeros((0, 2)), "", sums)
-    return Tensor(values.shape, values, expected, certified, undecided, spread, sha256(values), sums)
+        return Tensor(values.shape, values, expected, certified, undecided, np.zeros((0, 2)), "", sums, scales, shifts)
+    return Tensor(values.shape, values, expected, certified, undecided, spread, sha256(values), sums, scales, shifts)
 
 
 def _rounded_up(bound: np.ndarray) -> np.ndarray:
@@ -329,7 +369,8 @@ def _sampled(layer: GoldenLayer, places: Mapping[str, np.ndarray]) -> GoldenLaye
 def _taken(tensor: Tensor, indices: np.ndarray) -> Tensor:
     expected, certified, undecided = (_short(bound.reshape(-1)[indices]) for bound in (tensor.expected, tensor.certified, tensor.undecided))
     values = tensor.values.reshape(-1)[indices]
-    return dataclasses.replace(tensor, values=values, expected=expected, certified=certified, undecided=undecided)
+    scales = None if tensor.scales is None else Scales(tensor.scales.layer, np.zeros((0, 2)))  # channels' sums aren't kept
+    return dataclasses.replace(tensor, values=values, expected=expected, certified=certified, undecided=undecided, scales=scales)
 
 
 def _facts(e: Run, profile: str, input_name: str) -> dict[str, Any]:
@@ -341,7 +382,7 @@ def _facts(e: Run, profile: str, input_name: str) -> dict[str, Any]:
         table.append({**layer.describe(), "merged": step.merged, **into, "rule": rule_facts(rule)})
     facts: dict[str, Any] = {
         "format": FORMAT,
-        "format_version": VERSIONS[0] if model.is_chain else VERSIONS[1],
+        "format_version": VERSIONS[-1],
         "profile": profile,
         "analyzer_name": plan.composite.name,
         "model_name": model.name,

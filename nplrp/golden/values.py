@@ -16,12 +16,29 @@ from nplrp.errors import nearest
 from nplrp.files.hdf5 import path_name
 from nplrp.golden.errors import GoldenError
 
-#: Files of version 2 hold networks that aren't chains; what chains are written as hasn't changed.
-FORMAT, VERSIONS = "nplrp-golden", (1, 2)
+#: Version 1 held chains, 2 graphs; 3 holds both, with what sums over errors may come to, and activations and relevances of one pass.
+FORMAT, VERSIONS = "nplrp-golden", (1, 2, 3)
 PROFILES = ("digest", "full")
 
 #: Unit roundoff that the stored error bounds are for: float32's.
 UNIT = 2.0**-24
+
+
+@dataclass(frozen=True, eq=False)
+class Scales:
+    """How large sums over an array's rounding errors are, for u = 2^-24 (`nplrp.golden.scales`).
+
+    Attributes
+    ----------
+    layer : ndarray [6]
+        Of the sum of the errors: standard deviation, and what may be systematic; the same of the sum of errors times values; mean of the
+        sum of squared errors; number of errors that are independent of each other, at least.
+    channels : ndarray [channels, 2]
+        Of the sum of errors times values, by channel; [0, 2] where that is no more than single numbers.
+    """
+
+    layer: np.ndarray = field(repr=False)
+    channels: np.ndarray = field(repr=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +61,10 @@ class Tensor:
         Of the whole array as little-endian float64.
     sums : (float, float, float)
         Sum, sum of absolute values, largest absolute value of the whole array.
+    scales : Scales or None
+        How large sums over its errors are; None where they aren't bounded, and in files before version 3.
+    shifts : ndarray [runs, 2], float64
+        Of the float32 runs: sum d / sum |v|, and sum d v / sum v^2; [0, 2] in files before version 3.
     """
 
     shape: tuple[int, ...]
@@ -54,6 +75,8 @@ class Tensor:
     spread: np.ndarray = field(repr=False)
     sha256: str
     sums: tuple[float, float, float]
+    scales: Scales | None = None
+    shifts: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)), repr=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,12 +206,16 @@ class Golden:
                 if not prefix:  # in activations nothing is undecided
                     yield f"{at}/undecided", tensor.undecided
                 yield f"{at}/{prefix}spread", tensor.spread
+                if len(tensor.shifts):
+                    yield f"{at}/{prefix}shifts", tensor.shifts
+                yield from _scales(f"{at}/{prefix}", tensor)
             for name, edge in layer.edges.items():
                 path = f"{at}/edges/{path_name(name)}"
                 yield f"{path}/relevance", edge.values
                 yield f"{path}/error_expected", edge.expected
                 yield f"{path}/error_certified", edge.certified
                 yield f"{path}/undecided", edge.undecided
+                yield from _scales(f"{path}/", edge)
 
     @property
     def content_sha256(self) -> str:
@@ -219,6 +246,14 @@ class Golden:
             cells = [f"{v:>14.8g}" for v in layer.relevance.sums] if layer.relevance else [f"{'':>14}"] * 3
             lines.append(f"{layer.name:<20} {' '.join(cells)} {layer.ambiguous_count:>9}  {layer.rule}".rstrip())
         return "\n".join(lines)
+
+
+def _scales(prefix: str, tensor: Tensor) -> Iterator[tuple[str, np.ndarray]]:
+    """Return what is stored of an array's scales, with its path."""
+    if tensor.scales is not None:
+        yield f"{prefix}scales", tensor.scales.layer
+        if len(tensor.scales.channels):
+            yield f"{prefix}channel_scales", tensor.scales.channels
 
 
 def _summary(layer: GoldenLayer) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from nplrp import layers
 from nplrp.explanation import carry_back
 from nplrp.fused import fusions
+from nplrp.layers import Step
 from nplrp.lrp import run_backward, step_back
 from nplrp.model import Model
 from nplrp.outputs import forward, run
@@ -96,7 +98,13 @@ def _hashed(values: np.ndarray, seed: int) -> np.ndarray:
 
 
 def whole_run(
-    plan: Plan, x: np.ndarray, start: str, targets: Sequence[int] | None, largest: bool = False, noise: Noise | None = None
+    plan: Plan,
+    x: np.ndarray,
+    start: str,
+    targets: Sequence[int] | None,
+    largest: bool = False,
+    noise: Noise | None = None,
+    one_pass: bool = True,
 ) -> Run:
     """Run a plan and keep everything.
 
@@ -110,6 +118,9 @@ def whole_run(
     largest : bool
         Explain each image's largest logit instead.
     noise : Noise or None
+    one_pass : bool
+        Where batch norms are merged into neighbours, relevance is computed from the activations that are reported, which aren't merged;
+        else, as up to version 2 of golden files, from those of a merged pass, which are rounded otherwise.
 
     Raises
     ------
@@ -118,20 +129,26 @@ def whole_run(
     """
     x = np.ascontiguousarray(x, plan.dtype)
     trace = run(plan, x) if noise is None else _noisy_forward(plan, x, noise)
+    activations = _activations(plan, trace)
+    merged = one_pass and noise is None and any(step.merged for step in plan.steps)
+    if merged:
+        trace = with_activations(plan, trace, activations)
     scoring = scoring_of(plan.model)
     if largest:
         targets = np.argmax(scoring.logits(trace.logits), axis=-1).tolist()
     chosen = None if targets is None else np.array(targets)
     R = scoring.begin(start, trace.logits, trace.output, chosen)
     at: dict[int, np.ndarray] = {}
-    if noise is None:
+    if merged:
+        run_backward(plan, trace, R, at.__setitem__)
+    elif noise is None:
         carry_back(plan, trace, R, find_span(plan.steps, None, None, None), keep=at.__setitem__)
     else:
         run_backward(plan, trace, R, at.__setitem__, back=lambda i, R: _noisy_back(plan, trace, i, R, noise))
     names = ["input", *(step.name for step in plan.steps)]
     relevances = {name: at[i - 1].reshape(len(x), *shape) for i, (name, shape) in enumerate(zip(names, _shapes(plan), strict=True))}
     kept = None if targets is None else tuple(int(t) for t in targets)
-    return Run(plan, start, kept, trace, dict(zip(names, _activations(plan, trace), strict=True)), relevances)
+    return Run(plan, start, kept, trace, dict(zip(names, activations, strict=True)), relevances)
 
 
 def _noisy_back(plan: Plan, trace: Trace, i: int, R: np.ndarray, noise: Noise) -> np.ndarray:
@@ -171,3 +188,33 @@ def _activations(plan: Plan, trace: Trace) -> Sequence[np.ndarray]:
 
 def _differ(a: np.ndarray | None, b: np.ndarray | None) -> bool:
     return a is not b and (a is None or b is None or not np.array_equal(a, b))
+
+
+def with_activations(plan: Plan, trace: Trace, activations: Sequence[np.ndarray]) -> Trace:
+    """Return a plan's trace with other activations [n, *output_shape] of every layer, the input's first, and decisions by these."""
+    own = list(activations)
+    for i, step in enumerate(plan.steps):
+        if step.merged:
+            _hide_norm(plan.steps, trace, own, i)
+    held = {i: layers.apply(plan.steps[i], layers.gather(plan.steps[i], own))[1] for i in trace.held}
+    scores = next((step for step in reversed(plan.steps) if step.score), None)
+    logits = own[-1] if scores is None else layers.apply(scores, layers.gather(scores, own))[0]
+    return dataclasses.replace(trace, activations=tuple(own), held=held, logits=logits, denominators={})
+
+
+def _hide_norm(steps: Sequence[Step], trace: Trace, own: list[np.ndarray], i: int) -> None:
+    """Change activations to those of a plan in which batch norm i lives in a neighbour: its own step, and those between, do nothing."""
+    into, between = int(steps[i].options["into"]), []
+    at = i
+    while at != into:  # nobody else reads what lies between
+        at = steps[at].inputs[0] if into < i else next(k for k in range(at + 1, len(steps)) if at in steps[k].inputs)
+        between.append(at)
+    if into > i:
+        for k in (i, *between[:-1]):
+            own[k + 1] = layers.move(steps[k], layers.gather(steps[k], own))
+    elif steps[i].activation == "linear":
+        for k in between:
+            own[k + 1] = own[i + 1].reshape(len(own[i + 1]), *steps[k].output_shape)
+    else:
+        for k in (i, *between):
+            own[k + 1] = trace.activations[k + 1]

@@ -262,6 +262,25 @@ DIALECTS: dict[str, Dialect] = {
             avgpool=Rule("average"),
             notes=("rms is taken over each image; the tutorial's is over the batch, which is one image there",),
         ),
+        Dialect(
+            "lxt-2.1",
+            "LXT 2.1 (explicit/rules.py, explicit/functional.py)",
+            start="logit",
+            epsilon=1e-8,
+            stabiliser="plus",
+            rules=(Rule("epsilon"),),
+            avgpool=EPSILON,
+            maximum=Rule("winner_ties"),
+            mean=Rule("gradient"),
+            subtract=Rule("gradient"),
+            gate=Rule("half"),
+            norm=Rule("epsilon", epsilon=1e-6),
+            batch_norm=EPSILON,
+            notes=(
+                "its epsilon has no sign: a denominator of nearly -1e-8 vanishes",
+                "an Add of three is added up pair by pair; a matrix product of two activations isn't computed here",
+            ),
+        ),
     )
 }
 

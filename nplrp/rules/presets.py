@@ -9,7 +9,19 @@ from nplrp.rules.composites import COMPOSITES, FIRST, Composite, Select
 from nplrp.rules.dialects import dialect_named
 
 _OWNERS = {"zennit-0.5": "Zennit", "innvestigate-2.1": "iNNvestigate", "montavon": "Montavon"}
-_NAMES = {"maxpool": "max-pools", "avgpool": "average pools"}
+_NAMES = {
+    "maxpool": "max-pools",
+    "avgpool": "average pools",
+    "add": "Add",
+    "activation": "activation layers",
+    "rectifier": "bent rectifiers",
+}
+_GRADIENTS = {
+    "gradient": "no LRP: the gradient of the class's output with respect to the pixels",
+    "input_t_gradient": "no LRP: the gradient times the input; in a network of ReLUs LRP-0, begun at the logit",
+    "guided_backprop": "no LRP: the gradient, but what is negative on the way down is cut at every ReLU, besides what the ReLU cuts",
+    "deconvnet": "no LRP: the gradient, but every ReLU cuts what is negative on the way down, and nothing else",
+}
 _BASIC = ("notebook", "zplus")
 
 
@@ -77,11 +89,27 @@ def summary(composite: Composite) -> str:
     'zbox in the first layer; gamma in conv; epsilon in dense'
     """
     if composite.gradient:
-        return f"{composite.gradient.replace('_', ' ')}, for cross-checks"
-    return "; ".join(_row(select, rule) for select, rule in composite.rows if rule is not None)
+        return _GRADIENTS[composite.gradient]
+    return "; ".join(f"{rule} {where}" for rule, where in chosen_rules(composite))
+
+
+def chosen_rules(composite: Composite) -> list[tuple[Rule, str]]:
+    """Return the rules that a composite chooses itself, each with where it runs: ``"in conv"``.
+
+    Examples
+    --------
+    >>> [(rule.name, where) for rule, where in chosen_rules(COMPOSITES["epsilon_plus"])]
+    [('zplus', 'in conv'), ('epsilon', 'in dense')]
+    """
+    return [(rule, f"in {_where(select)}") for select, rule in composite.rows if rule is not None]
 
 
 def _row(select: Select | tuple[str, ...], rule: Rule | None) -> str:
+    what = "the dialect's" if rule is None else str(rule)
+    return f"{what} in {_where(select)}"
+
+
+def _where(select: Select | tuple[str, ...]) -> str:
     chosen = select if isinstance(select, Select) else Select(select)
     kinds = [kind for kind in chosen.kinds if kind != "scale"]  # batch norms go with the dense layers
     where = "every layer" if {"conv", "dense"} <= set(kinds) else " and ".join(_NAMES.get(kind, kind) for kind in kinds)
@@ -92,5 +120,4 @@ def _row(select: Select | tuple[str, ...], rule: Rule | None) -> str:
         where = "the first layer"
     elif not start and stop is not None:
         where = f"the first {stop} {where}"
-    what = "the dialect's" if rule is None else str(rule)
-    return f"{what} in {where}"
+    return where

@@ -34,6 +34,12 @@ def rule_of(facts: Mapping[str, Any]) -> Rule:
     return Rule(facts["name"], **given)
 
 
+def bare(rule: Rule) -> Rule:
+    """Return a rule with its switches left to the dialect; what a composite sets stays."""
+    kept = {key: getattr(rule, key) for key in ("gamma", "alpha", "beta", "low", "high", "box") if getattr(rule, key) is not None}
+    return Rule(rule.name, **kept)
+
+
 def composite_of(name: str, rules: Iterable[tuple[str, Mapping[str, Any] | None]], start: str | None, slopes: str = "") -> Composite:
     """Return the composite that runs these rules, given as (layer, facts or None where there is none)."""
     rows = tuple((Select(names=(_literal(layer),)), rule_of(facts)) for layer, facts in rules if facts)

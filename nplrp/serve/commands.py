@@ -24,6 +24,8 @@ def add_commands(commands: Any) -> None:
     which = serve.add_mutually_exclusive_group()
     which.add_argument("--weights", "-w", metavar="FILE", help="Keras weights or model; default: as for nplrp explain")
     which.add_argument("--demo", action="store_true", help="serve the demonstration's model (needs the extra demo)")
+    serve.add_argument("--settings", metavar="FILE.toml", help="options in a file; default: $NPLRP_SERVE_SETTINGS")
+    serve.add_argument("--show-settings", action="store_true", help="print all options as such a file, and where each was set; don't serve")
     add_model_flags(serve)
     add_flags(serve)
     serve.set_defaults(run=run_serve)
@@ -41,8 +43,14 @@ def add_commands(commands: Any) -> None:
 
 def run_serve(arguments: argparse.Namespace) -> int:
     """Serve until SIGTERM."""
-    _check_extra()
+    from nplrp.serve.configuration import complete, shown
+
+    complete(arguments, os.environ)
     settings = settings_of(arguments)
+    if arguments.show_settings:
+        print(shown(arguments, settings))
+        return 0
+    _check_extra()
     os.environ["NUMBA_NUM_THREADS"] = str(settings.numba_threads())  # read when Numba is first imported
     from nplrp.serve.source import Source
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import resources
 
 import numpy as np
@@ -63,13 +63,18 @@ def check(dtypes: Sequence[str] = ("float32",)) -> None:
     ServeError
         If a bit differs.
     """
+    for case, found, expected in cases(dtypes):
+        if found != expected:
+            raise ServeError(
+                f"this machine computes other numbers than it should: the golden case {case} has SHA-256 {found}, expected {expected}; "
+                "run nplrp doctor, and trust no result of this installation"
+            )
+
+
+def cases(dtypes: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    """Compute every case, and yield (composite and dtype, digest found, digest expected)."""
     arrays, expected = read()
     model = network(arrays)
     for composite in COMPOSITES:
         for dtype in dtypes:
-            found = digest(model, arrays["image"], composite, dtype)
-            if found != expected[f"{composite} {dtype}"]:
-                raise ServeError(
-                    f"this machine computes other numbers than it should: the golden case under {composite} in {dtype} has SHA-256 "
-                    f"{found}, expected {expected[f'{composite} {dtype}']}; run nplrp's tests, and trust no result of this installation"
-                )
+            yield f"{composite} in {dtype}", digest(model, arrays["image"], composite, dtype), expected[f"{composite} {dtype}"]

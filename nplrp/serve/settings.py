@@ -135,7 +135,7 @@ def flag_name(field: str) -> str:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add a flag for every field of `Settings`."""
+    """Add a flag for every field of `Settings`; where none is given the namespace has None, so that variables and a file are asked."""
     for field in dataclasses.fields(Settings):
         default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
         shown = f" (default {default:g})" if isinstance(default, float) else f" (default {default})" if default else ""
@@ -143,7 +143,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             flag_name(field.name),
             type=kind,
-            default=field.default,
             metavar={str: "TEXT", int: "N", parse_size: "BYTES", _seconds: "SECONDS"}.get(kind, "LIST"),
             help=field.metadata["help"] + shown,
         )
@@ -155,9 +154,15 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     Raises
     ------
     ServeError
-        If a value is out of range.
+        If a value is out of range; the message names where it was set.
     """
-    return Settings(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Settings)})
+    given = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(Settings)}
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ServeError as error:
+        flag = re.match(r"--([a-z0-9-]+)", str(error))
+        where = getattr(arguments, "origins", {}).get(flag[1].replace("-", "_") if flag else "")
+        raise ServeError(f"{error} (set by {where})") if where else error from None
 
 
 def cores() -> int:

@@ -18,8 +18,8 @@ import numpy as np
 
 import nplrp
 from nplrp import golden
+from nplrp.golden.again import derived_again
 from nplrp.golden.candidate import Candidate, read_candidate
-from nplrp.golden.checking import derived_again
 from nplrp.golden.diagnosis import plan_of
 from nplrp.golden.faults import FAULTS, SOFTMAX_START
 from nplrp.golden.isolated import isolated_run, places_of

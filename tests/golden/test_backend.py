@@ -12,7 +12,7 @@ import pytest
 from nplrp import golden
 from nplrp.cli import main
 from nplrp.golden import backend as backends
-from nplrp.golden.backend import BACKENDS, adapter, run_backend
+from nplrp.golden.backend import BACKENDS, adapter, computed_otherwise, run_backend
 from nplrp.golden.diagnosis import plan_of
 from nplrp.golden.errors import GoldenError, ProvenanceError
 from nplrp.golden.recording import digest_of
@@ -166,6 +166,37 @@ def test_what_adapters_can_not_do_they_say(exchange, tmp_path):
     golden.export(golden.record(model, images(1, 1, (4, 4, 3)), "epsilon"), tmp_path / "in", model, "raw")
     with pytest.raises(SystemExit, match="up: upsampling other than to the nearest pixel isn't supported"):
         exchange.Job(tmp_path / "in")
+
+
+def test_what_a_library_computes_otherwise_is_said_before_it_runs(recorded, model, tmp_path, capsys):
+    x = images(1, 1, (8, 8, 3))
+    assert computed_otherwise(recorded, "zennit") == []  # epsilon_plus is Zennit's own
+    (line, *_), *more = [computed_otherwise(golden.record(model, x, "zplus", profile="digest"), name) for name in ("captum", "zennit")]
+    assert (
+        line.startswith("captum-0.9 computes zplus(epsilon=1e-09, stabiliser=sign, bias=raw, split=False) where zplus(")
+        and "block1_conv1, block1_conv2, block2_conv1 ... (5 of 9 layers)" in line
+    )
+    assert "zennit-0.5 computes zplus" in more[0][0] and "stabiliser=sign" in more[0][0]
+    softmax = golden.record(model, x, "epsilon", dialect="captum", start="softmax", profile="digest")
+    assert (
+        computed_otherwise(softmax, "captum") == ["captum-0.9 begins with start logit where softmax was recorded: all will diverge"]
+        and computed_otherwise(softmax, "captum", "isolated") == []
+    )
+    for name, composites in (
+        ("zennit", ("epsilon_gamma_box", "epsilon_alpha2_beta1_flat")),
+        ("captum", ("epsilon", "gamma", "alpha1_beta0")),
+    ):
+        for composite in composites:
+            own = golden.record(model, x, composite, dialect=name, start="logit", profile="digest")
+            assert computed_otherwise(own, name) == [], composite
+    for composite in ("lrp.z", "lrp.alpha_2_beta_1_IB", "lrp.z_plus_fast", "lrp.sequential_preset_a_flat"):
+        assert computed_otherwise(golden.record(model, x, composite, profile="digest"), "innvestigate") == [], composite
+    path, weights = tmp_path / "g.lrpgold.h5", tmp_path / "m.h5"
+    golden.write(golden.record(model, x, "zplus"), path)
+    write(model, weights, path, "tests")
+    assert main(["golden", "check", str(path), "-w", str(weights), "--backend", "captum", "--python", "/no/such/python"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("nplrp: captum-0.9 computes zplus(") and "--dialect captum" in said[0] and "can't be run" in said[-1]
 
 
 LIVE = {

@@ -51,7 +51,7 @@ def run(recorded, model, folder, edit=lambda text: text):
 @needs_gcc
 def test_port_in_c_is_within(recorded, model, tmp_path):
     candidate = run(recorded, model, tmp_path / "c")
-    for mode, rows in (("local", 13), ("chained", 15)):
+    for mode, rows in (("local", 15), ("chained", 15)):
         report = golden.check(recorded, candidate, mode=mode, model=model)
         assert {row.verdict for row in report.rows} <= {"EXACT", "WITHIN"} and len(report.rows) == rows, str(report)
 

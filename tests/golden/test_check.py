@@ -56,7 +56,7 @@ def test_float32_stays_within(name, goldens, isolated, model, x):
     assert len(report.rows) == 8 and report.passed
     e = explain(model, x, name, dtype="float32", algorithm="direct")
     candidate = Candidate(e.relevances, e.activations)
-    for mode, rows in (("chained", 18), ("local", 16)):
+    for mode, rows in (("chained", 18), ("local", 18)):
         report = golden.check(recorded, candidate, mode=mode, model=model)
         assert {row.verdict for row in report.rows} <= {"EXACT", "WITHIN"} and len(report.rows) == rows, str(report)
 
@@ -168,9 +168,11 @@ def test_near_tied_winners_are_undecided_and_exact_ties_are_not(model):
 def test_between_expected_and_certified_is_suspect_and_passes(goldens):
     recorded = goldens["epsilon_plus"]
     R = recorded["flatten"].relevance
-    halfway = (R.expected.astype(float) + R.certified) / 2
+    halfway, at = (R.expected.astype(float) + R.certified) / 2, np.argmax(R.certified / np.maximum(R.expected, 1e-30))
     assert (R.certified > 1.1 * R.expected).any() and not R.undecided.any()
-    report = golden.check(recorded, Candidate({"flatten": R.values + halfway}), mode="isolated", precision="float32")
+    got = R.values.copy()
+    got.flat[at] += halfway.flat[at]
+    report = golden.check(recorded, Candidate({"flatten": got}), mode="isolated", precision="float32")
     row = report.row("fc1")
     assert row.verdict == "SUSPECT" and report.passed and row.judgement.undecided == 0 and row.judgement.over > 0
     assert "larger than expected, but not beyond rounding: fc1" in str(report)

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -22,6 +23,7 @@ from nplrp.golden.values import sha256
 from tests.keras_files import FILES
 from tests.networks import images, small_vgg
 
+ROOT = Path(__file__).parents[2]
 WEIGHTS = str(FILES / "small32_k2_model_save.h5")
 
 
@@ -98,7 +100,7 @@ def test_every_changed_byte_is_found(path):
         (lambda data: b"", "is empty"),
         (lambda data: data[:100], "is no golden file"),
         (lambda data: data[BLOCK:], "is no golden file"),
-        (lambda data: data.replace(b"nplrp-golden 1 ", b"nplrp-golden 7 ", 1), "format version 7"),
+        (lambda data: data.replace(b"nplrp-golden 3 ", b"nplrp-golden 7 ", 1), "format version 7"),
     ],
 )
 def test_bad_files_say_what_is_wrong(path, spoil, message, capsys):
@@ -209,9 +211,16 @@ def test_flushed_subnormals_are_refused(tmp_path):
     done = subprocess.run(["gcc", "-shared", "-fPIC", "-o", tmp_path / "flush.so", tmp_path / "flush.c"], check=False)
     if done.returncode:
         pytest.skip("gcc can't compile for SSE here")
-    code = f"import ctypes; ctypes.CDLL({str(tmp_path / 'flush.so')!r}).flush()\n"
-    code += "from nplrp.golden.recording import refuse_flushed_subnormals as r; r()"
-    assert "flushes subnormal" in subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stderr
+    flush = f"import ctypes; ctypes.CDLL({str(tmp_path / 'flush.so')!r}).flush()\n"
+
+    def told(code):
+        return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False).stderr
+
+    assert "golden values would be wrong" in told(flush + "from nplrp.subnormals import refuse_flushed as r; r()")
+    passes = "import nplrp\nfrom tests.networks import images, small_vgg\nnplrp.explain(small_vgg(), images(0, 1, (8, 8, 3)), 'epsilon')"
+    (line, *_) = told(flush + passes).splitlines()
+    assert line.startswith("<string>:4: NumericsWarning: this process flushes subnormal float64 and float32 numbers to zero")
+    assert told(passes) == ""
 
 
 @pytest.fixture(scope="module")

@@ -80,7 +80,7 @@ def test_round_trip_keeps_every_bit(profile, goldens, model, tmp_path):
     made = goldens["epsilon_gamma_box"] if profile == "full" else digest_of(goldens["epsilon_gamma_box"])
     path = tmp_path / "b.lrpgold.h5"
     golden.write(made, path)
-    assert path.read_bytes().startswith(b"nplrp-golden 2 sha256 ") and made.facts["format_version"] == 2
+    assert path.read_bytes().startswith(b"nplrp-golden 3 sha256 ") and made.facts["format_version"] == 3
     again = golden.read(path)
     assert dict(again.facts) == dict(made.facts) and again.content_sha256 == made.content_sha256
     for (one, a), (two, b) in zip(made.arrays(), again.arrays(), strict=True):

@@ -5,7 +5,7 @@ import re
 
 from nplrp import cli
 from nplrp.serve.metrics import Metrics
-from nplrp.serve.settings import Settings, add_flags
+from nplrp.serve.settings import Settings
 from tests.serve.servers import ROOT
 
 PAGE = (ROOT / "docs" / "serving.md").read_text()
@@ -13,8 +13,8 @@ RECIPE = (ROOT / "Dockerfile").read_text()
 
 
 def test_flags_and_their_defaults():
-    parser = argparse.ArgumentParser()
-    add_flags(parser)
+    commands = next(action for action in cli.make_parser()._actions if isinstance(action, argparse._SubParsersAction))
+    parser = commands.choices["serve"]
     flags = {flag for action in parser._actions for flag in action.option_strings}
     named = set(re.findall(r"`(--[a-z-]+)", PAGE))
     assert named <= flags

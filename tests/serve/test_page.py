@@ -23,6 +23,9 @@ NAMES = ("cat", "dog", "golden_retriever", "hen", "owl", "newt", HOSTILE, "frog"
 DONE = """[...document.querySelectorAll('.card')].length > 0
     && [...document.querySelectorAll('.card')].every((c) => !c.hasAttribute('aria-busy') && c.querySelector('.sha').textContent)"""
 
+#: Every card whose preset has a ledger shows it.
+BALANCED = f"({DONE}) && !document.querySelector('.book[aria-busy]') && document.querySelectorAll('.book .chart, .book .alert').length > 0"
+
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
@@ -60,6 +63,12 @@ def browser(started, server):
     started.expected = ()
     started.driver.get(f"{server.url}/")
     started.wait("document.querySelectorAll('#preset-list li').length > 0")
+    started.first = [each.text for each in started.all(".card h3")]
+    started.ends = started.find("#end").get_attribute("value")
+    started.js("const end = document.getElementById('end'); end.value = 1; end.dispatchEvent(new Event('input', { bubbles: true }))")
+    started.js("for (const box of document.querySelectorAll('#preset-list input:checked')) box.click()")  # without moving the focus
+    for name in ("notebook", "zplus"):
+        started.js("document.querySelector(`#preset-list input[value='${arguments[0]}']`).click()", name)
     yield started
     elsewhere = [url for url in started.requests() if url.startswith("http") and origin(url) != origin(server.url)]
     assert not elsewhere
@@ -139,6 +148,7 @@ def test_from_image_to_heatmap(browser, model, image):
 
 def test_ledger_has_every_layer(browser, model, image):
     compute(browser, image)
+    browser.wait(BALANCED)
     e = relevance(model, image, "zplus")
     table = "#ledger-tables [data-preset='zplus']"
     browser.find(f"{table} summary").click()
@@ -368,7 +378,7 @@ def test_busy_failing_and_given_up(browser, image):
         """window.calls = []; window.real = window.fetch;
         window.script = [];
         window.fetch = (path, options) => {
-          if (!String(path).endsWith(':explain')) return real(path, options);
+          if (!String(path).endsWith(':explain') || JSON.parse(options.body).parameters.ledger) return real(path, options);
           calls.push(options.signal);
           const next = script.shift();
           if (next === 'hang') return new Promise((_, no) => options.signal.addEventListener('abort', () => no(options.signal.reason)));
@@ -391,11 +401,98 @@ def test_busy_failing_and_given_up(browser, image):
     assert browser.js("return calls.map((signal) => signal.aborted)") == [False, False, True, False]
 
 
+#: Notes down what is asked for, and lets requests for ledgers wait or fail as `script` says.
+SCRIPTED = """window.asked = []; window.real = window.fetch; window.script = [];
+    window.fetch = (path, options) => {
+      if (!String(path).endsWith(':explain')) return real(path, options);
+      const { composite, ledger } = JSON.parse(options.body).parameters;
+      asked.push([composite, ledger]);
+      const next = ledger && script.shift();
+      if (next === 'hang') return new Promise((_, no) => options.signal.addEventListener('abort', () => no(options.signal.reason)));
+      if (next) return Promise.resolve(new Response(JSON.stringify({ error: next }), { status: 500 }));
+      return real(path, options);
+    };"""
+
+
+def test_heatmaps_come_before_ledgers(browser, model, image):
+    browser.js(SCRIPTED + "script.push('hang')")
+    compute(browser, image)  # all heatmaps are there, though a ledger never comes
+    browser.wait("asked.length === 3")
+    assert browser.js("return asked") == [["notebook", False], ["zplus", False], ["notebook", True]]
+    assert all("being computed" in each.text for each in browser.all(".book")) and not browser.find("#ledgers").is_displayed()
+    browser.all("#top input")[1].click()  # gives the ledger up: heatmaps first
+    name = relevance(model, image, "zplus").labels(2)[0][1].name.replace("_", " ")
+    browser.wait(f"[...document.querySelectorAll('.about')].some((each) => each.textContent.includes(arguments[0])) && {BALANCED}", name)
+    assert browser.js("return asked.slice(3)") == [["notebook", False], ["zplus", False], ["notebook", True], ["zplus", True]]
+    assert len(browser.all(".book .chart")) == 2 and browser.find("#ledgers").is_displayed()
+
+
+def test_gradients_are_not_asked_for_a_ledger(browser, image):
+    choose(browser, "gradient", "zplus")
+    browser.js(SCRIPTED)
+    compute(browser, image)
+    browser.wait(BALANCED)
+    assert browser.js("return asked") == [["gradient", False], ["zplus", False], ["zplus", True]]
+    assert "no ledger" in browser.text(f"{card('gradient')} .book")
+
+
+def test_a_ledger_that_fails_is_said_and_asked_for_again(browser, image):
+    browser.js(SCRIPTED + "script.push('no <b>luck</b>')")
+    choose(browser, "zplus")
+    compute(browser, image)
+    browser.wait("document.querySelector('.book .alert')")
+    assert browser.text(".book .alert") == "No <b>luck</b>." and browser.find(".card .heat").is_displayed()
+    assert browser.js("return asked.length") == 2, "it isn't asked for again unless somebody says so"
+    browser.find(".book button").click()
+    browser.wait("document.querySelector('.book .chart')")
+    assert not browser.all(".book .alert")
+
+
+def test_it_begins_with_presets_that_people_can_read(browser):
+    assert browser.first == ["epsilon_plus", "epsilon_plus_flat"]
+    assert browser.ends == "0.995", "a few pixels don't take all colours"
+    assert browser.find("#preset-list h3").text == "To begin with"
+    labels = [each.text for each in browser.all("#preset-list label")]
+    assert labels[:2] == browser.first and len(labels) == len(set(labels)) == len(nplrp.rules.composites.COMPOSITES)
+
+
+def test_the_keyboard_skips_the_list_of_presets(browser):
+    from selenium.webdriver.common.keys import Keys
+
+    browser.find("#preset-filter").send_keys(Keys.TAB)
+    link = browser.find(".skip.here")
+    assert browser.js("return document.activeElement === arguments[0]", link) and link.is_displayed()
+    assert "presets" in link.text and browser.faint() == []
+    browser.press(Keys.ENTER)
+    browser.press(Keys.TAB)
+    assert browser.js("return document.activeElement.id") == "opacity"
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_phone_scrolls_to_the_first_result(browser, image, moved):
+    browser.size(390, 844)
+    if moved:  # whoever scrolls himself is left alone
+        browser.js(
+            """window.real = window.fetch; window.fetch = (path, options) => {
+              if (String(path).endsWith(':explain')) window.dispatchEvent(new Event('touchmove'));
+              return real(path, options); };"""
+        )
+    compute(browser, image)
+    if moved:
+        assert browser.js("return scrollY") == 0
+        return
+    browser.wait("Math.abs(document.querySelector('.card').getBoundingClientRect().top) < 20")
+    browser.size(1280, 900)  # side by side there is nothing to scroll to
+    browser.js("scrollTo(0, 0)")
+    compute(browser, image)
+    assert browser.js("return scrollY") == 0
+
+
 def test_phone(browser, image):
     browser.size(360, 740)
     compute(browser, image)
     choose(browser, "zplus", "lrp.sequential_preset_b_flat_until_idx", "epsilon_alpha2_beta1_flat", "montavon_vgg16")
-    browser.wait(f"document.querySelectorAll('.card').length === 4 && {DONE}")
+    browser.wait(f"document.querySelectorAll('.card').length === 4 && {BALANCED}")
     for each in browser.all("#ledger-tables details:not([open]) summary"):
         each.click()
     assert browser.js("return document.documentElement.scrollWidth") == 360
@@ -407,6 +504,7 @@ def test_phone(browser, image):
 def test_text_can_be_read_and_controls_have_names(browser, image, scheme):
     browser.scheme(scheme)
     compute(browser, image)
+    browser.wait(BALANCED)
     assert browser.faint() == []
     controls = browser.controls()
     assert len(controls) > 100 and all(name for _, name in controls)

@@ -66,6 +66,6 @@ def test_every_preset_is_explained():
     assert set(rows) == set(COMPOSITES)
     for name, composite in COMPOSITES.items():
         cells = re.findall(r"<td>(.*?)</td>", rows[name])
-        linked = re.findall(r'<a href="#rule-(.+?)">(.+?)</a>', cells[0])
-        assert linked == [(rule.name, str(rule)) for _, rule in composite.rows if rule is not None]
+        linked = re.findall(r'<a href="#rule-.+?">(.+?)</a>', cells[0])  # that the anchors exist is tested above
+        assert linked == [str(rule) for _, rule in composite.rows if rule is not None]
         assert cells[1:3] == [composite.start or DIALECTS[composite.dialect].start, composite.dialect]

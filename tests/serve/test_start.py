@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ import pytest
 
 from nplrp import cli
 from nplrp.serve import selfcheck
+from nplrp.serve.configuration import complete
 from nplrp.serve.lane import Full, Lane, Overdue
 from nplrp.serve.problems import ServeError
 from nplrp.serve.settings import Settings, add_flags, cores, parse_size, settings_of
@@ -28,6 +30,109 @@ def test_every_setting_is_a_flag():
     given = settings_of(parser.parse_args(["--max-body", "2M", "--queue", "3", "--deadline", "1.5", "--dtypes", "float32,float64"]))
     assert (given.max_body, given.queue, given.deadline, given.dtypes) == (2 << 20, 3, 1.5, ("float32", "float64"))
     assert "default 10485760" in " ".join(parser.format_help().split())  # lines break where the terminal ends
+
+
+def configured(flags=(), environment=(), file=None, tmp_path=None):
+    """Return the settings, and the whole namespace, of a command line, variables and a file."""
+    arguments = cli.make_parser().parse_args(["serve", *flags])
+    environment = {f"NPLRP_SERVE_{name}": value for name, value in dict(environment).items()} | {"PATH": "/bin"}
+    if file is not None:
+        path = tmp_path / "serve.toml"
+        path.write_text(file)
+        environment["NPLRP_SERVE_SETTINGS"] = str(path)
+    complete(arguments, environment)
+    return settings_of(arguments), arguments
+
+
+def test_flags_count_for_more_than_variables_and_these_for_more_than_the_file(tmp_path):
+    file = (
+        'port = 1\nqueue = 1\nbatch = 1\nmax-body = "2M"\ndtypes = ["float32", "float64"]\nweights = "file.h5"\ninput-size = [150, 200]\n'
+    )
+    settings, arguments = configured(["--port", "3"], {"PORT": "2", "QUEUE": "2", "KERNELS": "theano"}, file, tmp_path)
+    assert (settings.port, settings.queue, settings.batch) == (3, 2, 1)
+    assert (settings.max_body, settings.dtypes, settings.decoders) == (2 << 20, ("float32", "float64"), 2)
+    assert (arguments.weights, arguments.input_size, arguments.kernels) == ("file.h5", (150, 200), "theano")
+    assert arguments.origins["queue"] == "$NPLRP_SERVE_QUEUE" and arguments.origins["batch"].endswith("serve.toml: batch")
+    assert configured()[0] == Settings()
+    assert [configured(environment={"MMAP": text})[1].mmap for text in ("false", "1", "no")] == [False, True, False]
+    assert not configured(["--no-mmap"], {"MMAP": "true"})[1].mmap and not configured(file="mmap = false", tmp_path=tmp_path)[1].mmap
+    assert configured(["--demo"], file=file, tmp_path=tmp_path)[1].weights is None, "the demonstration's model was asked for"
+
+
+def test_a_field_of_every_kind_from_every_place(tmp_path):
+    """Whatever can be a flag can be a variable and a key, and means the same."""
+    for name, text in {
+        "host": "::1",
+        "port": "0",
+        "deadline": "2.5",
+        "max_body": "3K",
+        "cors": "https://a.example,https://b.example",
+    }.items():
+        flag, key = f"--{name.replace('_', '-')}", name.replace("_", "-")
+        by_flag = configured([flag, text])[0]
+        assert by_flag != Settings()
+        assert configured(environment={name.upper(): text})[0] == by_flag
+        assert configured(file=f'{key} = "{text}"', tmp_path=tmp_path)[0] == by_flag
+        assert configured(file=f'{name} = "{text}"', tmp_path=tmp_path)[0] == by_flag
+
+
+def test_what_is_shown_is_read_again(tmp_path, capsys):
+    flags = ["-w", "a\u00e9 b.h5", "--cors", "https://a.example", "--max-body", "3K", "--deadline", "0.5", "--input-size", "10x20"]
+    assert cli.main(["serve", *flags, "--show-settings"]) == 0
+    text = capsys.readouterr().out
+    assert text.count("# the command line") == 5 and "port = 8080  # the default" in text
+    settings, arguments = configured(file=text, tmp_path=tmp_path)
+    assert settings == configured(flags)[0]
+    assert (arguments.weights, arguments.input_size) == ("a\u00e9 b.h5", (10, 20))
+
+
+@pytest.mark.parametrize(
+    ("environment", "file", "said"),
+    [
+        ({"PORT": "x"}, None, "$NPLRP_SERVE_PORT: expected a whole number, found 'x'"),
+        ({"PORT": "70000"}, None, "--port 70000: out of range, expected 0 to 65535 (set by $NPLRP_SERVE_PORT)"),
+        ({"PROT": "1"}, None, "$NPLRP_SERVE_PROT: there is no such option of nplrp serve; did you mean '--port'"),
+        ({"DEADLINE": "soon"}, None, "$NPLRP_SERVE_DEADLINE: expected a number, found 'soon'"),
+        ({"DEADLINE": "nan"}, None, "$NPLRP_SERVE_DEADLINE: 'nan' is no number of seconds"),
+        ({"HEAD": "x"}, None, "$NPLRP_SERVE_HEAD: there is no 'x'; there are flatten, avg, max"),
+        ({}, "port = true", "serve.toml: port: expected a text, a number or a list of them, found True"),
+        ({}, "port = 80.5", "serve.toml: port: expected a whole number, found '80.5'"),
+        ({}, "max_bdy = 1", "serve.toml: max_bdy: there is no such option of nplrp serve; did you mean '--max-body'"),
+        ({}, "[limits]\nqueue = 1", "serve.toml: limits: there is no such option"),
+        ({}, "[queue]\nlong = 1", "serve.toml: queue: expected a text, a number or a list of them, found {'long': 1}"),
+        ({"MMAP": "perhaps"}, None, "$NPLRP_SERVE_MMAP: expected true or false, found 'perhaps'"),
+        ({}, "mmap = [1]", "serve.toml: mmap: expected true or false, found [1]"),
+        ({}, "queue = 0", "--queue 0: out of range, expected at least 1 (set by"),
+        ({}, 'name = "a\\u0007"', "serve.toml: name: 'a\\x07' has control characters"),
+        ({}, "queue = ", "serve.toml: can't be read as TOML"),
+        ({}, "queue = 1\nqueue = 2", "serve.toml: can't be read as TOML"),
+    ],
+)
+def test_a_setting_that_is_wrong_is_one_line(environment, file, said, tmp_path):
+    with pytest.raises(ServeError) as error:
+        configured((), environment, file, tmp_path)
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_file_that_is_not_there(capsys, tmp_path):
+    for path in (tmp_path / "absent.toml", tmp_path, Path("/dev/zero")):
+        assert cli.main(["serve", "--settings", str(path)]) == 2
+        message = capsys.readouterr().err
+        assert message.startswith(f"nplrp: {path}: ") and message.count("\n") == 1
+
+
+def test_the_unit_of_systemd(tmp_path):
+    """It calls what there is, and systemd accepts it."""
+    text = (ROOT / "nplrp.service").read_text()
+    command = next(line for line in text.splitlines() if line.startswith("ExecStart=")).partition(" ")[2]
+    assert cli.make_parser().parse_args(command.split()).settings == "/etc/nplrp/serve.toml"
+    stop = int(next(line for line in text.splitlines() if line.startswith("TimeoutStopSec=")).partition("=")[2])
+    assert stop > Settings().drain
+    if shutil.which("systemd-analyze"):
+        unit = tmp_path / "nplrp.service"
+        unit.write_text(text.replace("/opt/nplrp/bin/nplrp", "/bin/true"))
+        done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)
+        assert done.returncode == 0 and "nplrp.service" not in done.stderr, done.stderr
 
 
 def test_sizes():

@@ -106,8 +106,6 @@ def computed(layer, x, module):
         return channels_first(channels_last(x).permute(0, *layer.options["dims"]))
     if kind in ("dense", "layernorm", "rmsnorm"):  # over the last axis, or the last ones
         return channels_first(module(channels_last(x)))
-    if kind in ("conv", "depthwise"):
-        return module(functional.pad(x, (left, right, top, bottom)) if uneven(layer) else x)
     if kind == "conv_transpose":
         return module(x)[:, :, : layer.output_shape[0], : layer.output_shape[1]]
     y = x if module is None else module(x)
@@ -132,7 +130,7 @@ def operation(layer, dtype):
 
 
 def _weighted(layer):
-    top, _, left, _ = (0, 0, 0, 0) if uneven(layer) else layer.pads
+    top, bottom, left, right = layer.pads
     kernel, (kh, kw) = layer.kernel, layer.size
     if layer.kind == "dense":
         made = torch.nn.Linear(*kernel.shape, dtype=torch.float64)
@@ -146,23 +144,52 @@ def _weighted(layer):
         if layer.kind == "depthwise":
             kernel = kernel.reshape(kh, kw, 1, -1)
         groups = layer.shape[-1] // kernel.shape[2]
-        sizes = (layer.shape[-1], kernel.shape[3], (kh, kw), layer.stride, (top, left), layer.dilation, groups)
-        made = torch.nn.Conv2d(*sizes, dtype=torch.float64)
+        kernel, mask = _even(layer, kernel)
+        sizes = (
+            layer.shape[-1],
+            kernel.shape[3],
+            kernel.shape[:2],
+            layer.stride,
+            (max(top, bottom), max(left, right)),
+            layer.dilation,
+            groups,
+        )
+        made = torch.nn.Conv2d(*sizes, dtype=torch.float64) if mask is None else MaskedConv2d(mask, *sizes, dtype=torch.float64)
     made.weight.data = _float64(kernel.transpose(ORDER[layer.kind]))
     made.bias.data = _float64(np.zeros(len(made.bias)) if layer.bias is None else layer.bias)
     return made
 
 
-def uneven(layer):
-    """Tell whether a convolution's padding differs from side to side, so that it has to be done before it.
+class MaskedConv2d(torch.nn.Conv2d):
+    """A convolution some of whose weights are 0 and stay so, whatever a rule makes of them.
 
-    Its rule then sees the zeros around the image: it has to have the input as a factor.
+    Parameters
+    ----------
+    mask : ndarray [kh, kw] of 0 and 1
     """
-    if layer.kind not in ("conv", "depthwise") or layer.pads[::2] == layer.pads[1::2]:
-        return False
-    if layer.rule["name"] in ("flat", "wsquare", "zbox"):
-        layer.refuse(f"padding that isn't the same on both sides isn't supported under the rule {layer.rule['name']!r}")
-    return True
+
+    def __init__(self, mask, *sizes, **more):
+        super().__init__(*sizes, **more)
+        self.register_buffer("mask", _float64(mask))
+
+    def forward(self, x):
+        """Convolve."""
+        return self._conv_forward(x, self.weight * self.mask, self.bias)
+
+
+def _even(layer, kernel):
+    """Return a kernel for padding that is the same on both sides, and which of its rows and columns count; None where it is so anyway.
+
+    Where padding differs from side to side (as 'same' has it before a stride), the kernel gets rows of zeros on the side with less of it.
+    """
+    widths = []
+    for less, more, dilation in zip(layer.pads[::2], layer.pads[1::2], layer.dilation):
+        if (more - less) % dilation:
+            layer.refuse(f"padding by {less} and {more} isn't supported with a dilation of {dilation}")
+        widths.append((max(more - less, 0) // dilation, max(less - more, 0) // dilation))
+    if not any(map(any, widths)):
+        return kernel, None
+    return np.pad(kernel, (*widths, (0, 0), (0, 0))), np.pad(np.ones(kernel.shape[:2]), widths)
 
 
 def _pool(layer):

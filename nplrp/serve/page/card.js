@@ -14,7 +14,7 @@ export class Card {
   /**
    * @param preset   its name
    * @param size     {height, width} of the network's input
-   * @param events   remove(preset), again(preset), cursor(index or null, from the keyboard?)
+   * @param events   remove(preset), again(preset), balance(), cursor(index or null, from the keyboard?)
    */
   constructor(preset, size, events) {
     count += 1;
@@ -168,7 +168,7 @@ export class Card {
   }
 
   /**
-   * @param result  {array, pixels, rows, warnings, label, start, sha256, genuine, picture, about}
+   * @param result  {array, pixels, rows (null: it has no ledger; undefined: not yet), warnings, label, start, sha256, genuine, picture, about}
    */
   show(result) {
     this.job = null; // it is done
@@ -185,14 +185,26 @@ export class Card {
     this.read(this.index);
   }
 
-  showBook() {
-    const { rows, warnings, overflows } = this.result;
+  /** Show the ledger, or why it isn't there: `waiting` says what is waited for. */
+  showBook(waiting = "being computed …") {
+    const { rows, warnings, failed, overflows } = this.result;
     this.book.replaceChildren();
-    if (rows) this.book.append(ledger.chart(rows), ledger.legend(), element("p", { className: "facts" }, ledger.sentence(rows)));
-    else {
-      const why = overflows ? "The ledger's sums overflow: a parameter is out of proportion." : "Gradients have no ledger: nothing is conserved.";
-      this.book.append(element("p", { className: "facts" }, why));
+    this.book.toggleAttribute("aria-busy", rows === undefined && !failed);
+    if (failed) {
+      const again = () => {
+        this.result.failed = "";
+        this.showBook();
+        this.events.balance();
+      };
+      const button = element("button", { type: "button", aria: { label: `Ask for the ledger of ${this.preset} again` }, on: { click: again } }, "Try again");
+      return this.book.append(element("p", { className: "alert", aria: { role: "alert" } }, failed), element("p", {}, button));
     }
+    if (rows === undefined) return this.book.append(element("p", { className: "facts" }, `Ledger: ${waiting}`));
+    if (!rows) {
+      const why = overflows ? "The ledger's sums overflow: a parameter is out of proportion." : "Gradients have no ledger: nothing is conserved.";
+      return this.book.append(element("p", { className: "facts" }, why));
+    }
+    this.book.append(ledger.chart(rows), ledger.legend(), element("p", { className: "facts" }, ledger.sentence(rows)));
     if (!warnings.length) return undefined;
     const what = `${warnings.length} ${warnings.length === 1 ? "layer loses or creates" : "layers lose or create"} more than there was at the class`;
     const each = warnings.map((warning) => element("p", {}, warning));

@@ -14,11 +14,15 @@ import { bytes, decode, pixels, sha256 } from "./relevance.js";
 
 const byId = (id) => document.getElementById(id);
 
-/** Shown at first, where the server has them: the notebook's own rule beside the one with the calmest map. */
-const AT_FIRST = ["notebook", "zplus"];
+/** Shown at first, where the server has them: what speaks for the class and against it, pixel by pixel and as regions. */
+const AT_FIRST = ["epsilon_plus", "epsilon_plus_flat"];
+/** Where results stand below all choices. */
+const NARROW = matchMedia("(max-width: 820px)");
 
 const state = { facts: null, image: null, reading: false, target: null, label: null, cards: new Map(), cursor: null };
 let imageJob = new AbortController();
+let bookJob = null; // the one ledger that is being computed
+let toResults = false; // whether the next heatmap is to be scrolled to
 let chosenClass;
 
 /** The start, and what it begins with where its name alone would mislead. */
@@ -38,8 +42,10 @@ async function begin() {
   byId("model").textContent = `${facts.model}: sees ${width} × ${height} pixels, knows ${facts.classes.length} classes${prepared}`;
   chosenClass = classes.chooser(facts.classes, (unit) => {
     state.target = unit;
+    toResults = true;
     explainAll();
   });
+  for (const kind of ["wheel", "touchmove", "keydown"]) addEventListener(kind, () => (toResults = false), { passive: true });
   const known = facts.composites.map(({ name }) => name);
   const first = AT_FIRST.filter((name) => known.includes(name));
   const chosen = first.length ? first : known.slice(0, 1);
@@ -77,6 +83,7 @@ function newImage(name) {
 /** Show an image, predict it, and explain the prediction. */
 async function open(file) {
   newImage(file.name);
+  toResults = true;
   const { signal } = imageJob;
   try {
     const b64 = await api.base64(file);
@@ -102,6 +109,7 @@ async function open(file) {
 function compare(names, takeOut) {
   for (const [name, card] of state.cards) {
     if (names.includes(name)) continue;
+    bookJob?.abort(); // if it is this card's; another's is asked for again
     card.stop();
     card.node.remove();
     state.cards.delete(name);
@@ -113,6 +121,7 @@ function compare(names, takeOut) {
       box.focus();
     },
     again: (name) => explain(state.cards.get(name)),
+    balance: balanceAll,
     cursor,
   };
   for (const name of names) {
@@ -131,15 +140,16 @@ function explainAll() {
   if (state.image) for (const card of state.cards.values()) explain(card);
 }
 
-/** Ask for one preset's heatmap; what was asked for this card before is given up. */
+/** Ask for one preset's heatmap, without its ledger, which takes several times as long; what was asked for this card before is given up. */
 async function explain(card) {
+  bookJob?.abort(); // heatmaps first
   const job = new AbortController();
   const signal = AbortSignal.any([job.signal, imageJob.signal]);
   const { image, facts, target } = state;
   card.start(job, image.seen);
   drawAll();
   try {
-    const parameters = { composite: card.preset, layers: ["input"], encoding: "b64" };
+    const parameters = { composite: card.preset, layers: ["input"], encoding: "b64", ledger: false };
     if (target !== null) parameters.target = target;
     const answer = await api.run(facts.model, "explain", image.b64, parameters, { signal, waiting: (seconds) => card.waiting(seconds) });
     const [explanation] = answer.explanations;
@@ -147,14 +157,13 @@ async function explain(card) {
     const digest = await sha256(array.bytes);
     if (signal.aborted) return;
     const label = explanation.target;
-    const overflows = explanation.ledger?.some((row) => Object.values(row).includes(null)) ?? false;
     const about = label ? `${classes.plain(label.name)}, ${scored(label)}` : "all classes at once";
     card.show({
       array,
       label,
       pixels: pixels(array),
-      rows: overflows ? null : explanation.ledger,
-      overflows,
+      rows: facts.composites.find(({ name }) => name === card.preset).ledger ? undefined : null, // undefined: it comes later
+      parameters,
       warnings: explanation.warnings ?? [],
       sha256: explanation.sha256,
       genuine: digest && digest === explanation.sha256,
@@ -168,6 +177,43 @@ async function explain(card) {
     if (error.name === "AbortError" || signal.aborted) return;
     card.fail(sentenceOf(error));
   }
+  drawAll();
+  if (toResults && NARROW.matches) {
+    toResults = false;
+    const behavior = matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth";
+    state.cards.values().next().value.node.scrollIntoView({ behavior });
+  }
+  balanceAll();
+}
+
+/** Ask for the ledgers that are missing, one after the other, as long as no heatmap is waited for. */
+async function balanceAll() {
+  while (!bookJob) {
+    const cards = [...state.cards.values()];
+    const card = cards.find(({ result }) => result && result.rows === undefined && !result.failed);
+    if (!card || cards.some(({ job }) => job)) return;
+    bookJob = new AbortController();
+    await balance(card, AbortSignal.any([bookJob.signal, imageJob.signal]));
+    bookJob = null;
+  }
+}
+
+/** Ask for one heatmap's ledger. */
+async function balance(card, signal) {
+  const { result } = card;
+  const waiting = (seconds) => card.showBook(`the server is busy; asking again in ${seconds} s`);
+  try {
+    const answer = await api.run(state.facts.model, "explain", state.image.b64, { ...result.parameters, ledger: true }, { signal, waiting });
+    const [{ ledger: rows, warnings, sha256: digest }] = answer.explanations;
+    if (digest !== result.sha256) throw new api.ApiError("The ledger that came is another heatmap's: ask again.");
+    const overflows = rows.some((row) => Object.values(row).includes(null));
+    Object.assign(result, { rows: overflows ? null : rows, overflows, warnings: warnings ?? [] });
+  } catch (error) {
+    if (error.name === "AbortError" || signal.aborted) return;
+    result.failed = sentenceOf(error);
+  }
+  if (card.result !== result) return;
+  card.showBook();
   drawAll();
 }
 

@@ -4,6 +4,10 @@ import { element } from "./dom.js";
 
 export const MOST = 4;
 
+/** What people can read stands above what its owners' groups hold. */
+const FIRST_GROUP = "To begin with";
+const TO_BEGIN_WITH = ["epsilon_plus", "epsilon_plus_flat", "epsilon_alpha2_beta1", "epsilon_alpha2_beta1_flat", "epsilon_gamma_box", "montavon_vgg16"];
+
 const list = document.getElementById("preset-list");
 const filter = document.getElementById("preset-filter");
 const note = document.getElementById("preset-note");
@@ -37,8 +41,10 @@ export function chooser(presets, names, changed) {
     return { preset, box, row, text: `${preset.name} ${preset.summary} ${preset.group}`.toLowerCase() };
   });
 
-  const groups = [...new Set(presets.map((preset) => preset.group))].map((group, i) => {
-    const own = rows.filter(({ preset }) => preset.group === group);
+  const groupOf = ({ name, group }) => (TO_BEGIN_WITH.includes(name) ? FIRST_GROUP : group);
+  const order = ({ preset }) => TO_BEGIN_WITH.indexOf(preset.name); // -1 in all other groups, whose order stays
+  const groups = [...new Set([FIRST_GROUP, ...presets.map(groupOf)])].map((group, i) => {
+    const own = rows.filter(({ preset }) => groupOf(preset) === group).sort((one, two) => order(one) - order(two));
     const heading = element("h3", { id: `group-${i}` }, group);
     const node = element("div", { aria: { role: "group", labelledby: heading.id } }, heading, element("ul", {}, ...own.map(({ row }) => row)));
     return { node, own };

@@ -1,0 +1,199 @@
+"""Diagnosis: pieces give what whole layers give, fits find what was put in, a stranger's mistakes get their names, and noise gets none."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from nplrp import golden
+from nplrp.golden.candidate import Candidate
+from nplrp.golden.diagnosis import rules, single
+from nplrp.golden.diagnosis.cutting import cut_out
+from nplrp.golden.diagnosis.fitting import fit
+from nplrp.golden.diagnosis.matching import Target, nice
+from nplrp.golden.diagnosis.reported import relations
+from nplrp.golden.isolated import isolated_run, places_of
+from tests import networks
+from tests.golden import strangers
+
+
+@pytest.fixture(scope="module")
+def model():
+    return strangers.square_vgg()
+
+
+@pytest.fixture(scope="module")
+def goldens(model):
+    x = strangers.pictures(model.input_shape)
+    return {name: golden.record(model, x, name, start="logit") for name in ("epsilon_plus", "epsilon_gamma_box", "epsilon_alpha2_beta1")}
+
+
+# --- pieces
+
+
+@pytest.mark.parametrize("name", ["epsilon_plus", "epsilon_gamma_box", "epsilon_alpha2_beta1"])
+def test_a_piece_gives_the_numbers_of_the_whole(name, goldens, model):
+    rng = np.random.default_rng(0)
+    for at in places_of(goldens[name], model, "float64").values():
+        whole = at.run()
+        for _ in range(3):
+            weight = np.zeros(at.a.shape)
+            weight[tuple(rng.integers(0, n) for n in weight.shape)] = 1
+            piece = cut_out(at, weight, 0.0, 6)
+            found = piece.at.run()[piece.within]
+            np.testing.assert_allclose(found, whole[piece.inside], rtol=1e-10, atol=1e-14 * np.abs(whole).max())
+            assert piece.exact or piece.at.a.size < at.a.size
+
+
+@pytest.mark.parametrize(
+    ("stride", "padding", "size"), [((2, 2), "same", (3, 3)), ((2, 1), "valid", (5, 3)), ((1, 1), (0, 2, 1, 0), (3, 2))]
+)
+def test_pieces_of_convolutions_with_strides_and_odd_paddings(stride, padding, size):
+    rng = np.random.default_rng(1)
+    window = networks.Window(size, stride, padding=padding)
+    kernel = networks.random_kernel(rng, *size, 3, 4)
+    layers = [networks.conv("c", kernel, 0.3 * rng.normal(size=4), window=window), networks.plain("f", "flatten")]
+    height = networks.chain((23, 19, 3), layers).output_shape[0]
+    model = networks.chain((23, 19, 3), [*layers, networks.dense("d", networks.random_kernel(rng, height, 3), np.ones(3), "softmax")])
+    recorded = golden.record(model, networks.images(3, 2, (23, 19, 3)), "epsilon_plus", start="logit")
+    at = places_of(recorded, model, "float64")["c"]
+    for y, x in ((0, 0), (22, 18), (11, 9), (0, 18)):
+        weight = np.zeros(at.a.shape)
+        weight[1, y, x] = 1
+        piece = cut_out(at, weight, 0.0, 5)
+        np.testing.assert_allclose(piece.at.run()[piece.within], at.run()[piece.inside], rtol=1e-9, atol=1e-15)
+
+
+def test_a_piece_of_a_large_matrix_keeps_the_sums():
+    rng = np.random.default_rng(2)
+    layers = [networks.dense("fc", networks.random_kernel(rng, 3000, 8), rng.normal(size=8)), networks.dense("p", rng.normal(size=(8, 4)))]
+    model = networks.chain((3000,), [layers[0], dataclasses.replace(layers[1], activation="softmax")])
+    recorded = golden.record(model, rng.normal(size=(2, 3000)), "epsilon_alpha2_beta1", start="logit")
+    at = places_of(recorded, model, "float64")["fc"]
+    piece = cut_out(at, np.abs(at.run()), 0.0)
+    assert not piece.exact and piece.at.a.shape[1] < 400
+    for change in ({}, {"bias": lambda b: 2 * b}, {"times": np.square}):
+        found, whole = rules.lines(piece.at, **change), rules.lines(at, **change)
+        np.testing.assert_allclose(found[piece.within], whole[piece.inside], rtol=1e-9, atol=1e-12)
+
+
+# --- fits
+
+
+def test_fit_finds_what_was_put_in():
+    rng = np.random.default_rng(3)
+    x = rng.uniform(0.5, 2, size=50)
+    theta = fit(lambda t: x / (x + t[0]), x / (x + 0.037), [[1e-6], [1.0]])
+    assert abs(theta[0] - 0.037) < 1e-9
+    theta = fit(lambda t: t[0] * x ** t[1], 3 * x**1.5, [[1.0, 1.0]])
+    np.testing.assert_allclose(theta, [3, 1.5], rtol=1e-8)
+    assert fit(lambda t: x + t[0], rng.normal(size=50) * 100, [[0.0]]) is None
+
+
+def test_nice_numbers_are_the_shortest_that_work():
+    assert nice(0.0370001, lambda v: abs(v - 0.037) < 1e-6) == 0.037
+    assert nice(0.2499, lambda v: abs(v - 0.2499) < 1e-5) == 0.2499
+    assert nice(1e-9, lambda v: True) == 0
+
+
+def test_one_weight_of_two_by_hand():
+    """z = 2 a1 - a2 with a = (1, 1): z = 1, R = (2, -1). With w1 = 3, z = 2 and R = (3/2, -1/2)."""
+    layers = [networks.dense("d", [[2.0, 0.5], [-1.0, 0.5]], [0.0, 0.0], "linear")]
+    model = networks.chain((2,), layers)
+    recorded = golden.record(model, np.array([[1.0, 1.0]]), "epsilon(epsilon=0)", 0, start="one")
+    at = places_of(recorded, model, "float64")["d"]
+    np.testing.assert_allclose(at.run(), [[2, -1]])
+    wrong = rules.lines(at, weight=lambda w: single.changed(w, (0, 0), 3.0))
+    np.testing.assert_allclose(wrong, [[1.5, -0.5]])
+
+
+# --- what is named
+
+
+SOME = (
+    "epsilon 0.037|epsilon subtracted|epsilon of deviations|absolute denominator|bias -1.0|bias shared|bias of one unit|no bias below|"
+    "gamma 0.3125|alpha and beta|box|absolute weights|not times a|sums to 1|rows and columns|half None|last row|a border|one weight|"
+    "a filter|padding off|TF32|ties all|by activation|forward weight|forward bias|leaky|mean kept|other class|start softmax"
+)
+
+
+@pytest.mark.parametrize("name", ["epsilon_plus", "epsilon_gamma_box", "epsilon_alpha2_beta1"])
+def test_a_strangers_mistakes_get_their_names(name, goldens, model):
+    """A sample; docs/golden-diagnosis.md has all."""
+    import re
+
+    recorded, seen = goldens[name], 0
+    right = strangers.run(model, recorded)
+    for mode in ("local", "chained"):
+        assert golden.check(recorded, right, mode=mode, model=model).passed
+    only = {"epsilon_plus": "", "epsilon_gamma_box": "gamma|box", "epsilon_alpha2_beta1": "alpha|below"}[name]
+    for mistake, words, _, wrong in strangers.cases("chain", model, recorded):
+        told = f"{mistake[1]} {mistake[2]}"
+        if not re.search(SOME, told) or not re.search(only, told) or strangers.same(wrong, right):
+            continue
+        report = golden.check(recorded, wrong, mode="local", model=model)
+        if report.passed:
+            report = golden.check(recorded, wrong, mode="chained", model=model)
+        caught, placed, _, among, other, _ = strangers.judge(report, mistake, words, False)
+        assert caught and placed and among and not other, f"{mistake}: {report.diagnosis}"
+        seen += 1
+    assert seen >= {"epsilon_plus": 30, "epsilon_gamma_box": 5, "epsilon_alpha2_beta1": 4}[name]
+
+
+def test_noise_has_no_name(goldens, model):
+    rng = np.random.default_rng(5)
+    recorded = goldens["epsilon_plus"]
+    single_run = isolated_run(recorded, model)
+    for below, how in (("block1_pool", 1e-2), ("fc1", 1e-3), ("block1_conv1", 0.5)):
+        R = single_run.relevances[below]
+        wrong = Candidate({**single_run.relevances, below: (R * (1 + how * rng.normal(size=R.shape))).astype("f4")})
+        report = golden.check(recorded, wrong, mode="isolated", model=model)
+        assert "matches none of" in report.diagnosis[-1] and "tol away" not in report.diagnosis[-1], str(report)
+
+
+def test_a_layer_that_is_right_given_its_inputs_is_told_so(goldens, model):
+    """End to end, what a fault in the forward pass does to relevance isn't blamed on the rule."""
+    recorded = goldens["epsilon_plus"]
+    wrong = strangers.run(model, recorded, ("block2_conv2", "forward without bias", None))
+    report = golden.check(recorded, wrong, mode="chained", model=model)
+    assert 'block2_conv2 matches "bias left out"' in report.diagnosis[1], str(report)
+    assert "is right, given what the candidate has around it" in report.diagnosis[-1], str(report)
+
+
+def test_relations_are_told_with_their_numbers():
+    rng = np.random.default_rng(6)
+    right = rng.normal(size=(2, 6, 6, 3))
+
+    def names(candidate, others=()):
+        target = Target(candidate, right, np.full(right.shape, 1e-6), None, 1.0, False)
+        return [h.name for h, values in relations(target, dict(others)) if target.fits(values)[0]]
+
+    assert names(0.37 * right)[0] == "times 0.37"
+    assert names(right / 36)[0] == "times 0.027777778 (1/36, a mean over pixels)"
+    assert names(np.flip(right, 3))[0] == "channels reversed"
+    assert names(right.swapaxes(1, 2)) == ["rows and columns exchanged"]
+    assert names(right[::-1])[0] == "images of the batch in the opposite order"
+    lost = right.copy()
+    lost[:, 2:4, 1:3] = 0
+    assert names(lost) == ["lost (0 there): rows 2 to 3, columns 1 to 2"]
+    lost = right.copy()
+    lost[..., 1] = 0
+    assert names(lost) == ["lost (0 there): channel 1"]
+    other = rng.normal(size=right.shape)
+    assert names(other, {"the relevance of another layer: x": other}) == ["the relevance of another layer: x"]
+    one = right.copy()
+    one[1, 2, 3, 0] = 7
+    assert names(one) == [f"1 element alone: (1, 2, 3, 0) is 7 for {right[1, 2, 3, 0]:.6g}"]
+
+
+def test_a_weight_of_a_large_matrix_is_found_by_its_own_index():
+    rng = np.random.default_rng(7)
+    x = rng.uniform(0, 1, size=(2, 3000))
+    layers = [networks.dense("fc", networks.random_kernel(rng, 3000, 8), rng.normal(size=8)), networks.dense("p", rng.normal(size=(8, 4)))]
+    model = networks.chain((3000,), [layers[0], dataclasses.replace(layers[1], activation="softmax")])
+    recorded = golden.record(model, x, "epsilon(epsilon=0.1)", start="logit")
+    at = places_of(recorded, model, "float32")["fc"]
+    alive = int(np.argmax(np.abs(recorded["fc"].relevance.values).min(axis=0)))
+    wrong = rules.lines(at, weight=lambda w: single.changed(w, (1234, alive), np.float32(0.5)))
+    report = golden.check(recorded, Candidate({"input": wrong}), mode="isolated", model=model)
+    assert f'matches "weight[1234, {alive}] is 0.5 ' in report.diagnosis[-1], str(report)
