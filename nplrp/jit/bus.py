@@ -28,13 +28,8 @@ _ADDRESS, _SIGINFO, _STDERR = (24, 0x40, 2) if _MAC else (16, 4, 2)
 #: Addresses: of what is known of the mapping noted last; of whether the last word is said.
 _last, _said = (ctypes.c_int64 * 1)(), (ctypes.c_int64 * 1)()
 #: Never freed, since a handler may be reading them: those of mappings that have gone serve for others.
-<<<<<<< HEAD
 _known: list[list[object]] = []
 _free: list[list[object]] = []
-=======
-_known: list = []
-_free: list = []
->>>>>>> hard
 _noting = threading.Lock()
 
 
