@@ -184,16 +184,3 @@ def test_relations_are_told_with_their_numbers():
     one = right.copy()
     one[1, 2, 3, 0] = 7
     assert names(one) == [f"1 element alone: (1, 2, 3, 0) is 7 for {right[1, 2, 3, 0]:.6g}"]
-
-
-def test_a_weight_of_a_large_matrix_is_found_by_its_own_index():
-    rng = np.random.default_rng(7)
-    x = rng.uniform(0, 1, size=(2, 3000))
-    layers = [networks.dense("fc", networks.random_kernel(rng, 3000, 8), rng.normal(size=8)), networks.dense("p", rng.normal(size=(8, 4)))]
-    model = networks.chain((3000,), [layers[0], dataclasses.replace(layers[1], activation="softmax")])
-    recorded = golden.record(model, x, "epsilon(epsilon=0.1)", start="logit")
-    at = places_of(recorded, model, "float32")["fc"]
-    alive = int(np.argmax(np.abs(recorded["fc"].relevance.values).min(axis=0)))
-    wrong = rules.lines(at, weight=lambda w: single.changed(w, (1234, alive), np.float32(0.5)))
-    report = golden.check(recorded, Candidate({"input": wrong}), mode="isolated", model=model)
-    assert f'matches "weight[1234, {alive}] is 0.5 ' in report.diagnosis[-1], str(report)

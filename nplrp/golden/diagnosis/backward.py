@@ -159,8 +159,8 @@ def _of_place(found: Matches, at: Place, j: int, rest: Sequence[np.ndarray], whe
                 found.nearest = (f"{hypothesis.name}{where}", size, residual)
         return hit
 
-    consider(rules.variants(at))
-    if not joined:
+    listed = consider(rules.variants(at))
+    if not joined and (piece.exact or not listed):  # fits cost seconds where layers are large
         minus = own - edges.total(rest).reshape(own.shape) if rest and piece.exact else own
         before = reference - edges.total(rest).reshape(own.shape) if rest and piece.exact else reference
         consider(rules.fitted(piece.at, minus, piece.within, as_good))
