@@ -23,11 +23,10 @@ def listen(settings: Settings) -> socket.socket:
         sock.bind((settings.host, settings.port))
         sock.listen(min(settings.max_connections, 2048))
         sock.setblocking(False)
-    except OSError as error:
+    except (OSError, ValueError, TypeError) as error:  # a name that can't be one, too long, or with a NUL
         sock.close()
-        raise ServeError(
-            f"{settings.host}:{settings.port}: can't listen there: {error.strerror or error}; choose another --host or --port"
-        ) from None
+        reason = getattr(error, "strerror", None) or error
+        raise ServeError(f"{settings.host[:100]}:{settings.port}: can't listen there: {reason}; choose another --host or --port") from None
     return sock
 
 
