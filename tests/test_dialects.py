@@ -188,7 +188,7 @@ def test_command_line_explains_in_a_dialect_with_several_maps(capsys, tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)).save(picture)
     arguments = ["explain", str(picture), "-w", WEIGHTS, "-c", "epsilon_plus", "-d", "zennit", "-t", "top-2"]
     assert main([*arguments, "--start", "logit", "--json"]) == 0
-    (result,) = json.loads(capsys.readouterr().out)
+    (result,) = json.loads(capsys.readouterr().out)["results"]
     assert result["about"]["dialect"] == "zennit-0.5"
     assert result["about"]["start"] == "logit"
     first, second = result["images"]

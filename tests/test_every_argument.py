@@ -64,6 +64,8 @@ def lines(tmp_path_factory):
         ("golden", "export"): [gold, "-o", str(folder / "e.npz")],
         ("golden", "check"): [gold, str(folder / "c.npz")],
         ("golden", "audit"): [gold],
+        ("golden", "identify"): ["--backend", "nplrp", "-k", "epsilon.dense.mixed"],
+        ("conformance",): ["--backend", "nplrp", "-k", "epsilon.dense.mixed"],
         ("serve",): ["-w", WEIGHTS, "--port", "0"],
         ("warmup",): ["-w", WEIGHTS],
         ("demo",): ["-o", str(folder / "demo.png")],

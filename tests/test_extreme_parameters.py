@@ -162,7 +162,7 @@ def test_on_the_command_line(tmp_path, capsys, monkeypatch, dtype):
             assert err.startswith("nplrp: ") and err.count("\n") == 1 and "unexpected" not in err, (case, err)
             assert not out
         else:
-            found = json.loads(out)[0]["images"][0]["relevance"]
+            found = json.loads(out)["results"][0]["images"][0]["relevance"]
             assert all(math.isfinite(value) for value in found.values())
             assert found["min"] < found["max"] or "0 everywhere" in err
         ends.add(code)

@@ -130,13 +130,13 @@ def test_what_was_assumed_stands_everywhere(tmp_path, capsys):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(picture)
     assert main(["explain", str(picture), "-w", str(path), "-c", "epsilon", "--json"]) == 0
     out, err = capsys.readouterr()
-    assert "assumed, as for the official weights of vgg16" in json.loads(out)[0]["about"]["preprocessing"]["source"]
+    assert "assumed, as for the official weights of vgg16" in json.loads(out)["results"][0]["about"]["preprocessing"]["source"]
     assert err.count("assuming caffe") == 1
     assert main(["info", str(path)]) == 0
     assert "caffe preprocessing (assumed, as for the official weights of vgg16)" in capsys.readouterr().out
     assert main(["explain", str(picture), "-w", str(path), "-c", "epsilon", "--json", "--preprocessing", "unit"]) == 0
     out, err = capsys.readouterr()
-    assert json.loads(out)[0]["about"]["preprocessing"] | {"resample": "nearest"} == {
+    assert json.loads(out)["results"][0]["about"]["preprocessing"] | {"resample": "nearest"} == {
         "mode": "unit",
         "resample": "nearest",
         "crop": False,

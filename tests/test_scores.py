@@ -231,7 +231,7 @@ def test_command_line(tmp_path, capsys):
         assert main(["info", str(weights)]) == 0
         assert said in capsys.readouterr().out
         assert main(["predict", str(tmp_path / "x.png"), "-w", str(weights), "--json"]) == 0
-        (row,) = json.loads(capsys.readouterr().out)
+        (row,) = json.loads(capsys.readouterr().out)["images"]
         assert row["labels"] == [label._asdict() for label in e.labels()[0]]
         png = str(tmp_path / "o.png")
         assert main(["explain", str(tmp_path / "x.png"), "-w", str(weights), "-c", "notebook", "-o", png]) == 0

@@ -56,7 +56,8 @@ def test_what_is_recorded_is_what_explain_gives(goldens, model, x):
     recorded = goldens["epsilon_plus"]
     e = explain(model, x, "epsilon_plus", recorded.facts["targets"], "float64", "direct")
     for name, R in e.relevances.items():
-        np.testing.assert_array_equal(recorded[name].relevance.values, R)
+        # relevance goes by the activations that are stored, in which batch norms aren't merged
+        np.testing.assert_allclose(recorded[name].relevance.values, R, rtol=1e-11, atol=1e-14 * np.abs(R).max())
         np.testing.assert_array_equal(recorded[name].activation.values, e.activations[name])
     assert (recorded["add"].activation.values < 0).any()  # not what the ReLU behind it makes of it
     assert recorded.inputs["add"] == ("shortcut_bn", "body2_bn") and recorded.readers["stem_pool"] == ("body1_conv", "shortcut_conv")

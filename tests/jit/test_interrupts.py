@@ -189,7 +189,7 @@ print(step)
 """
 
 
-@pytest.mark.parametrize(("part", "stride"), [("workspace", 7), ("queue", 11), ("nplrp", 1009)])
+@pytest.mark.parametrize(("part", "stride"), [("workspace", 29), ("queue", 11), ("nplrp", 1009)])
 def test_interrupts_before_each_instruction(part, stride):
     assert int(run_script(STEPS.replace("@ASK@", ASK["explain"]), part, stride, layer="OpenMP")) > 100
 

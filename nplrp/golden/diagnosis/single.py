@@ -59,6 +59,8 @@ def backward(piece: Piece, target: np.ndarray, reference: np.ndarray) -> Iterato
     w = layers.change_weight(weight, change)
     q = np.zeros(at.a.shape)
     a = at.a[piece.within]
+    if a.shape != target.shape:  # the piece's step reads another part than relevance is told of
+        return
     q[piece.within] = np.divide(target - reference, a, out=np.zeros(a.shape), where=a != 0)  # w ds, where the input isn't 0
     known = np.zeros(at.a.shape, bool)
     known[piece.within] = a != 0
