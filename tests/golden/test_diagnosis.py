@@ -117,7 +117,7 @@ SOME = (
 )
 
 
-@pytest.mark.parametrize("name", ["epsilon_plus", "epsilon_gamma_box", "epsilon_alpha2_beta1"])
+@pytest.mark.parametrize("name", [pytest.param("epsilon_plus", marks=pytest.mark.slow), "epsilon_gamma_box", "epsilon_alpha2_beta1"])
 def test_a_strangers_mistakes_get_their_names(name, goldens, model):
     """A sample; docs/golden-diagnosis.md has all."""
     import re
