@@ -1,1 +1,1 @@
-"""The same bits on aarch64: run under emulation (`python -m tests.aarch64`), by `make aarch64`, and a short part of it by `.ci/run`."""
+"""The same bits on aarch64: run under emulation (`python -m tests.aarch64`), by `make aarch64`, a short part of it with SHORT=1."""
