@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -102,8 +101,3 @@ def resolved(rule: Rule | None, dialect: str | Dialect, family: str) -> Rule | N
         return dialect.resolve(rule, family)
     except RuleError:
         return None
-
-
-def bare(rule: Rule) -> Rule:
-    """Return a rule with its stabiliser and epsilon alone left open."""
-    return dataclasses.replace(rule, epsilon=None, stabiliser=None)

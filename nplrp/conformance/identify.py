@@ -26,7 +26,7 @@ from nplrp.golden.values import Golden, Tensor
 from nplrp.model import Model
 from nplrp.rules import Rule
 from nplrp.rules.dialects import DIALECTS, OWN
-from nplrp.rules.recorded import rule_of
+from nplrp.rules.recorded import bare, rule_of
 
 #: The nearest dialect is named if it explains at least this share of what was answered.
 NEAR = 0.5
@@ -281,10 +281,9 @@ def identified_run(golden: Golden, model: Model, candidate: Candidate, mode: str
 def _in_dialects(at: Place, rule: Rule) -> Iterator[tuple[str, tuple[Tensor]]]:
     """Yield a layer's relevance under a rule in every dialect that has it, with its bounds."""
     family = layers.operation(at.step).family
-    kept = {key: getattr(rule, key) for key in ("gamma", "alpha", "beta", "low", "high", "box") if getattr(rule, key) is not None}
     done: dict[Rule, tuple[Tensor]] = {}
     for name, dialect in DIALECTS.items():
-        asked = None if family in OWN else Rule(rule.name, **kept)
+        asked = None if family in OWN else bare(rule)
         if asked is not None and not dialect.knows(asked) and name != "nplrp":
             continue
         found = dialect.resolve(asked, family)
