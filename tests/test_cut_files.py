@@ -162,11 +162,12 @@ def test_maps_come_and_go_in_threads(tmp_path):
         for _ in range(200):
             map_plain(path)
 
+    before = len(bus._known)  # what other tests of this process had mapped at once
     with telling("test"):
         threads = [threading.Thread(target=many) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-    assert len(bus._known) < 20
+    assert len(bus._known) - before < 20
     assert not any(node[0][bus._END] for node in bus._free)

@@ -116,6 +116,7 @@ def held(out: Path, part: Part) -> Iterator[None]:
             with claimed(whole, at_work):
                 _sweep(out)
                 yield
+                _sweep(out)  # a scheduler's worker may have been killed while it wrote
         else:
             own = out / f".run-{part.number}-of-{part.of}.lock"
             with claimed(whole, at_work, shared=True), claimed(own, f"another process computes part {part.number}/{part.of}"):

@@ -36,6 +36,7 @@ if __name__ == "__main__":
             if done >= 4 and not killed:
                 os.kill(pids[0], signal.SIGKILL)
                 killed.append(pids[0])
+                (out / "shards" / ".shard.h5.0123").write_text("what a worker leaves that is killed while it writes")
 
         report = run_scheduled(job, out, given, model, wanted, cluster.scheduler_address, told)
     print(len(killed), report.done, len(report.failed))
