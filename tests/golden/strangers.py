@@ -1,7 +1,7 @@
 """Mistakes of other people's choice, and how often each is caught, placed and named: the table of docs/golden-diagnosis.md.
 
-python -m tests.golden.strangers --json rows.json
-python -m tests.golden.strangers --page docs/golden-diagnosis.md rows.json ...      writes the tables
+python -m tests.golden.strangers --rows rows.jsonl            a line per case, as it comes; the same command again goes on from there
+python -m tests.golden.strangers --page docs/golden-diagnosis.md rows.jsonl ...      writes the tables
 """
 
 import argparse
@@ -293,8 +293,13 @@ def same(a, b, rtol=0.0):
     return all(np.abs(x - y).max() <= rtol * np.abs(y).max() for x, y in pairs)
 
 
-def measure(composites, mode="local", only=None, show=False, chosen=tuple(NETWORKS)):
-    """Yield a row for each mistake in each network under each composite where it changes anything beyond rounding."""
+def case(network, composite, mistake):
+    """Return what tells a case from all others, as it is after a way through JSON."""
+    return json.dumps([network, composite, mistake], default=str)
+
+
+def measure(composites, mode="local", only=None, show=False, chosen=tuple(NETWORKS), done=()):
+    """Yield a row for each mistake in each network under each composite where it changes anything, but for the cases that are done."""
     for composite in composites:
         for network in chosen:
             model = NETWORKS[network]()
@@ -307,7 +312,7 @@ def measure(composites, mode="local", only=None, show=False, chosen=tuple(NETWOR
             for mistake, words, rule, wrong in cases(network, model, recorded):
                 if not re.search(COMPOSITES.get(composite, ""), mistake[1]) or (only and not re.search(only, mistake[1])):
                     continue
-                if same(wrong, right):
+                if same(wrong, right) or case(network, composite, mistake) in done:
                     continue
                 began = time.process_time()
                 report = golden.check(recorded, wrong, mode=mode, model=model)
@@ -360,9 +365,15 @@ def tables(rows):
 MARK = "<!-- measured -->"
 
 
+def read_rows(path):
+    """Return the rows of a file, without a last one that was cut off while it was written."""
+    lines = path.read_text("utf-8").split("\n") if path.exists() else [""]
+    return [json.loads(each) for each in lines[:-1]]
+
+
 def write_page(page, results):
     """Replace what a page has behind the mark by the tables of some results."""
-    rows = [row for path in results for row in json.loads(Path(path).read_text())]
+    rows = [row for path in results for row in read_rows(Path(path))]
     head = page.read_text("utf-8").partition(MARK)[0].rstrip()
     page.write_text(f"{head}\n\n{MARK}\n\n" + "\n".join(tables(rows)) + "\n", "utf-8")
 
@@ -373,17 +384,23 @@ def main():
     parser.add_argument("--mode", default="local")
     parser.add_argument("--only")
     parser.add_argument("--networks", nargs="*", default=list(NETWORKS))
-    parser.add_argument("--json", type=Path, help="where to write the rows")
+    parser.add_argument("--rows", type=Path, help="where to write a line of JSON per case, as it comes; cases that are there aren't run again")
     parser.add_argument("--page", type=Path, help="write the tables of results there")
     parser.add_argument("results", nargs="*")
     options = parser.parse_args()
     if options.page:
         write_page(options.page, options.results)
         return
-    rows = list(measure(options.composites, options.mode, options.only, True, options.networks))
+    rows = read_rows(options.rows) if options.rows else []
+    done = {case(row[0], row[1], row[3]) for row in rows}
+    if options.rows:
+        options.rows.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    for row in measure(options.composites, options.mode, options.only, True, options.networks, done):
+        rows.append(row)
+        if options.rows:
+            with options.rows.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row, default=str) + "\n")
     print(totals(rows))
-    if options.json:
-        options.json.write_text(json.dumps(rows, default=str))
 
 
 if __name__ == "__main__":
