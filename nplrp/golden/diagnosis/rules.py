@@ -412,8 +412,8 @@ def _of_winners() -> Iterator[Hypothesis]:
 
         return run
 
-    def one(places: Array) -> Array:
-        return np.asarray((np.arange(places.shape[-1]) == places[..., None]).astype(float))
+    def one(v: Array, winner: Array) -> Array:
+        return np.asarray((np.arange(v.shape[-1]) == winner[..., None]).astype(float))
 
     def finite(v: Array, there: Array) -> Array:
         return np.where(there, v, 0.0)
@@ -429,9 +429,9 @@ def _of_winners() -> Iterator[Hypothesis]:
     yield Hypothesis("R in proportion to a^2, no winner", by(lambda v, there: share(finite(v, there) ** 2)))
     yield Hypothesis("R evenly to all places of a window, no winner", by(lambda v, there: share(there.astype(float))))
     yield Hypothesis("all of R to every place of a window", by(lambda v, there: there.astype(float)))
-    yield Hypothesis("the smallest of a window for the largest", by(lambda v, there: one(np.where(there, v, np.inf).argmin(-1))))
-    yield Hypothesis("the largest |a| of a window", by(lambda v, there: one(np.where(there, np.abs(v), -np.inf).argmax(-1))))
-    yield Hypothesis("the first place of each window, whoever won", by(lambda v, there: one(there.argmax(-1))))
+    yield Hypothesis("the smallest of a window for the largest", by(lambda v, there: one(v, np.where(there, v, np.inf).argmin(-1))))
+    yield Hypothesis("the largest |a| of a window", by(lambda v, there: one(v, np.where(there, np.abs(v), -np.inf).argmax(-1))))
+    yield Hypothesis("the first place of each window, whoever won", by(lambda v, there: one(v, there.argmax(-1))))
     yield Hypothesis("softmax of a window for its winner", by(lambda v, there: share(np.exp(v - v.max(-1, keepdims=True)))))
     yield Hypothesis("overwritten where windows meet: the last window's R, not the sum", _overwritten, whole=True)
     yield Hypothesis("padding at the other side: the odd row and column first", lambda p: _pool_padded(p, True), whole=True)
