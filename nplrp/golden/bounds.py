@@ -30,6 +30,7 @@ from nplrp.golden.scales import COMMON, Roundings, chain_deviation, scales_of
 from nplrp.golden.values import UNIT, Scales
 from nplrp.gradients import behind_activation
 from nplrp.layers import Step, operation
+from nplrp.layers.base import absolute
 from nplrp.lrp import Lines, as_linear, four_lines
 from nplrp.plan import Plan
 from nplrp.rules import AS_IS, NOTHING, Change, Clamp, Part
@@ -356,12 +357,17 @@ class _Sums:
 def _squares_back(step: Step, squares: np.ndarray, change: Change, held: Any) -> np.ndarray:
     """Carry squares of the step's output back with the squares of its weights."""
     of, weight = _absolute(step, change, NOTHING)
-    if of.weight is not None:
+    if of.weight is not None and weight != AS_IS:
+        assert step.weight is not None
+        changed = layers.change_weight(step.weight, change)
+        squared = np.square(changed, out=None if changed is step.weight else changed)
+        of, weight = dataclasses.replace(of, weight=squared, prepared={}), AS_IS
+    elif of.weight is not None:
         of = dataclasses.replace(of, weight=np.square(of.weight), prepared={})
     elif isinstance(weight, Clamp):
         weight = Clamp(*(each * each for each in weight))
-    squared = _of_all(held, lambda each: np.square(each) if each.dtype.kind == "f" else each)
-    return layers.transpose(of, squares, [weight], squared)[0]
+    held = _of_all(held, lambda each: np.square(each) if each.dtype.kind == "f" else each)
+    return layers.transpose(of, squares, [weight], held)[0]
 
 
 def _moved_scales(values: np.ndarray, copies: int) -> Scales:
@@ -481,8 +487,7 @@ def _errors_of_sums(
         assert step.window is not None
         pads, M = step.window.pads(*step.input_shape[:2]), np.zeros(A.shape)
         for a, change in zip(inputs, changes, strict=True):
-            weight = _absolute(step, change, NOTHING)[0].weight
-            assert weight is not None
+            weight = _absolute_weight(step, change)
             M += fast_convolutions.magnitudes(np.abs(a), weight, pads, convolutions)
         M += np.abs(layers.changed_bias(step, bias))
         more = gains(fast_convolutions.terms(step, convolutions, step.input_shape[-1] * len(inputs)))
@@ -493,8 +498,8 @@ def _errors_of_sums(
 
 def _fast_back(step: Step, s: np.ndarray, change: Change, convolutions: str) -> np.ndarray:
     """Return M of the transposed convolution: one with the flipped kernel."""
-    weight = _absolute(step, change, NOTHING)[0].weight
-    assert weight is not None and step.window is not None
+    weight = _absolute_weight(step, change)
+    assert step.window is not None
     top, bottom, left, right = step.window.pads(*step.input_shape[:2])
     up, side = weight.shape[0] - 1, weight.shape[1] - 1
     flipped = np.ascontiguousarray(weight[::-1, ::-1].transpose(0, 1, 3, 2))
@@ -531,7 +536,14 @@ def _size(held: np.ndarray) -> np.ndarray:
 
 
 def _absolute(step: Step, change: Change, bias: Change) -> tuple[Step, Change]:
-    """Return a step that adds up absolute values, with its weights and bias changed; and the change of weights that it has none of."""
+    """Return a step that adds up absolute values, and the change of weights that is left to it: its own are large, so they stay if they can.
+
+    |p max(w, 0) + n min(w, 0)| is |p| max(w, 0) - |n| min(w, 0), to the bit.
+    """
+    if isinstance(change, Clamp) and step.weight is not None and operation(step).absolute is absolute:
+        b = _changed_bias(step, bias)
+        of = dataclasses.replace(step, bias=None if b is None else np.abs(b), activation="linear")  # shares what is packed
+        return of, Clamp(abs(change.positive), -abs(change.negative))
     if step.weight is None:
         weight = Clamp(*map(abs, change)) if isinstance(change, Clamp) else change
         return operation(step).absolute(step), weight
@@ -539,9 +551,20 @@ def _absolute(step: Step, change: Change, bias: Change) -> tuple[Step, Change]:
     return operation(step).absolute(changed), AS_IS
 
 
+def _absolute_weight(step: Step, change: Change) -> np.ndarray:
+    assert step.weight is not None
+    return np.abs(layers.change_weight(step.weight, change))
+
+
 def _changed_bias(step: Step, change: Change) -> np.ndarray | None:
     return None if step.bias is None else layers.changed_bias(step, change)
 
 
 def _largest(step: Step, change: Change) -> float:
-    return 1.0 if step.weight is None else float(np.max(np.abs(layers.change_weight(step.weight, change)), initial=0.0))
+    """Return the largest absolute value of a step's changed weights."""
+    if step.weight is None:
+        return 1.0
+    if isinstance(change, Clamp):
+        up, down = np.max(step.weight, initial=0.0), np.min(step.weight, initial=0.0)
+        return max(abs(float(change.positive * up)), abs(float(change.negative * down)))
+    return float(np.max(_absolute_weight(step, change), initial=0.0))

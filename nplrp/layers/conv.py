@@ -125,11 +125,22 @@ def _transposed(layer: Layer) -> dict[str, Any]:
 
 
 def _renumber(layer: Layer, orders: Sequence[np.ndarray], after: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    return _renumbered(layer, np.ascontiguousarray(layer.arrays["kernel"][..., orders[0], :][..., after]), after)
+    return _renumbered(layer, _rearranged(layer.arrays["kernel"], orders[0], after), after)
+
+
+def _rearranged(kernel: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Return kernel[..., rows, :][..., columns], block by block: all at once leaves the cache for each number of a large matrix."""
+    taps = kernel.reshape(-1, *kernel.shape[-2:])
+    made = np.empty((len(taps), len(rows), len(columns)), kernel.dtype)
+    for tap, out in zip(taps, made, strict=True):
+        for first in range(0, len(rows), 256):
+            block = slice(first, first + 256)
+            np.take(tap[rows[block]], columns, axis=-1, out=out[block], mode="clip")
+    return made.reshape(*kernel.shape[:-2], len(rows), len(columns))
 
 
 def _renumber_transposed(layer: Layer, orders: Sequence[np.ndarray], after: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    return _renumbered(layer, np.ascontiguousarray(layer.arrays["kernel"][..., after, :][..., orders[0]]), after)
+    return _renumbered(layer, _rearranged(layer.arrays["kernel"], after, orders[0]), after)
 
 
 def _renumber_depthwise(layer: Layer, orders: Sequence[np.ndarray], after: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:

@@ -384,7 +384,9 @@ def main():
     parser.add_argument("--mode", default="local")
     parser.add_argument("--only")
     parser.add_argument("--networks", nargs="*", default=list(NETWORKS))
-    parser.add_argument("--rows", type=Path, help="where to write a line of JSON per case, as it comes; cases that are there aren't run again")
+    parser.add_argument(
+        "--rows", type=Path, help="where to write a line of JSON per case, as it comes; cases that are there aren't run again"
+    )
     parser.add_argument("--page", type=Path, help="write the tables of results there")
     parser.add_argument("results", nargs="*")
     options = parser.parse_args()
