@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from nplrp.golden.bounds import Bounds, activation_scales, carried_error, forwar
 from nplrp.golden.diagnosis import plan_of, trace_of
 from nplrp.golden.errors import GoldenError
 from nplrp.golden.judging import CHAINED, FLOOR
-from nplrp.golden.recording import start_errors, tensor_of
+from nplrp.golden.recording import AT_ONCE, start_errors, tensor_of
 from nplrp.golden.values import UNIT, Golden, Scales, Tensor
 from nplrp.golden.whole_run import Progress, with_activations
 from nplrp.layers import INPUT, Step
@@ -79,14 +80,17 @@ def derived_again(
         for i, step in enumerate(make_steps(model, plan.dtype, plan.algorithm, merge=False)):
             a = np.ascontiguousarray(layers.gather(step, before))
             errors.append(forward_bounds(step, a, before[i + 1], layers.gather(step, errors), convolutions)[2])
-    for i, step in enumerate(plan.steps):
+
+    def again(i: int) -> None:
+        """Put what step i's rule gives, and its bounds, into `shares` and `sums`; each step hangs on what was given alone."""
+        step = plan.steps[i]
         recorded = golden[step.name].relevance
         wanted = any(names[j + 1] in relevances or (step.name, names[j + 1]) in along for j in step.inputs)
         if not wanted or (local and step.name not in relevances):
-            continue
+            return
         R = np.ascontiguousarray(relevances[step.name] if local or recorded is None else recorded.values, np.float64)
         if not np.isfinite(R).all():
-            continue
+            return
         progress(f"relevance of {', '.join(names[j + 1] for j in step.inputs)} again")
         done = list(four_lines(plan, trace, i, R)) if plan.parts[i] else []
         values = edges.total(lines.R for _, _, lines in done) if done else step_back(plan, trace, i, R)
@@ -94,6 +98,9 @@ def derived_again(
         a_error = layers.gather(step, errors) if local else None
         bounds, sums[i] = relevance_errors(plan, i, trace, R, whole, a_error, convolutions, unknown, done)
         shares[i] = edges.cut_bounds(step, values, bounds)
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:  # kernels run one by one, what NumPy does beside them
+        list(pool.map(again, range(len(plan.steps))))
     for j, readers in above.items():
         name = names[j + 1]
         if name in relevances and readers and all(i in shares for i in readers):

@@ -274,10 +274,11 @@ def relevance_errors(
         blind = np.where(turns | (_rho(likely, d) >= 0.5), s, 0.0) + np.where(lost, np.abs(R_part) / (UNIT * A + TINY), 0.0)
         if halves is not None:
             blind = np.where(halves, np.abs(R.reshape(z.shape)) / np.where(d > 0, d, UNIT * A + TINY), blind)
-        stacked = np.concatenate([*carried, s, blind])
+        unseen = blind.any()
+        stacked = np.concatenate([*carried, s, *([blind] if unseen else [])])
         for a_term, change in zip(inputs, changes, strict=True):
-            moved = _transposed(step, stacked, change, held, 4)
-            c_expected, c_certified, c_all, c_blind = moved.reshape(4, *a.shape)
+            count = 4 if unseen else 3
+            c_expected, c_certified, c_all, *c_blind = _transposed(step, stacked, change, held, count).reshape(count, *a.shape)
             size = np.abs(a_term)
             if sums is not None:
                 sums.add_term(size, c_all, change, held)
@@ -293,7 +294,8 @@ def relevance_errors(
                 floor = floor + unknown * c_all
             total[0] += size * (c_expected + summed[0]) + floor
             total[1] += size * (c_certified + summed[1]) + floor
-            total[2] += size * c_blind
+            if c_blind:
+                total[2] += size * c_blind[0]
     if operation(step).choice:
         error = a_error if unknown is None else unknown + (UNIT * np.abs(a) if a_error is None else a_error)
         total[2] += _relevance_of_near_ties(step, a, R, error, unknown is not None)
@@ -536,7 +538,7 @@ def _size(held: np.ndarray) -> np.ndarray:
 
 
 def _absolute(step: Step, change: Change, bias: Change) -> tuple[Step, Change]:
-    """Return a step that adds up absolute values, and the change of weights that is left to it: its own are large, so they stay if they can.
+    """Return a step that adds up absolute values, and the change of weights that is left to it: its own stay, as they are large.
 
     |p max(w, 0) + n min(w, 0)| is |p| max(w, 0) - |n| min(w, 0), to the bit.
     """

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import platform
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,8 @@ from nplrp.targets import find_targets
 #: Samples of each array in a digest; and the largest input that it holds whole.
 SAMPLES = 576
 SMALL_INPUT = 8192
+#: Layers that are bounded side by side; each takes several arrays of its size.
+AT_ONCE = 2
 #: Since this version of the file, relevance is computed from the activations that are stored, where batch norms are merged too.
 ONE_PASS = 3
 
@@ -224,12 +227,17 @@ def _layers(e: Run, progress: Progress) -> tuple[list[GoldenLayer], list[dict[st
     R = [relevances[name] for name in names]
     back, bounds, shares = dict[int, np.ndarray](), dict[int, Bounds](), dict[int, dict[int, edges.Share]]()
     sums = dict[int, Scales | None]()
-    for i in range(len(plan.steps) - 1, -1, -1):
+
+    def bound(i: int) -> None:
+        """Bound what step i gives back; all relevance is there, so that each step stands for itself."""
         progress(f"bounds of relevance: {names[i + 1]}")
         back[i] = edges.given_back(plan, trace, R, above, i)
         whole = len(plan.steps[i].inputs) == 1  # what it works on is one layer's output
         bounds[i], sums[i] = relevance_errors(plan, i, trace, R[i + 1], back[i] if whole else None)
         shares[i] = edges.cut_bounds(plan.steps[i], back[i], bounds[i])
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:  # kernels run one by one, what NumPy does beside them
+        list(pool.map(bound, range(len(plan.steps) - 1, -1, -1)))
     top = start_errors(e.model, plan.steps, trace.activations, trace.logits, e.start, relevances[names[-1]], None)
     of_sums = {names[-1]: top}
     for j, readers in above.items():
