@@ -682,7 +682,8 @@ def _print_explanations(explanations: Sequence[Explanation], image: str, argumen
                 width = max(map(len, e.relevances))
                 for name, each in e.relevances.items():
                     values = each[m]
-                    print(f"    {name:<{width}}  sum {values.sum(dtype=float):>12.6g}   min {values.min():>12.6g}   max {values.max():>12.6g}")
+                    total, least, largest = values.sum(dtype=float), values.min(), values.max()
+                    print(f"    {name:<{width}}  sum {total:>12.6g}   min {least:>12.6g}   max {largest:>12.6g}")
             if ledger is not None:
                 print(ledger.image(m))
 
