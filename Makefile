@@ -1,6 +1,6 @@
 # The workshop. PYTHON is any Python >= 3.11 with `pip install -e ".[dev]"`.
 PYTHON ?= python
-# Processes that run tests beside each other, each with a file of them.
+# Processes that run tests beside each other, each with a file of them, in the order of tests/conftest.py.
 WORKERS ?= 2
 
 .PHONY: check lint types imports test fast demo docs bench aarch64
@@ -18,7 +18,7 @@ imports:
 	$(PYTHON) -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
 
 test:
-	$(PYTHON) -m pytest -n $(WORKERS) --dist loadfile
+	$(PYTHON) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # A minute or two: what pyproject.toml lists as fast.
 fast:

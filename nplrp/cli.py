@@ -679,17 +679,20 @@ def _print_explanations(explanations: Sequence[Explanation], image: str, argumen
             begins = f" (begins with {e.begins_with})" if e.begins_with else ""
             print(f"  {e.plan.composite.name}: relevance of {what}{begins}, sum over pixels {R.sum(dtype=float):.6g}")
             if arguments.layers:
+                width = max(map(len, e.relevances))
                 for name, each in e.relevances.items():
                     values = each[m]
-                    print(f"    {name:<20} sum {values.sum(dtype=float):>12.6g}   min {values.min():>12.6g}   max {values.max():>12.6g}")
+                    total, least, largest = values.sum(dtype=float), values.min(), values.max()
+                    print(f"    {name:<{width}}  sum {total:>12.6g}   min {least:>12.6g}   max {largest:>12.6g}")
             if ledger is not None:
                 print(ledger.image(m))
 
 
 def _print_labels(labels: Sequence[Any]) -> None:
+    width = max((len(label.id) for label in labels), default=0)
     for label in labels:
         score = f"{label.score:8.4f}" if label.what == "probability" else f"{label.what} {label.score:.6g}"
-        print(f"  {score}  {label.id:<10} {label.name}")
+        print(f"  {score}  {label.id:<{width}}  {'' if label.name == label.id else label.name}".rstrip())
 
 
 if __name__ == "__main__":

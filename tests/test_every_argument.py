@@ -2,6 +2,7 @@
 
 import argparse
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -149,6 +150,7 @@ def test_nonsense(path, action, lines, monkeypatch):
         if action.dest == "images" and text in ("/", ".."):  # all pictures of this machine
             continue
         check(given(path, action, list(known[path]), text))
+    assert Path("/dev/null").is_char_device() and Path("/dev/zero").is_char_device()
 
 
 @pytest.mark.parametrize(("path", "action"), PLACES, ids=lambda value: " ".join(value) if isinstance(value, tuple) else value.dest)

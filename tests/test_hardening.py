@@ -12,8 +12,9 @@ import pytest
 
 import nplrp
 from nplrp import cli
-from nplrp.errors import ImageError, RuleError, WeightsError
+from nplrp.errors import ImageError, OutputError, RuleError, WeightsError
 from nplrp.files import keras_config
+from nplrp.files.atomic import atomic
 from nplrp.files.hdf5 import array, numbers, open_hdf5
 from nplrp.files.plain import map_plain, open_plain, read_plain
 from nplrp.jit import team
@@ -150,6 +151,22 @@ def test_pipes_and_devices_are_refused(tmp_path):
     (tmp_path / "large").write_bytes(bytes(100))
     with pytest.raises(OSError, match="more than 99 bytes"):
         read_plain(tmp_path / "large", 99)
+
+
+def test_a_device_or_pipe_is_never_replaced_by_a_file(tmp_path, capsys):
+    pipe = tmp_path / "pipe.npz"
+    os.mkfifo(pipe)
+    with pytest.raises(OutputError, match="is a device, pipe or socket"), atomic(pipe):
+        pass
+    assert cli.main(["conformance", "-k", "epsilon.dense.mixed", "--backend", "nplrp", "--json", str(pipe)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "is a device, pipe or socket" in line
+    assert pipe.is_fifo() and list(tmp_path.iterdir()) == [pipe]
+
+
+def test_a_backend_without_a_name_is_refused(capsys):
+    assert cli.main(["conformance", "-k", "epsilon.dense.mixed", "--backend="]) == 2
+    assert "there is no backend ''" in capsys.readouterr().err
 
 
 def test_many_names_of_one_packed_array_are_refused_or_read_once(tmp_path):

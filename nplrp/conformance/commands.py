@@ -169,7 +169,7 @@ def _said(arguments: argparse.Namespace, suite: Any, dialect: str) -> tuple[dict
 
     if (arguments.answers is None) == (arguments.backend is None):
         raise GoldenError("there is nothing to judge, or too much; give either a folder of answers or --backend (or --export, --list)")
-    if arguments.backend:
+    if arguments.backend is not None:
         return answers_of(arguments.backend, suite, dialect, arguments.precision, arguments.python), arguments.backend
     if arguments.python:
         raise GoldenError("--python is for --backend")

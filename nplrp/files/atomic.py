@@ -30,6 +30,8 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary = _beside(target)
         if target.is_dir():
             raise OutputError(f"{given}: is a folder; give the name of a file")
+        if target.exists() and not target.is_file():  # renaming over /dev/null would take it from the whole system
+            raise OutputError(f"{given}: is a device, pipe or socket, which a file would take the place of; give the name of a file")
         # Made with the permissions of any new file (mkstemp's are private), and never over an existing one.
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         try:

@@ -233,18 +233,18 @@ class Golden:
         return {key: value for key, value in self.facts.items() if key not in ("env", "content_sha256")}
 
     def __str__(self) -> str:
-        facts = self.facts
+        facts, width = self.facts, max(len("layer"), *(len(layer.name) for layer in self.layers))
         lines = [
             f"{facts['composite']} of {facts['model_name']}, {facts['images']} image(s), start {facts['start']}",
             f"profile {self.profile}, dialect {facts['dialect']}, {facts['numerics']}, nplrp {facts['generator_version']}",
             f"weights  {facts['weights_sha256']}",
             f"input    {facts['input_sha256']}",
             f"content  {facts['content_sha256']}",
-            f"{'layer':<20} {'sum R':>14} {'sum |R|':>14} {'max |R|':>14} {'ambiguous':>9}  rule",
+            f"{'layer':<{width}} {'sum R':>14} {'sum |R|':>14} {'max |R|':>14} {'ambiguous':>9}  rule",
         ]
         for layer in reversed(self.layers):
             cells = [f"{v:>14.8g}" for v in layer.relevance.sums] if layer.relevance else [f"{'':>14}"] * 3
-            lines.append(f"{layer.name:<20} {' '.join(cells)} {layer.ambiguous_count:>9}  {layer.rule}".rstrip())
+            lines.append(f"{layer.name:<{width}} {' '.join(cells)} {layer.ambiguous_count:>9}  {layer.rule}".rstrip())
         return "\n".join(lines)
 
 
