@@ -151,6 +151,7 @@ STATE = {
     "thumbnails.py: cache palette": _TABLE,
     "heatmaps.py: cache typeface": _TABLE,
     "answers.py: cache versions": _MACHINE,
+    "lazy.py: write to sys in __getattr__": "a public name is imported when it is first asked for",
     "cli.py: write to os in _run": _ENVIRONMENT,
     "cli.py: write to warnings in _listen": "the command line prints warnings in its own way",
     "commands.py: write to os in run_serve": _ENVIRONMENT,
