@@ -19,19 +19,21 @@ def run(setup):
     runs += [] if setup.quick else [("zplus", 8), ("alpha_beta", 8)]
     rows = []
     for composite, batch in runs:
-        answer = _probe(threads, "explain", setup.weights, composite, batch)
+        answer = probe(threads, "explain", setup.weights, composite, batch)
         rows.append({"what": composite, "batch": batch, **{key: value / 1e6 for key, value in answer.items()}})
     print_table(f"memory in MB (10^6 bytes), {threads} threads", COLUMNS, rows)
     epsilon = {row["batch"]: row["peak_private"] for row in rows if row["what"] == "epsilon"}
     last = max(batch for batch in epsilon if batch <= 8)
     each = (epsilon[last] - epsilon[1]) / (last - 1)
     print(f"each further image of an epsilon batch: {each:.0f} MB", flush=True)
-    calls = _probe(threads, "calls", 60 if setup.quick else 500)
+    calls = probe(threads, "calls", 60 if setup.quick else 500)
     print(f"{calls['calls']} calls of a small model: {calls['growth']} bytes of growth after the first 50", flush=True)
     return {"threads": threads, "rows": rows, "epsilon_mb_per_image": each, "calls": calls}
 
 
-def _probe(threads, *arguments):
-    command = [sys.executable, str(HERE / "memory_probe.py"), *map(str, arguments)]
+def probe(threads, *arguments):
+    """Run `memory_probe.py` and return what it says; a dict among the arguments becomes JSON."""
+    arguments = [json.dumps(each) if isinstance(each, dict) else str(each) for each in arguments]
+    command = [sys.executable, str(HERE / "memory_probe.py"), *arguments]
     done = subprocess.run(command, env=environment(threads), stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout)

@@ -1,6 +1,8 @@
 """Measure one process's memory and print it as JSON, in bytes (Linux).
 
-usage: memory_probe.py explain WEIGHTS COMPOSITE|load BATCH | calls COUNT
+usage: memory_probe.py explain WEIGHTS COMPOSITE|load BATCH [MORE] | calls COUNT
+
+MORE is JSON: {"side": 448, "stack": true} for a network of other sides, {"blocks": [[2, 64]]} for one of its own, {"target": "top-5"}.
 """
 
 import json
@@ -11,6 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from networks import conv_stack, random_stack
 from protocol import SEED, images
 
 import nplrp
@@ -40,8 +43,9 @@ def private(without):
     return total, apart
 
 
-def explain(weights, composite, batch):
+def explain(weights, composite, batch, more="{}"):
     """Load and explain three times, by when all weights are kept that are going to be, and report peaks and what stays."""
+    more = json.loads(more)
     peak, done = [anonymous()], threading.Event()
 
     def watch():
@@ -51,11 +55,15 @@ def explain(weights, composite, batch):
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    model = nplrp.load(weights)
+    model, side = nplrp.load(weights, preprocessing="caffe"), more.get("side", 224)
+    if more.get("blocks"):
+        model = random_stack(side, more["blocks"])
+    elif more.get("stack"):
+        model = conv_stack(model, side)
     if composite != "load":
-        x = images(int(batch))
+        x = images(int(batch), side)
         for _ in range(3):
-            assert np.isfinite(nplrp.explain(model, x, composite).relevance).all()
+            assert np.isfinite(nplrp.explain(model, x, composite, more.get("target")).relevance).all()
     done.set()
     watcher.join()
     end = anonymous()

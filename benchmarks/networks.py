@@ -174,6 +174,23 @@ def _place(dataset):
     return offset, list(dataset.shape)
 
 
+def random_stack(side, blocks):
+    """Return blocks of (convolutions, channels), each with a max-pool behind it, then a global average and 10 outputs, seeded."""
+    from nplrp.model import Layer, Window, chain
+
+    rng, layers, before = np.random.default_rng(SEED), [], 3
+    for block, (depth, width) in enumerate(blocks, 1):
+        for i in range(1, depth + 1):
+            kernel = rng.standard_normal((3, 3, before, width), np.float32) * np.float32(np.sqrt(2 / (9 * before)))
+            layers.append(
+                Layer(f"block{block}_conv{i}", "conv", window=Window((3, 3), padding="same"), activation="relu", arrays={"kernel": kernel})
+            )
+            before = width
+        layers.append(Layer(f"block{block}_pool", "maxpool", window=Window((2, 2), (2, 2))))
+    layers += [Layer("mean", "global_avgpool"), Layer("logits", "dense", arrays={"kernel": rng.standard_normal((before, 10), np.float32)})]
+    return chain((side, side, 3), layers, f"stack{side}")
+
+
 def conv_stack(model, side):
     """Return VGG16's convolutions and pools for images of another side, then a global average and 10 outputs, as a `nplrp.Model`."""
     from nplrp.model import Layer, chain

@@ -15,6 +15,7 @@ import first_use
 import graphs
 import growth
 import memory
+import page
 import precision
 import roofline
 import serving
@@ -70,6 +71,8 @@ def main():
                 failed.append(name)
                 continue
             write_results(output, name, {"machine": facts, "results": results})
+        page.main(output)
+        print(f"\na page of it: {output / 'index.html'}", flush=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return f"failed: {', '.join(failed)}" if failed else 0

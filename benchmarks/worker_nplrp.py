@@ -5,12 +5,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numba
 import numpy as np
 from machine_peaks import fma_peak, memory_peak
-from networks import conv_stack
+from networks import conv_stack, random_stack
 from protocol import Jobs, images, serve
 
 import nplrp
@@ -29,17 +30,18 @@ def main(network):
     model = nplrp.load(table["file"], architecture=table.get("architecture"))
     stacks, own = {}, model.input_shape[0]
 
-    def net(side, stack=False):
-        if side == own and not stack:
+    def net(side, stack=False, blocks=None):
+        if side == own and not stack and not blocks:
             return model
-        if side not in stacks:
-            stacks[side] = conv_stack(model, side)
-        return stacks[side]
+        key = side, str(blocks)
+        if key not in stacks:
+            stacks[key] = random_stack(side, blocks) if blocks else conv_stack(model, side)
+        return stacks[key]
 
-    def explain(composite, batch, side=own, dtype="float32", algorithm="auto", stack=False, start=None):
-        chosen = net(side, stack)
+    def explain(composite, batch, side=own, dtype="float32", algorithm="auto", stack=False, start=None, blocks=None, target=None):
+        chosen = net(side, stack, blocks)
         x = images(batch, side)
-        return lambda: nplrp.explain(chosen, x, composite, dtype=dtype, algorithm=algorithm, start=start).relevance
+        return lambda: nplrp.explain(chosen, x, composite, target, dtype, algorithm, start=start).relevance
 
     def forward(batch):
         plan, x = make_plan(model, "notebook"), images(batch, own)
@@ -85,16 +87,17 @@ def main(network):
         plan, workspace = make_plan(net(side), "notebook"), Workspace()
         a, work = images(batch, side), []
         for step in plan.steps:
+            alone = replace(step, inputs=(-1,))
             if step.kind == "conv":
-                work.append((step, a))
+                work.append((alone, a))
             if step.kind in ("conv", "maxpool"):
-                a = lrp.run_forward([step], a).output
+                a = lrp.run_forward([alone], a).output
 
         def run():
             queue = layers.queue()  # as in an explanation
             with queue:
                 for step, a in work:
-                    z, _ = layers.forward_beside(step, a, (), workspace)
+                    z, _ = layers.operation(step).fused.forward(step, [a], True, (), workspace)
                     workspace.give(z)
             queue.run()
             return z
@@ -143,7 +146,7 @@ class AtOnce:
 
 
 class timed_layers:
-    """Time what `nplrp.layers` does for each step while the block runs: {("forward" | "backward" | function, step): seconds}."""
+    """Time what `nplrp.layers` does for each step while the block runs: {("forward" | "backward", step or (function)): seconds}."""
 
     def __enter__(self):
         import inspect
@@ -163,6 +166,8 @@ class timed_layers:
                 self._phase = "backward"
 
         self._replace(fused, "run_forward", marked)
+        operations = {name: self._timed_operation(each) for name, each in layers.OPERATIONS.items()}
+        self._replace(fused, "operation", lambda step: operations[step.kind])
         self._replace(layers, "queue", AtOnce)
         return self.spent
 
@@ -173,6 +178,15 @@ class timed_layers:
     def _replace(self, module, name, function):
         self._old.append((module, name, getattr(module, name)))
         setattr(module, name, function)
+
+    def _timed_operation(self, op):
+        """Return an operation whose functions of the fused pass, which take the step first, are timed."""
+
+        def of(each, *names):
+            return each and replace(each, **{name: self._timed(getattr(each, name), name, 0) for name in names if getattr(each, name)})
+
+        fast = of(op.fused, "forward", "carry", "beside", "whole")
+        return replace(of(op, "decide"), fused=fast, routes=of(op.routes, "route", "times"))
 
     def _timed(self, function, name, place):
         def call(*args, **kwargs):

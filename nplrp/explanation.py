@@ -17,11 +17,11 @@ from nplrp.errors import ModelError, RuleError, nearest
 from nplrp.ledger import Entry, Ledger, balance
 from nplrp.lrp import Keep, check_finite, run_backward, step_back
 from nplrp.model import Model
-from nplrp.outputs import ByLayer, chunks, forward, run, tensor
+from nplrp.outputs import ByLayer, chunks, forward, most_targets, run, tensor
 from nplrp.plan import Plan, last_sum, make_plan, parts_below
 from nplrp.rules.composites import STARTS, Composite
 from nplrp.rules.dialects import Dialect
-from nplrp.scores import WHOLE, Scoring, scoring_of
+from nplrp.scores import WHOLE, scoring_of
 from nplrp.span import INPUT, Span, find_span
 from nplrp.targets import Label, find_several, naming_of
 from nplrp.trace import Trace
@@ -47,7 +47,8 @@ def carry_back(
     plan : Plan
     trace : Trace
         From `run`.
-    start : ndarray [n, *output_shape of the span's top]
+    start : ndarray [k n, *output_shape of the span's top]
+        Of k targets, all images of one after all of another.
     span : Span
     workspace : Workspace or None
     keep : callable or None
@@ -55,7 +56,7 @@ def carry_back(
 
     Returns
     -------
-    ndarray [n, *output_shape of the span's bottom]
+    ndarray [k n, *output_shape of the span's bottom]
 
     Raises
     ------
@@ -68,7 +69,7 @@ def carry_back(
         R = fused.run_backward(plan, trace, start, lambda i, R: step_back(plan, trace, i, R), workspace, keep)
         if layers.first_nonfinite(R) is not None:
             run_backward(plan, trace, start)
-            check_finite(R, "the input's relevance")
+            check_finite(R, "the input's relevance", len(trace.output))
     return R
 
 
@@ -198,14 +199,9 @@ def _explain(
                 trace = run(plan, x[chunk], workspace, first)
                 first = first or (plan, trace)
                 targets = _targets(wanted, begin, scoring.logits(trace.logits), chunk)
-                maps = [
-                    _carried(plan, x[chunk], trace, _start(begin, plan, scoring, trace, chosen, chunk), chosen, span, workspace)
-                    for chosen in _columns(targets)
-                ]
-                R = np.stack(maps, axis=1).reshape(-1, *maps[0].shape[1:])
+                R = _maps(plan, x[chunk], trace, begin, targets, chunk, span, workspace)
                 _tell_nothing(plan, R, span)
                 if len(plans) > 1:
-                    workspace.give(*maps)
                     fused.release(plan, trace, workspace)
                 parts.append(_Part(trace.output.copy(), trace.logits.copy(), R, None if targets is None else targets.reshape(-1)))
             workspace.give_all()
@@ -482,7 +478,7 @@ class Explanation:
         save(self, path, layers, ledger)
 
     def _passes(self, balanced: bool) -> Iterator[Back]:
-        """Run the passes back again, keeping every layer; balanced ones image by image."""
+        """Run the passes back again, keeping every layer; balanced ones image by image and target by target."""
         plan, span = self.plan, self.span
         other_parts = span.top != len(plan.steps) - 1
         if other_parts:
@@ -491,16 +487,18 @@ class Explanation:
         for chunk in chunks(len(self.x), 1) if balanced else chunks(len(self.x)):
             whole = run(self.plan, self.x[chunk])
             columns = _columns(None if targets is None else targets[chunk])
-            for column, chosen in enumerate(columns):
-                start = _start(self.start, plan, scoring_of(self.model), whole, chosen, chunk)
-                for negative, images in _sides(plan, chosen, len(start)):
+            for first, some in _together(plan, columns, 1 if balanced else most_targets(len(whole.output))):
+                start = _starts(self.start, plan, whole, some, chunk)
+                for negative, images in _sides(plan, some[0], len(whole.output)):
                     own, below = (_negated(each) for each in (self.plan, plan)) if negative else (self.plan, plan)
-                    trace = run(own, self.x[chunk][images]) if negative or len(images) < len(start) else whole
+                    alone = negative or len(images) < len(whole.output)  # then `some` is one target
+                    trace, began = (run(own, self.x[chunk][images]), start[images]) if alone else (whole, start)
                     at: dict[int, np.ndarray] = {}
-                    carry_back(own, trace, start[images], span, keep=at.__setitem__)
+                    carry_back(own, trace, began, span, keep=at.__setitem__)
                     plain = replace(trace, denominators={}) if other_parts else trace
-                    book = balance(below, plain, start[images], span, at) if balanced else ()
-                    yield Back((chunk.start + images) * len(columns) + column, at, book)
+                    book = balance(below, plain, began, span, at) if balanced else ()
+                    maps = [(chunk.start + images) * len(columns) + first + k for k in range(len(some))]
+                    yield Back(np.concatenate(maps), at, book)
 
     @property
     def _maps_per_image(self) -> int:
@@ -564,21 +562,52 @@ def _targets(wanted: np.ndarray | int | None, begin: str | np.ndarray, logits: n
 
 
 def _columns(targets: np.ndarray | None) -> list[np.ndarray | None]:
+    """Return the first target of every image [n], the second one, and so on; None alone for all outputs at once."""
     return [None] if targets is None else list(targets.T)
 
 
-def _start(begin: str | np.ndarray, plan: Plan, scoring: Scoring, trace: Trace, chosen: np.ndarray | None, chunk: slice) -> np.ndarray:
-    """Return the relevance that a chunk's pass begins with."""
+def _together(plan: Plan, columns: Sequence[Any], most: int) -> Iterator[tuple[int, Sequence[Any]]]:
+    """Yield targets that are carried back together, at most `most`, and which the first of them is; groups are about equal."""
+    groups = -(-len(columns) // (1 if scoring_of(plan.model).binary else most))
+    for group in range(groups):
+        first, last = (len(columns) * k // groups for k in (group, group + 1))
+        yield first, columns[first:last]
+
+
+def _starts(begin: str | np.ndarray, plan: Plan, trace: Trace, columns: Sequence[np.ndarray | None], chunk: slice) -> np.ndarray:
+    """Return the relevance that a chunk's pass begins with, target by target, [k n, *shape]."""
     if isinstance(begin, np.ndarray):
         return begin[chunk]
-    return scoring.begin(begin, trace.logits, trace.output, chosen, bool(plan.composite.gradient))
+    scoring, gradient = scoring_of(plan.model), bool(plan.composite.gradient)
+    return np.concatenate([scoring.begin(begin, trace.logits, trace.output, chosen, gradient) for chosen in columns])
+
+
+def _maps(
+    plan: Plan,
+    x: np.ndarray,
+    trace: Trace,
+    begin: str | np.ndarray,
+    targets: np.ndarray | None,
+    chunk: slice,
+    span: Span,
+    workspace: Workspace,
+) -> np.ndarray:
+    """Carry the relevance of a chunk's targets [n, k] back, as many at a time as may be: maps [n k, *shape], an image's side by side."""
+    columns, found = _columns(targets), None
+    for first, some in _together(plan, columns, most_targets(len(x))):
+        R = _carried(plan, x, trace, _starts(begin, plan, trace, some, chunk), some[0], span, workspace)
+        found = np.empty((len(x), len(columns), *R.shape[1:]), R.dtype) if found is None else found
+        found[:, first : first + len(some)] = R.reshape(len(some), *found[:, 0].shape).swapaxes(0, 1)
+        workspace.give(R)
+    assert found is not None
+    return found.reshape(len(x) * len(columns), *found.shape[2:])
 
 
 def _carried(
     plan: Plan, x: np.ndarray, trace: Trace, start: np.ndarray, chosen: np.ndarray | None, span: Span, workspace: Workspace
 ) -> np.ndarray:
     """Carry the relevance of a chunk's logits back, each image's class by its own side of the network."""
-    sides = _sides(plan, chosen, len(start))
+    sides = _sides(plan, chosen, len(x))
     if sides[0][0] is False and len(sides) == 1:
         return carry_back(plan, trace, start, span, workspace)
     found = None

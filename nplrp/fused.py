@@ -197,7 +197,7 @@ def run_backward(
     plan : Plan
     trace : Trace
         From `run_forward`.
-    R : ndarray [n, units]
+    R : ndarray [n, units], or of several targets
         Relevance of the logits.
     step_back : callable
         The page for step i: (i, relevance of its output) -> relevance of what it works on.

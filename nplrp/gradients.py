@@ -65,8 +65,8 @@ def _through(function: str, plan: Plan, g: np.ndarray, slope: Callable[[], np.nd
     found = layers.activation(function)
     if plan.dialect.clipped and found.name == "relu" and found.positive:
         g = np.maximum(g, g.dtype.type(0)) if plan.composite.gradient in REVERSED else g
-        return g if plan.composite.gradient == "deconvnet" else g * slope()
-    return g * slope()
+        return g if plan.composite.gradient == "deconvnet" else times(g, slope())
+    return times(g, slope())
 
 
 def behind_activation(plan: Plan, trace: Trace, i: int, R: np.ndarray) -> np.ndarray:
@@ -75,9 +75,10 @@ def behind_activation(plan: Plan, trace: Trace, i: int, R: np.ndarray) -> np.nda
     if not hands_slope(step, plan.composite.slopes):
         return R
     if layers.activation(step.activation).opens:
-        return np.where(trace.activations[i + 1] > 0, R, R.dtype.type(0))
+        y = trace.activations[i + 1]
+        return np.where(y > 0, layers.by_target(R, y), R.dtype.type(0)).reshape(R.shape)
     z, _ = layers.apply(step, layers.gather(step, trace.activations))
-    return R * layers.slope(step.activation, z)
+    return times(R, layers.slope(step.activation, z))
 
 
 def through_relu(method: str, y: np.ndarray, g: np.ndarray) -> np.ndarray:
@@ -85,4 +86,10 @@ def through_relu(method: str, y: np.ndarray, g: np.ndarray) -> np.ndarray:
     zero = g.dtype.type(0)
     if method in REVERSED:
         g = np.maximum(g, zero)
-    return g if method == "deconvnet" else np.where(y > 0, g, zero)
+    return g if method == "deconvnet" else np.where(y > 0, layers.by_target(g, y), zero).reshape(g.shape)
+
+
+def times(g: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """Multiply gradients, or relevance, of one target or several with what their images have."""
+    product: np.ndarray = (layers.by_target(g, factors) * factors).reshape(g.shape)
+    return product

@@ -2,6 +2,9 @@
 
 z, s, c and R are the names of the literature (Montavon et al. 2019, sec. 10.2). `redistribute` is all of LRP; the rest of this file
 brings it its inputs and adds up its outputs. `nplrp.fused` does the same at speed.
+
+Several targets of n images are carried back together: R, s and c hold maps [k n, ...] then, target after target, and a and z [n, ...] serve
+them all. A map's bits don't depend on those beside it.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ Back = Callable[[int, np.ndarray], np.ndarray]
 
 
 class Lines(NamedTuple):
-    """What the four lines give: z [n, *output_shape], s as z, c as a, R [n, *input_shape]."""
+    """What the four lines give: z [n, *output_shape], s as z, c as a, R [n, *input_shape]; of several targets s, c and R of each."""
 
     z: np.ndarray
     s: np.ndarray
@@ -122,7 +125,7 @@ def run_backward(
     plan : Plan
     trace : Trace
         From `run_forward` or `nplrp.fused.run_forward`.
-    R : ndarray [n, units]
+    R : ndarray [n, units], or of several targets
         Relevance of the logits, or of the output of the span's top.
     keep : callable or None
         Called with (i, relevance of the output of step i, after its mask), and with -1 for the input.
@@ -157,7 +160,7 @@ def run_backward(
             arrived[j] = arrived[j] + share if j in arrived else share
     R = span.mask(span.bottom, arrived[span.bottom])
     if plan.composite.gradient == "input_t_gradient":
-        R = R * trace.activations[span.bottom + 1]
+        R = gradients.times(R, trace.activations[span.bottom + 1])
     if keep:
         keep(span.bottom, R)
     return R
@@ -201,11 +204,12 @@ def as_linear(plan: Plan, trace: Trace, i: int) -> tuple[Step, np.ndarray, Any]:
     return layers.linear_step(step, rule), a, held
 
 
-def check_finite(values: np.ndarray, where: str) -> None:
-    """Raise NumericsError for the first NaN or infinity among values [n, ...], naming the unit."""
+def check_finite(values: np.ndarray, where: str, images: int | None = None) -> None:
+    """Raise NumericsError for the first NaN or infinity among values [n, ...], or maps of n `images`, naming the unit."""
     index = layers.first_nonfinite(values)
     if index is not None:
-        raise NumericsError(f"{where}: {values[index]} at {unit_name(index)}; no explanation can be computed from it")
+        at = unit_name((index[0] % (images or len(values)), *index[1:]))
+        raise NumericsError(f"{where}: {values[index]} at {at}; no explanation can be computed from it")
 
 
 def _report_nonfinite(plan: Plan, trace: Trace, i: int, R: np.ndarray) -> None:
@@ -215,9 +219,10 @@ def _report_nonfinite(plan: Plan, trace: Trace, i: int, R: np.ndarray) -> None:
         for values, what in ((lines.z, "z"), (lines.s, "s = R / z")):
             index = layers.first_nonfinite(values)
             if index is not None:
-                R, d = of_units.reshape(values.shape), layers.denominator(lines.z, rule)
+                R, d = of_units.reshape(lines.s.shape), layers.denominator(lines.z, rule)
+                own = index[0] % len(d), *index[1:]
                 raise NumericsError(
-                    f"layer {step.name!r}, rule {rule}: {what} is {values[index]} at {unit_name(index)} (R = {R[index]:g}, denominator "
-                    f"{d[index]:g}); use a stabiliser with the sign of z, or a larger epsilon"
+                    f"layer {step.name!r}, rule {rule}: {what} is {values[index]} at {unit_name(own)} (R = {R[index]:g}, denominator "
+                    f"{d[own]:g}); use a stabiliser with the sign of z, or a larger epsilon"
                 )
     raise NumericsError(f"layer {step.name!r}, rule {rule}: its relevance overflows {plan.dtype}; use dtype='float64' or a larger epsilon")

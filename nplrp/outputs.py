@@ -20,7 +20,8 @@ from nplrp.targets import Label, naming_of
 from nplrp.trace import Trace
 from nplrp.workspace import Workspace, workspace_of
 
-#: Images that are in memory at once; results don't depend on it.
+#: Images that are in memory at once, and maps that are carried back together; results don't depend on it. A map on its way needs less than
+#: an image, whose every layer is kept.
 CHUNK = 8
 
 
@@ -166,6 +167,11 @@ def _outputs(model: Model, x: np.ndarray, dtype: Any, algorithm: str) -> tuple[n
 def chunks(n: int, size: int = CHUNK) -> list[slice]:
     """Return slices of at most `size` images; one empty slice for none, so that shapes come out right."""
     return [slice(i, i + size) for i in range(0, max(n, 1), size)]
+
+
+def most_targets(images: int) -> int:
+    """Return how many targets of as many images, at most `CHUNK`, are carried back together."""
+    return max(1, CHUNK // max(1, images))
 
 
 def tensor(model: Model, x: Any, dtype: np.dtype, depth: int = 3) -> np.ndarray:

@@ -95,6 +95,21 @@ def batch_is_singles(model, x, composite, dtype="float32", **options):
     return whole
 
 
+def targets_are_singles(model, x, composite, targets, dtype="float32", **options):
+    """Several targets, carried back together, have the bits that each has alone, in whatever order; and the last one at every layer."""
+    several = nplrp.explain(model, x, composite, [targets] * len(x), dtype, **options)
+    other = nplrp.explain(model, x, composite, [targets[::-1]] * len(x), dtype, **options)
+    k = len(targets)
+    assert several.targets.tolist() == list(targets) * len(x)
+    singles = {target: nplrp.explain(model, x, composite, target, dtype, **options) for target in set(targets)}
+    for place, target in enumerate(targets):
+        alone = singles[target].relevance.tobytes()
+        assert alone == several.relevance[place::k].tobytes() == other.relevance[k - 1 - place :: k].tobytes()
+    assert list(several.relevances) == list(singles[targets[-1]].relevances)
+    for name, R in singles[targets[-1]].relevances.items():
+        assert R.tobytes() == several.relevances[name][k - 1 :: k].tobytes(), name
+
+
 def digest(explanation):
     content = hashlib.sha256()
     for arrays in ({"": explanation.relevance}, explanation.relevances, explanation.activations):

@@ -16,13 +16,19 @@ import nplrp
 from nplrp.kernels.conv import Geometry, algorithm
 from nplrp.kernels.simd import VECTOR_BITS
 from nplrp.rules.composites import COMPOSITES
-from tests.bits import STORED, network, pictures, stored_hashes
+from tests import laws
+from tests.bits import GRAPHS as NETWORKS_OF_PEERS
+from tests.bits import NETWORKS, STORED, boxed, network, pictures, stored_hashes
+from tests.engine_graph import model_of
+from tests.networks import images
+from tests.peers.graph_file import read
 
 ROOT = Path(__file__).parent.parent
 #: A CPU with narrower vectors than this one (the same trick as in tests/kernels/test_same_bits.py).
 NARROWER = {512: "haswell", 256: "x86-64-v2"}
 #: Of the peers' networks (`tests.peers.graph_networks`).
 GRAPHS = ("b_projection", "c_inception", "d_densenet", "e_mobilenet", "l_activations", "n_layernorm")
+networks = cache(lambda: read(NETWORKS_OF_PEERS))
 SOME = ("notebook", "zplus", "alpha_beta", "gamma", "epsilon_plus_flat")
 
 
@@ -109,6 +115,35 @@ def test_anywhere_in_a_batch(composite, dtype):
     whole = nplrp.explain(model, batch, composite, dtype=dtype).relevance
     for i, image in enumerate(batch):
         assert whole[i].tobytes() == nplrp.explain(model, image[None], composite, dtype=dtype).relevance[0].tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", ["every kind", "global max", "thresholds", "vectors"])
+def test_targets_together_are_targets_alone(name, dtype):
+    """Of chains, by every composite in one of the networks at least: of one image more targets than go together, of several fewer."""
+    model = NETWORKS[name]()
+    x = images(6, 3, model.input_shape)
+    for k, composite in enumerate(sorted(COMPOSITES)):
+        if name in ("global max", "thresholds") and composite not in SOME:
+            continue
+        n = (1, 2, 3)[k % 3]
+        targets = [0, 2, 1] if n > 1 else ([0, 2, 1] * 4)[: 7 + k % 4]
+        laws.targets_are_singles(model, x[:n], boxed(composite, x), targets, dtype)
+
+
+@pytest.mark.parametrize("name", sorted(networks()))
+def test_targets_of_graphs_together_are_targets_alone(name):
+    model, x = model_of(networks()[name]), networks()[name].x
+    targets = list(range(min(5, model.output_shape[0])))
+    for composite, dtype in (("epsilon_plus", "float32"), ("lrp.alpha_2_beta_1", "float32"), ("notebook", "float64")):
+        laws.targets_are_singles(model, x[:1], composite, targets, dtype)
+
+
+@pytest.mark.parametrize("ends", [{"until": "pool1"}, {"masks": {"conv2": [0, 3], "predictions": [0.5, 1, 0, 2, 1.0]}}])
+@pytest.mark.parametrize("composite", ["epsilon_plus", "alpha_beta", "guided_backprop"])
+def test_targets_of_part_of_a_network_together_are_targets_alone(composite, ends):
+    model = NETWORKS["every kind"]()
+    laws.targets_are_singles(model, images(6, 2, model.input_shape), composite, [1, 0, 3, 4, 2], "float32", **ends)
 
 
 @pytest.mark.parametrize("composite", ["notebook", "zplus"])

@@ -278,7 +278,7 @@ def relevance_errors(
         stacked = np.concatenate([*carried, s, *([blind] if unseen else [])])
         for a_term, change in zip(inputs, changes, strict=True):
             count = 4 if unseen else 3
-            c_expected, c_certified, c_all, *c_blind = _transposed(step, stacked, change, held, count).reshape(count, *a.shape)
+            c_expected, c_certified, c_all, *c_blind = _transposed(step, stacked, change, held).reshape(count, *a.shape)
             size = np.abs(a_term)
             if sums is not None:
                 sums.add_term(size, c_all, change, held)
@@ -519,10 +519,10 @@ def _magnitudes(step: Step, inputs: Sequence[np.ndarray], changes: Sequence[Chan
     return total
 
 
-def _transposed(step: Step, s: np.ndarray, change: Change, held: Any, arrays: int = 1) -> np.ndarray:
+def _transposed(step: Step, s: np.ndarray, change: Change, held: Any) -> np.ndarray:
     """Carry arrays of the step's output back, one behind the other, with the absolute values of its weights."""
     of, weight = _absolute(step, change, NOTHING)
-    return layers.transpose(of, s, [weight], _of_all(held, lambda each: np.concatenate([_size(each)] * arrays)))[0]
+    return layers.transpose(of, s, [weight], _of_all(held, _size))[0]
 
 
 def _of_all(held: Any, change: Callable[[np.ndarray], np.ndarray]) -> Any:

@@ -163,6 +163,7 @@ def conv_transpose(
     out : ndarray [n, height, width, cin]
         Overwritten: c; with `a` R = a * c; with `a` and `z` R / stab(z).
     a, z : ndarray [n, height, width, cin], optional
+        They, and z2, may have a part of the images, which repeat.
     eps : float
         stab(z) = z + eps, or, if `signed`, z + eps * sign(z) with sign(0) = +1.
     out2, z2 : ndarray [n, height, width, cin], optional
@@ -190,17 +191,29 @@ def _run(x, x2, packed, e, threads, workspace, packed2=None, e2=None):
         return
     workspace = workspace or Workspace()
     second = packed2 and packed2.weights
-    group = winograd_conv.group_size(problem, images)
-    for first in range(0, images, group):
-        count = min(group, images - first)
+    run = images * len(e.a) // len(e.out) if len(e.a) else max(1, images)  # images that the epilogue's operands have
+    for first, count in _groups(images, run, winograd_conv.group_size(problem, images)):
         parts, ends = inputs, [e, e2]
         if count < images:
             parts = [_images(v, first, count, images) for v in inputs]
-            ends = [end and end._replace(**{f: _images(getattr(end, f), first, count, images) for f in _PER_IMAGE}) for end in ends]
+            ends = [end and _part(end, first, count, images, run) for end in ends]
         winograd_conv.convolve(problem, count, *parts, packed.terms, packed.weights, ends[0], threads, workspace, second, ends[1])
 
 
-_PER_IMAGE = ("a", "z", "z2", "out", "out2")
+def _groups(images, run, size):
+    """Yield (first, count) of groups of at most `size` images: whole runs, or images of one run."""
+    whole, first = size // run * run, 0
+    while first < images:
+        count = min(whole, images - first) if whole else min(size, run - first % run)
+        yield first, count
+        first += count
+
+
+def _part(e, first, count, images, run):
+    """Return the epilogue of `count` of the images, whose operands have `run` images that repeat."""
+    outputs = {name: _images(getattr(e, name), first, count, images) for name in ("out", "out2")}
+    operands = {name: _images(getattr(e, name), first % run, min(count, run), run) for name in ("a", "z", "z2")}
+    return e._replace(**outputs, **operands)
 
 
 def _images(flat, first, count, images):

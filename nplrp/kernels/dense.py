@@ -57,7 +57,8 @@ def dense_transpose(s, w, pos, neg, c, accumulate, nt=1):
 def dense_transpose_times(parts, w, changes, a, out, nt=1):
     """Write the sum over parts s of a * dense_transpose(s) to `out` [n, i], without reading rows of w where a is 0.
 
-    There is one (pos, neg) of `changes` for each part. The bits are those of single steps, but 0 times a negative number is 0, not -0.
+    There is one (pos, neg) of `changes` for each part. `a` may have a part of the images, which repeat. The bits are those of single steps,
+    but 0 times a negative number is 0, not -0.
     """
     s = parts[0]
     if len(parts) > 1:
@@ -232,17 +233,18 @@ def _dot(s, s_from, w, w_from, pos, neg, n, lanes):
 @shared_kernel
 def _transpose(t, nt, s, w, images, inputs, units, changes, c, accumulate, a, times):
     """Write c = sum of s w'^T over parts of s [part, image, unit], each times a if `times`, for the t-th part of the rows of w."""
+    run = a.size // max(1, inputs)
     lanes = np.empty(_LANE_BYTES // w.itemsize, w.dtype)
     for n0 in range(0, images, IMAGES):
         n1 = min(n0 + IMAGES, images)
         for i in range(inputs * t // nt, inputs * (t + 1) // nt):
             for n in range(n0, n1):
-                at = n * inputs + i
-                if times and a[at] == 0:
+                at, own = n * inputs + i, n % run * inputs + i
+                if times and a[own] == 0:
                     c[at] = 0
                     continue
                 for k in range(changes.size // 2):
                     v = _dot(s, (k * images + n) * units, w, i * units, changes[2 * k], changes[2 * k + 1], units, lanes)
                     if times:
-                        v *= a[at]
+                        v *= a[own]
                     c[at] = c[at] + v if accumulate or k > 0 else v

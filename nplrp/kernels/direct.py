@@ -274,6 +274,7 @@ def _convolve(thread, threads, p, layout, phases, units, images, x, x2, weights,
     panel = PANEL_32 if weights.itemsize == 4 else PANEL_64
     b_panel = layout.slab_size // SLAB * panel
     whole = p.up_h == 1 and p.up_w == 1
+    run = e.a.size // p.cout if e.a.size > 0 else e.out.size  # pixels that the epilogue's operands have
     o = thread - thread  # not a literal: Numba would compile the callees anew for it
     for phase in range(len(phases)):
         y, q, rows, columns, kernel_rows = phases[phase, 0], phases[phase, 1], phases[phase, 2], phases[phase, 3], phases[phase, 4]
@@ -331,7 +332,7 @@ def _convolve(thread, threads, p, layout, phases, units, images, x, x2, weights,
                             pixel, left, width = pixel // columns * out_columns, out_columns, out_columns
                         done = 0
                         while left > 0:
-                            at, some = pixel, left
+                            at, some = pixel, min(left, run - pixel % run)
                             if not whole:  # pixels that are neighbours here have others between them
                                 image, row, column = pixel // (rows * width), pixel // width % rows, pixel % width
                                 at = (image * p.out_height + y + row * p.up_h) * p.out_width + q + column * p.up_w

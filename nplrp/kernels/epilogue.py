@@ -11,6 +11,8 @@ RATIOS   out = (alpha * (a * v)) / stab(z), out2 = (beta * (a * v)) / stab(z2)
 
 with stab(z) = z + eps, or z + eps * sign(z) where sign(0) = +1: the operations, their order and so the bits are those of
 the page `R = a * c; s = R / stab(z)` in `nplrp.lrp`.
+
+The output may have several runs of the images that a, z and z2 have, one after the other: one for each of several targets.
 """
 
 import functools
@@ -29,9 +31,10 @@ STORE, BIAS, RELU, TIMES, RATIO, RATIOS = range(6)
 
 
 class Epilogue(NamedTuple):
-    """The operands of an epilogue: flat arrays (`a`, `z`, `z2`, `out`, `out2` of the shape of the output) and scalars.
+    """The operands of an epilogue: flat arrays and scalars.
 
-    `below` is what stab adds to a negative z: eps, or -eps if the stabiliser follows the sign. `top` is infinite for a plain ReLU.
+    `out` and `out2` have the shape of the output, `a`, `z` and `z2` too, or a part of its images, which repeat. `below` is what stab adds
+    to a negative z: eps, or -eps if the stabiliser follows the sign. `top` is infinite for a plain ReLU.
     """
 
     mode: int
@@ -46,6 +49,10 @@ class Epilogue(NamedTuple):
     alpha: float
     beta: float
     top: float
+
+
+#: The arrays that may have fewer images than the output.
+_REPEATED = ("a", "z", "z2")
 
 
 def forward_epilogue(relu, out, bias):
@@ -79,19 +86,28 @@ class Operands:
 
     Parameters
     ----------
-    builder
+    context, builder
     kind : numba.types.NamedTuple
     value : LLVM value
+    first : LLVM value
+        The first place of the output that is finished; all others are in the same run of images.
     """
 
-    def __init__(self, builder, kind, value):
+    def __init__(self, context, builder, kind, value, first):
         self._kinds = dict(zip(Epilogue._fields, kind.types, strict=True))
         self._values = {name: builder.extract_value(value, k) for k, name in enumerate(Epilogue._fields)}
         self.mode = self._values["mode"]
+        run = context.make_array(self._kinds["a"])(context, builder, self._values["a"]).nitems
+        self._passed = cgutils.alloca_once_value(builder, ir.Constant(I64, 0))
+        begins, further = (builder.icmp_signed(test, run, other) for test, other in ((">", ir.Constant(I64, 0)), ("<=", first)))
+        with builder.if_then(builder.and_(begins, further), likely=False):
+            builder.store(builder.mul(builder.udiv(first, run), run), self._passed)
 
-    def array(self, asm, name, offset):
-        """Return the address of element `offset` of an array."""
-        return asm.address(self._kinds[name], self._values[name], offset)
+    def array(self, asm, name, place):
+        """Return the address of what an array has for a place of the output, the bias for one of its channels."""
+        if name in _REPEATED:
+            place = asm.builder.sub(place, asm.builder.load(self._passed, typ=I64))
+        return asm.address(self._kinds[name], self._values[name], place)
 
     def splat(self, asm, name):
         """Return a vector of a scalar."""
@@ -154,7 +170,7 @@ def _finish_vectors(typing, e, v, v_from, v_pixel, pixels, channels, b_from, o_f
 
     def emit(context, builder, signature, args):
         _, _, v_from, v_pixel, pixels, channels, b_from, o_from, o_pixel = args
-        operands = Operands(builder, e, args[0])
+        operands = Operands(context, builder, e, args[0], o_from)
 
         def work(asm, n):
             """Finish the vector of sums n numbers behind the first, of every pixel."""
@@ -180,7 +196,7 @@ def _finish_vectors(typing, e, v, v_from, v_pixel, pixels, channels, b_from, o_f
 
 
 def _finish_loops(e, v, v_from, v_pixel, pixels, channels, b_from, o_from, o_pixel):
-    zero = v.dtype.type(0)
+    zero, passed = v.dtype.type(0), o_from // e.a.size * e.a.size if e.a.size else 0
     for k in range(pixels * channels):
         pixel, n = k // channels, k % channels
         y, at = v[v_from + pixel * v_pixel + n], o_from + pixel * o_pixel + n
@@ -191,17 +207,20 @@ def _finish_loops(e, v, v_from, v_pixel, pixels, channels, b_from, o_from, o_pix
             y = nothing + e.top if y > e.top else y
             y = nothing + zero if y < 0 else y
         elif e.mode in (TIMES, RATIO, RATIOS):
-            y = e.a[at] * y
+            y = e.a[at - passed] * y
         if e.mode == RATIOS:
-            e.out2[at] = (e.beta * y) / (e.z2[at] + (e.below if e.z2[at] < 0 else e.eps))
+            z2 = e.z2[at - passed]
+            e.out2[at] = (e.beta * y) / (z2 + (e.below if z2 < 0 else e.eps))
             y = e.alpha * y
         if e.mode in (RATIO, RATIOS):
-            y = y / (e.z[at] + (e.below if e.z[at] < 0 else e.eps))
+            z = e.z[at - passed]
+            y = y / (z + (e.below if z < 0 else e.eps))
         e.out[at] = y
 
 
 #: finish_pixels(e, v, v_from, v_pixel, pixels, channels, b_from, o_from, o_pixel): finish `channels` sums of each of `pixels` pixels, which
-#: are `v_pixel` numbers apart in v, from `v_from` on, and `o_pixel` in the output, from `o_from` on. The first bias is at `b_from`.
+#: are `v_pixel` numbers apart in v, from `v_from` on, and `o_pixel` in the output, from `o_from` on. The first bias is at `b_from`. All
+#: pixels are in the same run of the images that `e.a` has.
 finish_pixels = _finish_loops if DISABLED else _finish_vectors
 
 
@@ -211,7 +230,7 @@ def bring_pixels(typing, e, pixels, o_from, o_pixel):
 
     def emit(context, builder, signature, args):
         _, pixels, o_from, o_pixel = args
-        operands = Operands(builder, e, args[0])
+        operands = Operands(context, builder, e, args[0], o_from)
         asm = Assembler(context, builder, signature, args, e.types[1].dtype, 1)
         line, zero = 64 // asm.bytes, ir.Constant(I64, 0)
 

@@ -140,8 +140,8 @@ def finish_output(typing, m, m_from, m_step, e, b_from, o_from, o_row, o_pixel):
 
     def emit(context, builder, signature, args):
         asm = Assembler(context, builder, signature, args, dtype, lanes_of(dtype))
-        operands = Operands(builder, e, args[3])
         m_step, b_from, (o_from, o_row, o_pixel) = args[2], args[4], args[5:]
+        operands = Operands(context, builder, e, args[3], o_from)
         six_steps = builder.mul(m_step, ir.Constant(m_step.type, IN))
         columns = [_walk(asm, top, six_steps, IN) for top in _walk(asm, asm.array(0, args[1]), m_step, IN)]
         rows = _walk(asm, o_from, o_row, OUT, builder.add)

@@ -189,9 +189,10 @@ def _gather(p, w, transposed, c0, count, slab, channels, some):
 def _prefetch_operands(p, plan, e, slab, tile, first, last):
     """Prefetch what `_finish_slab` is going to multiply and divide with, for pixels first ... last - 1 of the tiles from `tile` on."""
     keep_apart()
+    run = e.a.size // (p.out_height * p.out_width * p.cout)
     for pixel in range(first, last):
         t, i = tile + pixel // (OUT * OUT), pixel % (OUT * OUT)
-        image, r, q = t // (plan.down * plan.across), t // plan.across % plan.down, t % plan.across
+        image, r, q = t // (plan.down * plan.across) % run, t // plan.across % plan.down, t % plan.across
         r, q = min(r * OUT + i // OUT, p.out_height - 1), min(q * OUT + i % OUT, p.out_width - 1)
         at = ((image * p.out_height + r) * p.out_width + q) * p.cout + slab * SLAB
         for n in range(at, at + SLAB, BLOCK):

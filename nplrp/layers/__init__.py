@@ -41,6 +41,7 @@ from nplrp.layers.computing import (
     transpose,
 )
 from nplrp.layers.lines import (
+    by_target,
     change_weight,
     changed_bias,
     changed_inputs,
@@ -80,6 +81,7 @@ __all__ = [
     "apply",
     "bend",
     "bend_error",
+    "by_target",
     "change_weight",
     "changed_bias",
     "changed_inputs",

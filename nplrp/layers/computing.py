@@ -10,7 +10,7 @@ import numpy as np
 from nplrp.layers import ties
 from nplrp.layers.activations import activation, bend_ends
 from nplrp.layers.base import DECIDES, LINEAR, MOVES, Step
-from nplrp.layers.lines import changed_bias
+from nplrp.layers.lines import by_target, changed_bias, runs
 from nplrp.layers.table import operation
 from nplrp.rules.rule import AS_IS, Change, Rule
 from nplrp.workspace import Workspace
@@ -52,16 +52,18 @@ def transpose(step: Step, s: np.ndarray, weights: Sequence[Change], held: Any = 
     s : ndarray [n, *output_shape]
     weights : one `Change` for each term
     held : object
-        What the forward pass decided.
+        What the forward pass decided, of n images or fewer, which repeat.
 
     Returns
     -------
     list of ndarray [n, *input_shape]
     """
     carried = []
+    decided = s if held is None else held[0] if isinstance(held, tuple) else held
     for change in weights:
         c = np.empty((len(s), *step.input_shape), s.dtype)
-        operation(step).transpose(step, s, change, held, c)
+        for maps in runs(s, decided):
+            operation(step).transpose(step, s[maps], change, held, c[maps])
         carried.append(c)
     return carried
 
@@ -134,6 +136,7 @@ def relevance_of_units(R: np.ndarray, step: Step, a: np.ndarray, units: str, y: 
     Parameters
     ----------
     R : ndarray [n, *output_shape]
+        Or of several targets (`nplrp.layers.lines`).
     step : Step
     a : ndarray [n, *input_shape]
         The step's input.
@@ -151,7 +154,8 @@ def relevance_of_units(R: np.ndarray, step: Step, a: np.ndarray, units: str, y: 
         return np.zeros_like(R)
     known = y is not None and (step.activation == "linear" or (bends.opens and positive))
     signs = y if known and y is not None else forward(step, [a], [AS_IS], AS_IS, held=held)
-    return np.where((signs > 0) if positive else (signs < 0), R.reshape(signs.shape), R.dtype.type(0))
+    of_sign = np.where((signs > 0) if positive else (signs < 0), by_target(R, signs), R.dtype.type(0))
+    return of_sign.reshape(len(R), *signs.shape[1:])
 
 
 def tie_labels(steps: Sequence[Step], x: np.ndarray) -> dict[int, np.ndarray]:

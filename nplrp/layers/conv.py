@@ -38,7 +38,7 @@ from nplrp.layers.base import (
     window_of,
 )
 from nplrp.layers.config import Arrays, Call, Reader, Tensor, is_size, items
-from nplrp.layers.lines import change_weight, changed_bias, clamps, divide_parts, signed_parts, threads
+from nplrp.layers.lines import change_weight, changed_bias, clamps, divide_parts, runs, signed_parts, threads
 from nplrp.layers.ties import window_row
 from nplrp.rules.rule import AS_IS, Change, Clamp, Part
 from nplrp.workspace import Workspace
@@ -244,7 +244,7 @@ def carry(
     if not all(map(_unchanged, parts)):
         R = _carry_terms(step, s, parts, a, workspace)
         return Carried([R], False)
-    outs = [workspace.empty(a.shape, a.dtype) for _ in (division.z if division else (a,))]
+    outs = [workspace.empty((len(s[0]), *a.shape[1:]), a.dtype) for _ in (division.z if division else (a,))]
     second = {"s2": s[1]} if len(s) > 1 else {}
     packed, nt, scratch = packed_weights(step, tuple(clamps(parts)), True), threads(), scratch_of(workspace)
     if division is None or (len(outs) == 1 and division.weights != (1.0,)):
@@ -264,18 +264,20 @@ def _carry_terms(step: Step, s: Sequence[np.ndarray], parts: Sequence[Part], a: 
     from nplrp.kernels import conv, elementwise
 
     nt, scratch, changed = threads(), scratch_of(workspace), signed_parts(a, parts, workspace)
-    total, c = (workspace.empty(a.shape, a.dtype) for _ in range(2))
+    shape = len(s[0]), *a.shape[1:]
+    total, c = (workspace.empty(shape, a.dtype) for _ in range(2))
     share = total
     for k, (each, part) in enumerate(zip(s, parts, strict=True)):
         if k == 1:
-            share = workspace.empty(a.shape, a.dtype)
+            share = workspace.empty(shape, a.dtype)
         for t, term in enumerate(part.terms):
             packed, x = packed_weights(step, (term.weight,), True), changed[term.input]
             if t == 0:
                 conv.conv_transpose(each, packed, share, a=x, threads=nt, workspace=scratch)
             else:
                 conv.conv_transpose(each, packed, c, threads=nt, workspace=scratch)
-                elementwise.multiply_add(x, c, share, nt)
+                for maps in runs(c, x):
+                    elementwise.multiply_add(x, c[maps], share[maps], nt)
         if k > 0:
             elementwise.add(total, share, total, nt)
     workspace.give(c, *([share] if share is not total else []), *(array for name, array in changed.items() if name != "a"))

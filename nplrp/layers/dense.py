@@ -95,7 +95,7 @@ def carry(step: Step, s: Sequence[np.ndarray], parts: Sequence[Part], inputs: Se
     from nplrp.kernels import dense
 
     (a,) = inputs
-    R = workspace.empty(a.shape, a.dtype)
+    R = workspace.empty((len(s[0]), *a.shape[1:]), a.dtype)
     dense.dense_transpose_times([_rows(each) for each in s], step.weight, clamps(parts), _rows(a), _rows(R), threads())
     return Carried([R], False)
 

@@ -32,7 +32,7 @@ from nplrp.layers.base import (
     fits,
     listed,
 )
-from nplrp.layers.lines import change_weight, clamps, stabilisers, threads
+from nplrp.layers.lines import change_weight, clamps, runs, stabilisers, threads
 from nplrp.layers.ties import point_row
 from nplrp.rules.rule import AS_IS, Change, Part
 from nplrp.workspace import Workspace
@@ -125,9 +125,11 @@ def carry(step: Step, s: Sequence[np.ndarray], parts: Sequence[Part], inputs: Se
     """Do lines 3 and 4 for each input."""
     from nplrp.kernels import joins
 
-    shares = [workspace.empty(a.shape, a.dtype) for a in inputs]
+    shares = [workspace.empty((len(s[0]), *a.shape[1:]), a.dtype) for a in inputs]
     for p, (each, change) in enumerate(zip(s, clamps(parts), strict=True)):
-        joins.sum_transpose_times(each, inputs, change_weight(step.weight, change), shares, [p > 0] * len(shares), threads())
+        weights, add = change_weight(step.weight, change), [p > 0] * len(shares)
+        for maps in runs(each, inputs[0]):
+            joins.sum_transpose_times(each[maps], inputs, weights, [share[maps] for share in shares], add, threads())
     return Carried(shares, False)
 
 
@@ -135,10 +137,12 @@ def whole(step: Step, R: np.ndarray, division: Division, part: Part, inputs: Seq
     """Do lines 2, 3 and 4 for each input in one pass, without writing s."""
     from nplrp.kernels import joins
 
-    shares = [workspace.empty(a.shape, a.dtype) for a in inputs]
+    shares = [workspace.empty((len(R), *a.shape[1:]), a.dtype) for a in inputs]
     ((_, kind, epsilon),) = stabilisers(division.z[0], division.rule)
     weights = change_weight(step.weight, *clamps([part]))
-    joins.sum_relevance(R, division.z[0], kind, epsilon, inputs, weights, shares, None, threads())
+    for maps in runs(R, inputs[0]):
+        own = [share[maps] for share in shares]
+        joins.sum_relevance(R[maps], division.z[0], kind, epsilon, inputs, weights, own, None, threads())
     workspace.give(R)
     return Carried(shares, False)
 

@@ -1,6 +1,7 @@
 """What the four lines do to arrays, whatever the layer: changed inputs, weights and biases, the stabilised division, the product.
 
-Arrays are NHWC or (n, c), C-contiguous, all of the plan's dtype.
+Arrays are NHWC or (n, c), C-contiguous, all of the plan's dtype. Relevance, and what is made of it, may hold maps of k targets one behind
+the other, [k n, ...], where everything else is of n images: that is computed once and serves every target.
 """
 
 from __future__ import annotations
@@ -12,6 +13,17 @@ import numpy as np
 from nplrp.layers.base import Division, Step
 from nplrp.rules.rule import AS_IS, NOTHING, Change, Clamp, Part, Rule
 from nplrp.workspace import Workspace
+
+
+def runs(maps: np.ndarray, images: np.ndarray) -> list[slice]:
+    """Return which maps [k n, ...] belong to each target, where there are n images."""
+    n = len(images)
+    return [slice(k, k + n) for k in range(0, len(maps), n)] if n else [slice(0)]
+
+
+def by_target(maps: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """View maps [k n, *shape] as [k, n, *shape], which NumPy broadcasts against images [n, *shape]."""
+    return maps.reshape(len(maps) // max(1, len(images)), *images.shape)
 
 
 def changed_inputs(a: np.ndarray, rule: Rule, part: Part) -> list[np.ndarray]:
@@ -81,18 +93,20 @@ def divide(R: np.ndarray, z: np.ndarray, rule: Rule, weight: float = 1.0, out: n
     """Return s = weight * R / stabilise(z), 0 where the rule's stabiliser drops a unit; in `out` if it is given."""
     from nplrp.kernels import elementwise
 
-    s, R = np.empty_like(z) if out is None else out, R.reshape(z.shape)
+    R = R.reshape(len(R), *z.shape[1:])
+    s = np.empty(R.shape, z.dtype) if out is None else out
     if rule.undivided:
         np.multiply(R, z.dtype.type(weight), out=s)
         return s
     for images, kind, epsilon in stabilisers(z, rule):
-        elementwise.stabilise_divide(R[images], z[images], kind, epsilon, weight, s[images], threads())
+        for maps in runs(R, z):
+            elementwise.stabilise_divide(R[maps][images], z[images], kind, epsilon, weight, s[maps][images], threads())
     return s
 
 
 def divide_parts(R: np.ndarray, division: Division, workspace: Workspace) -> list[np.ndarray]:
     """Do line 2 for each part: s = weight * R / stabilise(z). R's memory may be used again afterwards."""
-    outs = [workspace.empty(z.shape, z.dtype) for z in division.z]
+    outs = [workspace.empty((len(R), *z.shape[1:]), z.dtype) for z in division.z]
     for z, weight, out in zip(division.z, division.weights, outs, strict=True):
         divide(R, z, division.rule, weight, out)
     workspace.give(R)
@@ -134,11 +148,10 @@ def multiply(inputs: Sequence[np.ndarray], carried: Sequence[np.ndarray], R: np.
     from nplrp.kernels import elementwise
 
     for a, c in zip(inputs, carried, strict=True):
-        if R is None:
-            R = np.empty_like(a)
-            elementwise.multiply(a, c, R, threads())
-        else:
-            elementwise.multiply_add(a, c, R, threads())
+        function = elementwise.multiply if R is None else elementwise.multiply_add
+        R = np.empty(c.shape, a.dtype) if R is None else R
+        for maps in runs(c, a):
+            function(a, c[maps], R[maps], threads())
     assert R is not None
     return R
 

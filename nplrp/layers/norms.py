@@ -124,12 +124,12 @@ def _numbers(step: Step, array: np.ndarray) -> np.ndarray:
 
 
 def decide(step: Step, a: np.ndarray, labels: Any = None, workspace: Workspace | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Normalise, and hold 1 / deviation of every group, float64 [n * arrays, groups]."""
+    """Normalise, and hold 1 / deviation of every group, float64 [n, arrays * groups]."""
     from nplrp.kernels import norms
 
     empty = workspace.empty if workspace else np.empty
-    x, (_, _, groups, numbers) = _matrices(step, a), step.options["layout"]
-    held = empty((len(x), groups), np.dtype(np.float64))
+    x, (arrays, _, groups, numbers) = _matrices(step, a), step.options["layout"]
+    held = empty((len(a), arrays * groups), np.dtype(np.float64))
     norms.measure(x, numbers, getattr(norms, step.options["divisor"]), step.options["epsilon"], held, threads())
     return _normalised(step, a, changed_bias(step, AS_IS), held, empty(a.shape, a.dtype)), held
 

@@ -28,7 +28,7 @@ from nplrp.layers.base import (
     window_of,
 )
 from nplrp.layers.config import Call, Reader, Tensor
-from nplrp.layers.lines import clamps, divide_parts, scale_of_ones, stabilisers, threads
+from nplrp.layers.lines import clamps, divide_parts, runs, scale_of_ones, stabilisers, threads
 from nplrp.layers.ties import window_row
 from nplrp.rules.rule import AS_IS, Change, Part
 from nplrp.workspace import Workspace
@@ -193,10 +193,12 @@ def route(step: Step, R: np.ndarray, winner: np.ndarray, division: Division | No
     image, window = _image(R, step), _window(step)
     if division is not None and division.weights == (1.0,):
         ((_, kind, epsilon),) = stabilisers(division.z[0], division.rule)
-        pool.max_transpose_divide(image, winner, *window, division.z[0], kind, epsilon, c, threads())
+        for maps in runs(R, winner):
+            pool.max_transpose_divide(image[maps], winner, *window, division.z[0], kind, epsilon, c[maps], threads())
         workspace.give(R)
         return Carried([c], True)
-    pool.max_transpose(image, winner, *window, c, threads())
+    for maps in runs(R, winner):
+        pool.max_transpose(image[maps], winner, *window, c[maps], threads())
     workspace.give(R)
     return Carried([c], False) if division is None else Carried(divide_parts(c, division, workspace), True)
 
@@ -205,12 +207,14 @@ def route_times(step: Step, s: np.ndarray, winner: np.ndarray, a: np.ndarray, di
     """Do lines 3 and 4 of a max-pool in one pass, and line 2 of the step below."""
     from nplrp.kernels import pool
 
-    out, image, window = workspace.empty(a.shape, a.dtype), _image(s, step), _window(step)
+    out, image, window = workspace.empty((len(s), *a.shape[1:]), a.dtype), _image(s, step), _window(step)
     if division is not None and division.weights == (1.0,):
         ((_, kind, epsilon),) = stabilisers(division.z[0], division.rule)
-        pool.max_transpose_ratio(image, winner, *window, a, division.z[0], kind, epsilon, out, threads())
+        for maps in runs(s, winner):
+            pool.max_transpose_ratio(image[maps], winner, *window, a, division.z[0], kind, epsilon, out[maps], threads())
         return Carried([out], True)
-    pool.max_transpose_times(image, winner, *window, a, out, threads())
+    for maps in runs(s, winner):
+        pool.max_transpose_times(image[maps], winner, *window, a, out[maps], threads())
     return Carried([out], False) if division is None else Carried(divide_parts(out, division, workspace), True)
 
 
@@ -265,10 +269,11 @@ def avg_carry(step: Step, s: Sequence[np.ndarray], parts: Sequence[Part], inputs
     from nplrp.kernels import elementwise, pool
 
     (a,), nt = inputs, threads()
-    R, c = (workspace.empty(a.shape, a.dtype) for _ in range(2))
+    R, c = (workspace.empty((len(s[0]), *a.shape[1:]), a.dtype) for _ in range(2))
     for p, (each, change) in enumerate(zip(s, clamps(parts), strict=True)):
         pool.avg_transpose(_image(each, step), *_window(step), c, nt)
-        elementwise.multiply_scaled(a, c, scale_of_ones(change), R, p > 0, nt)
+        for maps in runs(c, a):
+            elementwise.multiply_scaled(a, c[maps], scale_of_ones(change), R[maps], p > 0, nt)
     workspace.give(c)
     return Carried([R], False)
 

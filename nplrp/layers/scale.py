@@ -11,7 +11,7 @@ import numpy as np
 from nplrp.errors import ModelError, NumericsError, brief
 from nplrp.layers.base import LINEAR, Carried, Fused, Kind, Layer, Operation, Shape, Step, Weights, check_vector, float64, scaled_outputs
 from nplrp.layers.config import Arrays, Call, Tensor, constant
-from nplrp.layers.lines import change_weight, changed_bias, clamps, threads
+from nplrp.layers.lines import change_weight, changed_bias, clamps, runs, threads
 from nplrp.layers.ties import point_row
 from nplrp.rules.rule import Change, Part
 from nplrp.workspace import Workspace
@@ -95,9 +95,10 @@ def carry(step: Step, s: Sequence[np.ndarray], parts: Sequence[Part], inputs: Se
     from nplrp.kernels import elementwise
 
     (a,) = inputs
-    R = workspace.empty(a.shape, a.dtype)
+    R = workspace.empty((len(s[0]), *a.shape[1:]), a.dtype)
     for p, (each, change) in enumerate(zip(s, clamps(parts), strict=True)):
-        elementwise.multiply_rows(a, each, change_weight(step.weight, change), R, p > 0, threads())
+        for maps in runs(each, a):
+            elementwise.multiply_rows(a, each[maps], change_weight(step.weight, change), R[maps], p > 0, threads())
     return Carried([R], False)
 
 

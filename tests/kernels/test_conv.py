@@ -228,6 +228,24 @@ def test_epilogues_are_the_lines_of_the_page(layer, dtype, signed):
     assert same(out2, (beta * relevance) / stab(d["z2"]))
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(("run", "times"), [(1, 9), (2, 3), (3, 4), (9, 2)])
+def test_operands_of_fewer_images_repeat(layer, dtype, run, times):
+    """Several targets of the same images, whether a group of images holds whole runs or part of one."""
+    name, g = layer if dtype is np.float32 or layer[0] == "depthwise" else ("direct", layer[1])
+    d = case(g, dtype, images=run * times)
+    own = {key: d[key][:run] for key in ("a", "z", "z2")}
+    repeated = {key: np.concatenate([each] * times) for key, each in own.items()}
+    found, expected = np.full_like(d["x"], np.nan), np.full_like(d["x"], np.nan)
+    options = {"name": name, "eps": 0.01, "weights": (2.0, -1.0)}
+    for keys in (("a",), ("a", "z"), ("a", "z", "z2")):
+        second = [{"out2": each} if "z2" in keys else {} for each in (found, expected)]
+        one = transpose(g, d["s"], d["w"], threads=2, **{key: own[key] for key in keys}, **second[0], **options)
+        other = transpose(g, d["s"], d["w"], **{key: repeated[key] for key in keys}, **second[1], **options)
+        assert same(one, other)
+    assert same(found, expected)
+
+
 def same(x, y):
     return x.shape == y.shape and x.dtype == y.dtype and x.tobytes() == y.tobytes()
 

@@ -143,6 +143,20 @@ def test_fused_product_is_two_steps(dtype, parts):
         assert same_bits(out, a * transpose(s, w, *parts) + a * transpose(s[::-1].copy(), w, 0, 1) + dtype(0))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("run", "times"), [(1, 10), (3, 4)])
+def test_inputs_of_fewer_images_repeat(dtype, run, times):
+    a, w, s = case(run * times, 90, 131, dtype)
+    a = a[:run]
+    a[:, ::3] = 0
+    found, expected = guarded((run * times, 90), dtype), guarded((run * times, 90), dtype)
+    for nt in (1, 2):
+        with untouched([found], [a, w, s]):
+            dense_transpose_times([s, s[::-1].copy()], w, [(1, 1), (0, 1)], a, found, nt)
+        dense_transpose_times([s, s[::-1].copy()], w, [(1, 1), (0, 1)], np.concatenate([a] * times), expected, nt)
+        assert same_bits(found, expected)
+
+
 def test_nan_and_infinity_reach_every_output():
     x, w, s = case(2, 20, 70, np.float32)
     x[1, 3] = np.nan
