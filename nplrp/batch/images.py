@@ -58,6 +58,8 @@ def _listed(name: str, stdin: IO[str] | None, besides: Path | None) -> Iterable[
 
 
 def _pictures(name: str, besides: Path | None) -> list[str]:
+    if not name:
+        raise ImageError("an image's name is empty; give files, folders, patterns, @LIST or -")
     if "\0" in name:
         raise ImageError(f"{name!r}: no file can have such a name")
     try:

@@ -36,10 +36,6 @@ def open_plain(path: str | os.PathLike[str]) -> BufferedReader:
     return file
 
 
-#: Bytes of a picture's file, more than any format takes for as many pixels as are decoded.
-PICTURE = 1 << 30
-
-
 def read_plain(path: str | os.PathLike[str], most: int = 64 << 20) -> bytes:
     """Return a plain file's bytes.
 
