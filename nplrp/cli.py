@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nplrp import __version__
-from nplrp.errors import ImageError, NplrpError, OutputError, RuleError
+from nplrp.errors import ImageError, NplrpError, OutputError, RuleError, brief_reason
 from nplrp.files.cut import telling
 from nplrp.files.given import add_flags, given
 from nplrp.pipes import heedless
@@ -550,7 +550,12 @@ def run_fetch(arguments: argparse.Namespace) -> None:
 def _listen(arguments: argparse.Namespace) -> Spoken:
     """Print what the package has to say, such as that kernels are being compiled or that a ledger looks bad, on stderr."""
     quiet, verbose = getattr(arguments, "quiet", False), getattr(arguments, "verbose", False)
-    warnings.showwarning = (lambda *_: None) if quiet else (lambda message, *_: print(f"nplrp: note: {message}", file=sys.stderr))
+
+    def note(message: Any, *_: Any) -> None:
+        if not quiet:
+            print(f"nplrp: note: {brief_reason(message, 500)}", file=sys.stderr)
+
+    warnings.showwarning = note
     logger = logging.getLogger("nplrp")
     for handler in [each for each in logger.handlers if isinstance(each, Spoken)]:
         logger.removeHandler(handler)

@@ -32,12 +32,13 @@ def brief_reason(error: Exception, most: int = 200) -> str:
 
     Examples
     --------
-    >>> brief_reason(ValueError("no  number")), brief_reason(EOFError()), brief_reason(MemoryError())
-    ('no number', 'EOFError', 'it asks for more memory than there is')
+    >>> brief_reason(ValueError("no  number")), brief_reason(EOFError()), brief_reason(OSError(28, "No space", "x"))
+    ('no number', 'EOFError', 'No space')
     """
     if isinstance(error, MemoryError):
         return "it asks for more memory than there is"
-    text = " ".join(str(error).split()) or type(error).__name__
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    text = " ".join(said.split()) or type(error).__name__
     return text if len(text) <= most else text[: most - 3] + "..."
 
 

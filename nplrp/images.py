@@ -163,7 +163,10 @@ def sized_pixels(
     height, width, channels = shape
     done = []
     for where, image in _named(images):
-        picture = _from_array(image, where) if isinstance(image, np.ndarray) else image
+        try:
+            picture = _from_array(image, where) if isinstance(image, np.ndarray) else image
+        except MemoryError:  # a view can be larger than what it is of
+            raise ImageError(f"{where}: its array of shape {image.shape} takes more memory than there is: make it smaller first") from None
         with _opened(picture, formats, where) as opened:
             size = opened.shape[1::-1] if isinstance(opened, np.ndarray) else opened.size
             if not isinstance(image, np.ndarray):  # which has its memory already
@@ -482,6 +485,8 @@ def _from_array(array: np.ndarray, where: str) -> Image.Image | np.ndarray:
         raise ImageError(f"{where}: its array has 4 channels, {expected}: drop alpha with array[..., :3]")
     if array.ndim == 2:
         array = array[..., np.newaxis]
+    if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
+        raise ImageError(f"{where}: its array is masked in places, which have no value; give them one with array.filled(value)")
     if array.ndim != 3 or array.shape[2] not in (1, 3):
         raise ImageError(f"{where}: its array has shape {array.shape}, {expected}")
     if array.size == 0:

@@ -350,7 +350,7 @@ def check_dtype(dtype: Any) -> np.dtype:
         If it is not float32 or float64.
     """
     try:
-        found = np.dtype(dtype)
+        found = None if dtype is None else np.dtype(dtype)  # None would be float64
     except (TypeError, ValueError, SyntaxError):  # NumPy reads a text as a program
         found = None
     if found is None or found.name not in DTYPES:

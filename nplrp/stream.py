@@ -274,7 +274,8 @@ def unreadable(images: Sequence[ImageLike], root: Path | None = None) -> list[Im
         try:
             look((root or Path()).joinpath(_not_empty(image)) if isinstance(image, str | os.PathLike) else image)
         except ImageError as error:
-            errors.append(error)
+            errors.append(error.with_traceback(None))  # which would hold what was read
+            error.__cause__ = error.__context__ = None
         else:
             return []
     return errors

@@ -20,6 +20,8 @@ Parser = argparse.ArgumentParser
 PARTLY = 1
 #: Errors of images that are told one by one.
 _TOLD = 10
+#: Images of a run that are looked at before it begins, whether one of them is a picture.
+_LOOKED_AT = 1000
 #: What runs can be exported to.
 TOOLS = ("virelay",)
 
@@ -123,7 +125,8 @@ def run_batch(arguments: argparse.Namespace) -> int:
         raise OutputError("--shard and --scheduler exclude each other: a scheduler divides the work itself")
     images = find_images(arguments.images, sys.stdin, out)
     new = check_folder(out)
-    errors = unreadable(images) if new and not arguments.scheduler else []  # a run that is there may be past them
+    few = new and not arguments.scheduler and len(images) <= _LOOKED_AT  # a run that is there may be past them
+    errors = unreadable(images) if few else []
     if errors:
         raise ImageError(f"none of the {len(errors)} images can be read; the first: {errors[0]}" if errors[1:] else str(errors[0]))
     model = given(arguments).load()

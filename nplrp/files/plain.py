@@ -51,6 +51,18 @@ def read_plain(path: str | os.PathLike[str], most: int = 64 << 20) -> bytes:
     return content
 
 
+def read_text(path: str | os.PathLike[str], most: int = 64 << 20) -> str:
+    """Return a plain file's text: UTF-8, with a byte order mark or without.
+
+    Raises
+    ------
+    OSError
+        As `read_plain`.
+    UnicodeDecodeError
+    """
+    return read_plain(path, most).decode("utf-8-sig")
+
+
 def map_plain(path: str | os.PathLike[str]) -> tuple[memoryview, os.stat_result]:
     """Map a plain file read-only, and return its status too; the mapping lives as long as an array uses it.
 

@@ -612,7 +612,7 @@ def _configured(
 
 def _read_config(path: Path) -> tuple[Any, Stamp]:
     try:
-        data, stamped = _open(path, False, "a configuration (JSON)")
+        data, stamped = _open(path, True, "a configuration (JSON)")
     except WeightsError as error:
         raise WeightsError(f"configuration {path}: {error}") from error
     if len(data) > hdf5.MAX_TEXT:
