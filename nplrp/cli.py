@@ -555,7 +555,7 @@ def _listen(arguments: argparse.Namespace) -> Spoken:
         if not quiet:
             print(f"nplrp: note: {brief_reason(message, 500)}", file=sys.stderr)
 
-    warnings.showwarning = note
+    warnings.showwarning = note  # type: ignore[assignment]
     logger = logging.getLogger("nplrp")
     for handler in [each for each in logger.handlers if isinstance(each, Spoken)]:
         logger.removeHandler(handler)

@@ -447,8 +447,9 @@ def _decoded(image: Image.Image, exif: bool, where: str) -> Image.Image:
     """Decode, and bring what Pillow would clip to 8 bits; other modes stay for `_converted`."""
     with _pillow_errors(where):
         file_format = image.format
-        if file_format in ("JPEG", "MPO") and getattr(image, "fp", None) is not None:
-            containers.check_scans(image.fp)
+        file = getattr(image, "fp", None)  # until it is decoded
+        if file_format in ("JPEG", "MPO") and file is not None:
+            containers.check_scans(file)
         elif file_format == "TIFF":
             _hush_libtiff()
         image.load()

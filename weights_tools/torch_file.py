@@ -311,7 +311,8 @@ class _Unpickler(pickle.Unpickler):
             remembered under, and numbers chosen for it make a dictionary as slow as a list.
         """
         place, large = self._file.tell(), 0
-        for count, (opcode, value, _) in enumerate(pickletools.genops(_Bounded(self._file))):
+        steps: Any = pickletools.genops(_Bounded(self._file))  # type: ignore[arg-type]
+        for count, (opcode, value, _) in enumerate(steps):
             large += isinstance(value, int) and abs(value) >> 64 > 0
             puts = opcode.name in ("PUT", "BINPUT", "LONG_BINPUT")
             if count > _STEPS or large > _LARGE or (puts and not 0 <= value <= max(count, 255)):

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nplrp.files.given import add_flags, given
-from nplrp.files.plain import open_plain
 from nplrp.schema import print_json
 
 if TYPE_CHECKING:
@@ -137,9 +136,9 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
 
 def _inputs(arguments: argparse.Namespace) -> tuple[list[str], np.ndarray | None]:
     """Look at the inputs before a model is read; return the names of images, or a tensor."""
-    import numpy as np
-
+    from nplrp.errors import brief_reason
     from nplrp.evaluate.errors import EvaluationError
+    from nplrp.files.arrays import read_npy
 
     if arguments.images:
         from nplrp.batch.images import find_images
@@ -150,14 +149,10 @@ def _inputs(arguments: argparse.Namespace) -> tuple[list[str], np.ndarray | None
             look(name)
         return names, None
     try:
-        with open_plain(arguments.input) as file:
-            x = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        reason = " ".join(str(error).split())
+        return [], read_npy(arguments.input)
+    except (OSError, ValueError) as error:
+        reason = brief_reason(error)
         raise EvaluationError(f"{arguments.input}: can't be read as a NumPy array ({reason}); write it with numpy.save") from None
-    if not isinstance(x, np.ndarray):
-        raise EvaluationError(f"{arguments.input}: holds several arrays; expected one, [n, *input_shape]")
-    return [], x
 
 
 def _named(arguments: argparse.Namespace, model: Model, images: list[str], x: np.ndarray | None) -> tuple[list[str], np.ndarray]:

@@ -336,9 +336,8 @@ def _teller(arguments: argparse.Namespace) -> Callable[[str], None]:
 
 def _input(arguments: argparse.Namespace) -> Callable[[Model], np.ndarray] | None:
     """Look at the input that was asked for, before a model is read; return what makes a model's input of it, or None."""
-    import numpy as np
-
-    from nplrp.files.plain import open_plain
+    from nplrp.errors import brief_reason
+    from nplrp.files.arrays import read_npy
 
     if arguments.image and arguments.input:
         raise GoldenError("--image and --input exclude each other; give one")
@@ -350,8 +349,7 @@ def _input(arguments: argparse.Namespace) -> Callable[[Model], np.ndarray] | Non
     if not arguments.input:
         return None
     try:
-        with open_plain(arguments.input) as file:
-            array = np.asarray(np.lib.format.read_array(file, allow_pickle=False))
+        array = read_npy(arguments.input)
         return lambda _: array
-    except (OSError, ValueError, EOFError, MemoryError) as error:
-        raise GoldenError(f"{arguments.input}: can't be read as .npy: {str(error)[:200]}; write it with numpy.save") from None
+    except (OSError, ValueError) as error:
+        raise GoldenError(f"{arguments.input}: can't be read as .npy: {brief_reason(error)}; write it with numpy.save") from None

@@ -90,9 +90,11 @@ def body_kind(headers: Headers) -> str:
     Problem
         unsupported_type.
     """
-    encoding = headers.get("content-encoding", "identity").strip().lower()
+    encoding = ", ".join(headers.getlist("content-encoding")).strip().lower() or "identity"
     if encoding != "identity":
         raise Problem("unsupported_type", f"Content-Encoding {encoding[:40]!a} isn't understood; send the body as it is")
+    if len(headers.getlist("content-type")) > 1:
+        raise Problem("unsupported_type", "there are several Content-Type headers; send one")
     given = headers.get("content-type", "").partition(";")[0].strip().lower()
     kinds = (JSON, MULTIPART, *IMAGES)
     if given not in kinds:
