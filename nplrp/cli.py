@@ -8,13 +8,14 @@ import logging
 import os
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nplrp import __version__
-from nplrp.errors import ImageError, NplrpError, OutputError, RuleError
+from nplrp.errors import ImageError, NplrpError, OutputError, RuleError, brief_reason
 from nplrp.files.cut import telling
 from nplrp.files.given import add_flags, given
 from nplrp.pipes import heedless
@@ -263,34 +264,37 @@ def _add_voices(parser: argparse.ArgumentParser) -> None:
 
 def run_explain(arguments: argparse.Namespace) -> int:
     """Explain images and write pictures, numbers or JSON, each as soon as it is done; one that can't be explained stops no other."""
-    from nplrp.rules.composites import composite_named, split_names
+    from nplrp.files.atomic import check_place
+    from nplrp.rules.composites import split_names
+    from nplrp.stream import Wanted, unreadable
 
     numbers = arguments.json or arguments.save
     looks = Looks.of(arguments)
     composites = (
         split_names(arguments.composite) if arguments.composite is not None else [*(DEFAULT[:1] if numbers or looks.one else DEFAULT)]
     )
-    for name in composites:
-        composite_named(name)
+    asked = (arguments.target, arguments.dtype, arguments.algorithm, arguments.dialect, arguments.start, arguments.resample, arguments.crop)
+    wanted = Wanted(tuple(composites), *asked)
+    wanted.check_words()
     images, names = _images(arguments)
     if arguments.save:
         from nplrp.files.save import check_suffix
 
         check_suffix(Path(arguments.save))
-        _check_folder(Path(arguments.save))
+        check_place(arguments.save)
         if len(composites) > 1:
             raise OutputError("--save holds one explanation; give one composite")
     draw = arguments.output is not None or not (arguments.json or arguments.save)
     pictures = _picture_paths(names, arguments.output, "+".join(composites)) if draw else []
     if draw:
         looks.check(composites)
+    failed: list[NplrpError] = [*unreadable(images)]
+    if failed:
+        return _none(arguments, "explain", "results", failed)
     model = given(arguments).load()
 
     from nplrp.jit.ahead import compiling_ahead
-    from nplrp.stream import Wanted
 
-    asked = (arguments.target, arguments.dtype, arguments.algorithm, arguments.dialect, arguments.start, arguments.resample, arguments.crop)
-    wanted = Wanted(tuple(composites), *asked)
     try:
         wanted.check(model)
     except RuleError:
@@ -302,7 +306,6 @@ def run_explain(arguments: argparse.Namespace) -> int:
     news = None if arguments.quiet else sys.stderr if arguments.json else sys.stdout
     kept: list[tuple[str, list[Explanation]]] = []  # what is told when it has been saved
     results: list[dict[str, Any]] = []
-    failed: list[NplrpError] = []
 
     def tell(explanations: Sequence[Explanation], image: str) -> None:
         if arguments.json:
@@ -338,13 +341,15 @@ def run_explain(arguments: argparse.Namespace) -> int:
 
 def run_predict(arguments: argparse.Namespace) -> int:
     """Print the top labels of images."""
-    images, names = _images(arguments)
-    model = given(arguments).load()
+    from nplrp.stream import Labels, unreadable
 
-    from nplrp.stream import Labels
-
-    rows, failed = [], list[NplrpError]()
     question = Labels(arguments.top, arguments.dtype, arguments.algorithm, arguments.resample, arguments.crop)
+    question.check_words()
+    images, names = _images(arguments)
+    rows, failed = [], list[NplrpError](unreadable(images))
+    if failed:
+        return _none(arguments, "predict", "images", failed)
+    model = given(arguments).load()
     for each in _streamed(images, model, question, failed, arguments.quiet):
         (labels,) = each.explanations
         if arguments.json:
@@ -391,6 +396,15 @@ def _streamed(images: Sequence[ImageLike], model: Model, wanted: Question, faile
         bar.close()
 
 
+def _none(arguments: argparse.Namespace, command: str, key: str, failed: Sequence[NplrpError]) -> int:
+    """Tell that no image could be done, before the weights are read; the error of a single one is raised."""
+    if len(failed) == 1:
+        raise failed[0]
+    if arguments.json:
+        print_json(command, {key: [], "failed": [_line(error) for error in failed]})
+    return _told(failed, len(failed))
+
+
 def _told(failed: Sequence[NplrpError], images: int) -> int:
     """Tell which images couldn't be done, and return the exit code."""
     if failed:
@@ -435,12 +449,14 @@ def run_info(arguments: argparse.Namespace) -> None:
 
 def run_plan(arguments: argparse.Namespace) -> None:
     """Print the rule of every layer."""
-    from nplrp.plan import make_plan
-    from nplrp.rules.composites import split_names
+    from nplrp.plan import check_words, make_plan
+    from nplrp.rules.composites import composite_named, split_names
 
+    composites = [composite_named(name) for name in split_names(arguments.composite or "notebook")]
+    check_words(arguments.dtype, arguments.algorithm, arguments.dialect)
     model = given(arguments).load()
-    for name in split_names(arguments.composite or "notebook"):
-        print(make_plan(model, name, arguments.dtype, arguments.algorithm, arguments.dialect))
+    for composite in composites:
+        print(make_plan(model, composite, arguments.dtype, arguments.algorithm, arguments.dialect))
 
 
 def run_composites(arguments: argparse.Namespace) -> None:
@@ -472,9 +488,12 @@ def run_dialects(arguments: argparse.Namespace) -> None:
 
 def run_gallery(arguments: argparse.Namespace) -> None:
     """Draw what every preset makes of the demonstration's image."""
+    from nplrp.files.atomic import check_place
     from nplrp.gallery import gallery
+    from nplrp.plan import check_words
 
-    _check_folder(Path(arguments.output))
+    check_place(arguments.output)
+    check_words(arguments.dtype, arguments.algorithm)
     gallery(Path(arguments.output), dtype=arguments.dtype, algorithm=arguments.algorithm)
     print(f"wrote {arguments.output}")
 
@@ -482,8 +501,11 @@ def run_gallery(arguments: argparse.Namespace) -> None:
 def run_demo(arguments: argparse.Namespace) -> None:
     """Explain the demonstration's image."""
     from nplrp.demo import demo
+    from nplrp.files.atomic import check_place
+    from nplrp.plan import check_words
 
-    _check_folder(Path(arguments.output))
+    check_place(arguments.output)
+    check_words(arguments.dtype, arguments.algorithm)
     demo(Path(arguments.output), dtype=arguments.dtype, algorithm=arguments.algorithm)
 
 
@@ -528,7 +550,12 @@ def run_fetch(arguments: argparse.Namespace) -> None:
 def _listen(arguments: argparse.Namespace) -> Spoken:
     """Print what the package has to say, such as that kernels are being compiled or that a ledger looks bad, on stderr."""
     quiet, verbose = getattr(arguments, "quiet", False), getattr(arguments, "verbose", False)
-    warnings.showwarning = (lambda *_: None) if quiet else (lambda message, *_: print(f"nplrp: note: {message}", file=sys.stderr))
+
+    def note(message: Any, *_: Any) -> None:
+        if not quiet:
+            print(f"nplrp: note: {brief_reason(message, 500)}", file=sys.stderr)
+
+    warnings.showwarning = note  # type: ignore[assignment]
     logger = logging.getLogger("nplrp")
     for handler in [each for each in logger.handlers if isinstance(each, Spoken)]:
         logger.removeHandler(handler)
@@ -541,6 +568,8 @@ def _listen(arguments: argparse.Namespace) -> Spoken:
 
 def _picture_paths(images: Sequence[str], output: str | None, suffix: str) -> list[Path]:
     """Decide where each image's picture goes, and refuse before anything is computed."""
+    from nplrp.files.atomic import check_new_folder, check_place
+
     names = [f"{Path(image).stem}-{suffix}.png" for image in images]
     if output is None:
         paths = [Path(name) for name in names]
@@ -550,19 +579,18 @@ def _picture_paths(images: Sequence[str], output: str | None, suffix: str) -> li
         raise OutputError(f"-o {output}: {len(images)} images need a folder to write to; give one that ends in {os.sep!r}")
     else:
         paths = [Path(output)]
-    twice = {path for path in paths if paths.count(path) > 1}
+    twice = [path for path, count in Counter(paths).items() if count > 1]
     if twice:
         raise OutputError(f"two images would be written to {min(twice)}; explain them one at a time with -o")
     for path in paths:
         if path.suffix.lower() != ".png":
             raise OutputError(f"{path}: pictures are written as .png; give a name that ends so")
-        _check_folder(path if output is None or not output.endswith(os.sep) else path.parent)
+    folder = paths[0].parent  # of all of them; a new one is made
+    if output is not None and output.endswith(os.sep) and not folder.exists() and folder.parent.is_dir():
+        check_new_folder(folder)
+    else:
+        check_place(paths[0])
     return paths
-
-
-def _check_folder(path: Path) -> None:
-    if not path.parent.is_dir():
-        raise OutputError(f"{path}: there is no folder {path.parent}; make it first")
 
 
 @dataclass(frozen=True)

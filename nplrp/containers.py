@@ -16,6 +16,10 @@ from typing import IO
 CHUNKS, COMPRESSED, PIXEL_CHUNKS = 1000, 64, 1 << 16
 #: Segments of a JPEG before its pixels, and bytes between them that belong to none.
 SEGMENTS, JUNK = 1000, 1 << 16
+#: Scans of a progressive JPEG, as libjpeg-turbo's own fuzzers have it; a second or two for the largest pictures.
+SCANS = 500
+#: Strips and tiles of a TIFF: Pillow makes a list of them in Python.
+TILES = 1 << 16
 #: Entries of a TIFF or EXIF directory, directories that a picture refers to, and bytes of EXIF.
 ENTRIES, DIRECTORIES, EXIF = 1000, 50, 1 << 20
 #: Boxes of a JPEG 2000 and chunks of a WebP.
@@ -25,10 +29,18 @@ BLOCKS, PIECES = 1000, 1 << 16
 #: Bytes of a PPM's header, and its comments; bytes of one that is written in digits, and of a BMP in runs: Pillow reads these in Python.
 HEADER, COMMENTS, DIGITS, RUNS = 1 << 16, 1000, 16 << 20, 8 << 20
 
+#: The next marker of a JPEG that begins a segment with a length, or ends the image; none occurs within compressed numbers. Reserved ones
+#: aren't among them: libjpeg passes over those within numbers, so that a length behind one could hide what follows.
+_MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")
+_END, _SCAN = b"\xd9", b"\xda"
+#: Segments of a suspicious JPEG that are looked at; files have some dozens.
+_LOOKED_AT = 5000
 #: Bytes of one value of each TIFF type.
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 #: Tags whose values are places of further directories: EXIF, GPS, interoperability, and those inside a page.
 _INSIDE = (0x8769, 0x8825, 0xA005)
+#: Tags with the places of strips and of tiles.
+_OFFSETS = (273, 324)
 
 
 class Excess(ValueError):
@@ -122,6 +134,39 @@ def _check_jpeg(file: IO[bytes]) -> None:
         _most(segments, SEGMENTS, "JPEG segments before its pixels")
         _most(junk, JUNK, "bytes between its JPEG segments")
     _check_directories(io.BytesIO(exif), len(exif))
+
+
+def check_scans(file: IO[bytes]) -> None:
+    """Count the passes over a JPEG's pixels, before they are decoded, and go back to where the file is.
+
+    Raises
+    ------
+    Excess
+    """
+    place = file.tell()
+    file.seek(0)
+    if has_many_scans(file.read(), SCANS):
+        raise Excess(f"has more than {SCANS} scans, each a pass over the whole picture: save it as a baseline JPEG")
+    file.seek(place)
+
+
+def has_many_scans(data: bytes, most: int) -> bool:
+    """Tell whether a JPEG has more than `most` scans, or thousands of segments among which they may be.
+
+    Each scan is a pass over the whole image, and ten bytes are enough for one.
+    """
+    if data.count(b"\xff" + _SCAN) <= most:  # also those in previews and profiles
+        return False
+    count, place = 0, 2
+    for _ in range(_LOOKED_AT):
+        found = _MARKER.search(data, place)
+        if found is None or found[1] == _END:
+            return False
+        count += found[1] == _SCAN
+        if count > most:
+            return True
+        place = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+    return True
 
 
 def _check_webp(file: IO[bytes], size: int) -> None:
@@ -229,16 +274,18 @@ def _check_directories(file: IO[bytes], size: int) -> None:
         seen.add(place)
         _most(len(seen), DIRECTORIES, "directories of tags")
         total = 0
-        for tag, bytes_, value in _entries(file, place, order, big):
+        for tag, number, bytes_, value in _entries(file, place, order, big):
             total += bytes_
             if total > size:
                 raise Excess("has tags that are longer than the file altogether: save it again without metadata")
             if tag in _INSIDE:
                 waiting.append(value)
+            if tag in _OFFSETS:
+                _most(number, TILES, "strips or tiles")
 
 
-def _entries(file: IO[bytes], place: int, order: str, big: bool) -> Iterator[tuple[int, int, int]]:
-    """Yield a directory's entries: (tag, bytes that lie elsewhere in the file, value or place)."""
+def _entries(file: IO[bytes], place: int, order: str, big: bool) -> Iterator[tuple[int, int, int, int]]:
+    """Yield a directory's entries: (tag, number of values, bytes that lie elsewhere in the file, value or place)."""
     count_form, form = (order + "Q", order + "HHQQ") if big else (order + "H", order + "HHII")
     file.seek(place)
     (count,) = struct.unpack(count_form, file.read(struct.calcsize(count_form)))
@@ -247,4 +294,4 @@ def _entries(file: IO[bytes], place: int, order: str, big: bool) -> Iterator[tup
     whole = len(content) // struct.calcsize(form) * struct.calcsize(form)
     for tag, kind, number, value in struct.iter_unpack(form, content[:whole]):
         length = number * _SIZES.get(kind, 0)
-        yield tag, length if length > (8 if big else 4) else 0, value
+        yield tag, number, length if length > (8 if big else 4) else 0, value

@@ -27,6 +27,21 @@ def brief(value: Any, most: int = 80) -> str:
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
+def brief_reason(error: Exception, most: int = 200) -> str:
+    """Write what an error of Python or of a library says of a file, as a reason in a message of ours: in one line, cut, never empty.
+
+    Examples
+    --------
+    >>> brief_reason(ValueError("no  number")), brief_reason(EOFError()), brief_reason(OSError(28, "No space", "x"))
+    ('no number', 'EOFError', 'No space')
+    """
+    if isinstance(error, MemoryError):
+        return "it asks for more memory than there is"
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    text = " ".join(said.split()) or type(error).__name__
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
 def nearest(name: Any, names: Iterable[Any], listed: str = "") -> str:
     """Go on about a name that there isn't: with those that look like it, else with all if they are few, else with where they are listed.
 

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from nplrp import fused, layers
-from nplrp.errors import ModelError, RuleError, nearest
+from nplrp.errors import ModelError, RuleError
 from nplrp.ledger import Entry, Ledger, balance
 from nplrp.lrp import Keep, check_finite, run_backward, step_back
 from nplrp.model import Model
 from nplrp.outputs import ByLayer, chunks, forward, most_targets, run, tensor
-from nplrp.plan import Plan, last_sum, make_plan, parts_below
-from nplrp.rules.composites import STARTS, Composite
+from nplrp.plan import Plan, check_start, last_sum, make_plan, parts_below
+from nplrp.rules.composites import Composite
 from nplrp.rules.dialects import Dialect
 from nplrp.scores import WHOLE, scoring_of
 from nplrp.span import INPUT, Span, find_span
@@ -526,8 +526,7 @@ def _check_start(plan: Plan, start: str | np.ndarray, span: Span, target: Any, i
     steps = plan.steps
     above = steps[span.top + 1 :]
     if isinstance(start, str):
-        if start not in STARTS:
-            raise RuleError(f"there is no start {start!r}, and it is no array of relevance; {nearest(start, STARTS)}")
+        check_start(start)
         if any(not layers.operation(step).view or step.output_shape != step.input_shape for step in above):
             raise RuleError(f"a pass that begins at layer {steps[span.top].name!r} needs relevance to begin with; give start=array")
         shape = plan.model.output_shape

@@ -9,19 +9,22 @@ unless asked for. Where Keras and Pillow would silently give nonsense (16-bit gr
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
+import functools
 import io
+import logging
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from typing import IO, Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from nplrp import containers
-from nplrp.errors import ImageError
+from nplrp.errors import ImageError, brief
 from nplrp.files.plain import open_plain
 from nplrp.model import Model
 from nplrp.preprocessing import Preprocessing, arithmetic, check_mode
@@ -39,6 +42,11 @@ MAX_PIXELS = 64_000_000
 MAX_SIDE = 65_535
 #: Bytes that a pixel takes while it is decoded and converted: four in each picture, six more in a progressive JPEG.
 _BYTES = 10
+#: Bytes that a pixel takes in a file at most (four channels of 32 bits), and those that may come on top: metadata, a film behind a photo.
+_STORED, _BESIDE = 16, 64 << 20
+
+# What Pillow logs of a damaged file it raises as well; without a handler of the program's own it would come out on stderr.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 RESAMPLE = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 
@@ -151,12 +159,14 @@ def sized_pixels(
     ------
     ImageError
     """
-    if how.resample not in RESAMPLE:
-        raise ImageError(f"unknown resample filter {how.resample!r}; there are {', '.join(RESAMPLE)}")
+    check_resample(how.resample)
     height, width, channels = shape
     done = []
     for where, image in _named(images):
-        picture = _from_array(image, where) if isinstance(image, np.ndarray) else image
+        try:
+            picture = _from_array(image, where) if isinstance(image, np.ndarray) else image
+        except MemoryError:  # a view can be larger than what it is of
+            raise ImageError(f"{where}: its array of shape {image.shape} takes more memory than there is: make it smaller first") from None
         with _opened(picture, formats, where) as opened:
             size = opened.shape[1::-1] if isinstance(opened, np.ndarray) else opened.size
             if not isinstance(image, np.ndarray):  # which has its memory already
@@ -266,6 +276,57 @@ def open_image(
         return decoded.copy() if decoded is image else decoded
 
 
+def look(image: ImageLike, *, formats: tuple[str, ...] = FORMATS, max_pixels: int = MAX_PIXELS, max_side: int = MAX_SIDE) -> None:
+    """Read a picture file's header, and no more: what is missing, no picture or too large is told before anything else costs time.
+
+    Raises
+    ------
+    ImageError
+        As `open_image`.
+    """
+    for where, each in _named(image):
+        if isinstance(each, str | os.PathLike):
+            with _opened(each, formats, where) as opened:
+                _check_size(opened.size, max_pixels, max_side, where)
+
+
+def read_picture(path: str | os.PathLike[str], where: str) -> bytes:
+    """Return a picture file's bytes, of a large one only if its pixels can take so many.
+
+    Raises
+    ------
+    ImageError
+    """
+    with ExitStack() as stack:
+        with _pillow_errors(where):
+            file = stack.enter_context(open_plain(path))
+            content = file.read(_BESIDE + 1)
+        if content is None:  # a pipe of the system's that looks like a file
+            raise ImageError(f"{where}: can't be opened: it is no plain file; copy it into one")
+        if len(content) <= _BESIDE:
+            return content
+        with _opened(file, FORMATS, where) as opened:
+            _check_size(opened.size, MAX_PIXELS, MAX_SIDE, where)
+            width, height = opened.size
+        most = _BESIDE + _STORED * width * height
+        file.seek(len(content))
+        content += file.read(most + 1 - len(content))
+        if len(content) > most:
+            raise ImageError(f"{where}: has more than {most} bytes, too many for {width} x {height} pixels: save it again without metadata")
+        return content
+
+
+def check_resample(name: str | None) -> None:
+    """Refuse a filter that there isn't; None is the model's own.
+
+    Raises
+    ------
+    ImageError
+    """
+    if name is not None and name not in RESAMPLE:
+        raise ImageError(f"unknown resample filter {brief(name)}; there are {', '.join(RESAMPLE)}")
+
+
 def import_decoders() -> None:
     """Import the usual decoders now: Pillow never tries again where it couldn't, such as for want of a file descriptor."""
     Image.preinit()
@@ -355,9 +416,9 @@ def _pillow_errors(where: str, formats: tuple[str, ...] = FORMATS) -> Iterator[N
             names = ", ".join(formats)
             raise ImageError(f"{where}: not a picture, or damaged at its start; expected {names}: convert it to PNG or JPEG") from error
         except OSError as error:
-            if error.errno is None or error.filename is None:
+            if error.errno is None:
                 raise _damaged(where, error) from error
-            raise ImageError(f"{where}: can't be opened: {error.strerror}") from error
+            raise ImageError(f"{where}: can't be {'opened' if error.filename else 'read'}: {error.strerror}") from error
         except MemoryError:
             raise ImageError(f"{where}: takes more memory than there is: make it smaller first") from None
         except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
@@ -386,6 +447,11 @@ def _decoded(image: Image.Image, exif: bool, where: str) -> Image.Image:
     """Decode, and bring what Pillow would clip to 8 bits; other modes stay for `_converted`."""
     with _pillow_errors(where):
         file_format = image.format
+        file = getattr(image, "fp", None)  # until it is decoded
+        if file_format in ("JPEG", "MPO") and file is not None:
+            containers.check_scans(file)
+        elif file_format == "TIFF":
+            _hush_libtiff()
         image.load()
         if exif:
             image = ImageOps.exif_transpose(image)
@@ -397,6 +463,15 @@ def _decoded(image: Image.Image, exif: bool, where: str) -> Image.Image:
                 "scale them to 0..255 and give a uint8 array"
             )
         return image
+
+
+@functools.cache
+def _hush_libtiff() -> None:
+    """Have libtiff not print what Pillow raises anyway, on stderr and without a name; where the library can be reached."""
+    with suppress(AttributeError, OSError):
+        library = ctypes.CDLL(Image.core.__file__)  # it and what it is linked with
+        library.TIFFSetErrorHandler.argtypes, library.TIFFSetErrorHandler.restype = [ctypes.c_void_p], ctypes.c_void_p
+        library.TIFFSetErrorHandler(None)
 
 
 def _scaled_16_bit(values: np.ndarray) -> np.ndarray:
@@ -411,6 +486,8 @@ def _from_array(array: np.ndarray, where: str) -> Image.Image | np.ndarray:
         raise ImageError(f"{where}: its array has 4 channels, {expected}: drop alpha with array[..., :3]")
     if array.ndim == 2:
         array = array[..., np.newaxis]
+    if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
+        raise ImageError(f"{where}: its array is masked in places, which have no value; give them one with array.filled(value)")
     if array.ndim != 3 or array.shape[2] not in (1, 3):
         raise ImageError(f"{where}: its array has shape {array.shape}, {expected}")
     if array.size == 0:

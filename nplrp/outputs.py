@@ -189,6 +189,8 @@ def tensor(model: Model, x: Any, dtype: np.dtype, depth: int = 3) -> np.ndarray:
     make = "make it with nplrp.preprocess(images, model)" if pictures else "make it of the numbers that the model was trained on"
     expected = f"{model.name} takes (n, {', '.join(map(str, takes))})"
     try:
+        if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+            raise ModelError("the input is masked in places, which have no number; give them one with x.filled(value)")
         x = np.asarray(x)
     except ValueError:
         raise ModelError(f"the input is no array (its lists have different lengths), but {expected}; {make}") from None
@@ -200,8 +202,11 @@ def tensor(model: Model, x: Any, dtype: np.dtype, depth: int = 3) -> np.ndarray:
         raise ModelError(f"the input has shape {x.shape}, but {expected}; {make}")
     if x.dtype.kind not in "fiu":
         raise ModelError(f"the input has dtype {x.dtype}, expected float32 or float64; {make}")
-    with np.errstate(over="ignore"):
-        taken = np.ascontiguousarray(x, dtype=dtype)
+    try:
+        with np.errstate(over="ignore"):
+            taken = np.ascontiguousarray(x, dtype=dtype)
+    except MemoryError:  # a view can be larger than what it is of
+        raise ModelError(f"the input of shape {x.shape} takes more memory than there is; give fewer images at a time") from None
     check_finite(taken, "the input")
     warn_if_flushed(depth)
     doubt = suspicion(x, model.preprocessing.mode)

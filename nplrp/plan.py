@@ -20,14 +20,14 @@ import numpy as np
 
 from nplrp import layers
 from nplrp.box import with_box
-from nplrp.errors import ModelError, NumericsError, RuleError, brief
+from nplrp.errors import ModelError, NumericsError, RuleError, brief, nearest
 from nplrp.layers import INPUT, KINDS, Layer, Step, activation, operation
 from nplrp.layers.activations import CURVE, OVER_AXIS, RECTIFIER, function
 from nplrp.layers.moves import IDENTITY
 from nplrp.layers.scale import AFFINE, BATCH_NORM, SCALE
 from nplrp.model import Model, sources
 from nplrp.rules import Part, Rule
-from nplrp.rules.composites import PASS, Composite, composite_named
+from nplrp.rules.composites import PASS, STARTS, Composite, composite_named
 from nplrp.rules.dialects import Dialect, dialect_named
 from nplrp.scores import last_computing
 
@@ -156,8 +156,7 @@ def make_plan(
     """
     composite = composite_named(composite)
     dtype = check_dtype(dtype)
-    if algorithm not in ALGORITHMS:
-        raise RuleError(f"there is no algorithm {algorithm!r}; expected one of {', '.join(ALGORITHMS)}")
+    check_algorithm(algorithm)
     if dialect is not None:
         dialect = dialect_named(dialect)
         composite = dataclasses.replace(composite, start=None)  # a dialect that is asked for brings its start with it
@@ -315,6 +314,33 @@ def without_vanishing_terms(parts: tuple[Part, ...]) -> tuple[Part, ...]:
     )
 
 
+def check_words(dtype: Any = "float32", algorithm: str = "auto", dialect: str | Dialect | None = None, start: str | None = None) -> None:
+    """Raise what would be raised of these with any model, before one is read.
+
+    Raises
+    ------
+    RuleError
+    """
+    check_dtype(dtype)
+    check_algorithm(algorithm)
+    if dialect is not None:
+        dialect_named(dialect)
+    if start is not None:
+        check_start(start)
+
+
+def check_algorithm(algorithm: str) -> None:
+    """Raise `RuleError` if there is no such algorithm."""
+    if algorithm not in ALGORITHMS:
+        raise RuleError(f"there is no algorithm {algorithm!r}; expected one of {', '.join(ALGORITHMS)}")
+
+
+def check_start(start: str) -> None:
+    """Raise `RuleError` if there is no start of that name."""
+    if start not in STARTS:
+        raise RuleError(f"there is no start {start!r}, and it is no array of relevance; {nearest(start, STARTS)}")
+
+
 def check_dtype(dtype: Any) -> np.dtype:
     """Return the dtype to compute in.
 
@@ -324,7 +350,7 @@ def check_dtype(dtype: Any) -> np.dtype:
         If it is not float32 or float64.
     """
     try:
-        found = np.dtype(dtype)
+        found = None if dtype is None else np.dtype(dtype)  # None would be float64
     except (TypeError, ValueError, SyntaxError):  # NumPy reads a text as a program
         found = None
     if found is None or found.name not in DTYPES:

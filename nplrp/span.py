@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nplrp.errors import LayerError, ModelError, nearest
+from nplrp.errors import LayerError, ModelError, brief, nearest
 from nplrp.layers.base import INPUT, Step
 
 
@@ -72,6 +72,8 @@ def find_span(steps: Sequence[Step], at: str | None, until: str | None, masks: M
         raise ModelError(f"relevance runs down from layer {names[top + 1]!r}, but layer {until!r} lies above it; exchange them")
     _check_ways(steps, top, bottom, names)
     found = {}
+    if not isinstance(masks, Mapping | None):
+        raise ModelError(f"masks is {brief(masks)}, expected arrays by the names of layers, {{'conv1': array}}")
     for name, mask in (masks or {}).items():
         i = place(name)
         if not bottom <= i <= top:

@@ -16,17 +16,16 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from nplrp.errors import ImageError, InputWarning, NplrpError
+from nplrp.errors import ImageError, InputWarning, ModelError, NplrpError
 from nplrp.explanation import Explanation, check_question, explain_each
-from nplrp.files.plain import PICTURE, read_plain
-from nplrp.images import ImageLike, load_pixels, normalize
+from nplrp.images import ImageLike, check_resample, load_pixels, look, normalize, read_picture
 from nplrp.model import Model
 from nplrp.outputs import CHUNK, top_labels
-from nplrp.plan import make_plan
+from nplrp.plan import check_words, make_plan
 from nplrp.progress import Progress
-from nplrp.rules.composites import Composite
+from nplrp.rules.composites import Composite, composite_named
 from nplrp.rules.dialects import Dialect
-from nplrp.targets import Label
+from nplrp.targets import Label, check_word
 
 #: Threads that decode, and images that are decoded or on their way there beyond those that are being explained.
 _DECODERS, _AHEAD = 2, 2 * CHUNK
@@ -50,6 +49,14 @@ class Wanted:
     start: str | None = None
     resample: str | None = None
     crop: bool | None = None
+
+    def check_words(self) -> None:
+        """Raise what would be raised with any model, before one is read."""
+        for composite in self.composites:
+            composite_named(composite)
+        check_words(self.dtype, self.algorithm, self.dialect, self.start)
+        check_word(self.target)
+        check_resample(self.resample)
 
     def check(self, model: Model) -> None:
         """Raise what every image would raise, before any is read: of rules, targets, and how pictures are prepared."""
@@ -234,6 +241,13 @@ class Labels:
     resample: str | None = None
     crop: bool | None = None
 
+    def check_words(self) -> None:
+        """Raise what would be raised with any model, before one is read."""
+        if self.top < 1:
+            raise ModelError(f"the number of labels is {self.top}, expected 1 or more (--top)")
+        check_words(self.dtype, self.algorithm)
+        check_resample(self.resample)
+
     def of_each(self, model: Model, x: np.ndarray) -> list[tuple[list[Label]]]:
         """Return each image's labels."""
         return [(labels,) for labels in top_labels(model, x, self.top, self.dtype, self.algorithm)]
@@ -248,14 +262,29 @@ def read(image: ImageLike, model: Model, wanted: Question, root: Path | None = N
     """
     sha256, source = "", image
     if isinstance(image, str | os.PathLike):
-        try:
-            content = read_plain((root or Path()).joinpath(image), PICTURE)
-        except OSError as error:
-            raise ImageError(f"{image}: can't be opened: {error.strerror or error}") from None
-        except ValueError as error:  # a NUL in its name
-            raise ImageError(f"{str(image)!r}: can't be opened: {error}") from None
+        content = read_picture((root or Path()).joinpath(_not_empty(image)), str(image))
         sha256, source = hashlib.sha256(content).hexdigest(), _Named(content, str(image))
     return Read(load_pixels([source], model, resample=wanted.resample, crop=wanted.crop)[0], sha256)
+
+
+def unreadable(images: Sequence[ImageLike], root: Path | None = None) -> list[ImageError]:
+    """Return the errors of all images if none of them is a picture, by their headers; else nothing, as soon as one is."""
+    errors = []
+    for image in images:
+        try:
+            look((root or Path()).joinpath(_not_empty(image)) if isinstance(image, str | os.PathLike) else image)
+        except ImageError as error:
+            errors.append(error.with_traceback(None))  # which would hold what was read
+            error.__cause__ = error.__context__ = None
+        else:
+            return []
+    return errors
+
+
+def _not_empty(name: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    if not os.fspath(name):
+        raise ImageError("an image's name is empty; give the name of a file")
+    return name
 
 
 class _Named(io.BytesIO):

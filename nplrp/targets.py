@@ -129,6 +129,17 @@ def find_several(model: Model, target: Any, images: int) -> np.ndarray | int | N
     return None if found is None else found[:, None]
 
 
+def check_word(target: Any) -> None:
+    """Raise what would be raised of a target with any model, before one is read.
+
+    Raises
+    ------
+    ModelError
+    """
+    if isinstance(target, str) and re.fullmatch(r"top-?0{1,9}", target.strip()):
+        raise ModelError(f"target {target!r}: give a number of outputs from 1 on")
+
+
 def _is_list(value: Any) -> bool:
     return isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim > 0)
 

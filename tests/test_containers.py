@@ -270,3 +270,42 @@ def test_room_is_asked_for_before_a_picture_is_decoded(monkeypatch):
 
     load_pixels([io.BytesIO(encoded("PNG"))] * 2, MODEL, room=room)
     assert said == [10 * 600 + 4 * (16 * 20 + 16 * 16), "done"] * 2
+
+
+def with_scans(n):
+    """A progressive JPEG whose last scan is there so many times more, without its numbers."""
+    content = encoded("JPEG", progressive=True)
+    start = content.rindex(b"\xff\xda")
+    return content[:-2] + content[start : start + 2 + content[start + 3]] * n + b"\xff\xd9"
+
+
+def test_scans_of_a_jpeg_are_counted_before_they_are_decoded():
+    """3,000 of them in 400 kB are 18 s at 62 megapixels."""
+    assert preprocess(io.BytesIO(with_scans(100)), MODEL).shape == (1, 16, 16, 3)
+    for content in (with_scans(600), Image.open(io.BytesIO(with_scans(600)))):
+        with pytest.raises(ImageError, match="more than 500 scans, each a pass over the whole picture"):
+            preprocess(content if isinstance(content, Image.Image) else io.BytesIO(content), MODEL)
+
+
+@pytest.mark.parametrize("tag", [273, 324])
+def test_strips_and_tiles_of_a_tiff(tag):
+    """Pillow keeps each of them as a Python object: 250,000 take 5 s and 300 MB."""
+    content = directory(1, value=8, count=70_000, tag=tag) + bytes(300_000)
+    with pytest.raises(ImageError, match="more than 65536 strips or tiles"):
+        preprocess(io.BytesIO(content), MODEL)
+
+
+def test_a_damaged_tiff_is_one_line_though_libtiff_has_its_own(tmp_path, capfd):
+    """libtiff prints on the process's stderr, and Pillow logs, what is raised anyway."""
+    damaged = bytearray(encoded("TIFF", compression="tiff_lzw"))
+    damaged[8:200] = b"\xff" * 192
+    many = bytearray(encoded("TIFF"))
+    (first,) = struct.unpack("<I", many[4:8])
+    place = many.index(struct.pack("<HH", 277, 3), first)
+    many[place + 8 : place + 10] = b"\xff\xff"
+    for name, content in (("lzw", damaged), ("samples", many)):
+        path = tmp_path / f"{name}.tif"
+        path.write_bytes(content)
+        assert cli.main(["predict", str(path), "--weights", str(WEIGHTS)]) == 2
+        out, err = capfd.readouterr()
+        assert err.count("\n") == 1 and err.startswith("nplrp: ") and not out

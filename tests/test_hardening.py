@@ -242,3 +242,100 @@ def test_numbers_of_threads_that_are_none(given, monkeypatch):
     monkeypatch.setenv("NUMBA_NUM_THREADS", given)
     monkeypatch.setitem(sys.modules, "numba.np.ufunc.parallel", None)
     assert team.threads() == team.cores()
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        ({"rows": None}, "rows is None, expected a list of tables"),
+        ({"base": "zplus", "rows": 5}, "rows is 5"),
+        ({"base": "other.toml"}, "base is 'other.toml', expected a preset"),
+        ({"base": 7}, "base is 7, expected a text"),
+        ({"base": "zplus", "name": ["x"]}, "name is ['x'], expected a text"),
+        ({"base": "zplus", "start": 7}, "start is 7, expected a text"),
+        ({"base": "zplus", "dialect": []}, "dialect is [], expected a text"),
+        ({"base": "zplus", "rows": [{"kind": 7, "rule": "zplus"}]}, "row 1: kind is 7, expected a text or a list of texts"),
+        ({"base": "zplus", "rows": [{"name": [7], "rule": "zplus"}]}, "row 1: name is [7]"),
+        ({"base": "zplus", "rows": [{"rule": 7}]}, "row 1: rule is 7, expected a text such as"),
+        ({"base": "zplus", "rows": [{"first": "false", "rule": "zplus"}]}, "row 1: first is 'false', expected true or false"),
+        ({"base": "zplus", "rows": [{"reads_input": 1, "rule": "zplus"}]}, "row 1: reads_input is 1, expected true or false"),
+        ({"base": "zplus", "rows": ["x" * 9999]}, "row 1: expected a table with a rule, found 'xxx"),
+        ({1: 2, "x": 3}, "a composite has no '1'"),
+        ("epsilon(epsilon=1,epsilon=2)", "has a parameter twice"),
+        ("epsilon(epsilon=" + "-" * 100_000 + "1)", "is not a composite"),
+    ],
+)
+def test_composites_of_other_values_than_texts_and_tables(table, told):
+    with pytest.raises(RuleError) as caught:
+        nplrp.make_plan(small_vgg(), table)
+    assert told in str(caught.value) and len(str(caught.value)) < 400
+
+
+def test_a_composite_that_is_based_on_itself_is_told_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("self.toml").write_text('base = "self.toml"')
+    with pytest.raises(RuleError, match=r"^self\.toml: base is 'self\.toml', expected a preset; copy the other file's rows$"):
+        nplrp.make_plan(small_vgg(), "self.toml")
+
+
+def test_texts_may_begin_with_a_byte_order_mark(tmp_path):
+    """As editors of Windows write them: composites, classes, settings, lists of images."""
+    from nplrp.batch.images import find_images
+    from weights_tools.__main__ import read_classes
+
+    for name, content in (("c.toml", 'base = "zplus"'), ("c.json", '["a", "b"]'), ("l.txt", "i.png\r\n\r\na\x0c\u2028b.png")):
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + content.encode())
+    assert nplrp.make_plan(small_vgg(), str(tmp_path / "c.toml")).composite.rows
+    assert read_classes(tmp_path / "c.json", 2) == (("a", "a"), ("b", "b"))
+    assert find_images([f"@{tmp_path / 'l.txt'}"]) == ["i.png", "a\x0c\u2028b.png"]  # what ends a line is a line feed alone
+    with pytest.raises(ImageError, match="the list has no name"):
+        find_images(["@"])
+
+
+def test_values_that_mean_another_thing_than_they_look(tmp_path):
+    model, x = small_vgg(), images(0, 2, (8, 8, 3))
+    for given, told in (
+        ({"dtype": None}, "there is no dtype None"),  # NumPy's is float64
+        ({"dialect": ""}, "there is no dialect ''"),
+        ({"masks": 7}, "masks is 7, expected arrays by the names of layers"),
+    ):
+        with pytest.raises(nplrp.NplrpError, match=told):
+            nplrp.explain(model, x, "zplus", **given)
+    masked = np.ma.masked_greater(x, x.mean())
+    with pytest.raises(nplrp.NplrpError, match="the input is masked in places"):
+        nplrp.explain(model, masked, "zplus")
+    assert np.array_equal(nplrp.explain(model, np.ma.array(x), "zplus").relevance, nplrp.explain(model, x, "zplus").relevance)
+    with pytest.raises(ImageError, match="its array is masked in places"):
+        nplrp.preprocess(np.ma.masked_equal(np.zeros((9, 9, 3), np.uint8), 0), model)
+    for ask in (
+        lambda: nplrp.explain(model, np.broadcast_to(x[:1], (1 << 40, 8, 8, 3)), "zplus"),
+        lambda: nplrp.preprocess(np.broadcast_to(np.uint8(1), (1 << 23, 1 << 23, 3)), model),
+    ):
+        with pytest.raises(nplrp.NplrpError, match="takes more memory than there is"):
+            ask()
+
+
+def test_a_configuration_of_gigabytes_is_not_read(tmp_path):
+    with (tmp_path / "c.json").open("wb") as content:
+        content.truncate(20 << 30)
+    begin = time.perf_counter()
+    with pytest.raises(WeightsError, match="has 21474836480 bytes, at most"):
+        nplrp.load(FILES / "small32_k3.weights.h5", config=tmp_path / "c.json")
+    assert time.perf_counter() - begin < 5
+
+
+@pytest.mark.parametrize(("text", "on"), [("1", True), ("0", False), ("", False), ("x", False), ("false", False), (" 2 ", True)])
+def test_numbas_switches_are_read_as_numba_reads_them(text, on):
+    from nplrp.jit.dispatcher import _switch
+
+    assert bool(_switch(text)) == on
+
+
+def test_a_note_of_several_lines_is_one(capsys):
+    import warnings
+
+    with warnings.catch_warnings():
+        cli._listen(cli.make_parser("composites").parse_args(["composites"]))
+        warnings.showwarning(UserWarning("a\n\n  b" + "x" * 9999), UserWarning, "f", 1)
+    err = capsys.readouterr().err
+    assert err.startswith("nplrp: note: a bx") and err.count("\n") == 1 and len(err) < 600

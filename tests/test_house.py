@@ -116,6 +116,7 @@ STATE = {
     "arguments.py: cache _number_kinds": _TABLE,
     "epilogue.py: cache _unused": _TABLE,
     "ties.py: cache _net": _TABLE,
+    "images.py: cache _hush_libtiff": "a setting of libtiff's, made once in a process",
     "cache.py: changeable _told": "folders that were said not to be used",
     "cache.py: write to _told in _refuse": "folders that were said not to be used",
     "cache.py: cache cache_directory": _MACHINE,

@@ -14,11 +14,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from nplrp.errors import OutputError, WeightsError
+from nplrp.errors import OutputError, WeightsError, brief_reason
 from nplrp.files import foreign
 from nplrp.files.cut import telling
 from nplrp.files.given import Given, add_flags, sides
-from nplrp.files.plain import map_plain, read_plain
+from nplrp.files.plain import map_plain, read_text
 from nplrp.files.preparing import of_layers
 from nplrp.files.vgg import checked_activation
 from nplrp.images import RESAMPLE
@@ -215,9 +215,9 @@ def read_classes(path: Path, outputs: int) -> tuple[tuple[str, str], ...]:
         If it is none of these, or has another number of classes.
     """
     try:
-        entries: Any = json.loads(read_plain(path).decode("utf-8"))
+        entries: Any = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
-        raise WeightsError(f"{path}: can't be read as JSON: {error}") from None
+        raise WeightsError(f"{path}: can't be read as JSON: {brief_reason(error)}") from None
     if isinstance(entries, dict):
         if all(type(index) is int for index in entries.values()):
             entries = {str(index): name for name, index in entries.items()}

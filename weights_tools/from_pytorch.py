@@ -34,6 +34,8 @@ WRAPPERS = ("module.", "_orig_mod.")
 MAX_PREFIXES = 4
 #: A state dict of which less is used is one of another network altogether.
 LEAST = 0.05
+#: Tensors of a state dict that is looked at; the largest network has some two thousand.
+MOST = 10_000
 #: Where the first convolution is.
 STEMS = ("conv1", "conv1.conv", "features.0", "features.0.0", "features.conv0", "Conv2d_1a_3x3.conv")
 FLOATS = (np.float16, np.float32, np.float64)
@@ -94,6 +96,8 @@ def model_of(
     WeightsError
         If names or shapes are those of another network; names the nearest one, and what doesn't fit.
     """
+    if len(tensors) > MOST:
+        raise WeightsError(f"the state dict has {len(tensors)} tensors, no network of torchvision more than {MOST}; export it to ONNX")
     rows = [_named(architecture)] if architecture is not None else list(ROWS.values())
     tries: list[Try] = []
     for given in _without_prefixes(_floats(tensors)):

@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import pickle
+import pickletools
 import struct
 import zipfile
 from collections import OrderedDict
@@ -22,8 +23,9 @@ from typing import IO, Any
 
 import numpy as np
 
-from nplrp.errors import WeightsError
+from nplrp.errors import WeightsError, brief, brief_reason
 from nplrp.files.plain import open_plain
+from nplrp.files.zipped import RATIO, SMALL, unpacked
 
 _logger = logging.getLogger(__name__)
 
@@ -41,6 +43,8 @@ DTYPES = {
     "ByteStorage": "<u1",
     "BoolStorage": "|b1",
 }
+#: Steps of one pickle (a network has some ten thousand), and numbers of more than 64 bits in it.
+_STEPS, _LARGE = 5_000_000, 1000
 #: Where training scripts keep the state dict, from the outside in.
 KEYS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights")
 
@@ -81,12 +85,13 @@ class _Tensor:
         fits = len(self.shape) == len(self.stride) and min((self.offset, *self.shape, *self.stride), default=0) >= 0
         if not fits or (0 not in self.shape and last >= values.size):
             raise WeightsError(
-                f"tensor {name!r} (shape {self.shape}, stride {self.stride}) lies outside its storage of {values.size}: the file is damaged"
+                f"tensor {brief(name)} (shape {brief(self.shape)}, stride {brief(self.stride)}) lies "
+                f"outside its storage of {values.size}: the file is damaged"
             )
         if math.prod(self.shape) > values.size:
             raise WeightsError(
-                f"tensor {name!r} (shape {self.shape}, stride {self.stride}) has more numbers than the {values.size} stored "
-                "for it; save it with .contiguous()"
+                f"tensor {brief(name)} (shape {brief(self.shape)}, stride {brief(self.stride)}) has more numbers "
+                f"than the {values.size} stored for it; save it with .contiguous()"
             )
         steps = [step * values.itemsize for step in self.stride]
         return np.lib.stride_tricks.as_strided(values[self.offset :], self.shape, steps, writeable=False)
@@ -115,45 +120,59 @@ def read_tensors(path: str | os.PathLike[str]) -> Mapping[str, np.ndarray]:
         raise WeightsError(f"{path}: {error}") from None
     # A damaged pickle can fail in as many ways as there are Python errors; it can't do more than fail.
     except Exception as error:
-        raise WeightsError(f"{path}: can't be read as a PyTorch checkpoint: {error}; save the state dict again with torch.save") from error
+        reason = brief_reason(error)
+        raise WeightsError(f"{path}: can't be read as a PyTorch checkpoint: {reason}; save the state dict again with torch.save") from error
     raise WeightsError(f"{path}: starts with {start!r}, which is no PyTorch checkpoint; expected what torch.save or safetensors writes")
 
 
 def _read_zip(file: IO[bytes]) -> dict[str, np.ndarray]:
+    size = file.seek(0, io.SEEK_END)
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
         pickled = [name for name in names if name.endswith("/data.pkl")]
         if len(pickled) != 1:
             raise WeightsError("the zip archive holds no data.pkl, so torch.save didn't write it; expected a state dict")
         folder = pickled[0].removesuffix("data.pkl")
-        if f"{folder}byteorder" in names and archive.read(f"{folder}byteorder").strip() != b"little":
+        order = unpacked(archive, archive.getinfo(f"{folder}byteorder"), size, 100) if f"{folder}byteorder" in names else b"little"
+        if order.strip() != b"little":
             raise WeightsError("it was saved on a big-endian machine; save it again on a little-endian one")
-        tensors = _state_dict(_Unpickler(io.BytesIO(archive.read(pickled[0]))).load())
-        kept: dict[str, np.ndarray] = {}
+        tensors = _state_dict(_Unpickler(io.BytesIO(unpacked(archive, archive.getinfo(pickled[0]), size, SMALL))).load_checked())
+        kept, total = dict[str, np.ndarray](), 0
         for tensor in tensors.values():
             storage = tensor.storage
             if storage.key not in kept:
-                kept[storage.key] = storage.values(archive.read(f"{folder}data/{storage.key}"))
+                kept[storage.key] = storage.values(unpacked(archive, archive.getinfo(f"{folder}data/{storage.key}"), size))
+                total += kept[storage.key].nbytes
+                if total > SMALL + RATIO * size:
+                    raise WeightsError(f"its tensors take {total} bytes and more, the archive has {size}: it is damaged; download it again")
     return {name: tensor.array(kept[tensor.storage.key], name) for name, tensor in tensors.items()}
 
 
 def _read_stream(file: IO[bytes]) -> dict[str, np.ndarray]:
-    if _Unpickler(file).load() != MAGIC:
+    if _Unpickler(file).load_checked() != MAGIC:
         raise WeightsError("it is a pickle, but not one of torch.save's; expected a state dict")
-    _Unpickler(file).load()  # protocol version
-    system = _Unpickler(file).load()
+    _Unpickler(file).load_checked()  # protocol version
+    system = _Unpickler(file).load_checked()
+    if not isinstance(system, dict):
+        raise WeightsError("it is a pickle, but not one of torch.save's; expected a state dict")
     if not system.get("little_endian", True):
         raise WeightsError("it was saved on a big-endian machine; save it again on a little-endian one")
     unpickler = _Unpickler(file)
-    tensors = _state_dict(unpickler.load())
+    tensors = _state_dict(unpickler.load_checked())
     kept: dict[str, np.ndarray] = {}
-    for key in _Unpickler(file).load():
+    keys = _Unpickler(file).load_checked()
+    place = file.tell()
+    left = file.seek(0, io.SEEK_END) - place
+    file.seek(place)
+    for key in keys:
         (count,) = struct.unpack("<q", file.read(8))
         if key not in unpickler.storages:
             raise WeightsError("it holds tensors that nothing refers to; it is damaged: save model.state_dict() again")
         storage = unpickler.storages[key]
+        if not 0 <= count * storage.dtype.itemsize <= left:
+            raise WeightsError("it ends in the middle of a tensor: the file was cut off; copy or download it again")
         data = file.read(count * storage.dtype.itemsize)
-        if count < 0 or len(data) < count * storage.dtype.itemsize:
+        if len(data) < count * storage.dtype.itemsize:
             raise WeightsError("it ends in the middle of a tensor: the file was cut off; copy or download it again")
         kept[key] = storage.values(data)
     return {name: tensor.array(kept[tensor.storage.key], name) for name, tensor in tensors.items()}
@@ -256,6 +275,18 @@ def _rebuild_parameter(tensor: Any, *_: Any) -> Any:
     return tensor
 
 
+class _Bounded:
+    """A file of which no more is asked for than there is: Python would get the memory first."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        place = file.tell()
+        self._file, self._size, self.readline, self.tell = file, file.seek(0, io.SEEK_END), file.readline, file.tell
+        file.seek(place)
+
+    def read(self, count: int) -> bytes:
+        return self._file.read(min(count, self._size - self._file.tell()))
+
+
 class _Unpickler(pickle.Unpickler):
     """Knows what a state dict is made of; every other name becomes a stand-in, and nothing of it is imported.
 
@@ -267,7 +298,27 @@ class _Unpickler(pickle.Unpickler):
 
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__(file)
+        self._file = file
         self.storages: dict[str, _Storage] = {}
+
+    def load_checked(self) -> Any:
+        """Look through the next pickle without making anything of it, then load it.
+
+        Raises
+        ------
+        WeightsError
+            If it would take memory or time for nothing: CPython's unpickler makes a list as long as the largest number that anything is
+            remembered under, and numbers chosen for it make a dictionary as slow as a list.
+        """
+        place, large = self._file.tell(), 0
+        steps: Any = pickletools.genops(_Bounded(self._file))  # type: ignore[arg-type]
+        for count, (opcode, value, _) in enumerate(steps):
+            large += isinstance(value, int) and abs(value) >> 64 > 0
+            puts = opcode.name in ("PUT", "BINPUT", "LONG_BINPUT")
+            if count > _STEPS or large > _LARGE or (puts and not 0 <= value <= max(count, 255)):
+                raise WeightsError("its pickle is none that torch.save writes, or is damaged: save model.state_dict() again")
+        self._file.seek(place)
+        return self.load()
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nplrp.errors import OutputError
+from nplrp.errors import ImageError, OutputError
 from nplrp.files.given import given
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ Parser = argparse.ArgumentParser
 PARTLY = 1
 #: Errors of images that are told one by one.
 _TOLD = 10
+#: Images of a run that are looked at before it begins, whether one of them is a picture.
+_LOOKED_AT = 1000
 #: What runs can be exported to.
 TOOLS = ("virelay",)
 
@@ -100,18 +102,19 @@ def add_commands(commands: Any, weights: Parser, rules: Parser, numerics: Parser
 def run_batch(arguments: argparse.Namespace) -> int:
     """Explain images into a folder."""
     from nplrp.batch.images import find_images
-    from nplrp.batch.job import KEPT, SHARD, job_facts, open_job
+    from nplrp.batch.job import KEPT, SHARD, check_folder, job_facts, open_job
     from nplrp.batch.running import Part, parts_wanted, run
     from nplrp.errors import nearest
     from nplrp.jit.ahead import compiling_ahead
     from nplrp.progress import Progress, duration
-    from nplrp.rules.composites import composite_named, split_names
-    from nplrp.stream import Wanted
+    from nplrp.rules.composites import split_names
+    from nplrp.stream import Wanted, unreadable
 
     out = Path(arguments.out)
     composites = tuple(split_names(arguments.composite or "notebook"))
-    for name in composites:
-        composite_named(name)
+    numerics = {"dtype": arguments.dtype, "algorithm": arguments.algorithm, "dialect": arguments.dialect}
+    wanted = Wanted(composites, arguments.target, start=arguments.start, resample=arguments.resample, crop=arguments.crop, **numerics)
+    wanted.check_words()
     if arguments.keep not in KEPT:
         raise OutputError(f"--keep {arguments.keep}: {nearest(arguments.keep, KEPT)}")
     size = SHARD if arguments.shard_size is None else arguments.shard_size
@@ -121,9 +124,12 @@ def run_batch(arguments: argparse.Namespace) -> int:
     if arguments.scheduler and part.of > 1:
         raise OutputError("--shard and --scheduler exclude each other: a scheduler divides the work itself")
     images = find_images(arguments.images, sys.stdin, out)
+    new = check_folder(out)
+    few = new and not arguments.scheduler and len(images) <= _LOOKED_AT  # a run that is there may be past them
+    errors = unreadable(images) if few else []
+    if errors:
+        raise ImageError(f"none of the {len(errors)} images can be read; the first: {errors[0]}" if errors[1:] else str(errors[0]))
     model = given(arguments).load()
-    numerics = {"dtype": arguments.dtype, "algorithm": arguments.algorithm, "dialect": arguments.dialect}
-    wanted = Wanted(composites, arguments.target, start=arguments.start, resample=arguments.resample, crop=arguments.crop, **numerics)
     wanted.check(model)
     job = open_job(out, job_facts(model, wanted, arguments.keep, arguments.ledger, arguments.pictures), images, size)
     for handler in _listeners():  # what was assumed is said now, not after hours
@@ -170,13 +176,19 @@ def run_merge(arguments: argparse.Namespace) -> int:
     """Put a run's shards together."""
     from nplrp.batch.merging import merge, share_of, verify
     from nplrp.batch.results import Results
+    from nplrp.files.atomic import check_place
     from nplrp.progress import Progress
+    from nplrp.rules.composites import composite_named, split_names
 
     share = None if arguments.verify is None else share_of(arguments.verify)
+    composites = tuple(split_names(arguments.composite)) if arguments.composite else None
+    for name in composites or ():
+        composite_named(name)
     results = Results.open(arguments.folder)
     path = Path(arguments.output) if arguments.output else results.folder / "merged.h5"
     if path.suffix != ".h5":
         raise OutputError(f"{path}: merged results are written as HDF5; give a name that ends in .h5")
+    check_place(path)
     bar = Progress(len(results.job.ends), "merging", "shards", quiet=arguments.quiet)
     try:
         failed = merge(results, path, lambda done, _: bar.update(done))
@@ -188,9 +200,6 @@ def run_merge(arguments: argparse.Namespace) -> int:
         print(f"  without {reason if reason.startswith(image) else f'{image}: {reason}'}", file=sys.stderr)
     if share is None:
         return 0
-    from nplrp.rules.composites import split_names
-
-    composites = tuple(split_names(arguments.composite)) if arguments.composite else None
     model = given(arguments).load()
     bar = Progress(None, "computing again", quiet=arguments.quiet)
 
@@ -208,6 +217,7 @@ def run_summary(arguments: argparse.Namespace) -> int:
     """Write a page about a run."""
     from nplrp.batch.results import Results
     from nplrp.batch.summary import THUMBNAILS, summarise, write_page, write_sheet
+    from nplrp.files.atomic import check_place
     from nplrp.progress import Progress
 
     results = Results.open(arguments.folder)
@@ -219,6 +229,8 @@ def run_summary(arguments: argparse.Namespace) -> int:
     count = THUMBNAILS if arguments.images is None else arguments.images
     if count < 0:
         raise OutputError(f"--images {count}: expected a number of images, 0 or more")
+    for each in (path, arguments.png or path):
+        check_place(each)
     bar = Progress(None, "reading", quiet=arguments.quiet)
     try:
         summary = summarise(results, count, bar.told)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from nplrp.errors import ImageError, brief
-from nplrp.files.plain import read_plain
+from nplrp.files.plain import read_text
 
 #: How names of pictures end, in any case.
 SUFFIXES = (
@@ -44,8 +44,11 @@ def find_images(given: Sequence[str], stdin: IO[str] | None = None, besides: Pat
 
 
 def _listed(name: str, stdin: IO[str] | None, besides: Path | None) -> Iterable[str]:
+    if name == "@":
+        raise ImageError("@: the list has no name; give @LIST, such as @photos.txt")
     try:
-        lines = (stdin or []) if name == "-" else read_plain(name[1:], 1 << 30).decode("utf-8").splitlines()
+        # By line feeds alone, as lines from standard input are: a name may hold what else Unicode has for the end of a line.
+        lines = (stdin or []) if name == "-" else read_text(name[1:], 1 << 30).split("\n")
         lines = [line.rstrip("\r\n") for line in lines]
     except OSError as error:
         raise ImageError(f"{name[1:]}: the list can't be read: {error.strerror or error}") from None
@@ -58,6 +61,8 @@ def _listed(name: str, stdin: IO[str] | None, besides: Path | None) -> Iterable[
 
 
 def _pictures(name: str, besides: Path | None) -> list[str]:
+    if not name:
+        raise ImageError("an image's name is empty; give files, folders, patterns, @LIST or -")
     if "\0" in name:
         raise ImageError(f"{name!r}: no file can have such a name")
     try:

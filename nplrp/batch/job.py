@@ -12,7 +12,7 @@ from typing import Any
 
 from nplrp import __version__
 from nplrp.errors import OutputError, brief
-from nplrp.files.atomic import atomic
+from nplrp.files.atomic import atomic, check_new_folder
 from nplrp.files.locks import locked
 from nplrp.files.plain import read_plain
 from nplrp.model import Model
@@ -107,6 +107,27 @@ def job_facts(model: Model, wanted: Wanted, kept: str = "float32", ledger: bool 
     }
 
 
+def check_folder(out: Path) -> bool:
+    """See that a run can be begun in a folder, or gone on with, before anything is computed; return whether it is a new one.
+
+    Raises
+    ------
+    OutputError
+        As `open_job`, whatever the run.
+    """
+    check_new_folder(out)
+    known = (out / _FILE).exists()
+    if known:
+        read_job(out)
+    elif out.is_dir() and _others(out):
+        raise OutputError(f"{out}: holds other files, and no run; give a new or an empty folder")
+    return not known
+
+
+def _others(out: Path) -> bool:
+    return any(not each.name.startswith(".") and each.name != f"{_FILE}.lock" for each in out.iterdir())
+
+
 def open_job(out: Path, facts: Mapping[str, Any], images: Sequence[str], size: int = SHARD) -> Job:
     """Begin a run in a folder, or go on with the one that is there; images that are new are added at its end.
 
@@ -119,7 +140,7 @@ def open_job(out: Path, facts: Mapping[str, Any], images: Sequence[str], size: i
         out.mkdir(parents=True, exist_ok=True)
         with locked(out / _FILE):
             known = read_job(out) if (out / _FILE).exists() else None
-            if known is None and any(not each.name.startswith(".") and each.name != f"{_FILE}.lock" for each in out.iterdir()):
+            if known is None and _others(out):
                 raise OutputError(f"{out}: holds other files, and no run; give a new or an empty folder")
             if known is not None:
                 _compare(out, known.facts, facts)

@@ -11,8 +11,7 @@ import numpy as np
 from nplrp.batch.results import Results
 from nplrp.batch.running import picture_path
 from nplrp.errors import ImageError
-from nplrp.files.plain import PICTURE, read_plain
-from nplrp.images import display, open_image, sized_pixels
+from nplrp.images import display, open_image, read_picture, sized_pixels
 from nplrp.preprocessing import Preprocessing
 
 
@@ -44,13 +43,13 @@ def picture_of(results: Results, index: int, file_sha256: str) -> Picture:
     """
     facts = results.job.facts
     try:
-        content = read_plain(results.job.images[index], PICTURE)
+        content = read_picture(results.job.images[index], results.job.images[index])
         if hashlib.sha256(content).hexdigest() == file_sha256:
             how = Preprocessing(**facts["preprocessing"])
             own = {name: facts[name] for name in ("resample", "crop") if facts[name] is not None}
             return Picture(display(sized_pixels([io.BytesIO(content)], tuple(facts["input_shape"]), replace(how, **own)))[0], "")
         missing = "changed"
-    except (OSError, ValueError, ImageError):
+    except ImageError:
         missing = "gone"
     return Picture(_drawn(results, index), missing)
 

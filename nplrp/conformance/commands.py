@@ -69,8 +69,10 @@ def run_conformance(arguments: argparse.Namespace) -> int:
     from nplrp.conformance.exporting import export
     from nplrp.conformance.running import judged, read_xfails
     from nplrp.conformance.suite import load
+    from nplrp.golden.report import check_outputs
 
     _check(arguments)
+    check_outputs(arguments.json, arguments.junit)
     dialect = dialect_of(arguments.backend or "", arguments.dialect)
     suite = load().only(arguments.only, dialect)
     if arguments.list:
@@ -112,10 +114,11 @@ def _audited(arguments: argparse.Namespace, suite: Any, dialect: str) -> int:
 
 def run_identify(arguments: argparse.Namespace) -> int:
     """Name the dialect that a backend speaks."""
-    from nplrp.golden.report import write_json
+    from nplrp.golden.report import check_outputs, write_json
     from nplrp.schema import versioned
 
     _check(arguments)
+    check_outputs(arguments.json)
     found = _of_run(arguments) if arguments.golden else _of_answers(arguments)
     if arguments.json:
         write_json(versioned("golden.identify", found.as_json()), arguments.json)

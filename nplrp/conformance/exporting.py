@@ -12,8 +12,9 @@ import numpy as np
 
 from nplrp.conformance.cases import input_names
 from nplrp.conformance.suite import FORMAT, VERSION, Answer, Case, Suite, tolerances
+from nplrp.files.arrays import read_npz
 from nplrp.files.atomic import atomic_folder
-from nplrp.files.plain import open_plain, read_plain
+from nplrp.files.plain import read_plain
 from nplrp.golden.errors import GoldenError
 from nplrp.golden.judging import REACH, SMALLEST
 from nplrp.layers.base import window_of
@@ -178,9 +179,9 @@ def read_answers(path: str | os.PathLike[str], suite: Suite) -> dict[str, Said]:
         if path.is_dir():
             return dict(_of_folder(path, suite))
         if path.suffix == ".npz":
-            with open_plain(path) as file, np.load(file, allow_pickle=False) as data:
-                return {case.name: _split(case, data[case.name], path) for case in suite if case.name in data.files}
-    except (OSError, ValueError, EOFError) as error:
+            data = read_npz(path, {case.name for case in suite})
+            return {case.name: _split(case, data[case.name], path) for case in suite if case.name in data}
+    except (OSError, ValueError) as error:
         raise GoldenError(f"{path}: answers can't be read: {getattr(error, 'strerror', None) or error}; write them again") from None
     raise GoldenError(f"{path}: isn't there, or is neither a folder of answers nor an .npz file; see docs/verify-your-own-backend.md")
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nplrp.files.given import add_flags, given
-from nplrp.files.plain import open_plain
 from nplrp.schema import print_json
 
 if TYPE_CHECKING:
@@ -63,8 +62,13 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     """Measure composites, and print what was found."""
     from nplrp.errors import OutputError
     from nplrp.evaluate.errors import EvaluationError
+    from nplrp.evaluate.predicting import check_features, check_score
     from nplrp.evaluate.table import listing, metrics_named
+    from nplrp.files.atomic import check_place
+    from nplrp.images import check_resample
+    from nplrp.plan import check_words
     from nplrp.rules.composites import composite_named, split_names
+    from nplrp.targets import check_word
 
     if arguments.list:
         print(listing())
@@ -80,12 +84,18 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     if arguments.plot:
         from nplrp.evaluate.picture import check_drawn
 
-        path = Path(arguments.plot)
-        if path.suffix.lower() != ".png" or not path.parent.is_dir():
-            raise OutputError(f"--plot {path}: expected a name that ends in .png, in a folder that is there")
+        if Path(arguments.plot).suffix.lower() != ".png":
+            raise OutputError(f"--plot {arguments.plot}: expected a name that ends in .png")
+        check_place(arguments.plot)
         check_drawn(metrics)
+    check_words(arguments.dtype, arguments.algorithm, arguments.dialect, arguments.start)
+    check_word(arguments.target)
+    check_resample(arguments.resample)
+    check_score(arguments.score)
+    check_features(arguments.features)
+    images, x = _inputs(arguments)
     model = given(arguments).load()
-    names, x = _inputs(arguments, model)
+    names, x = _named(arguments, model, images, x)
     bar = Progress(None, "evaluating", "steps", quiet=arguments.quiet)
 
     def shown(done: int, total: int, what: str) -> None:
@@ -124,25 +134,32 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         print(f"wrote {arguments.plot}", file=sys.stderr if arguments.json else sys.stdout)
 
 
-def _inputs(arguments: argparse.Namespace, model: Model) -> tuple[list[str], np.ndarray]:
-    """Return what the inputs are called, and the tensor of them."""
-    import numpy as np
-
+def _inputs(arguments: argparse.Namespace) -> tuple[list[str], np.ndarray | None]:
+    """Look at the inputs before a model is read; return the names of images, or a tensor."""
+    from nplrp.errors import brief_reason
     from nplrp.evaluate.errors import EvaluationError
+    from nplrp.files.arrays import read_npy
 
     if arguments.images:
         from nplrp.batch.images import find_images
-        from nplrp.images import load_pixels, normalize
+        from nplrp.images import look
 
         names = find_images(arguments.images, sys.stdin)
-        pixels = load_pixels(names, model, resample=arguments.resample, crop=arguments.crop)
-        return names, normalize(pixels, model.preprocessing.mode)
+        for name in names:
+            look(name)
+        return names, None
     try:
-        with open_plain(arguments.input) as file:
-            x = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        reason = " ".join(str(error).split())
+        return [], read_npy(arguments.input)
+    except (OSError, ValueError) as error:
+        reason = brief_reason(error)
         raise EvaluationError(f"{arguments.input}: can't be read as a NumPy array ({reason}); write it with numpy.save") from None
-    if not isinstance(x, np.ndarray):
-        raise EvaluationError(f"{arguments.input}: holds several arrays; expected one, [n, {', '.join(map(str, model.input_shape))}]")
-    return [f"{Path(arguments.input).name}[{i}]" for i in range(len(x) if x.ndim else 0)], x
+
+
+def _named(arguments: argparse.Namespace, model: Model, images: list[str], x: np.ndarray | None) -> tuple[list[str], np.ndarray]:
+    """Return what the inputs are called, and the tensor of them."""
+    if x is not None:
+        return [f"{Path(arguments.input).name}[{i}]" for i in range(len(x) if x.ndim else 0)], x
+    from nplrp.images import load_pixels, normalize
+
+    pixels = load_pixels(images, model, resample=arguments.resample, crop=arguments.crop)
+    return images, normalize(pixels, model.preprocessing.mode)

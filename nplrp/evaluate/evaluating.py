@@ -16,7 +16,7 @@ from nplrp.errors import NumericsError, nearest
 from nplrp.evaluate.errors import EvaluationError
 from nplrp.evaluate.partial import Walk
 from nplrp.evaluate.perturbing import Bounds, whole
-from nplrp.evaluate.predicting import CHUNK, Once, check_score, scores_of
+from nplrp.evaluate.predicting import CHUNK, Once, check_features, check_score, scores_of
 from nplrp.evaluate.table import ARROWS, HIGHER, ZERO, Job, Metric, Outcome, metrics_named
 from nplrp.explanation import Explanation, explain_each
 from nplrp.model import Model
@@ -173,8 +173,7 @@ def evaluate(
     chosen = metrics_named(metrics if isinstance(metrics, str | Metric) else list(metrics))
     check_score(score)
     whole(seed, "seed", 0)
-    if features not in ("pixels", "values"):
-        raise EvaluationError(f"there are no features {features!r}; {nearest(features, ('pixels', 'values'))}")
+    check_features(features)
     runs = _runs(model, composites, dtype, algorithm, dialect)
     x = np.asarray(x)
     if x.shape[:1] == (0,) or x.ndim == 0:

@@ -60,6 +60,12 @@ def check_score(score: str) -> None:
         raise EvaluationError(f"there is no score {score!r}; {nearest(score, SCORES)}")
 
 
+def check_features(features: str) -> None:
+    """Raise an EvaluationError if there are no such features."""
+    if features not in ("pixels", "values"):
+        raise EvaluationError(f"there are no features {features!r}; {nearest(features, ('pixels', 'values'))}")
+
+
 class Once:
     """A function of inputs that is called once for equal ones.
 

@@ -26,12 +26,8 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     given = Path(path)
     with _told(given):
-        target = Path(os.path.realpath(path))  # a link stays a link
+        target = _target(given)
         temporary = _beside(target)
-        if target.is_dir():
-            raise OutputError(f"{given}: is a folder; give the name of a file")
-        if target.exists() and not target.is_file():  # renaming over /dev/null would take it from the whole system
-            raise OutputError(f"{given}: is a device, pipe or socket, which a file would take the place of; give the name of a file")
         # Made with the permissions of any new file (mkstemp's are private), and never over an existing one.
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         try:
@@ -61,6 +57,55 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.replace(target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_place(path: str | os.PathLike[str]) -> None:
+    """See that a file can be written there, before anything is read or computed.
+
+    Raises
+    ------
+    OutputError
+        As `atomic`, and if there is no such folder.
+    """
+    given = Path(path)
+    with _told(given):
+        target = _target(given)
+        if not target.parent.is_dir():
+            raise OutputError(f"{given}: there is no folder {given.parent}; make it first")
+        _check_writable(target.parent)
+
+
+def check_new_folder(path: str | os.PathLike[str]) -> None:
+    """See that a folder is there or can be made, with those above it, and written to, before anything is read or computed.
+
+    Raises
+    ------
+    OutputError
+    """
+    given = Path(path)
+    with _told(given):
+        whole = given.absolute()
+        there = next(each for each in (whole, *whole.parents) if os.path.lexists(each))
+        if not there.is_dir():
+            raise OutputError(f"{given}: {'' if there == whole else f'{there} '}is a file; results are written into a folder")
+        _check_writable(there)
+
+
+def _check_writable(folder: Path) -> None:
+    """Make a file there, and remove it: rights alone don't tell of systems' own folders, of networks' and of what is mounted read-only."""
+    temporary = _beside(folder / "nplrp")
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    temporary.unlink()
+
+
+def _target(given: Path) -> Path:
+    """Return where a file is meant to be: a link stays a link."""
+    target = Path(os.path.realpath(given))
+    if target.is_dir():
+        raise OutputError(f"{given}: is a folder; give the name of a file")
+    if target.exists() and not target.is_file():  # renaming over /dev/null would take it from the whole system
+        raise OutputError(f"{given}: is a device, pipe or socket, which a file would take the place of; give the name of a file")
+    return target
 
 
 def _beside(target: Path) -> Path:

@@ -36,10 +36,6 @@ def open_plain(path: str | os.PathLike[str]) -> BufferedReader:
     return file
 
 
-#: Bytes of a picture's file, more than any format takes for as many pixels as are decoded.
-PICTURE = 1 << 30
-
-
 def read_plain(path: str | os.PathLike[str], most: int = 64 << 20) -> bytes:
     """Return a plain file's bytes.
 
@@ -53,6 +49,18 @@ def read_plain(path: str | os.PathLike[str], most: int = 64 << 20) -> bytes:
     if len(content) > most:
         raise OSError(errno.EFBIG, f"it has more than {most} bytes", str(path))
     return content
+
+
+def read_text(path: str | os.PathLike[str], most: int = 64 << 20) -> str:
+    """Return a plain file's text: UTF-8, with a byte order mark or without.
+
+    Raises
+    ------
+    OSError
+        As `read_plain`.
+    UnicodeDecodeError
+    """
+    return read_plain(path, most).decode("utf-8-sig")
 
 
 def map_plain(path: str | os.PathLike[str]) -> tuple[memoryview, os.stat_result]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from nplrp.errors import ModelError, NplrpError, OutputError, RuleError, WeightsError
 from nplrp.explanation import Explanation, explain
-from nplrp.files.plain import open_plain
+from nplrp.files.arrays import read_npz
 from nplrp.files.save import KIND, VERSION, check_suffix
 from nplrp.files.sealed import opened_sealed
 from nplrp.ledger import SUMS, Entry, Ledger
@@ -307,8 +307,7 @@ def resume(
 
 def _read(path: Path) -> SavedExplanation:
     if path.suffix == ".npz":
-        with open_plain(path) as content, np.load(content, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = read_npz(path)
         about = json.loads(str(arrays.pop("about")))
     else:
         from nplrp.files import hdf5

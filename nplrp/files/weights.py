@@ -34,6 +34,7 @@ from nplrp.files.keras_config import ConfigLayer, Network
 from nplrp.files.plain import copy_plain, map_plain
 from nplrp.files.preparing import prepared
 from nplrp.files.vgg import Told
+from nplrp.files.zipped import unpacked
 from nplrp.layers.config import is_size
 from nplrp.model import Layer, Model, build
 from nplrp.preprocessing import check_mode
@@ -362,10 +363,10 @@ def _read_keras(path: Path, data: memoryview) -> _Contents:
                     f"the zip archive is no Keras model: expected config.json and model.weights.h5, found {found}; "
                     "save it with model.save('model.keras') or model.save('model.h5')"
                 )
-            config = _unpack(archive, entries["config.json"], hdf5.MAX_TEXT)
+            config = unpacked(archive, entries["config.json"], len(data), hdf5.MAX_TEXT)
             weights = _stored_entry(data, entries["model.weights.h5"])
             if weights is None:
-                weights = memoryview(_unpack(archive, entries["model.weights.h5"], hdf5.MAX_COMPRESSION * len(data)))
+                weights = memoryview(unpacked(archive, entries["model.weights.h5"], len(data)))
     except (
         zipfile.BadZipFile,
         zlib.error,
@@ -395,14 +396,6 @@ def _stored_entry(data: memoryview, info: zipfile.ZipInfo) -> memoryview | None:
         raise zipfile.BadZipFile(f"no entry at {info.header_offset}")
     start = info.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
     return data[start : start + info.file_size]
-
-
-def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> bytes:
-    if info.file_size > limit:
-        raise WeightsError(
-            f"{info.filename} in the archive claims {info.file_size} bytes, at most {limit} are expected; the file is damaged"
-        )
-    return archive.read(info)
 
 
 def _read_shards(path: Path, data: memoryview, mmap: bool) -> tuple[_Contents, list[Stamp]]:
@@ -619,7 +612,7 @@ def _configured(
 
 def _read_config(path: Path) -> tuple[Any, Stamp]:
     try:
-        data, stamped = _open(path, False, "a configuration (JSON)")
+        data, stamped = _open(path, True, "a configuration (JSON)")
     except WeightsError as error:
         raise WeightsError(f"configuration {path}: {error}") from error
     if len(data) > hdf5.MAX_TEXT:

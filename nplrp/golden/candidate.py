@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 
 from nplrp.errors import WeightsError
-from nplrp.files.plain import map_plain, open_plain, read_plain
+from nplrp.files.arrays import read_npz
+from nplrp.files.plain import map_plain, read_plain
 from nplrp.golden.errors import GoldenError
 
 _ROLES = (
@@ -170,12 +171,7 @@ def read_map(path: str | os.PathLike[str]) -> dict[str, str]:
 
 
 def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    with open_plain(path) as file:  # opened here, since NumPy leaves a damaged file open
-        data = np.load(file, allow_pickle=False)
-        if not isinstance(data, np.lib.npyio.NpzFile):
-            raise ValueError("it is a single array; save with numpy.savez")
-        with data:
-            arrays = {name: data[name] for name in data.files}
+    arrays = read_npz(path)
     about = arrays.pop("about", None)
     return arrays, _about(str(about)) if about is not None else {}
 
@@ -198,11 +194,14 @@ def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
         raise ValueError("it is truncated")
     table, body = json.loads(bytes(data[8 : 8 + size])), data[8 + size :]
     about = table.pop("__metadata__", {})
-    arrays = {}
+    arrays, total = {}, 0
     for name, row in table.items():
         begin, end = row["data_offsets"]
         if not 0 <= begin <= end <= len(body):
             raise ValueError(f"it is truncated inside {name!r}")
+        total += end - begin
+        if total > len(body):
+            raise ValueError("its tensors lie on each other")
         if row["dtype"] == "BF16":
             values = (np.frombuffer(body[begin:end], "<u2").astype(np.uint32) << 16).view(np.float32)
         elif row["dtype"] in _SAFE:

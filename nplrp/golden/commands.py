@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -115,15 +116,25 @@ def add_commands(commands: Any) -> Any:
 
 def run_record(arguments: argparse.Namespace) -> None:
     """Record golden values."""
+    from nplrp.files.atomic import check_place
     from nplrp.golden.file import SUFFIX, write
-    from nplrp.golden.recording import record
+    from nplrp.golden.recording import check_profile, record
+    from nplrp.plan import check_words
+    from nplrp.rules.composites import composite_named
+    from nplrp.targets import check_word
 
     if not arguments.output.endswith(SUFFIX):
         raise GoldenError(f"{arguments.output}: golden files are called NAME{SUFFIX}; give a name that ends so")
-    model = given(arguments).load()
-    x = _tensor(arguments, model)
-    if x is None:
+    check_place(arguments.output)
+    check_profile(arguments.profile)
+    composite_named(arguments.composite)
+    check_words(dialect=arguments.dialect, start=arguments.start)
+    check_word(arguments.target)
+    tensor = _input(arguments)
+    if tensor is None:
         raise GoldenError("there is nothing to explain; give --image or --input")
+    model = given(arguments).load()
+    x = tensor(model)
     name, tell = Path(arguments.image or arguments.input).name, _teller(arguments)
     golden = record(
         model,
@@ -166,8 +177,9 @@ def run_verify(arguments: argparse.Namespace) -> int:
         return PASSED
     from nplrp.golden.recording import recompute
 
+    tensor = _input(arguments)
     model = given(arguments).load()
-    other = recompute(golden, model, _tensor(arguments, model))
+    other = recompute(golden, model, tensor and tensor(model))
     if other:
         print(f"recomputed: {len(other)} arrays have other bits: {', '.join(other)}")
         return DIVERGED
@@ -177,11 +189,13 @@ def run_verify(arguments: argparse.Namespace) -> int:
 
 def run_export(arguments: argparse.Namespace) -> None:
     """Write the arrays for other languages."""
+    from nplrp.files.atomic import check_new_folder, check_place
     from nplrp.golden.exporting import export
     from nplrp.golden.file import SUFFIX, read
 
     golden = read(arguments.golden)
     output = arguments.output or arguments.golden.removesuffix(SUFFIX) + (".npz" if arguments.to == "npz" else "")
+    (check_place if arguments.to == "npz" else check_new_folder)(output)
     export(golden, output, given(arguments).load() if arguments.weights else None, arguments.to, arguments.dtype)
     print(f"wrote {output}")
 
@@ -191,7 +205,9 @@ def run_check(arguments: argparse.Namespace) -> int:
     from concurrent.futures import ThreadPoolExecutor
 
     from nplrp.golden.file import check_content, check_digest, read_sealed
+    from nplrp.golden.report import check_outputs
 
+    check_outputs(arguments.json, arguments.png)
     if arguments.digest is not None:
         check_digest(arguments.golden, arguments.digest)
     _teller(arguments)(f"reading {arguments.golden}")
@@ -217,6 +233,7 @@ def _checked(arguments: argparse.Namespace, golden: Golden) -> Report:
         raise GoldenError("there is nothing to check, or too much; give either a candidate or --backend")
     if arguments.backend and not arguments.weights:
         raise GoldenError("a backend needs the weights that were recorded; give --weights")
+    tensor = _input(arguments)
     model = given(arguments).load() if arguments.weights else None
     if model is not None and arguments.backend:
         from nplrp.golden.backend import BACKENDS, adapter, computed_otherwise, run_backend
@@ -230,7 +247,7 @@ def _checked(arguments: argparse.Namespace, golden: Golden) -> Report:
         for line in computed_otherwise(golden, arguments.backend, arguments.mode) if known else ():
             print(f"nplrp: {line}; record in its dialect (--dialect {arguments.backend}) to check it by its own rules", file=sys.stderr)
         dtype = "float64" if arguments.precision == "float64" else "float32"
-        candidate = run_backend(golden, model, command, names, dtype=dtype, x=_tensor(arguments, model))
+        candidate = run_backend(golden, model, command, names, dtype=dtype, x=tensor and tensor(model))
         candidate = dataclasses.replace(candidate, source=arguments.backend)
     else:
         candidate = read_candidate(arguments.candidate, names)
@@ -275,15 +292,17 @@ def run_audit(arguments: argparse.Namespace) -> int:
     from nplrp.golden.auditing import audit
     from nplrp.golden.file import read
     from nplrp.golden.references import audit_references, is_reference
-    from nplrp.golden.report import write_json
+    from nplrp.golden.report import check_outputs, write_json
 
+    check_outputs(arguments.json)
     tolerances, tell = {"rtol": arguments.rtol, "atol": arguments.atol}, _teller(arguments)
     if is_reference(arguments.golden):
         found: Audit | ReferenceAudits = audit_references(arguments.golden, **tolerances, progress=tell)
     else:
         golden = read(arguments.golden)
+        tensor = _input(arguments)
         model = given(arguments).load() if arguments.weights else None
-        x = _tensor(arguments, model) if model is not None else None
+        x = tensor(model) if tensor and model is not None else None
         found = audit(golden, model, x, **tolerances, progress=tell)
     tell("")
     if arguments.json:
@@ -315,22 +334,22 @@ def _teller(arguments: argparse.Namespace) -> Callable[[str], None]:
     return tell
 
 
-def _tensor(arguments: argparse.Namespace, model: Model) -> np.ndarray | None:
-    """Return the preprocessed input that was asked for, or None."""
-    import numpy as np
-
-    from nplrp.files.plain import open_plain
+def _input(arguments: argparse.Namespace) -> Callable[[Model], np.ndarray] | None:
+    """Look at the input that was asked for, before a model is read; return what makes a model's input of it, or None."""
+    from nplrp.errors import brief_reason
+    from nplrp.files.arrays import read_npy
 
     if arguments.image and arguments.input:
         raise GoldenError("--image and --input exclude each other; give one")
     if arguments.image:
-        from nplrp.images import preprocess
+        from nplrp.images import look, preprocess
 
-        return preprocess(arguments.image, model)
+        look(arguments.image)
+        return functools.partial(preprocess, arguments.image)
     if not arguments.input:
         return None
     try:
-        with open_plain(arguments.input) as file:
-            return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
-    except (OSError, ValueError, EOFError, MemoryError) as error:
-        raise GoldenError(f"{arguments.input}: can't be read as .npy: {str(error)[:200]}; write it with numpy.save") from None
+        array = read_npy(arguments.input)
+        return lambda _: array
+    except (OSError, ValueError) as error:
+        raise GoldenError(f"{arguments.input}: can't be read as .npy: {brief_reason(error)}; write it with numpy.save") from None

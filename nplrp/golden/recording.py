@@ -86,6 +86,12 @@ def record(
     return _recorded(model, x, composite, target, dialect, start, profile, input_name, progress)
 
 
+def check_profile(profile: str) -> None:
+    """Raise `GoldenError` if there is no such profile."""
+    if profile not in PROFILES:
+        raise GoldenError(f"there is no profile {profile!r}; expected {' or '.join(PROFILES)}")
+
+
 def _recorded(
     model: Model,
     x: np.ndarray,
@@ -99,8 +105,7 @@ def _recorded(
     version: int = VERSIONS[-1],
 ) -> Golden:
     """Record as `record` does, or as it was done for an older version of the file."""
-    if profile not in PROFILES:
-        raise GoldenError(f"there is no profile {profile!r}; expected {' or '.join(PROFILES)}")
+    check_profile(profile)
     refuse_flushed()
     last = model.layers[-1].name if model.layers else None
     if scoring_of(model).binary:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from nplrp.files.atomic import atomic
+from nplrp.files.atomic import atomic, check_place
 from nplrp.golden.decisions import Decisions
 from nplrp.golden.errors import DIVERGED as FAILED
 from nplrp.golden.errors import NOTHING, PASSED
@@ -228,6 +228,18 @@ class Report:
             f"first diverging layer: {first.layer}{what}, {where}: {j.over} of {j.elements} elements over bound"
             f"{f' ({j.note})' if j.note else ''}; worst at {j.worst}: got {j.got:.9g} expected {j.expected:.9g} tol {j.tolerance:.3g}"
         )
+
+
+def check_outputs(*paths: str | os.PathLike[str] | None) -> None:
+    """See that reports can be written there before anything is computed; None and ``"-"`` always can.
+
+    Raises
+    ------
+    OutputError
+    """
+    for path in paths:
+        if path and str(path) != "-":
+            check_place(path)
 
 
 def write_json(values: Mapping[str, Any], path: str | os.PathLike[str]) -> None:

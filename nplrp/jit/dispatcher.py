@@ -13,8 +13,17 @@ import numpy as np
 from nplrp.jit import arguments, cache, queue, team
 from nplrp.jit.code import Code
 
+
+def _switch(text: str) -> int:
+    """Read a switch as Numba does: what is no whole number is off."""
+    try:
+        return int(text)
+    except ValueError:
+        return 0
+
+
 #: Whether kernels run as plain Python.
-DISABLED = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
+DISABLED = _switch(os.environ.get("NUMBA_DISABLE_JIT", "0")) != 0
 
 
 class Kernel:

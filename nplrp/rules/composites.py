@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nplrp.errors import RuleError, brief, nearest
-from nplrp.files.plain import read_plain
+from nplrp.errors import RuleError, brief, brief_reason, nearest
+from nplrp.files.plain import read_text
 from nplrp.rules import SWITCHES, Rule, parse_call
 from nplrp.rules.dialects import OWN
 
@@ -200,7 +200,14 @@ class Composite:
         """
         known = {"name", "start", "dialect", "base", "rows", "slopes"}
         _refuse_unknown(table, known, "a composite")
-        base = composite_named(str(table["base"])) if "base" in table else None
+        if str(table.get("base", "")).endswith(".toml"):  # no file leads to others, or to itself
+            raise RuleError(f"base is {brief(table['base'])}, expected a preset; copy the other file's rows")
+        for key in known - {"rows"}:
+            if not isinstance(table.get(key, ""), str | (type(None) if key == "start" else str)):
+                raise RuleError(f"{key} is {brief(table[key])}, expected a text")
+        if not isinstance(table.get("rows", ()), list | tuple):
+            raise RuleError(f"rows is {brief(table['rows'])}, expected a list of tables")
+        base = composite_named(table["base"]) if "base" in table else None
         rows = tuple(_row(row, i) for i, row in enumerate(table.get("rows", ()), 1))
         if not rows and base is None:
             raise RuleError("a composite needs rows; give rows = [{kind = 'conv', rule = 'zplus'}, ...]")
@@ -227,9 +234,9 @@ class Composite:
 
         path = Path(path)
         try:
-            table = tomllib.loads(read_plain(path, _MOST).decode("utf-8"))
+            table = tomllib.loads(read_text(path, _MOST))
         except (OSError, ValueError, RecursionError) as error:
-            raise RuleError(f"{path}: can't be read as TOML: {' '.join(str(error).split())[:200]}") from None
+            raise RuleError(f"{path}: can't be read as TOML: {brief_reason(error)}") from None
         try:
             return cls.from_dict({"name": path.stem, **table})
         except RuleError as error:
@@ -240,14 +247,19 @@ def _row(row: Any, number: int) -> tuple[Select, Rule | None]:
     """Read one row of `Composite.from_dict`."""
     try:
         if not isinstance(row, Mapping) or "rule" not in row:
-            raise RuleError(f"expected a table with a rule, found {row!r}")
+            raise RuleError(f"expected a table with a rule, found {brief(row)}")
         _refuse_unknown(row, {"rule", "kind", "name", "first", "last", "range", "reads_input"}, "a row")
+        for key in ("first", "last", "reads_input"):
+            if not isinstance(row.get(key, False), bool):
+                raise RuleError(f"{key} is {brief(row[key])}, expected true or false")
         spans = [key for key in ("first", "last", "range") if row.get(key)]
         if len(spans) > 1:
             raise RuleError(f"{' and '.join(spans)} exclude each other")
         span = {"first": FIRST, "last": (-1, None), "range": row.get("range")}[spans[0]] if spans else (None, None)
         if not isinstance(span, (tuple, list)):
-            raise RuleError(f"range is [start, stop], not {span!r}")
+            raise RuleError(f"range is [start, stop], not {brief(span)}")
+        if not isinstance(row["rule"], str | Rule):
+            raise RuleError(f"rule is {brief(row['rule'])}, expected a text such as 'gamma(gamma=0.5)'")
         rule = None if row["rule"] == "dialect" else Rule.parse(str(row["rule"]))
         kinds = _texts(row, "kind")
         select = Select(kinds or (rule.fits if rule is not None else POOLS), _texts(row, "name"), tuple(span), bool(row.get("reads_input")))
@@ -258,13 +270,17 @@ def _row(row: Any, number: int) -> tuple[Select, Rule | None]:
 
 def _texts(row: Mapping[str, Any], key: str) -> tuple[str, ...]:
     value = row.get(key, ())
-    return (value,) if isinstance(value, str) else tuple(map(str, value))
+    if isinstance(value, str):
+        return (value,)
+    if not isinstance(value, list | tuple) or not all(isinstance(each, str) for each in value):
+        raise RuleError(f"{key} is {brief(value)}, expected a text or a list of texts")
+    return tuple(value)
 
 
 def _refuse_unknown(table: Mapping[str, Any], known: set[str], what: str) -> None:
-    unknown = sorted(set(table) - known)
+    unknown = sorted(map(str, set(table) - known))
     if unknown:
-        raise RuleError(f"{what} has no {unknown[0]!r}; {nearest(unknown[0], sorted(known))}")
+        raise RuleError(f"{what} has no {brief(unknown[0])}; {nearest(unknown[0], sorted(known))}")
 
 
 def _everywhere(

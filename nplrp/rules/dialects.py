@@ -295,7 +295,7 @@ def dialect_named(dialect: str | Dialect) -> Dialect:
     """
     if isinstance(dialect, Dialect):
         return dialect
-    found = [each for name, each in DIALECTS.items() if dialect in (name, name.rpartition("-")[0])]
+    found = [each for name, each in DIALECTS.items() if dialect and dialect in (name, name.rpartition("-")[0])]
     if not found:
         raise RuleError(f"there is no dialect {brief(dialect)}; {nearest(dialect, DIALECTS, 'nplrp dialects lists them')}")
     return found[0]

@@ -512,9 +512,12 @@ def parse_call(text: str, what: str) -> tuple[str, dict[str, Any]]:
         call = ast.parse(f"f({found[2] or ''})", mode="eval").body
         if not isinstance(call, ast.Call) or call.args or any(keyword.arg is None for keyword in call.keywords):
             raise ValueError
-        return found[1], {str(keyword.arg): _value(keyword.value) for keyword in call.keywords}
-    except (SyntaxError, ValueError):
-        raise RuleError(f"{text!r} is not {what}; expected name or name(parameter=value, ...)") from None
+        parameters = {str(keyword.arg): _value(keyword.value) for keyword in call.keywords}
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise RuleError(f"{brief(text, 200)} is not {what}; expected name or name(parameter=value, ...)") from None
+    if len(parameters) < len(call.keywords):
+        raise RuleError(f"{brief(text, 200)} has a parameter twice; give it once")
+    return found[1], parameters
 
 
 def _value(node: ast.expr) -> Any:

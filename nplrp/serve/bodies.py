@@ -8,7 +8,6 @@ import functools
 import io
 import itertools
 import math
-import re
 import sys
 import time
 from collections.abc import AsyncGenerator, Mapping
@@ -19,6 +18,7 @@ import numpy as np
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from nplrp import containers
 from nplrp.errors import ImageError, NplrpError
 from nplrp.images import Room, load_pixels, normalize
 from nplrp.model import Model
@@ -32,12 +32,6 @@ JSON, MULTIPART = "application/json", "multipart/form-data"
 IMAGES = ("image/jpeg", "image/png")
 #: Pillow's decoders; nothing else is tried.
 FORMATS = ("JPEG", "PNG")
-#: The next marker of a JPEG that begins a segment with a length, or ends the image; none occurs within compressed numbers. Reserved ones
-#: aren't among them: libjpeg passes over those within numbers, so that a length behind one could hide what follows.
-_MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")
-_END, _SCAN = b"\xd9", b"\xda"
-#: Segments of a suspicious JPEG that are looked at; files have some dozens.
-_SEGMENTS = 5000
 
 
 @dataclass(frozen=True)
@@ -96,9 +90,11 @@ def body_kind(headers: Headers) -> str:
     Problem
         unsupported_type.
     """
-    encoding = headers.get("content-encoding", "identity").strip().lower()
+    encoding = ", ".join(headers.getlist("content-encoding")).strip().lower() or "identity"
     if encoding != "identity":
         raise Problem("unsupported_type", f"Content-Encoding {encoding[:40]!a} isn't understood; send the body as it is")
+    if len(headers.getlist("content-type")) > 1:
+        raise Problem("unsupported_type", "there are several Content-Type headers; send one")
     given = headers.get("content-type", "").partition(";")[0].strip().lower()
     kinds = (JSON, MULTIPART, *IMAGES)
     if given not in kinds:
@@ -211,32 +207,13 @@ class _File(io.BytesIO):
 
 def _decoded(data: bytes, model: Model, wanted: Wanted, settings: Settings, where: str, room: Room) -> np.ndarray:
     """Return an image file at the model's size [H, W, C], 0 to 255."""
-    if data.startswith(b"\xff\xd8") and has_many_scans(data, settings.max_scans):
+    if data.startswith(b"\xff\xd8") and containers.has_many_scans(data, settings.max_scans):
         raise Problem("bad_image", f"{where}: has more than {settings.max_scans} scans (--max-scans): save it as a baseline JPEG")
     limits: dict[str, Any] = {"max_pixels": settings.max_pixels, "max_side": settings.max_side, "formats": FORMATS}
     try:
         return load_pixels(_File(data, where), model, resample=wanted.resample, crop=wanted.crop, **limits, room=room)[0]
     except NplrpError as error:
         raise problem_of(error) from None
-
-
-def has_many_scans(data: bytes, most: int) -> bool:
-    """Tell whether a JPEG has more than `most` scans, or thousands of segments among which they may be.
-
-    Each scan is a pass over the whole image, and ten bytes are enough for one.
-    """
-    if data.count(b"\xff" + _SCAN) <= most:  # also those in previews and profiles
-        return False
-    count, place = 0, 2
-    for _ in range(_SEGMENTS):
-        found = _MARKER.search(data, place)
-        if found is None or found[1] == _END:
-            return False
-        count += found[1] == _SCAN
-        if count > most:
-            return True
-        place = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
-    return True
 
 
 def _tensor(instance: Any, model: Model, where: str) -> np.ndarray:

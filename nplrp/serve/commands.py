@@ -57,10 +57,15 @@ def run_serve(arguments: argparse.Namespace) -> int:
     source = Source(given(arguments), arguments.demo)
     if source.demo and source.given != Given():
         raise ServeError("--demo serves a model of its own; leave out what is about a file of weights, or give --weights")
-    model = source.load()
-    from nplrp.serve.ports import address, listen
+    from nplrp.serve.ports import address, bound, listen
 
-    sock = listen(settings)
+    sock = bound(settings)
+    try:
+        model = source.load()
+        listen(sock, settings)
+    except BaseException:
+        sock.close()
+        raise
     for handler in logging.getLogger("nplrp").handlers:  # what was assumed is said now, not when the server stops
         getattr(handler, "let_go", lambda: None)()
     print(f"nplrp: {model.name} at {address(sock)}, {settings.workers} x {settings.numba_threads()} threads", file=sys.stderr, flush=True)

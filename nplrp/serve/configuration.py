@@ -11,13 +11,12 @@ import json
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
-from nplrp.errors import brief, nearest
+from nplrp.errors import brief, brief_reason, nearest
 from nplrp.files.given import Given
 from nplrp.files.given import add_flags as add_model_flags
-from nplrp.files.plain import read_plain
+from nplrp.files.plain import read_text
 from nplrp.serve.problems import ServeError
 from nplrp.serve.settings import Settings, add_flags, flag_name
 from nplrp.usage import Parser
@@ -93,11 +92,11 @@ def _variables(environment: Mapping[str, str]) -> Iterator[tuple[str, str, Any]]
 
 def _keys(path: str) -> Iterator[tuple[str, str, Any]]:
     try:
-        table = tomllib.loads(read_plain(Path(path), _MOST).decode("utf-8"))
+        table = tomllib.loads(read_text(path, _MOST))
     except OSError as error:
         raise ServeError(f"{path}: can't be read: {error.strerror or error}; --settings and ${FILE} name a file of settings") from None
     except (ValueError, RecursionError) as error:
-        raise ServeError(f"{path}: can't be read as TOML: {' '.join(str(error).split())[:200]}") from None
+        raise ServeError(f"{path}: can't be read as TOML: {brief_reason(error)}") from None
     for key, value in table.items():
         yield key.replace("-", "_"), f"{path}: {brief(key)[1:-1]}", value
 

@@ -8,8 +8,8 @@ from nplrp.serve.problems import ServeError
 from nplrp.serve.settings import Settings
 
 
-def listen(settings: Settings) -> socket.socket:
-    """Bind the port.
+def bound(settings: Settings) -> socket.socket:
+    """Bind the port, and let nobody in yet.
 
     Raises
     ------
@@ -21,13 +21,27 @@ def listen(settings: Settings) -> socket.socket:
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((settings.host, settings.port))
-        sock.listen(min(settings.max_connections, 2048))
         sock.setblocking(False)
     except (OSError, ValueError, TypeError) as error:  # a name that can't be one, too long, or with a NUL
         sock.close()
         reason = getattr(error, "strerror", None) or error
         raise ServeError(f"{settings.host[:100]}:{settings.port}: can't listen there: {reason}; choose another --host or --port") from None
     return sock
+
+
+def listen(sock: socket.socket, settings: Settings) -> None:
+    """Let clients in.
+
+    Raises
+    ------
+    ServeError
+        If another process has begun to listen there.
+    """
+    try:
+        sock.listen(min(settings.max_connections, 2048))
+    except OSError as error:
+        sock.close()
+        raise ServeError(f"{address(sock)}: can't listen there: {error.strerror}; choose another --host or --port") from None
 
 
 def address(sock: socket.socket) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nplrp.containers import SCANS
 from nplrp.serve.problems import ServeError
 
 _SUFFIXES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -82,7 +83,7 @@ class Settings:
     max_buffered: int = _flag(256 << 20, parse_size, "bytes of all bodies that one process holds at once; more is 429", 1)
     max_pixels: int = _flag(25_000_000, int, "pixels of an image, by its header", 1, _PILLOW)
     max_side: int = _flag(32_768, int, "pixels of an image's width, and of its height", 1)
-    max_scans: int = _flag(100, int, "passes over the image in a progressive JPEG, usually 10; even an empty one takes time", 1)
+    max_scans: int = _flag(100, int, "passes over the image in a progressive JPEG, usually 10; even an empty one takes time", 1, SCANS)
     max_instances: int = _flag(16, int, "images of one request", 1)
     max_maps: int = _flag(32, int, "relevance maps of one request: images times targets", 1)
     max_response: int = _flag(256 << 20, parse_size, "bytes of a response, estimated before anything is computed", 1)

@@ -194,8 +194,16 @@ def test_bad_images_end_nothing(pictures, capsys):
     assert len(names("run")) == 22
 
 
-def test_all_images_are_bad(pictures, capsys):
+def test_a_run_of_nothing_that_is_a_picture_is_not_begun(pictures, capsys):
     Path("bad.png").write_text("x")
+    for names, told in ((["bad.png"], "nplrp: bad.png: not a picture"), (["bad.png", "gone.png"], "none of the 2 images can be read")):
+        assert batch(*names, "--out", "run") == 2
+        assert told in capsys.readouterr().err
+    assert not Path("run").exists()
+
+
+def test_all_images_are_bad(pictures, capsys):
+    Path("bad.png").write_bytes(next(pictures.rglob("*.png")).read_bytes()[:60])  # its header is whole
     assert batch("bad.png", "--out", "run") == 1
     assert "1 images couldn't be explained" in capsys.readouterr().err
     assert list(Results.open("run").maps()) == []

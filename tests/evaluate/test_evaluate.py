@@ -323,7 +323,7 @@ def test_list(capsys):
         (["0.png", "--input", "x.npy"], "and not both"),
         (["0.png", "-m", "nothing"], "there is no metric 'nothing'"),
         (["0.png", "-c", "nothing"], "there is no composite 'nothing'"),
-        (["0.png", "--plot", "no/such/folder.png"], "expected a name that ends in .png"),
+        (["0.png", "--plot", "no/such/folder.png"], "there is no folder no/such"),
         (["0.png", "--plot", "a.jpg"], "expected a name that ends in .png"),
         (["--input", "0.png"], "can't be read as a NumPy array"),
         (["--input", "missing.npy"], "can't be read"),

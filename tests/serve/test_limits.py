@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nplrp import containers
 from nplrp.serve import answers, bodies
 from nplrp.serve.app import Pieces
 from nplrp.serve.problems import CODES, Problem, ServeError, problem_of
@@ -312,9 +313,9 @@ def test_scans_of_a_jpeg(model):
 def test_scans_that_are_none_of_the_images(content):
     """What looks like scans, but isn't the image's own, is no reason to refuse it; Pillow agrees that it is a good image."""
     assert np.asarray(Image.open(io.BytesIO(content))).shape == (48, 64, 3)
-    assert not bodies.has_many_scans(content, 10)
+    assert not containers.has_many_scans(content, 10)
     count = 0
-    while bodies.has_many_scans(content, count):
+    while containers.has_many_scans(content, count):
         count += 1
     assert count == (10 if Image.open(io.BytesIO(content)).info.get("progressive") else 1)
 
@@ -333,7 +334,7 @@ def test_scans_that_are_none_of_the_images(content):
     ],
 )
 def test_scans_cant_be_hidden(between):
-    assert bodies.has_many_scans(with_scans(jpeg(), 200, between), 100)
+    assert containers.has_many_scans(with_scans(jpeg(), 200, between), 100)
 
 
 def test_unknown_paths_models_and_methods(server):
