@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -14,11 +13,11 @@ from nplrp.golden.bounds import Bounds, activation_scales, carried_error, forwar
 from nplrp.golden.diagnosis import plan_of, trace_of
 from nplrp.golden.errors import GoldenError
 from nplrp.golden.judging import CHAINED, FLOOR
-from nplrp.golden.recording import AT_ONCE, start_errors, tensor_of
+from nplrp.golden.recording import side_by_side, start_errors, tensor_of
 from nplrp.golden.values import UNIT, Golden, Scales, Tensor
 from nplrp.golden.whole_run import Progress, with_activations
 from nplrp.layers import INPUT, Step
-from nplrp.lrp import four_lines, run_step, step_back
+from nplrp.lrp import check_finite, four_lines, step_back
 from nplrp.model import Model
 from nplrp.plan import Plan, make_steps
 from nplrp.scores import scoring_of
@@ -99,8 +98,7 @@ def derived_again(
         bounds, sums[i] = relevance_errors(plan, i, trace, R, whole, a_error, convolutions, unknown, done)
         shares[i] = edges.cut_bounds(step, values, bounds)
 
-    with ThreadPoolExecutor(AT_ONCE) as pool:  # kernels run one by one, what NumPy does beside them
-        list(pool.map(again, range(len(plan.steps))))
+    side_by_side(again, range(len(plan.steps)))
     for j, readers in above.items():
         name = names[j + 1]
         if name in relevances and readers and all(i in shares for i in readers):
@@ -139,8 +137,10 @@ def _forward_again(
     for step in make_steps(model, plan.dtype, plan.algorithm, merge=False):
         progress(f"activation of {step.name} again")
         a = np.ascontiguousarray(layers.gather(step, before))
-        y = run_step(step, a)
-        bounds, _, error = forward_bounds(step, a, y, layers.gather(step, errors), convolutions)
+        done = layers.apply(step, a)
+        check_finite(done[0], f"layer {step.name!r}")
+        y = layers.activate(step, done[0], in_place=False)
+        bounds, _, error = forward_bounds(step, a, y, layers.gather(step, errors), convolutions, done)
         errors.append(error)
         open_ = [gaps.get(name) for name in golden.inputs[step.name]]
         if any(open_):

@@ -236,7 +236,7 @@ class Target:
     def as_good(self, values: np.ndarray, than: np.ndarray) -> bool:
         """Tell whether values, with a number that is shorter, leave no more than others do, or no more than rounding."""
         fit, _, left = self.fits(values)
-        return fit and left <= SHORTER * self.fits(than)[2] + UNIT * self.scale
+        return fit and left <= SHORTER * self.fits(than)[2] + FLOOR * UNIT * self.scale
 
     def _explains(self, before: np.ndarray, after: np.ndarray) -> bool:
         """Tell whether next to nothing is left of the difference wherever there is one, if more than the right rule's bound."""
