@@ -24,7 +24,7 @@ from nplrp.golden.diagnosis.rules import lines
 from nplrp.golden.faults import Place
 from nplrp.layers import Step, operation
 from nplrp.lrp import four_lines
-from nplrp.rules import AS_IS, NOTHING, Clamp, Part
+from nplrp.rules import AS_IS, NOTHING, Change, Clamp, Part
 
 #: How many units, and how many weights, are looked at closely; and how many unknowns are solved for at once.
 UNITS, WEIGHTS, UNKNOWNS = 4, 6, 200
@@ -108,7 +108,7 @@ def backward(piece: Piece, target: np.ndarray, reference: np.ndarray) -> Iterato
             known_as = np.where(np.isfinite(error), error, 0.0)
             off = np.where(usable, np.abs(np.divide(R, new * new, out=np.zeros_like(new), where=new != 0)) * known_as, 1.0)
             trust = 1 / (off + 1e-3 * off[usable].max() + 1e-300)
-            yield from _causes(piece, target, half, k, dz, usable, trust)
+            yield from _causes(piece, target, halves, half, k, dz, usable, trust)
 
 
 def _units(bare: Step, weight: np.ndarray, halves: Sequence[_Half], q: np.ndarray, known: np.ndarray) -> list[int]:
@@ -201,7 +201,7 @@ def _median(values: np.ndarray, weights: np.ndarray) -> float:
 
 
 def _causes(
-    piece: Piece, target: np.ndarray, half: _Half, k: int, dz: np.ndarray, usable: np.ndarray, trust: np.ndarray
+    piece: Piece, target: np.ndarray, halves: Sequence[_Half], half: _Half, k: int, dz: np.ndarray, usable: np.ndarray, trust: np.ndarray
 ) -> Iterator[Hypothesis]:
     """Return the bias, and the weights, that would change a half's z of unit k by dz, which is known as well as trust says."""
     at, step, kept = piece.at, piece.at.step, piece.kept
@@ -216,7 +216,8 @@ def _causes(
         old = float(bias[k])
         value = _unchanged(float(layers.changed_bias(step, of_bias)[k]) + constant, of_bias, abs(constant))
         if value is not None:
-            yield _bias(k, _polished(piece, target, value, old, partial(_with_bias, k=k)))
+            beyond = _beyond([half.part.bias for half in halves])
+            yield _bias(k, _polished(piece, target, value, old, partial(_with_bias, k=k)), beyond)
     weight = at.matrix
     assert weight is not None
     found = []
@@ -230,15 +231,16 @@ def _causes(
                 left = float((sure * np.abs(dz[usable] - delta * v)).sum())
                 if left <= ROUGHLY * size:
                     found.append((left, (*index, k), delta, term.weight))
+    beyond = _beyond([term.weight for each in halves for term in each.part.terms])
     for _, index, delta, change in sorted(found)[:WEIGHTS]:
         old = float(weight[index])
         value = _unchanged(float(layers.change_weight(np.array([old]), change)[0]) + delta, change, abs(delta))
         if value is None:
             continue
         if kept is None:
-            yield _weight(index, _polished(piece, target, value, old, partial(_with_weight, index=index)), old)
+            yield _weight(index, _polished(piece, target, value, old, partial(_with_weight, index=index)), old, beyond)
         elif index[0] < len(kept):
-            yield dataclasses.replace(_weight((int(kept[index[0]]), k), value, old), whole=True)
+            yield dataclasses.replace(_weight((int(kept[index[0]]), k), value, old, beyond), whole=True)
 
 
 def _unchanged(value: float, change: Clamp, by: float) -> float | None:
@@ -247,6 +249,14 @@ def _unchanged(value: float, change: Clamp, by: float) -> float | None:
         return 0.0
     factor = change.positive if value >= 0 else change.negative
     return value / factor if factor else None
+
+
+def _beyond(changes: Sequence[Change]) -> str:
+    """Return what a number that is 0 under some changes of weights may also be: they cut off one sign, and nothing tells how much of it."""
+    clamps = [each for each in changes if isinstance(each, Clamp) and each != NOTHING]
+    if not any(each.negative for each in clamps):
+        return " or less"
+    return "" if any(each.positive for each in clamps) else " or more"
 
 
 def _polished(piece: Piece, target: np.ndarray, value: float, old: float, changed_to: Callable[..., np.ndarray]) -> float:
@@ -284,15 +294,15 @@ def _inputs(a: np.ndarray, step: Step, weight: np.ndarray) -> Iterator[tuple[tup
                 yield (i, j, c), view[..., c]
 
 
-def _bias(k: int, value: float) -> Hypothesis:
+def _bias(k: int, value: float, beyond: str) -> Hypothesis:
     value = _short(value)
     value = 0.0 if abs(value) < 1e-6 else value
-    return Hypothesis(f"bias[{k}] is {plain(value)}", partial(_with_bias, k=k, value=value), {"value": value})
+    return Hypothesis(f"bias[{k}] is {plain(value)}{'' if value else beyond}", partial(_with_bias, k=k, value=value), {"value": value})
 
 
-def _weight(index: tuple[int, ...], value: float, old: float) -> Hypothesis:
+def _weight(index: tuple[int, ...], value: float, old: float, beyond: str) -> Hypothesis:
     value = 0.0 if abs(value) <= 1e-4 * abs(old) else _short(value)
-    name = f"weight[{', '.join(map(str, index))}] is {plain(value)} for {plain(old)}"
+    name = f"weight[{', '.join(map(str, index))}] is {plain(value)}{'' if value else beyond} for {plain(old)}"
     return Hypothesis(name, partial(_with_weight, index=index, value=value), {"value": value})
 
 
