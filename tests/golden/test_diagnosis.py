@@ -176,6 +176,18 @@ def test_joins_and_merged_norms(mistake, name, residual):
     assert f'matches "{name}"' in report.diagnosis[0], str(report)
 
 
+def test_what_a_clamp_cuts_off_is_told_as_open(goldens, model):
+    """Under z+ a negative weight or bias is as good as 0: which it is, nothing tells."""
+    recorded = goldens["epsilon_plus"]
+    for mistake, name in (
+        (("block2_conv1", "bias of one unit", ((0,), -0.45)), "bias[0] is 0 or less"),
+        (("block2_conv1", "one weight", ((2, 1, 3, 0), -0.7)), "weight[2, 1, 3, 0] is 0 or less"),
+    ):
+        wrong = strangers.run(model, recorded, mistake)
+        if not strangers.same(wrong, strangers.run(model, recorded)):
+            assert f'matches "{name}' in golden.check(recorded, wrong, mode="local", model=model).diagnosis[0]
+
+
 def test_a_join_of_which_one_input_was_told(residual):
     """Then what can't be told apart is named together, and nothing is left out for it."""
     model, recorded = residual
