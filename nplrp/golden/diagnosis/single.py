@@ -28,6 +28,8 @@ from nplrp.rules import AS_IS, NOTHING, Change, Clamp, Part
 
 #: How many units, and how many weights, are looked at closely; and how many unknowns are solved for at once.
 UNITS, WEIGHTS, UNKNOWNS = 4, 6, 200
+#: Of so many units one is looked at that leaves nothing.
+MORE_UNITS = 16
 #: Weights of a layer whose units are all tried.
 LOOKED_AT = 1 << 16
 #: What of dz a weight or a bias must leave at most to be run: forward, where dz is known, and backward.
@@ -94,11 +96,11 @@ def backward(piece: Piece, target: np.ndarray, reference: np.ndarray) -> Iterato
         there = [SIGNS[term.input](at.a) for term in part.terms]
         d = layers.denominator(z, at.rule)
         halves.append(_Half(part, z, of_lines.s, d, of_units.reshape(z.shape) * part.weight, there))
-    for k in _units(bare, weight, halves, q, known):
-        solved = _of_unit(bare, weight, halves, q, known, k)
-        if solved is None:
+    for number, k in enumerate(_units(bare, weight, halves, q, known)):
+        solved, left = _of_unit(bare, weight, halves, q, known, k)
+        if number >= UNITS and left > NOTHING_LEFT:
             continue
-        for half, (ds, error) in zip(halves, solved, strict=True):
+        for half, (ds, error) in zip(halves, solved, strict=False):
             s, R = half.s[..., k], half.R[..., k]
             new = s + ds
             usable = (np.abs(ds) > 1e-6 * np.abs(s)) & (new != 0) & (R != 0) & (error <= 30 * np.min(error))
@@ -127,13 +129,13 @@ def _units(bare: Step, weight: np.ndarray, halves: Sequence[_Half], q: np.ndarra
         )
         fits = np.divide(matched**2, seen, out=np.zeros_like(matched), where=(seen > 0) & (half.s != 0))
         scores += fits.sum(axes)
-    return [int(k) for k in np.argsort(-scores, kind="stable")[:UNITS]]
+    return [int(k) for k in np.argsort(-scores, kind="stable")[:MORE_UNITS]]
 
 
 def _of_unit(
     bare: Step, weight: np.ndarray, halves: Sequence[_Half], q: np.ndarray, known: np.ndarray, k: int
-) -> list[tuple[np.ndarray, np.ndarray]] | None:
-    """Return ds of unit k at every place, and its relative error, half by half.
+) -> tuple[list[tuple[np.ndarray, np.ndarray]], float]:
+    """Return ds of unit k at every place, and its relative error, half by half ([] if it can't be solved for); and what is left of q.
 
     By least squares over all inputs but the channel that fits worst; elsewhere than where it has relevance ds is 0, whatever its z.
     """
@@ -143,12 +145,12 @@ def _of_unit(
         for n in range(len(q)):
             use = known[n] & (w != 0)
             if not use.any():
-                return None
+                return [], np.inf
             found[n] = _median(q[n][use] / w[use], np.abs(w[use]))
-        return [(found, np.ones(shape))]
+        return [(found, np.ones(shape))], np.inf
     places = [np.flatnonzero(half.s[..., k]) for half in halves]
     if not 0 < sum(map(len, places)) <= UNKNOWNS:
-        return None
+        return [], np.inf
     single = dataclasses.replace(
         bare, weight=np.ascontiguousarray(weight[..., k : k + 1]), bias=np.zeros(1), output_shape=(*bare.output_shape[:-1], 1), prepared={}
     )
@@ -173,7 +175,7 @@ def _of_unit(
         of_places, its_error = np.zeros(shape), np.full(shape, np.inf)
         of_places.reshape(-1)[those], its_error.reshape(-1)[those] = ds[of_half == h], error[of_half == h]
         found_all.append((of_places, its_error))
-    return found_all
+    return found_all, left
 
 
 def _least_squares(m: np.ndarray, q: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
