@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from nplrp import layers
 from nplrp.golden import edges
-from nplrp.golden.bounds import Bounds, activation_scales, carried_error, forward_bounds, relevance_errors
+from nplrp.golden.bounds import Bounds, Forward, activation_scales, carried_error, forward_bounds, gains, relevance_errors
 from nplrp.golden.diagnosis import plan_of, trace_of
 from nplrp.golden.errors import GoldenError
+from nplrp.golden.forward_faults import normalised
 from nplrp.golden.judging import CHAINED, FLOOR
-from nplrp.golden.recording import AT_ONCE, start_errors, tensor_of
+from nplrp.golden.recording import side_by_side, start_errors, tensor_of
 from nplrp.golden.values import UNIT, Golden, Scales, Tensor
 from nplrp.golden.whole_run import Progress, with_activations
-from nplrp.layers import INPUT, Step
-from nplrp.lrp import four_lines, run_step, step_back
+from nplrp.layers import INPUT, Layer, Step
+from nplrp.lrp import check_finite, four_lines, step_back
 from nplrp.model import Model
 from nplrp.plan import Plan, make_steps
 from nplrp.scores import scoring_of
@@ -99,8 +99,7 @@ def derived_again(
         bounds, sums[i] = relevance_errors(plan, i, trace, R, whole, a_error, convolutions, unknown, done)
         shares[i] = edges.cut_bounds(step, values, bounds)
 
-    with ThreadPoolExecutor(AT_ONCE) as pool:  # kernels run one by one, what NumPy does beside them
-        list(pool.map(again, range(len(plan.steps))))
+    side_by_side(again, range(len(plan.steps)))
     for j, readers in above.items():
         name = names[j + 1]
         if name in relevances and readers and all(i in shares for i in readers):
@@ -136,11 +135,13 @@ def _forward_again(
             golden.input, Bounds(2 * UNIT * np.abs(golden.input), 2 * UNIT * np.abs(golden.input), exact)
         )
     errors = [UNIT * np.abs(before[0])]
-    for step in make_steps(model, plan.dtype, plan.algorithm, merge=False):
+    for step, layer in zip(make_steps(model, plan.dtype, plan.algorithm, merge=False), model.layers, strict=True):
         progress(f"activation of {step.name} again")
         a = np.ascontiguousarray(layers.gather(step, before))
-        y = run_step(step, a)
-        bounds, _, error = forward_bounds(step, a, y, layers.gather(step, errors), convolutions)
+        done = layers.apply(step, a)
+        check_finite(done[0], f"layer {step.name!r}")
+        y = layers.activate(step, done[0], in_place=False)
+        bounds, error = _any_way(layer, forward_bounds(step, a, y, layers.gather(step, errors), convolutions, done))
         errors.append(error)
         open_ = [gaps.get(name) for name in golden.inputs[step.name]]
         if any(open_):
@@ -160,6 +161,21 @@ def _forward_again(
     return before
 
 
+def _any_way(layer: Layer, known: Forward) -> tuple[Bounds, np.ndarray]:
+    """Return the bounds of an activation, and what of it decides further up, however a backend computes a batch norm.
+
+    They are those of g x + h with h = beta - mean g. Who computes (x - mean) g + beta adds up numbers that may be far larger than h.
+    """
+    if "variance" not in layer.arrays:
+        return known.bounds, known.carried
+    h, sum_of_both = (normalised(layer, np.full(layer.arrays["variance"].shape, x), layer.epsilon) for x in (0.0, 1.0))
+    g = sum_of_both - h
+    beta = np.abs(layer.arrays.get("beta", np.zeros(h.shape)).astype(np.float64))
+    more = np.maximum(np.abs(layer.arrays["mean"].astype(np.float64) * g) + beta - np.abs(h), 0.0)
+    expected, certified = (each + gain * UNIT * more for each, gain in zip(known.bounds[:2], gains(2), strict=True))
+    return Bounds(expected, certified, known.bounds.undecided), known.carried + expected - known.bounds.expected
+
+
 def _gathered(step: Step, parts: list[np.ndarray]) -> np.ndarray:
     """Return what a step works on, made of what each of its inputs gives, in their order."""
     return np.ascontiguousarray(layers.operation(step).gather(step, parts))
@@ -176,9 +192,9 @@ def _forward_bounds(
 ) -> None:
     """Bound golden activations, each given golden inputs."""
     errors = [UNIT * np.abs(kept[0])]
-    for i, step in enumerate(make_steps(model, plan.dtype, plan.algorithm, merge=False)):
+    for i, (step, layer) in enumerate(zip(make_steps(model, plan.dtype, plan.algorithm, merge=False), model.layers, strict=True)):
         a = np.ascontiguousarray(layers.gather(step, kept))
-        bounds, _, error = forward_bounds(step, a, kept[i + 1], layers.gather(step, errors), convolutions)
+        bounds, error = _any_way(layer, forward_bounds(step, a, kept[i + 1], layers.gather(step, errors), convolutions))
         errors.append(error)
         if step.name in activations:
             found["activation", step.name] = tensor_of(kept[i + 1], bounds)

@@ -90,7 +90,9 @@ def chain_noise(step: Step, expected: np.ndarray, values: np.ndarray) -> np.ndar
     return np.asarray(expected / gains(n)[0] + UNIT * (n / 3) ** 0.5 * np.abs(values))
 
 
-def forward_bounds(step: Step, a: np.ndarray, y: np.ndarray, a_error: np.ndarray, convolutions: str = "direct") -> Forward:
+def forward_bounds(
+    step: Step, a: np.ndarray, y: np.ndarray, a_error: np.ndarray, convolutions: str = "direct", done: tuple[np.ndarray, Any] | None = None
+) -> Forward:
     """Bound the error of a step's output y that its own arithmetic makes, and find its ambiguous decisions.
 
     Parameters
@@ -103,6 +105,8 @@ def forward_bounds(step: Step, a: np.ndarray, y: np.ndarray, a_error: np.ndarray
     a_error : ndarray [n, *input_shape]
         Error of the input as far as something decides by it: `Forward.carried` of the steps that it reads.
     convolutions : "direct", "winograd" or "fft"
+    done : (ndarray [n, *output_shape], object), or None
+        What `layers.apply` gave for this step, if that is known.
     """
     op, undecided = operation(step), np.zeros(y.shape)
     if op.choice:
@@ -119,7 +123,9 @@ def forward_bounds(step: Step, a: np.ndarray, y: np.ndarray, a_error: np.ndarray
         z, carried = a, layers.bend_error(op.function(step), a, a_error, UNIT)
         expected = certified = layers.bend_error(op.function(step), a, UNIT * np.abs(a), UNIT) + TINY
     else:
-        z, held = layers.apply(step, a) if layers.decides(step) or step.activation != "linear" else (y, None)
+        if done is None:
+            done = layers.apply(step, a) if layers.decides(step) or step.activation != "linear" else (y, None)
+        z, held = done
         _, expected, certified = _errors_of_sums(step, [a], [AS_IS], AS_IS, convolutions, held, _unsure(step, a, held, "held"))
         expected, certified, joined = expected + TINY, certified + TINY, len(step.input_shapes) > 1
         carried = expected + _magnitudes(step, [a_error], [AS_IS], NOTHING, held) if joined else expected
@@ -259,7 +265,7 @@ def relevance_errors(
         d = np.abs(layers.denominator(z, rule))
         A, *errors = [np.zeros_like(d)] * 3
         if not rule.undivided:
-            A, *errors = _errors_of_sums(step, inputs, changes, part.bias, convolutions, held, unsure)
+            A, *errors = _errors_of_sums(step, inputs, changes, part.bias, convolutions, held, unsure, z)
             if exact_sums:
                 A, errors = np.zeros_like(z), [EXTRA * UNIT * np.abs(z)] * 2
             if unknown is not None:
@@ -476,10 +482,17 @@ def _unsure(step: Step, a: np.ndarray, held: Any, decision: str) -> Any:
 
 
 def _errors_of_sums(
-    step: Step, inputs: Sequence[np.ndarray], changes: Sequence[Change], bias: Change, convolutions: str, held: Any, unsure: Any
+    step: Step,
+    inputs: Sequence[np.ndarray],
+    changes: Sequence[Change],
+    bias: Change,
+    convolutions: str,
+    held: Any,
+    unsure: Any,
+    z: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the sum of what is added up, and the expected and certified error of z, [n, *output_shape]."""
-    A = _magnitudes(step, inputs, changes, bias, held)
+    """Return the sum of what is added up, and the expected and certified error of z, [n, *output_shape], which may be known."""
+    A = z if z is not None and _adds_sizes(step, inputs, changes, bias, held) else _magnitudes(step, inputs, changes, bias, held)
     sure = gains(operation(step).terms(step)[0] * len(inputs))
     errors = [g * UNIT * A for g in sure]
     if unsure is not None:
@@ -519,6 +532,15 @@ def _magnitudes(step: Step, inputs: Sequence[np.ndarray], changes: Sequence[Chan
     return total
 
 
+def _adds_sizes(step: Step, inputs: Sequence[np.ndarray], changes: Sequence[Change], bias: Change, held: Any) -> bool:
+    """Tell whether a step adds up nothing below 0, so that z is A to the bit, as under z+."""
+    if held is not None or len(inputs) != 1 or step.weight is None or operation(step).absolute is not None:
+        return False
+    (change,), (a,), b = changes, inputs, _changed_bias(step, bias)
+    positive = isinstance(change, Clamp) and change == change.absolute
+    return positive and not (b is not None and np.min(b, initial=0.0) < 0) and not np.min(a, initial=0.0) < 0
+
+
 def _transposed(step: Step, s: np.ndarray, change: Change, held: Any) -> np.ndarray:
     """Carry arrays of the step's output back, one behind the other, with the absolute values of its weights."""
     of, weight = _absolute(step, change, NOTHING)
@@ -538,19 +560,15 @@ def _size(held: np.ndarray) -> np.ndarray:
 
 
 def _absolute(step: Step, change: Change, bias: Change) -> tuple[Step, Change]:
-    """Return a step that adds up absolute values, and the change of weights that is left to it: its own stay, as they are large.
-
-    |p max(w, 0) + n min(w, 0)| is |p| max(w, 0) - |n| min(w, 0), to the bit.
-    """
-    if isinstance(change, Clamp) and step.weight is not None and operation(step).absolute is absolute:
-        b = _changed_bias(step, bias)
-        of = dataclasses.replace(step, bias=None if b is None else np.abs(b), activation="linear")  # shares what is packed
-        return of, Clamp(abs(change.positive), -abs(change.negative))
+    """Return a step that adds up absolute values, and the change of weights that is left to it: its own stay, as they are large."""
+    other = operation(step).absolute or absolute
     if step.weight is None:
-        weight = Clamp(*map(abs, change)) if isinstance(change, Clamp) else change
-        return operation(step).absolute(step), weight
-    changed = dataclasses.replace(step, weight=layers.change_weight(step.weight, change), bias=_changed_bias(step, bias), prepared={})
-    return operation(step).absolute(changed), AS_IS
+        return other(step), Clamp(*map(abs, change)) if isinstance(change, Clamp) else change
+    b = _changed_bias(step, bias)
+    if isinstance(change, Clamp) and operation(step).absolute is None:
+        of = dataclasses.replace(step, bias=None if b is None else np.abs(b), activation="linear")  # shares what is packed
+        return of, change.absolute
+    return other(dataclasses.replace(step, weight=layers.change_weight(step.weight, change), bias=b, prepared={})), AS_IS
 
 
 def _absolute_weight(step: Step, change: Change) -> np.ndarray:
@@ -567,6 +585,6 @@ def _largest(step: Step, change: Change) -> float:
     if step.weight is None:
         return 1.0
     if isinstance(change, Clamp):
-        up, down = np.max(step.weight, initial=0.0), np.min(step.weight, initial=0.0)
-        return max(abs(float(change.positive * up)), abs(float(change.negative * down)))
+        ends = np.array([np.max(step.weight, initial=0.0), np.min(step.weight, initial=0.0)])
+        return float(layers.change_weight(ends, change.absolute).max())
     return float(np.max(_absolute_weight(step, change), initial=0.0))

@@ -281,10 +281,14 @@ def dialect_switches(at: Place) -> Iterator[tuple[str, Rule]]:
             yield from attempt(f"epsilon={epsilon:g}", dataclasses.replace(rule, epsilon=epsilon))
     for name, row in sorted(RULES.items(), key=lambda item: item[0] == "zero"):  # the epsilon rule without one comes last
         if not row.boxed:
+            other = Rule(name).resolved()
             if "epsilon" in row.parameters and rule.epsilon is not None:
                 same = Rule(name, epsilon=rule.epsilon, stabiliser=rule.stabiliser).resolved()
                 yield from attempt(f"another rule: {name}", same)
+                other = same
             yield from attempt(f"another rule: {name}", Rule(name).resolved())
+            for bias in row.biases if "bias" in row.parameters and _has_bias(at) else ():
+                yield from attempt(f"another rule: {name}, bias={bias}", dataclasses.replace(other, bias=bias))
 
 
 def other_starts(

@@ -12,7 +12,8 @@ are uneven: each place has its own noise.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -46,44 +47,59 @@ def reordered_runs(
         For each run sum |d| / sum |v| and max |d| / max |v|; sum d / sum |v| and sum d v / sum v^2; and its kind, whether ties last in
         it, and by layer how many ReLUs are open in it and closed in the golden run, or the other way round.
     """
-    found: dict[tuple[str, str], list[list[float]]] = {}
-    shifts: dict[tuple[str, str], list[list[float]]] = {}
-    runs: list[dict[str, Any]] = []
+    sizes = {(name, what): _Sizes(v) for what in ("activation", "relevance") for name, v in _of(golden, what).items()}
     opening = {layer.name for layer in golden.model if activation(layer.activation).opens}
-    for number, (kind, model, orders, algorithm, noise) in enumerate(_variants(golden.model, forward, backward), 1):
-        progress(f"float32 run {number} of {2 + RENUMBERINGS + NOISY + UNEVEN}")
-        plan = make_plan(model, golden.plan.composite, "float32", algorithm, golden.plan.dialect)
-        with np.errstate(under="ignore"):
-            ran = whole_run(plan, golden.x, golden.start, golden.targets, noise=noise, one_pass=False)
-        signs: dict[str, int] = {}
-        for what in ("activation", "relevance"):
-            expected = golden.activations if what == "activation" else golden.relevances
-            for name, values in (ran.activations if what == "activation" else ran.relevances).items():
-                order = orders.get(name)
-                original = values if order is None else values[..., np.argsort(order)]
-                found.setdefault((name, what), []).append(deviation(original, expected[name]))
-                shifts.setdefault((name, what), []).append(shift(original, expected[name]))
-                if what == "activation" and name in opening:
-                    other = int(np.count_nonzero((original > 0) != (expected[name] > 0)))
-                    signs |= {name: other} if other else {}
-        runs.append({"kind": kind, "even": noise is None or noise.even, "signs": signs})
-    arrays = [{key: np.array(rows) for key, rows in each.items()} for each in (found, shifts)]
-    return arrays[0], arrays[1], runs
+
+    def measured(ran: Run, orders: Mapping[str, np.ndarray]) -> tuple[list[list[float]], list[list[float]], dict[str, int]]:
+        """Return a run's deviations and shifts, array by array as in `sizes`, and ReLUs that open or close."""
+        deviations, shifts, signs = [], [], dict[str, int]()
+        for (name, what), size in sizes.items():
+            order, expected, values = orders.get(name), _of(golden, what)[name], _of(ran, what)[name]
+            original = values if order is None else values[..., np.argsort(order)]
+            far, moved = size.compare(original, expected)
+            deviations.append(far)
+            shifts.append(moved)
+            if what == "activation" and name in opening:
+                other = int(np.count_nonzero((original > 0) != (expected > 0)))
+                signs |= {name: other} if other else {}
+        return deviations, shifts, signs
+
+    told, waiting = list[tuple[str, bool]](), list[Future[Any]]()
+    with ThreadPoolExecutor(1) as beside:  # a run is measured while the next one goes on
+        for number, (kind, model, orders, algorithm, noise) in enumerate(_variants(golden.model, forward, backward), 1):
+            progress(f"float32 run {number} of {2 + RENUMBERINGS + NOISY + UNEVEN}")
+            plan = make_plan(model, golden.plan.composite, "float32", algorithm, golden.plan.dialect)
+            with np.errstate(under="ignore"):
+                ran = whole_run(plan, golden.x, golden.start, golden.targets, noise=noise, one_pass=False)
+            if waiting:
+                waiting[-1].result()  # so that no more than two runs are held
+            waiting.append(beside.submit(measured, ran, orders))
+            told.append((kind, noise is None or noise.even))
+    results = [each.result() for each in waiting]
+    runs = [{"kind": kind, "even": even, "signs": signs} for (kind, even), (_, _, signs) in zip(told, results, strict=True)]
+    found, moved = ({key: np.array([each[k][i] for each in results]) for i, key in enumerate(sizes)} for k in (0, 1))
+    return found, moved, runs
 
 
-def deviation(got: np.ndarray, expected: np.ndarray) -> list[float]:
-    """Return sum |d| / sum |v| and max |d| / max |v| (0 / 0 is 0)."""
-    d, size = np.abs(np.asarray(got, np.float64) - expected), np.abs(expected)
-    pairs = ((d.sum(), size.sum()), (d.max(initial=0.0), size.max(initial=0.0)))
-    return [float(a / b) if b else float(a > 0) for a, b in pairs]
+def _of(run: Run, what: str) -> Mapping[str, np.ndarray]:
+    return run.activations if what == "activation" else run.relevances
 
 
-def shift(got: np.ndarray, expected: np.ndarray) -> list[float]:
-    """Return sum d / sum |v| and sum d v / sum v^2 (0 / 0 is 0)."""
-    v = expected.reshape(-1)
-    d = np.asarray(got, np.float64).reshape(-1) - v
-    pairs = ((d.sum(), np.abs(v).sum()), ((d * v).sum(), (v * v).sum()))
-    return [float(a / b) if b else 0.0 for a, b in pairs]
+class _Sizes:
+    """An array's sums that others' differences from it are shares of."""
+
+    def __init__(self, v: np.ndarray) -> None:
+        size, flat = np.abs(v), v.reshape(-1)
+        self.sum, self.largest = size.sum(), size.max(initial=0.0)
+        self.flat_sum, self.squares = size.reshape(-1).sum(), (flat * flat).sum()
+
+    def compare(self, got: np.ndarray, v: np.ndarray) -> tuple[list[float], list[float]]:
+        """Return (sum |d| / sum |v|, max |d| / max |v|), and (sum d / sum |v|, sum d v / sum v^2), for d = got - v (0 / 0 is 0)."""
+        d = np.asarray(got, np.float64) - v  # in the memory order that this gives, sums keep their bits
+        flat, size = d.reshape(-1), np.abs(d)
+        far = [(size.sum(), self.sum), (size.max(initial=0.0), self.largest)]
+        moved = [(flat.sum(), self.flat_sum), ((flat * v.reshape(-1)).sum(), self.squares)]
+        return [float(a / b) if b else float(a > 0) for a, b in far], [float(a / b) if b else 0.0 for a, b in moved]
 
 
 def renumbered(model: Model, seed: int) -> tuple[Model, dict[str, np.ndarray]]:

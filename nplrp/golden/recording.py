@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -241,8 +241,7 @@ def _layers(e: Run, progress: Progress) -> tuple[list[GoldenLayer], list[dict[st
         bounds[i], sums[i] = relevance_errors(plan, i, trace, R[i + 1], back[i] if whole else None)
         shares[i] = edges.cut_bounds(plan.steps[i], back[i], bounds[i])
 
-    with ThreadPoolExecutor(AT_ONCE) as pool:  # kernels run one by one, what NumPy does beside them
-        list(pool.map(bound, range(len(plan.steps) - 1, -1, -1)))
+    side_by_side(bound, range(len(plan.steps) - 1, -1, -1))
     top = start_errors(e.model, plan.steps, trace.activations, trace.logits, e.start, relevances[names[-1]], None)
     of_sums = {names[-1]: top}
     for j, readers in above.items():
@@ -268,6 +267,12 @@ def _layers(e: Run, progress: Progress) -> tuple[list[GoldenLayer], list[dict[st
         in_order = dict(sorted(of_edges.items(), key=lambda item: path_name(item[0])))
         found.append(GoldenLayer(name, kind, rule, activation, relevance, None, ambiguous, int(ambiguous.sum()), in_order))
     return found, runs
+
+
+def side_by_side(work: Callable[[int], None], steps: Iterable[int]) -> None:
+    """Work on steps that stand each for itself, a few at a time: kernels run one by one, what NumPy does beside them."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        list(pool.map(work, steps))
 
 
 def _forward(e: Run, steps: Sequence[Step], progress: Progress) -> tuple[dict[str, Forward], dict[str, Scales | None]]:

@@ -370,8 +370,8 @@ class Operation:
         each input. Arrays that are made are the workspace's, if there is one.
     terms : callable
         step -> (terms in a sum over its inputs, the bias counted; terms in a sum over its outputs): what error bounds grow with.
-    absolute : callable
-        step -> the step that adds up the absolute values of what this one adds up.
+    absolute : callable or None
+        step -> the step that adds up the absolute values of what this one adds up; None: the same step with those of its weights and bias.
     unsure : callable or None
         Of one whose decisions are rounded numbers: (step, a, held, decision, unit) -> how far what is held may be off for a unit roundoff,
         in units of what error bounds grow with; like `held`.
@@ -427,7 +427,7 @@ class Operation:
     gather: Callable[..., np.ndarray] = lambda step, inputs, workspace=None: inputs[0]
     scatter: Callable[..., list[np.ndarray]] = lambda step, R, workspace=None: [R]
     terms: Callable[[Step], tuple[int, int]] = lambda step: (2, 1)
-    absolute: Callable[[Step], Step] = absolute
+    absolute: Callable[[Step], Step] | None = None
     unsure: Callable[[Step, np.ndarray, Any, str, float], Any] | None = None
     function: Callable[[Step], str] | None = None
     choice: Choice | None = None

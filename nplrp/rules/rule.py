@@ -36,6 +36,11 @@ class Clamp(NamedTuple):
     positive: float
     negative: float
 
+    @property
+    def absolute(self) -> Clamp:
+        """The change that gives the absolute values of what this one gives, to the bit: |p| max(w, 0) - |n| min(w, 0)."""
+        return Clamp(abs(self.positive), -abs(self.negative))
+
 
 AS_IS = Clamp(1.0, 1.0)
 POSITIVE = Clamp(1.0, 0.0)

@@ -30,7 +30,7 @@ MISTAKES = [
     ("epsilon of deviations", "linear", 0.25, r"epsilon.*0\.25.*std"),
     ("epsilon of rms", "linear", 0.25, r"epsilon.*0\.25.*(rms|mean square)"),
     ("epsilon of mean", "linear", 0.1, r"epsilon.*0\.1.*mean"),
-    ("epsilon clips", "linear", 0.3, r"clip.*0\.3"),
+    ("epsilon clips", "linear", 0.3, r"clip.*(0\.3|beneath)"),
     ("absolute denominator", "linear", None, r"\|z\||absolute"),
     ("not divided", "linear", None, r"gradient x input|not divided"),
     ("all of z below", "conv", None, r"w as it is.*denominator"),
@@ -259,8 +259,9 @@ def cases(network, model, recorded):
             flat = what == "forward CHW"
             number = model.layers[[each.name for each in model].index("flatten")].input_shape if flat else given
             found.append([(layer, what, number), words, rules.get(layer), run(model, recorded, (layer, what, number))])
+    own = [one[1] for one in found]
     for one in found:
-        alike = [other[1] for other in found if other[0][0] == one[0][0] and same(one[3], other[3], 1e-6)]
+        alike = [told for told, other in zip(own, found, strict=True) if other[0][0] == one[0][0] and same(one[3], other[3], 1e-6)]
         one[1] = "|".join(dict.fromkeys([one[1], *alike]))
     return found
 

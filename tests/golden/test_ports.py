@@ -1,5 +1,7 @@
 """Ports by others (`tests.golden.port`): right ones pass in every precision and mode, wrong ones don't."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from nplrp.golden.errors import ProvenanceError
 from nplrp.golden.judging import judge
 from nplrp.testing import assert_lrp_close
 from tests import keras_files, networks
+from tests.golden import mistaken_port
 from tests.golden.port import port_of
 from tests.keras_files import write_by_name
 from tests.networks import images, small_resnet, small_vgg
@@ -88,6 +91,28 @@ def test_right_ports_without_activations_pass(network, recorded):
         for report in (golden.check(values, silent, model=model), golden.check(values, silent, mode="local", model=model)):
             assert report.passed and not diverged(report), str(report)
             assert "activation of predictions" in report.missing
+
+
+def test_a_batch_norm_may_subtract_its_mean_first():
+    """(x - mean) g + beta adds up larger numbers than g x + h does where beta is nearly mean g."""
+    model, made = vgg_with_norms(), []
+    for layer in model.layers:
+        if "variance" in layer.arrays:
+            g = layer.arrays["gamma"] / np.sqrt(layer.arrays["variance"] + np.float32(layer.epsilon))
+            mean = layer.arrays["mean"] + np.float32(40)
+            made.append(dataclasses.replace(layer, arrays={**layer.arrays, "mean": mean, "beta": mean * g}))
+        else:
+            made.append(layer)
+    model, x = dataclasses.replace(model, layers=tuple(made)), images(0, 2, (16, 16, 3))
+    values = golden.record(model, x, "epsilon_plus", start="logit")
+    own = mistaken_port.Port(model, values.facts)
+    activations = own.forward(x)
+    report = golden.check(values, Candidate(own.backward(), activations), mode="local", model=model)
+    assert not [row for row in report.rows if row.what == "activation" and row.verdict == "DIVERGED"], str(report)
+    wrong = mistaken_port.Port(model, values.facts, ("b2_bn", "norm's epsilon", 1.5 * model.layers[4].epsilon + 1e-4))
+    activations = wrong.forward(x)
+    report = golden.check(values, Candidate(wrong.backward(), activations), mode="local", model=model)
+    assert ("activation", "b2_bn") in diverged(report), str(report)
 
 
 def test_a_flipped_tie_is_never_diverged_in_float64_and_explained_by_every_layer_alone(recorded):

@@ -91,9 +91,8 @@ def draw(path, table):
     shown = [dialect for dialect in DIALECTS if any(f"{dialect} float32" in cells for cells in table["peers"].values())]
     rules = list(dict.fromkeys(rule for cells in table["peers"].values() for cell in cells.values() for rule in cell["rules"]))
     rules = [rule for rule in rules if not rule.startswith("epsilon_") or rule in ("epsilon_0.1", "epsilon_no_bias")]
-    figure, axes = pyplot.subplots(
-        1, len(shown), figsize=(2 + 1.7 * len(shown), 0.24 * len(rules) + 1.6), sharey=True, layout="constrained"
-    )
+    size = (2 + 1.7 * len(shown), 0.24 * len(rules) + 1.6)
+    figure, ((*axes,),) = pyplot.subplots(1, len(shown), figsize=size, sharey=True, layout="constrained", squeeze=False)
     colours = matplotlib.colormaps["RdYlBu"].copy()
     colours.set_bad("0.88")
     for ax, dialect in zip(axes, shown, strict=True):

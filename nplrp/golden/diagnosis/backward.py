@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -28,6 +28,7 @@ def search(
     shares: Sequence[np.ndarray],
     j: int,
     others: Mapping[str, np.ndarray],
+    beside: Mapping[int, Target],
 ) -> Finding:
     """Look for what makes a candidate's relevance of one output.
 
@@ -45,6 +46,8 @@ def search(
         The step whose output it is, -1 for the input.
     others : mapping of str to ndarray
         Other arrays of a right run, by what they are called.
+    beside : mapping of int to Target
+        What one step that joins several inputs gives to the others, where the candidate told.
 
     Returns
     -------
@@ -53,7 +56,7 @@ def search(
     if target.apart <= 1:
         return Finding(layer, (), 0, target.apart)
     above = float(places[0].R.sum()) if len(places) == 1 and len(places[0].step.inputs) == 1 else None
-    found = Matches(target)
+    found = Matches(target, beside)
     for hypothesis, values in itertools.chain(_readers(places, shares, j), relations(target, others, above)):
         found.judge(hypothesis, values)
     for k, at in enumerate(places):
@@ -66,21 +69,24 @@ def search(
 class Matches:
     """Hypotheses that fit a target, as they come."""
 
-    def __init__(self, target: Target) -> None:
-        self.target = target
+    def __init__(self, target: Target, beside: Mapping[int, Target] | None = None) -> None:
+        self.target, self.beside = target, beside or {}
         self.matches: list[Match] = []
         self.tried = 0
         self.nearest = ("", float("inf"), 0.0)
 
-    def judge(self, hypothesis: Hypothesis, values: np.ndarray | None, where: str = "") -> bool:
-        """Keep a hypothesis if its numbers fit."""
+    def judge(
+        self, hypothesis: Hypothesis, values: np.ndarray | None, where: str = "", given: Mapping[int, np.ndarray] | None = None
+    ) -> bool:
+        """Keep a hypothesis if its numbers fit; `given` is what it gives to all inputs of a join, the right numbers if it doesn't say."""
         if values is None:
             return False
         self.tried += 1
         fit, residual, size = self.target.fits(values, hypothesis.rounds)
         name = f"{hypothesis.name}{where}"
         if fit:
-            self.matches.append(Match(name, hypothesis.fitted, residual, size, self.target.share(values)))
+            beside = all(other.agrees(other.reference if given is None else given[j]) for j, other in self.beside.items())
+            self.matches.append(Match(name, hypothesis.fitted, residual, size, self.target.share(values), beside))
         elif size < self.nearest[1]:
             self.nearest = (name, size, residual)
         return fit
@@ -134,7 +140,11 @@ def _of_place(found: Matches, at: Place, j: int, rest: Sequence[np.ndarray], whe
         def as_good(values: np.ndarray, than: np.ndarray) -> bool:
             return small.as_good(values[piece.within], than[piece.within])
 
-    run = Runner(piece, small, view if piece.exact else None)
+    def judge(hypothesis: Hypothesis, values: np.ndarray) -> bool:
+        """Judge what a hypothesis gives to all that the step works on."""
+        given = edges.cut(at.step, values.reshape(shape)) if found.beside else None
+        return found.judge(hypothesis, view(values), where, given)
+
     promising: list[tuple[float, int, Hypothesis]] = []
 
     def consider(hypotheses: Iterator[Hypothesis]) -> bool:
@@ -144,14 +154,14 @@ def _of_place(found: Matches, at: Place, j: int, rest: Sequence[np.ndarray], whe
             if not piece.exact and (hypothesis.whole or (hypothesis.each and dense)):
                 promising.append((2.0, len(promising), hypothesis))
                 continue
-            values = run(hypothesis)
+            values = _finite(piece, hypothesis)
             if values is None:
                 continue
             if piece.exact:
-                hit = found.judge(hypothesis, values, where) or hit
+                hit = judge(hypothesis, values) or hit
                 continue
             found.tried += 1
-            fit, residual, size = small.fits(values, hypothesis.rounds)
+            fit, residual, size = small.fits(values[piece.within], hypothesis.rounds)
             if fit or residual <= GENEROUS:
                 promising.append((0.0 if fit else 1.0, len(promising), hypothesis))
                 hit = hit or fit
@@ -182,20 +192,11 @@ def _of_place(found: Matches, at: Place, j: int, rest: Sequence[np.ndarray], whe
     for _, _, hypothesis in (fitting or promising)[:VERIFIED]:
         values = hypothesis.run(at)
         if values is not None:
-            found.judge(hypothesis, view(values), where)
+            judge(hypothesis, values)
 
 
-class Runner:
-    """Runs hypotheses on a piece."""
-
-    def __init__(self, piece: Piece, target: Target, view: Callable[[np.ndarray], np.ndarray] | None) -> None:
-        self.piece, self.target, self.view = piece, target, view
-
-    def __call__(self, hypothesis: Hypothesis) -> np.ndarray | None:
-        """Return the numbers that are compared; None where a hypothesis can't show."""
-        with np.errstate(all="ignore"):
-            values = hypothesis.run(self.piece.at)
-        if values is None:
-            return None
-        compared = self.view(values) if self.view else values[self.piece.within]
-        return compared if np.isfinite(compared).all() else None
+def _finite(piece: Piece, hypothesis: Hypothesis) -> np.ndarray | None:
+    """Return what a hypothesis gives on a piece; None where it can't show, or gives what isn't a number."""
+    with np.errstate(all="ignore"):
+        values = hypothesis.run(piece.at)
+    return values if values is not None and np.isfinite(values[piece.within]).all() else None

@@ -181,12 +181,16 @@ def _of_relevance(
         if not np.isfinite(R).all():
             return f"{row.layer}: the relevance above it, of {name}, is not a number"
         places.append(Place(plan, trace, golden.names.index(name) - 1, R))
-    shares = [edges.cut(at.step, at.run())[j] for at in places[::-1]][::-1]  # the last reader first, as the engine adds
-    reference = edges.total(shares[::-1])
+    right = [at.run() for at in places]
+    shares = [edges.cut(at.step, R)[j] for at, R in zip(places, right, strict=True)]
+    reference = edges.total(shares[::-1])  # the last reader first, as the engine adds
+
+    def cut_bounds(way: str) -> list[dict[int, edges.Share]]:
+        each = [relevance_bounds(plan, at.i, at.trace, at.R, None, way) for at in places]
+        return [edges.cut_bounds(at.step, R, of) for at, R, of in zip(places, right, each, strict=True)]
 
     def bounds(way: str) -> Bounds:
-        each = [relevance_bounds(plan, at.i, at.trace, at.R, None, way) for at in places]
-        return edges.add([edges.cut_bounds(at.step, at.run(), of)[j] for at, of in zip(places, each, strict=True)]).bounds
+        return edges.add([each[j] for each in cut_bounds(way)]).bounds
 
     needed = {golden.names[k + 1] for at in places for k in (*at.step.inputs, at.i)}
     known = exact or (all(name in activations for name in needed - {"input"}) and all(at.step.name in relevances for at in places))
@@ -197,13 +201,31 @@ def _of_relevance(
     target = Target(candidate, reference, expected.reshape(candidate.shape), undecided.reshape(candidate.shape), scale, not known)
     others = _others(golden, row.array, "relevance")
     for at in places:
-        if at.R.size == candidate.size:
+        own = golden[at.step.name].relevance
+        same = [name for name, other in others.items() if own is not None and np.array_equal(other.reshape(-1), own.values.reshape(-1))]
+        for name in same:  # a layer that hands on what came to it
+            del others[name]
+        if at.R.size == candidate.size and len(at.step.inputs) == 1:  # what joins give to each input is looked for by itself
             others[f"the relevance of another layer: {at.step.name}, handed on as it is"] = at.R.reshape(candidate.shape)
-    found = backward.search(row.layer, target, places, shares, j, others)
+    beside = {}
+    if len(places) == 1 and len(places[0].step.inputs) > 1:
+        for other, (values, limits) in cut_bounds("direct")[0].items():
+            theirs = _given(golden, golden.names[other + 1], row.made_by[0], relevances, along)
+            if other != j and theirs is not None and theirs.shape == values.shape:
+                beside[other] = Target(theirs, values, limits.expected, limits.undecided, scale, not known)
+    found = backward.search(row.layer, target, places, shares, j, others, beside)
     fast = any(is_fast(at.step, "winograd") for at in places)
     if found.matches or not fast or not _winograd_explains(bounds, candidate, reference, report, convolutions):
         return found
     return _hint(row.layer)
+
+
+def _given(
+    golden: Golden, name: str, reader: str, relevances: Mapping[str, np.ndarray], along: Mapping[tuple[str, str], np.ndarray]
+) -> np.ndarray | None:
+    """Return what a candidate says that one reader of an output gave to it, if it says so."""
+    theirs = along.get((reader, name), relevances.get(name) if tuple(golden.readers[name]) == (reader,) else None)
+    return None if theirs is None or not np.isfinite(theirs).all() else np.asarray(theirs, np.float64)
 
 
 def _of_start(

@@ -87,11 +87,11 @@ def of_input(layer: str, target: Target) -> Finding:
     """Look for how a picture was prepared otherwise."""
     found = Matches(target)
     right, candidate = target.reference, target.candidate
+    if right.ndim == 4 and np.shape(right)[-1] == 3:
+        found.judge(Hypothesis("channels RGB for BGR"), right[..., ::-1])
     for hypothesis, values in relations(target, {}):
         found.judge(hypothesis, values)
     if right.ndim == 4:
-        if np.shape(right)[-1] == 3:
-            found.judge(Hypothesis("channels RGB for BGR"), right[..., ::-1])
         channels = int(np.shape(right)[-1])
         flat, theirs = right.reshape(-1, channels), candidate.reshape(-1, channels)
         lines = [

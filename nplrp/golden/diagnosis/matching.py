@@ -79,6 +79,8 @@ class Match:
         sum |d| / sum |v|, over the elements that the right rule doesn't explain.
     share : float
         What it leaves of the difference from the right rule's numbers.
+    beside : bool
+        It fits what else the candidate has of the step, too: the relevance of a join's other inputs.
     """
 
     name: str
@@ -86,6 +88,7 @@ class Match:
     residual: float
     size: float
     share: float = 0.0
+    beside: bool = True
 
 
 @dataclass(frozen=True)
@@ -226,10 +229,14 @@ class Target:
         before = float(np.abs(self.candidate - self.reference).sum())
         return float(np.abs(self.candidate - values.reshape(self.candidate.shape)).sum()) / (before or 1.0)
 
+    def agrees(self, values: np.ndarray) -> bool:
+        """Tell whether values are the candidate's, which may be the right ones."""
+        return self.distance(values)[0] <= 1 or (self.apart > 1 and self.fits(values)[0])
+
     def as_good(self, values: np.ndarray, than: np.ndarray) -> bool:
         """Tell whether values, with a number that is shorter, leave no more than others do, or no more than rounding."""
         fit, _, left = self.fits(values)
-        return fit and left <= SHORTER * self.fits(than)[2] + UNIT * self.scale
+        return fit and left <= SHORTER * self.fits(than)[2] + FLOOR * UNIT * self.scale
 
     def _explains(self, before: np.ndarray, after: np.ndarray) -> bool:
         """Tell whether next to nothing is left of the difference wherever there is one, if more than the right rule's bound."""
@@ -247,6 +254,7 @@ def finding(layer: str, target: Target, matches: Sequence[Match], tried: int, ne
             left = nearest[1] / (target.apart_size or 1.0)
             closest = f"; the closest, {nearest[0]!r}, leaves {left:.2g} of the difference"
         return Finding(layer, (), tried, target.apart, closest)
+    matches = [match for match in matches if match.beside] or matches
     told = int(target.out.sum())  # as many fitted numbers as there are differences explain nothing
     least = min((match.size for match in matches if len(match.fitted) < told), default=min(match.size for match in matches))
     floor = FLOOR * UNIT * target.scale
@@ -264,8 +272,12 @@ def finding(layer: str, target: Target, matches: Sequence[Match], tried: int, ne
 
 def _complexity(match: Match) -> tuple[int, int]:
     """Return how many numbers were fitted, and how many digits the longest of them has: who writes 0.1 mean |z| doesn't write 0.51655."""
-    digits = [len(f"{abs(value):.9g}".partition("e")[0].replace(".", "").strip("0")) for value in match.fitted.values()]
+    digits = [min(map(_digits, (value, value - 1) if key == "times" else (value,))) for key, value in match.fitted.items()]
     return len(digits), max(digits, default=0)
+
+
+def _digits(value: float) -> int:
+    return len(f"{abs(value):.9g}".partition("e")[0].replace(".", "").strip("0"))
 
 
 def plain(value: float, digits: int = 6) -> str:

@@ -124,27 +124,28 @@ def _multiples(target: Target, above: float | None) -> Iterator[tuple[Hypothesis
             f"1/{m:d}, a mean over {what}" for m, what in ((pixels, "pixels"), (channels, "channels")) if m > 1 and abs(k * m - 1) < 1e-4
         ]
     text = f"times {plain(k, 8)}" + (f" ({why[0]})" if why else "")
+    free = True  # or the number follows from a norm
     cancelled = (
         float(np.abs(right).sum()) / abs(total) if total else np.inf
     )  # rounding moves a sum by so many times what it moves its terms
     for name, value in (("the sum is what came from above", total / above if above else 0.0), ("the sum is 1", total)):
         if value and abs(k * value - 1) < 1e-6 * cancelled:
-            text = f"scaled so that {name} (times {plain(k, 8)})"
+            text, free = f"scaled so that {name} (times {plain(k, 8)})", name != "the sum is 1"
     largest = float(np.abs(right).max(initial=0.0))
     if abs(k * largest - 1) < 1e-5:
-        text = f"scaled so that the largest is 1 (times {plain(k, 8)})"
-    yield Hypothesis(text, fitted={"times": k}), k * right
+        text, free = f"scaled so that the largest is 1 (times {plain(k, 8)})", False
+    yield Hypothesis(text, fitted={"times": k} if free else {}), k * right
     if n > 1:
         axes = tuple(range(1, right.ndim))
         sums, sizes, tops = right.sum(axes), np.abs(right).sum(axes), np.abs(right).max(axes)
         each = np.array([_factor(c, r) or 0.0 for c, r in zip(candidate, right, strict=True)])
-        name = f"each image times its own number ({', '.join(map(plain, each[:4]))})"
+        name, numbers = f"each image times its own number ({', '.join(map(plain, each[:4]))})", dict(enumerate(map(float, each)))
         if (np.abs(each * sums - 1) * np.abs(sums) <= 1e-6 * sizes).all():
-            name = "scaled so that each image's sum is 1"
+            name, numbers = "scaled so that each image's sum is 1", {}
         elif (np.abs(each * tops - 1) <= 1e-5).all():
-            name = "scaled so that each image's largest is 1"
+            name, numbers = "scaled so that each image's largest is 1", {}
         values = right * each.reshape(-1, *[1] * (right.ndim - 1))
-        yield Hypothesis(name, fitted={f"image {i}": float(k) for i, k in enumerate(each)}), values
+        yield Hypothesis(name, fitted={f"image {i}": factor for i, factor in numbers.items()}), values
 
 
 def _stored(target: Target) -> Iterator[tuple[Hypothesis, np.ndarray]]:

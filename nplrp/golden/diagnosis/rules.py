@@ -14,10 +14,11 @@ from nplrp.golden.diagnosis.fitting import fit
 from nplrp.golden.diagnosis.matching import Hypothesis, nice, plain
 from nplrp.golden.faults import FAULTS, Place, dialect_switches, in_format, too_slow
 from nplrp.golden.forward_faults import FORMATS as COARSE
-from nplrp.golden.forward_faults import coarse
+from nplrp.golden.forward_faults import NORM_EPSILONS, coarse, normalised
 from nplrp.gradients import behind_activation
-from nplrp.layers import operation
-from nplrp.lrp import as_linear
+from nplrp.layers import Layer, operation
+from nplrp.lrp import as_linear, four_lines
+from nplrp.plan import make_steps
 from nplrp.rules import AS_IS, NEGATIVE, NOTHING, POSITIVE, Change, Clamp, Part, Rule, Term
 
 Array = np.ndarray
@@ -25,6 +26,8 @@ Divided = Callable[[Array, Array, float], Array]
 #: Seeded faults that are run last: hundreds of small products, and nobody sums in just that order.
 SLOW = 14
 ABSOLUTE = Clamp(1.0, -1.0)
+#: Units of a layer, over all images, of which the least |z| is worth telling.
+FEW_UNITS = 4096
 #: Mantissas' bits, the leading 1 not counted.
 FORMATS = {"TF32 (float16 has as many bits)": 10, "bfloat16": 7, "float16": 10}
 #: Where a search for an epsilon begins, in units of the median |z|; and numbers that people write: a subtracted epsilon makes poles, and no
@@ -116,18 +119,32 @@ def variants(at: Place) -> Iterator[Hypothesis]:
     for fault in FAULTS:
         if fault.number != SLOW:
             yield Hypothesis(fault.name, fault.run)
+    yield from _of_joins(at)
+    yield from _unstabilised(at)
     for name, rule in dialect_switches(at):
         yield Hypothesis(name, partial(_with_rule, rule=rule))
     if at.matrix is not None:
         yield from _of_weights(at)
+        yield from _of_norms(at)
     if operation(at.step).choice is not None:
         yield from _of_winners()
-    yield from _of_joins(at)
     yield from _of_relevance()
     if at.matrix is not None:
         yield from _rounded()
         slow = next(fault for fault in FAULTS if fault.number == SLOW)
         yield Hypothesis(slow.name, lambda place: None if too_slow(slow, place) else slow.run(place), whole=True, rounds=True)
+
+
+def _unstabilised(at: Place) -> Iterator[Hypothesis]:
+    """Return what z as it is gives in a layer of few units, which is also what a clip gives that no unit is beneath."""
+    if at.matrix is None or len(at.parts) != 1 or at.rule.undivided or not at.rule.epsilon or at.R.size > FEW_UNITS:
+        return
+    ((_, of_units, of_lines),) = four_lines(at.plan, at.trace, at.i, at.R)
+    least = np.abs(of_lines.z[of_units.reshape(of_lines.z.shape) != 0]).min(initial=np.inf)
+    if np.isfinite(least) and least > 0:
+        below = float(f"{0.9995 * least:.3g}")
+        name = f"divided by z, with no epsilon to be seen: none, one far below z, or a clip that no unit is beneath (at {below:g} or less)"
+        yield Hypothesis(name, _lines(divided=lambda R, z, w: w * R / _safe(z)))
 
 
 def _with_rule(at: Place, rule: Rule) -> Array:
@@ -398,6 +415,67 @@ def _with_box(p: Place, low: object, high: object) -> Array:
     return total
 
 
+def _norm_of(at: Place) -> tuple[Layer, Callable[..., tuple[Array, Array]]] | None:
+    """Return the batch norm that is merged into a step, and how: its factor, its shift, the step's own bias or another -> weight, bias."""
+    merged = [i for i, step in enumerate(at.plan.steps) if step.merged and step.options.get("into") == at.i]
+    if len(merged) != 1 or "variance" not in at.plan.model.layers[merged[0]].arrays or at.step.stand_in is not None:
+        return None
+    own, op = make_steps(at.plan.model, at.plan.dtype, at.plan.algorithm, merge=False)[at.i], operation(at.step)
+    scale = op.scale_outputs if merged[0] > at.i else op.scale_inputs
+
+    def merge(g: Array, h: Array, bias: Array | None = None) -> tuple[Array, Array]:
+        assert scale is not None
+        made = scale(own if bias is None else dataclasses.replace(own, bias=bias), g, h)
+        assert made is not None
+        return made
+
+    return at.plan.model.layers[merged[0]], merge
+
+
+def _with_weights(p: Place, both: tuple[Array, Array]) -> Array:
+    return lines(p, weight=lambda _: both[0], bias=lambda _: both[1])
+
+
+def _of_norms(at: Place) -> Iterator[Hypothesis]:
+    """Return what may be wrong where a batch norm is merged into the weights."""
+    norm = _norm_of(at)
+    if norm is None or at.matrix is None:
+        return
+    (layer, merge), whole = norm, at.matrix.ndim == 2  # a piece of a dense layer has other rows
+    arrays = {key: np.asarray(array, np.float64) for key, array in layer.arrays.items()}
+    mean, variance = arrays["mean"], arrays["variance"]
+    one, none = np.ones(mean.shape), np.zeros(mean.shape)
+    gamma, beta = arrays.get("gamma", one), arrays.get("beta", none)
+    g = gamma / np.sqrt(variance + layer.epsilon)
+    h = beta - mean * g
+    tries: list[tuple[str, tuple[Array, ...]]] = [
+        ("batch norm not merged: the layer's own weights and bias", (one, none)),
+        ("batch norm merged without its shift", (g, none)),
+        ("batch norm merged without its factor", (one, h)),
+        ("beta of the batch norm left out", (g, -mean * g)),
+        ("mean of the batch norm left out", (g, beta)),
+        ("gamma of the batch norm left out", (g / np.where(gamma, gamma, 1.0), beta - mean * g / np.where(gamma, gamma, 1.0))),
+        ("the layer's own bias left out, the batch norm's kept", (g, h, np.zeros(at.matrix.shape[-1]))),
+    ]
+    for name, d in (
+        ("variance of the batch norm taken for its deviation", variance + layer.epsilon),
+        ("epsilon of the batch norm outside the root", np.sqrt(variance) + layer.epsilon),
+    ):
+        tries.append((name, (gamma / d, beta - mean * gamma / d)))
+    for name, numbers in tries:
+        yield Hypothesis(name, partial(_with_weights, both=merge(*numbers)), whole=whole)
+    for epsilon in NORM_EPSILONS:
+        if not np.isclose(epsilon, layer.epsilon, rtol=1e-6):
+            run = partial(_with_norm, layer=layer, merge=merge, e=epsilon)
+            yield Hypothesis(f"epsilon {epsilon:g} in the batch norm", run, whole=whole)
+
+
+def _with_norm(p: Place, layer: Layer, merge: Callable[..., tuple[Array, Array]], e: float) -> Array:
+    """Run a step with a batch norm of another epsilon merged into it."""
+    g, h = (normalised(layer, np.full(layer.arrays["mean"].shape, x), e) for x in (1.0, 0.0))
+    return _with_weights(p, merge(g - h, h))
+
+
 def _of_winners() -> Iterator[Hypothesis]:
     """Return what may be wrong where every output is one of the numbers that a step sees."""
 
@@ -627,6 +705,11 @@ def fitted(at: Place, target: Array, within: tuple[Any, ...], as_good: Callable[
     if at.step.bias is not None and np.any(at.step.bias) and any(part.bias != NOTHING for part in at.parts):
         run = lambda p, theta: lines(p, bias=lambda b: theta[0] * b)  # noqa: E731
         yield from search(run, [[0.0], [0.5], [2.0], [-1.0]], lambda t: f"bias x {plain(t[0])} in the denominators", "bias")
+    norm = _norm_of(at)
+    if norm is not None and at.matrix.ndim == 4:
+        layer, merge = norm
+        run = lambda p, theta: _with_norm(p, layer, merge, max(float(theta[0]), 0.0))  # noqa: E731
+        yield from search(run, [[1e-5], [1e-3], [1e-2], [0.1]], lambda t: f"epsilon {plain(t[0])} in the batch norm", "epsilon of the norm")
     signed = not any(isinstance(term.weight, str) or term.input in ("low", "high", "1") for part in at.parts for term in part.terms)
     if signed:
         for split in (True, False):
