@@ -322,7 +322,7 @@ def _read(path: Path) -> SavedExplanation:
     def group(name: str) -> ByLayer:
         return ByLayer({key.removeprefix(f"{name}/"): array for key, array in arrays.items() if key.startswith(f"{name}/")})
 
-    plain = {name: arrays[name] for name in ("x", "relevance", "output", "logits", "images")}
+    plain: dict[str, Any] = {name: arrays[name] for name in ("x", "relevance", "output", "logits", "images")}
     start = arrays["start"] if about["start"] == "given" else about["start"]
     ordered = [INPUT, *about["rules"]]
     groups = {name: group(name) for name in ("masks", "activations", "relevances")}
