@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nplrp import __version__
-from nplrp.errors import OutputError, brief
+from nplrp.errors import ImageError, OutputError, brief
 from nplrp.files.atomic import atomic, check_new_folder
 from nplrp.files.locks import locked
 from nplrp.files.plain import read_plain
+from nplrp.images import RESAMPLE
+from nplrp.layers.config import is_size
 from nplrp.model import Model
-from nplrp.plan import make_plan
+from nplrp.plan import DTYPES, make_plan
+from nplrp.preprocessing import Preprocessing
 from nplrp.scores import scoring_of
 from nplrp.stream import Wanted
 
@@ -168,8 +172,12 @@ def read_job(out: Path) -> Job:
     try:
         content = json.loads(read_plain(path, 1 << 30).decode("utf-8", "surrogateescape"))
         job = Job(content["job"], tuple(content["images"]), tuple(content["ends"]))
+        "".join(job.images).encode("utf-8", "surrogateescape")  # as it will be written
         whole = (
-            job.facts["format"] == FORMAT and (job.ends[-1:] == (len(job.images),)) and all(isinstance(each, str) for each in job.images)
+            _is_whole(job.facts)
+            and (job.ends[-1:] == (len(job.images),))
+            and all(isinstance(each, str) for each in job.images)
+            and all(type(each) is int and each > 0 for each in job.ends)
         )
         if whole and sorted(set(job.ends)) == list(job.ends):
             return job
@@ -180,6 +188,66 @@ def read_job(out: Path) -> Job:
     except (ValueError, LookupError, TypeError, RecursionError):
         pass
     raise OutputError(f"{path}: is damaged, or of another version; begin again in a new folder")
+
+
+def _is_whole(facts: Any) -> bool:
+    """Tell whether a run's facts are what `job_facts` makes, so that whoever reads them needn't look."""
+
+    def shape(value: Any, axes: int | None = None) -> bool:
+        return isinstance(value, list) and len(value) == (axes or len(value)) and all(is_size(each, 1) for each in value)
+
+    def text(value: Any) -> bool:
+        return isinstance(value, str)
+
+    def perhaps_text(value: Any) -> bool:
+        return value is None or text(value)
+
+    def yes_or_no(value: Any) -> bool:
+        return isinstance(value, bool)
+
+    def prepared(value: Any) -> bool:
+        try:
+            return isinstance(value, dict) and Preprocessing(**value).resample in RESAMPLE
+        except (TypeError, ImageError):
+            return False
+
+    def scoring(value: Any) -> bool:
+        return isinstance(value, dict) and text(value["function"]) and shape(value["shape"])
+
+    def classes(value: Any) -> bool:
+        return value is None or all(isinstance(pair, list) and len(pair) == 2 and all(map(text, pair)) for pair in value)
+
+    def composites(value: Any) -> bool:
+        fields = {"name": text, "dialect": text, "start": text, "gradient": yes_or_no, "rules": lambda rules: isinstance(rules, dict)}
+        return (
+            isinstance(value, list)
+            and len(value) > 0
+            and all(isinstance(each, dict) and all(check(each[key]) for key, check in fields.items()) for each in value)
+            and all(text(rule) for each in value for rule in each["rules"].values())
+        )
+
+    checks: dict[str, Callable[[Any], bool]] = {
+        "format": lambda value: value == FORMAT and not isinstance(value, bool),
+        "generator": text,
+        "model": text,
+        "weights_sha256": text,
+        "input_shape": functools.partial(shape, axes=3),
+        "preprocessing": prepared,
+        "resample": lambda value: value is None or value in RESAMPLE,
+        "crop": lambda value: value is None or yes_or_no(value),
+        "scoring": scoring,
+        "classes": classes,
+        "composites": composites,
+        "dialect": perhaps_text,
+        "start": perhaps_text,
+        "target": lambda value: value is None or isinstance(value, str | int | list),
+        "dtype": lambda value: value in DTYPES,
+        "algorithm": text,
+        "kept": lambda value: value in KEPT,
+        "ledger": yes_or_no,
+        "pictures": yes_or_no,
+    }
+    return isinstance(facts, dict) and all(check(facts[key]) for key, check in checks.items())
 
 
 def _extended(job: Job, images: Sequence[str], size: int) -> Job:

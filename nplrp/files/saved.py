@@ -307,7 +307,7 @@ def resume(
 
 def _read(path: Path) -> SavedExplanation:
     if path.suffix == ".npz":
-        arrays = read_npz(path)
+        arrays: dict[str, Any] = read_npz(path)
         about = json.loads(str(arrays.pop("about")))
     else:
         from nplrp.files import hdf5

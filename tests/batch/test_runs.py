@@ -1,5 +1,6 @@
 """Runs over many images: the same bits in one go, in parts and after any interruption; what is bad ends nothing and is told."""
 
+import json
 import os
 import random
 import shutil
@@ -423,3 +424,43 @@ def test_memory_does_not_grow_with_the_number_of_images(pictures, monkeypatch):
     assert batch("*.png", "--out", "run", "--shard-size", 4, "-q") == 0
     assert len(written) == 252
     assert most <= 2 * stream.CHUNK + stream._AHEAD + (running._WRITING + 2) * 4
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        *((key, (None, 7, "x", [], [7], {"a": 1}, True)) for key in ("composites", "input_shape", "preprocessing", "scoring")),
+        ("classes", (7, [7], [["a"]], {"a": 1})),
+        ("composites", ([{}], [{"name": 7, "dialect": "d", "start": "one", "gradient": False, "rules": {}}])),
+        ("input_shape", ([10**7, 3, 3], [32.0, 32, 3], [32, 32], [True, 32, 3])),
+        ("kept", (None, [], "float64")),
+        ("ledger", (None, "yes")),
+        ("target", ({}, 1.5)),
+    ],
+)
+def test_facts_that_are_none_are_told_by_every_command(pictures, capsys, key, values):
+    """What a run's file holds may have been changed; no command relies on it before it has been looked at."""
+    assert batch(pictures / "class0", "--out", "run", "-q") == 0
+    path = Path("run") / "job.json"
+    good = json.loads(path.read_text("utf-8"))
+    commands = (["merge", "run"], ["summary", "run"], ["export", "run", "--to", "virelay", "--out", "v"])
+    for value in (*values, "left out"):
+        facts = dict(good["job"])
+        facts[key] = value
+        if value == "left out":
+            del facts[key]
+        path.write_text(json.dumps(good | {"job": facts}), "utf-8")
+        capsys.readouterr()
+        for line in (*commands, ["batch", str(pictures), "--out", "run", "-w", str(WEIGHTS)]):
+            assert main([*line, "-q"]) == 2, (line, value)
+            assert f"{path}: is damaged" in capsys.readouterr().err, (line, value)
+
+
+@pytest.mark.parametrize("changed", [{"ends": [True, 11]}, {"ends": [1.0, 11]}, {"ends": [-1, 11]}, {"images": ["\ud800"] * 11}])
+def test_lists_of_a_run_that_are_none(pictures, capsys, changed):
+    assert batch(pictures / "class0", "--out", "run", "-q") == 0
+    path = Path("run") / "job.json"
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | changed), "utf-8")
+    capsys.readouterr()
+    assert main(["merge", "run", "-q"]) == 2
+    assert "is damaged" in capsys.readouterr().err

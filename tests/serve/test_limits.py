@@ -369,6 +369,8 @@ def test_unknown_paths_models_and_methods(server):
         {"content-type": "application/jsonx"},
         {"content-type": "image/gif"},
         {"content-type": "application/json", "content-encoding": "gzip"},
+        [("content-type", "application/json"), ("content-encoding", "identity"), ("content-encoding", "gzip")],
+        [("content-type", "application/json"), ("content-type", "image/png")],
     ],
 )
 def test_types_that_arent_understood(server, headers):
