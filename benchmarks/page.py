@@ -44,7 +44,7 @@ def main(folder=RESULTS):
         f"How it is measured, and what was tried: benchmarks/README.md.</p>{''.join(parts)}</html>\n"
     )
     (folder / "index.html").write_text(text, "utf-8")
-    if folder.resolve() == RESULTS.resolve() and "growth" in found:
+    if folder.resolve() == RESULTS.resolve() and _has_growth(found):
         growth_figure(found["growth"]["results"]).savefig(HERE.parent / "docs" / "growth.png", dpi=110, metadata={"Software": None})
 
 
@@ -202,8 +202,13 @@ def _of_races(name, title, about, columns, called):
     return make
 
 
+def _has_growth(found):
+    """Tell whether there are results of growth along axes; older ones had the batch and pixels alone, and no memory."""
+    return "axes" in found.get("growth", {}).get("results", {})
+
+
 def _growth(found):
-    if "growth" not in found:
+    if not _has_growth(found):
         return
     results = found["growth"]["results"]
     columns = {

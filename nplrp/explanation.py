@@ -38,7 +38,13 @@ _logger = logging.getLogger(__name__)
 
 
 def carry_back(
-    plan: Plan, trace: Trace, start: np.ndarray, span: Span, workspace: Workspace | None = None, keep: Keep | None = None
+    plan: Plan,
+    trace: Trace,
+    start: np.ndarray,
+    span: Span,
+    workspace: Workspace | None = None,
+    keep: Keep | None = None,
+    spend: bool = False,
 ) -> np.ndarray:
     """Carry relevance along a span, fused where that is possible, and by the page if a number turns out not to be finite.
 
@@ -53,6 +59,8 @@ def carry_back(
     workspace : Workspace or None
     keep : callable or None
         As for `run_backward`.
+    spend : bool
+        Nobody needs the trace afterwards.
 
     Returns
     -------
@@ -66,9 +74,9 @@ def carry_back(
     with np.errstate(all="ignore"):
         if plan.composite.gradient or not span.covers(plan.steps):
             return run_backward(plan, trace, start, keep, span)
-        R = fused.run_backward(plan, trace, start, lambda i, R: step_back(plan, trace, i, R), workspace, keep)
+        R = fused.run_backward(plan, trace, start, lambda i, R: step_back(plan, trace, i, R), workspace, keep, spend)
         if layers.first_nonfinite(R) is not None:
-            run_backward(plan, trace, start)
+            run_backward(plan, run(plan, trace.activations[0]) if spend else trace, start)
             check_finite(R, "the input's relevance", len(trace.output))
     return R
 
@@ -199,11 +207,12 @@ def _explain(
                 trace = run(plan, x[chunk], workspace, first)
                 first = first or (plan, trace)
                 targets = _targets(wanted, begin, scoring.logits(trace.logits), chunk)
-                R = _maps(plan, x[chunk], trace, begin, targets, chunk, span, workspace)
+                outputs = trace.output.copy(), trace.logits.copy()
+                R = _maps(plan, x[chunk], trace, begin, targets, chunk, span, workspace, spend=len(plans) == 1)
                 _tell_nothing(plan, R, span)
                 if len(plans) > 1:
                     fused.release(plan, trace, workspace)
-                parts.append(_Part(trace.output.copy(), trace.logits.copy(), R, None if targets is None else targets.reshape(-1)))
+                parts.append(_Part(*outputs, R, None if targets is None else targets.reshape(-1)))
             workspace.give_all()
             if progress:
                 progress(min(chunk.stop, len(x)), len(x))
@@ -590,11 +599,16 @@ def _maps(
     chunk: slice,
     span: Span,
     workspace: Workspace,
+    spend: bool,
 ) -> np.ndarray:
-    """Carry the relevance of a chunk's targets [n, k] back, as many at a time as may be: maps [n k, *shape], an image's side by side."""
+    """Carry the relevance of a chunk's targets [n, k] back, as many at a time as may be: maps [n k, *shape], an image's side by side.
+
+    With `spend` nobody needs the trace afterwards.
+    """
     columns, found = _columns(targets), None
     for first, some in _together(plan, columns, most_targets(len(x))):
-        R = _carried(plan, x, trace, _starts(begin, plan, trace, some, chunk), some[0], span, workspace)
+        start, last = _starts(begin, plan, trace, some, chunk), spend and first + len(some) == len(columns)
+        R = _carried(plan, x, trace, start, some[0], span, workspace, last)
         found = np.empty((len(x), len(columns), *R.shape[1:]), R.dtype) if found is None else found
         found[:, first : first + len(some)] = R.reshape(len(some), *found[:, 0].shape).swapaxes(0, 1)
         workspace.give(R)
@@ -603,12 +617,19 @@ def _maps(
 
 
 def _carried(
-    plan: Plan, x: np.ndarray, trace: Trace, start: np.ndarray, chosen: np.ndarray | None, span: Span, workspace: Workspace
+    plan: Plan,
+    x: np.ndarray,
+    trace: Trace,
+    start: np.ndarray,
+    chosen: np.ndarray | None,
+    span: Span,
+    workspace: Workspace,
+    spend: bool,
 ) -> np.ndarray:
     """Carry the relevance of a chunk's logits back, each image's class by its own side of the network."""
     sides = _sides(plan, chosen, len(x))
     if sides[0][0] is False and len(sides) == 1:
-        return carry_back(plan, trace, start, span, workspace)
+        return carry_back(plan, trace, start, span, workspace, spend=spend)
     found = None
     for negative, images in sides:
         own = _negated(plan) if negative else plan

@@ -188,7 +188,13 @@ def _known(fusion: Fusion, i: int, other: Plan, trace: Trace) -> np.ndarray | No
 
 
 def run_backward(
-    plan: Plan, trace: Trace, R: np.ndarray, step_back: StepBack, workspace: Workspace | None = None, keep: Keep | None = None
+    plan: Plan,
+    trace: Trace,
+    R: np.ndarray,
+    step_back: StepBack,
+    workspace: Workspace | None = None,
+    keep: Keep | None = None,
+    spend: bool = False,
 ) -> np.ndarray:
     """Carry relevance from the logits to the input; nothing is checked.
 
@@ -205,6 +211,8 @@ def run_backward(
         None, or one that doesn't use memory again, if there is a `keep`.
     keep : callable or None
         Called with (i, relevance of the output of step i), and with -1 for the input. The bits are the same with and without.
+    spend : bool
+        Nobody needs the trace afterwards: what it holds of a step is given back to the workspace once the pass has gone by.
 
     Returns
     -------
@@ -213,8 +221,9 @@ def run_backward(
     workspace = workspace or Workspace(reuse=False)
     arrived = {len(plan.steps) - 1: R}
     divided: dict[int, list[np.ndarray]] = {}  # s, part by part, of steps for which the one above has divided already
-    queue = layers.queue()
+    queue, spent = layers.queue(), _by_last_use(trace) if spend else {}
     for i in range(len(plan.steps) - 1, -1, -1):
+        workspace.give(*spent.pop(i + 1, ()))
         fusion, rule = fusions(plan)[i], plan.rules[i]
         step, s = fusion.step, divided.pop(i, [])
         if not s:
@@ -273,6 +282,21 @@ def run_backward(
     if keep:
         keep(-1, arrived[-1])
     return arrived[-1]
+
+
+def _by_last_use(trace: Trace) -> dict[int, list[np.ndarray]]:
+    """Return arrays of a trace by the step where a pass back needs each for the last time: the lowest that has it, or a view of it."""
+    found: dict[int, tuple[int, np.ndarray]] = {}
+    for i in range(len(trace.activations) - 2, -1, -1):
+        held = trace.held.get(i)
+        for array in (trace.activations[i + 1], *trace.denominators.get(i, ()), *([held] if isinstance(held, np.ndarray) else [])):
+            found[array.ctypes.data] = i, array
+    x = trace.activations[0].ctypes.data
+    spent: dict[int, list[np.ndarray]] = {}
+    for address, (i, array) in found.items():
+        if address != x:
+            spent.setdefault(i, []).append(array)
+    return spent
 
 
 def _sum(R: np.ndarray, share: np.ndarray, queue: Queue, workspace: Workspace) -> np.ndarray:

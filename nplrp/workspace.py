@@ -6,6 +6,7 @@ takes its large arrays from a workspace and gives them back; the next pass throu
 
 from __future__ import annotations
 
+import bisect
 import math
 import os
 import threading
@@ -38,58 +39,73 @@ class Workspace:
     def __init__(self, reuse: bool = True) -> None:
         self.reuse = reuse
         self.scratch: Any = None
-        self._free: dict[int, list[np.ndarray]] = {}
-        self._taken: dict[int, np.ndarray] = {}
-        self._out = self._most = self._held = 0  # bytes that are out, that were at most, and of all blocks
+        self._slabs: list[np.ndarray] = []
+        self._gaps: dict[int, list[tuple[int, int]]] = {}  # by slab: (begin, end) of what is free, in order
+        self._taken: dict[int, tuple[int, int, int]] = {}  # by address: slab, begin, end
+        self._out = self._most = self._merged = 0  # bytes that are out, that were at most, and at the last merging
+
+    @property
+    def size(self) -> int:
+        """Bytes that it holds."""
+        return sum(map(len, self._slabs))
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """Return an uninitialised array, as `numpy.empty`."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
         if not (self.reuse and size):
             return np.empty(shape, dtype)
-        block = self._block(size)
-        array = block[:size].view(dtype).reshape(shape)
-        self._taken[array.ctypes.data] = block
-        self._out += block.size
+        slab, begin, end = self._take(-(-size // _LINE) * _LINE)
+        array = self._slabs[slab][begin : begin + size].view(dtype).reshape(shape)
+        self._taken[array.ctypes.data] = slab, begin, end
+        self._out += end - begin
         self._most = max(self._most, self._out)
         return array
 
-    def _block(self, size: int) -> np.ndarray:
-        """Return a free block, of this size or little larger, so that batches of all sizes share memory; else a new one."""
-        fits = [each for each, blocks in self._free.items() if blocks and size <= each <= _WASTE * size]
+    def _take(self, size: int) -> tuple[int, int, int]:
+        """Take the front of the smallest gap that is large enough, else of a new slab."""
+        fits = [(end - begin, slab, k) for slab, gaps in self._gaps.items() for k, (begin, end) in enumerate(gaps) if end - begin >= size]
         if not fits:
-            self._held += size
-            return np.empty(size, np.uint8)
-        return self._free[min(fits)].pop()
+            self._slabs.append(np.empty(size, np.uint8))
+            self._gaps[len(self._slabs) - 1] = []
+            return len(self._slabs) - 1, 0, size
+        _, slab, k = min(fits)
+        begin, end = self._gaps[slab][k]
+        self._gaps[slab][k : k + 1] = [(begin + size, end)] if end - begin > size else []
+        return slab, begin, begin + size
 
     def give(self, *arrays: np.ndarray) -> None:
         """Take arrays back that nobody reads any more; arrays from elsewhere are left alone."""
         for array in arrays:
-            block = self._taken.pop(array.ctypes.data, None) if array.size else None
-            if block is not None:
-                self._put(block)
+            place = self._taken.pop(array.ctypes.data, None) if array.size else None
+            if place is not None:
+                slab, begin, end = place
+                self._out -= end - begin
+                gaps = self._gaps[slab]
+                k = bisect.bisect(gaps, (begin, end))
+                if k < len(gaps) and gaps[k][0] == end:
+                    end = gaps.pop(k)[1]
+                if k > 0 and gaps[k - 1][1] == begin:
+                    k -= 1
+                    begin = gaps.pop(k)[0]
+                gaps.insert(k, (begin, end))
 
     def give_all(self) -> None:
-        """Take back whatever is out, and let go of blocks beyond what a pass has ever needed at once, the smallest first.
+        """Take back whatever is out. Where slabs hold much more than was ever out at once, one takes their place.
 
-        Ctrl-C may come between any two steps: a block may get lost then, but none may be put back twice, for two arrays to share.
+        Ctrl-C may come between any two steps: what is free is found anew, so that no two arrays share memory.
         """
-        while self._taken:
-            self._put(self._taken.popitem()[1])
-        self._out, self._held = 0, sum(size * len(blocks) for size, blocks in self._free.items())
-        for size in sorted(self._free):
-            while self._held - size >= self._most and self._free[size]:
-                self._free[size].pop()
-                self._held -= size
-
-    def _put(self, block: np.ndarray) -> None:
-        self._out -= block.size
-        if block.size:
-            self._free.setdefault(block.size, []).append(block)
+        self._taken.clear()
+        self._out = 0
+        if self.size > _SPARE * self._most and self._most > self._merged:
+            self._merged = self._most
+            self._slabs[:] = [np.empty(int(_SPARE * self._most) // _LINE * _LINE, np.uint8)]
+        self._gaps = {slab: [(0, len(each))] for slab, each in enumerate(self._slabs)}
 
 
-#: How many times as large a block may be as what is put into it: passes of one image use what passes of eight have left.
-_WASTE = 16
+#: Arrays begin so many bytes apart, or multiples.
+_LINE = 64
+#: How many times what was out at once slabs may hold: arrays of different sizes leave gaps between them.
+_SPARE = 1.25
 
 
 #: Held for a moment while a room is looked at: one for all rooms, so that a process that is forked off can make it new.

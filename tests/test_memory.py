@@ -6,10 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import nplrp
+from nplrp.model import chain
+from nplrp.workspace import Workspace
 from tests.keras_files import vgg, write_by_name
-from tests.networks import images
+from tests.networks import conv, dense, images, pool, random_kernel
 from tests.test_lrp import two_convs
 
 ROOT = Path(__file__).parent.parent
@@ -125,7 +129,7 @@ def test_batches_of_all_sizes_share_memory():
 
     def held():
         (workspace,) = model.kept.workspaces
-        return sum(block.size for blocks in workspace._free.values() for block in blocks)
+        return workspace.size
 
     sizes = {}
     for n in (8, 7, 1, 8, 3, 5, 8, 2, 6, 4, 8):
@@ -137,3 +141,42 @@ def test_batches_of_all_sizes_share_memory():
         nplrp.explain(fresh, images(0, n, (12, 12, 64)), "zplus")
     model = fresh
     assert held() <= 1.3 * sizes[8][0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 5000)), min_size=1, max_size=60))
+def test_arrays_of_a_workspace_share_no_memory(steps):
+    """Whatever is taken and given back in whatever order: each array keeps its numbers; a second pass of the same needs no more memory."""
+    space = Workspace()
+    for _ in range(3):
+        out = []
+        for k, (place, size) in enumerate(steps):
+            if place < 4 and out:
+                array, number = out.pop(place % len(out))
+                assert np.all(array == number)
+                space.give(array)
+            array = space.empty((size,), np.dtype(np.float32))
+            array[:] = k
+            out.append((array, k))
+        for array, number in out:
+            assert np.all(array == number)
+        space.give_all()
+    held = space.size
+    for _, size in steps:
+        space.give(space.empty((size,), np.dtype(np.float32)))
+    assert space.size == held
+
+
+def test_a_layers_arrays_are_given_back_once_the_pass_has_gone_by():
+    """A pass back needs no more than the forward pass has left, but for where it begins; bits are the same as where all is kept."""
+    rng = np.random.default_rng(0)
+    layers = [conv(f"conv{i}", random_kernel(rng, 3, 3, 3 if i == 0 else 16, 16)) for i in range(12)]
+    model = chain((32, 32, 3), [*layers, pool("mean", "global_avgpool"), dense("logits", random_kernel(rng, 16, 5))])
+    x, layer = images(0, 1, (32, 32, 3)), 32 * 32 * 16 * 4
+    for target, maps in ((0, 1), ([[0, 1, 2, 3]], 4)):
+        for _ in range(3):
+            e = nplrp.explain(model, x, "epsilon", target)
+        (workspace,) = model.kept.workspaces
+        assert workspace._most < (12 + 2 * maps + 2) * layer
+        assert e.relevance.tobytes() == nplrp.explain_each(model, x, ["epsilon", "zplus"], target)[0].relevance.tobytes()
+        model.kept.workspaces.clear()
