@@ -18,11 +18,11 @@ imports:
 	$(PYTHON) -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
 
 test:
-	$(PYTHON) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(PYTHON) -m pytest -n $(WORKERS) --dist loadfile --max-worker-restart=0 --no-loadscope-reorder
 
 # A minute or two: what pyproject.toml lists as fast.
 fast:
-	$(PYTHON) -m pytest -n $(WORKERS) --dist loadfile $$($(PYTHON) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['tool']['nplrp']['fast'])")
+	$(PYTHON) -m pytest -n $(WORKERS) --dist loadfile --max-worker-restart=0 $$($(PYTHON) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['tool']['nplrp']['fast'])")
 
 demo:
 	$(PYTHON) -m nplrp.cli demo -o docs/demo.png

@@ -10,9 +10,9 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from nplrp.lazy import names_of
 
 if TYPE_CHECKING:  # the table below, for those who read types; a test holds them equal
     from nplrp.demo import demo_image
@@ -99,13 +99,4 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:  # a checker would take every name for one of ours
-
-    def __getattr__(name: str) -> Any:
-        if name not in _PUBLIC:
-            raise AttributeError(f"module 'nplrp' has no attribute {name!r}", name=name, obj=sys.modules[__name__])
-        value = getattr(importlib.import_module(f"nplrp.{_PUBLIC[name]}"), name)
-        globals()[name] = value
-        return value
-
-    def __dir__() -> list[str]:
-        return __all__
+    __getattr__, __dir__ = names_of(__name__, _PUBLIC)

@@ -74,6 +74,7 @@ HARMLESS = {
     "_make_add_rows": "a function to compile",
     "_make_finish": "a function to compile",
     "make_microkernel": "a function to compile",
+    "names_of": "two functions",
 }
 DECORATORS = {
     "kernel": "holds compiled code by types of arguments, behind a lock",
@@ -150,7 +151,7 @@ STATE = {
     "thumbnails.py: cache palette": _TABLE,
     "heatmaps.py: cache typeface": _TABLE,
     "answers.py: cache versions": _MACHINE,
-    "__init__.py: write to globals() in __getattr__": "a public name is imported when it is first asked for",
+    "lazy.py: write to sys in __getattr__": "a public name is imported when it is first asked for",
     "cli.py: write to os in _run": _ENVIRONMENT,
     "cli.py: write to warnings in _listen": "the command line prints warnings in its own way",
     "commands.py: write to os in run_serve": _ENVIRONMENT,

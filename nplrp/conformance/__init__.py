@@ -6,8 +6,7 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from nplrp.lazy import names_of
 
 _PUBLIC = {
     "Answer": "suite",
@@ -32,13 +31,4 @@ _PUBLIC = {
 __all__ = list(_PUBLIC)
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'nplrp.conformance' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"nplrp.conformance.{_PUBLIC[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = names_of(__name__, _PUBLIC)

@@ -8,8 +8,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from nplrp.lazy import names_of
 
 if TYPE_CHECKING:  # the table below, for those who read types; a test holds them equal
     from nplrp.evaluate.balance import completeness
@@ -80,13 +81,4 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:  # a checker would take every name for one of ours
-
-    def __getattr__(name: str) -> Any:
-        if name not in _PUBLIC:
-            raise AttributeError(f"module 'nplrp.evaluate' has no attribute {name!r}")
-        value = getattr(importlib.import_module(f"nplrp.evaluate.{_PUBLIC[name]}"), name)
-        globals()[name] = value
-        return value
-
-    def __dir__() -> list[str]:
-        return __all__
+    __getattr__, __dir__ = names_of(__name__, _PUBLIC)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import itertools
 import math
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,8 +19,10 @@ import numpy as np
 from h5py import Dataset, Group
 
 from nplrp.errors import WeightsError
+from nplrp.files.hdf5_format import MAX_TEXT, REFERENCE_SIZE, Content
 
 __all__ = [
+    "MAX_TEXT",
     "Dataset",
     "Group",
     "Source",
@@ -44,8 +45,6 @@ __all__ = [
 #: Limits far above anything that Keras writes.
 MAX_MEMBERS = 100_000
 MAX_ATTRIBUTE = 1 << 20
-MAX_TEXT = 64 << 20
-MAX_CHUNKS = 1000
 #: Deflate packs at most 1032 : 1; a dataset that declares more than this is damaged or a trap.
 MAX_COMPRESSION = 1100
 
@@ -89,8 +88,6 @@ def open_hdf5(data: memoryview) -> Iterator[tuple[h5py.File, Source]]:
             if file.id.get_create_plist().get_sizes() != (8, 8):
                 raise WeightsError("the HDF5 file's addresses and lengths don't have 8 bytes; it is damaged: copy or download it again")
             yield file, source
-        if source.damage:
-            raise WeightsError(f"the HDF5 structure is damaged ({source.damage}); copy or download the file again")
     except WeightsError:
         raise
     except _DAMAGE as error:
@@ -148,7 +145,7 @@ def text(source: Source, holder: Group, name: str) -> list[str] | None:
     return [item for part in parts for item in part or ()] if parts else None
 
 
-def _text(source: Source, holder: Group, name: str, dense: bool = False) -> list[str] | None:
+def _text(source: Source, holder: Group, name: str) -> list[str] | None:
     if not h5py.h5a.exists(holder.id, name.encode()):
         return None
     where = f"attribute {name!r} of {holder.name!r}"
@@ -162,78 +159,34 @@ def _text(source: Source, holder: Group, name: str, dense: bool = False) -> list
         raise WeightsError(
             f"{where} claims {attribute.get_storage_size()} bytes, at most {MAX_ATTRIBUTE} are expected; the file is damaged"
         )
+    count = math.prod(attribute.shape)
     if attribute.get_type().is_variable_str():
-        _check_lengths(source.data, holder, name, math.prod(attribute.shape), dense)
-    value = holder.attrs[name]
-    items = [value] if isinstance(value, str | bytes) else np.asarray(value).ravel().tolist()
+        raw = source.content.attribute(address(holder), name)
+        if raw is None or len(raw) < REFERENCE_SIZE * count:
+            raise WeightsError(f"{where} isn't where the file should have it; it is damaged or was rewritten: save the model again")
+        return _texts(source, raw[: REFERENCE_SIZE * count], where)
+    value = np.empty(attribute.shape, attribute.dtype)
+    attribute.read(value)
+    return _utf8(value.ravel().tolist(), where)
+
+
+def _texts(source: Source, references: bytes | memoryview, where: str) -> list[str]:
     try:
-        # h5py hides bytes that aren't UTF-8 in lone surrogates; encoding brings them back.
-        return [(item.encode("utf-8", "surrogateescape") if isinstance(item, str) else item).decode("utf-8") for item in items]
+        found = source.content.texts(references)
+    except WeightsError as error:
+        raise WeightsError(f"{where} {error}") from error
+    return _utf8(found, where)
+
+
+def _utf8(texts: list[bytes], where: str) -> list[str]:
+    try:
+        return [text.decode("utf-8") for text in texts]
     except UnicodeDecodeError as error:
         raise WeightsError(f"{where} isn't UTF-8 text ({error}); the file is damaged") from error
 
 
-def _check_lengths(data: memoryview, holder: Group, name: str, count: int, dense: bool) -> None:
-    """See that the lengths of variable-length texts are possible: libhdf5 allocates and clears what each claims, up to 4 GB.
-
-    `dense`: attributes may also lie elsewhere, where many of them do; their lengths are believed.
-    """
-    base = holder.file.id.get_create_plist().get_userblock()
-    body = _attribute_data(data, base, h5py.h5o.get_info(holder.id).addr, name.encode())
-    if body is None and dense:
-        return
-    lengths = np.frombuffer(body[: 16 * count], "<u4")[::4] if body is not None and len(body) >= 16 * count else None
-    if lengths is None or int(lengths.sum(dtype=np.uint64)) > min(len(data), MAX_TEXT):
-        claims = "isn't in its group's header" if lengths is None else f"claims {int(lengths.sum(dtype=np.uint64))} characters"
-        raise WeightsError(f"attribute {name!r} of {holder.name!r} {claims}; the file is damaged or was rewritten: save the model again")
-
-
-def _attribute_data(data: memoryview, base: int, address: int, name: bytes) -> bytes | None:
-    """Return the raw data of an attribute kept in an object's header, None if it isn't there.
-
-    HDF5 File Format Specification 3.0, sections IV.A.1 (object headers), IV.A.2.m (attribute message).
-    """
-    for body in _attribute_messages(data, base, base + address):
-        version, name_size = body[0], int.from_bytes(body[2:4], "little")
-        sizes = (name_size, int.from_bytes(body[4:6], "little"), int.from_bytes(body[6:8], "little"))
-        head, pad = (9, 1) if version == 3 else (8, 8 if version == 1 else 1)
-        if body[head : head + name_size].rstrip(b"\0") == name:
-            return body[head + sum(-(-size // pad) * pad for size in sizes) :]
-    return None
-
-
-def _attribute_messages(data: memoryview, base: int, address: int) -> Iterator[bytes]:
-    """Walk an object header of version 1 or 2 with its continuations; yield the bodies of its attribute messages."""
-    newer = data[address : address + 4] == b"OHDR"
-    flags = data[address + 5] if newer else 0
-    head = 4 + (2 if flags & 4 else 0) if newer else 8
-    start = address + 6 + (16 if flags & 32 else 0) + (4 if flags & 16 else 0) if newer else address + 16
-    if newer:
-        width = 1 << (flags & 3)
-        chunks = [(start + width, int.from_bytes(data[start : start + width], "little"))]
-    else:
-        chunks = [(start, int.from_bytes(data[address + 8 : address + 12], "little"))]
-    for _ in range(MAX_CHUNKS):
-        if not chunks:
-            return
-        at, length = chunks.pop(0)
-        end = min(at + length, len(data))
-        while at + head <= end:
-            kind = data[at] if newer else int.from_bytes(data[at : at + 2], "little")
-            size = int.from_bytes(data[at + 1 : at + 3] if newer else data[at + 2 : at + 4], "little")
-            body = bytes(data[at + head : at + head + size])
-            if kind == 0x0C and len(body) > 8:
-                yield body
-            elif kind == 0x10 and len(body) >= 16:  # the header goes on elsewhere: OCHK ... checksum around it in version 2
-                place, room = int.from_bytes(body[:8], "little"), int.from_bytes(body[8:16], "little")
-                chunks.append((base + place + 4, room - 8) if newer else (base + place, room))
-            at += head + size
-
-
-def attribute(source: Source, holder: Group | Dataset, name: str, dense: bool = False) -> Any:
+def attribute(source: Source, holder: Group | Dataset, name: str) -> Any:
     """Return an attribute: a text or number, or an array of numbers; None if there is none.
-
-    `dense`: of a file that has many, some of which lie outside of their object's header.
 
     Raises
     ------
@@ -244,7 +197,7 @@ def attribute(source: Source, holder: Group | Dataset, name: str, dense: bool = 
         return None
     found = h5py.h5a.open(holder.id, name.encode())
     if isinstance(found.get_type(), h5py.h5t.TypeStringID):
-        items = _text(source, holder, name, dense) or []
+        items = _text(source, holder, name) or []
         return items[0] if found.shape == () and items else items
     where = f"attribute {name!r} of {holder.name!r}"
     if not isinstance(found.get_type(), _NUMBERS) or found.get_storage_size() > MAX_ATTRIBUTE:
@@ -254,12 +207,12 @@ def attribute(source: Source, holder: Group | Dataset, name: str, dense: bool = 
     return value if found.shape else value.item()
 
 
-def attributes(source: Source, holder: Group | Dataset, dense: bool = False) -> dict[str, Any]:
+def attributes(source: Source, holder: Group | Dataset) -> dict[str, Any]:
     """Return all attributes by name, as `attribute` does."""
     count = h5py.h5a.get_num_attrs(holder.id)
     if count > MAX_MEMBERS:
         raise WeightsError(f"{holder.name!r} has {count} attributes, at most {MAX_MEMBERS} are expected; the file is damaged")
-    return {name: attribute(source, holder, name, dense) for name in list(holder.attrs)}
+    return {name: attribute(source, holder, name) for name in list(holder.attrs)}
 
 
 def datasets(source: Source, group: Group) -> dict[str, Dataset]:
@@ -360,14 +313,12 @@ def texts(source: Source, dataset: Dataset) -> np.ndarray:
     offset = _place(source, dataset, math.prod(shape) * kind.get_size())
     if not kind.is_variable_str():
         return source.once(dataset, dataset.dtype)
-    if math.prod(shape):
+    result = np.empty(math.prod(shape), object)
+    if result.size:
         if offset is None:
             raise WeightsError(f"{where} is stored in pieces, expected in one; write the file again")
-        lengths = np.frombuffer(source.data, "<u4", 4 * math.prod(shape), offset)[::4]  # (length, address, place in a heap)
-        if int(lengths.sum(dtype=np.uint64)) > min(len(source.data), MAX_TEXT):
-            raise WeightsError(f"{where} claims {int(lengths.sum(dtype=np.uint64))} characters; the file is damaged")
-    found: np.ndarray = dataset.asstr()[...]
-    return found
+        result[:] = _texts(source, source.data[offset : offset + REFERENCE_SIZE * result.size], where)
+    return result.reshape(shape)
 
 
 def _place(source: Source, dataset: Dataset, size: int) -> int | None:
@@ -423,15 +374,18 @@ class Source(io.RawIOBase):
     Attributes
     ----------
     data : memoryview of bytes
+    content : Content
+        The same, where texts are found.
     damage : str
-        What was found wrong while libhdf5 read; it was given zeros in its place.
+        What libhdf5 couldn't read.
     """
 
     def __init__(self, data: memoryview) -> None:
-        self.data, self._position, self.damage = data, 0, ""
+        self.data, self.content, self.damage = data, Content(data), ""
+        self._position, self._raw = 0, False
         self._read: dict[tuple[int, str], np.ndarray] = {}
         self._entered: set[int] = set()
-        self._stored, self._raw = 0, False
+        self._stored = 0
 
     @contextmanager
     def reading_numbers(self) -> Iterator[None]:
@@ -496,24 +450,10 @@ class Source(io.RawIOBase):
     def readinto(self, target: Any) -> int:  # noqa: D102
         target = memoryview(target).cast("B")  # before h5py 3.13 it is an array of Cython's, which takes no bytes
         block = self.data[self._position : self._position + len(target)]
+        if block[:4] == b"HEAP" and not self._raw and not self.content.free_list_ends(self._position):
+            self.damage = f"bad local heap at {self._position}"
+            raise OSError(self.damage)
         target[: len(block)] = block
         target[len(block) :] = bytes(len(target) - len(block))
-        for heap in () if self._raw else re.finditer(b"GCOL", block[:MAX_ATTRIBUTE]):  # numbers may have these bytes too
-            if not _is_heap(self.data, self._position + heap.start()):
-                self.damage = f"bad global heap at {self._position + heap.start()}"
-                target[heap.start() : heap.end()] = bytes(4)
         self._position += len(block)
         return len(block)
-
-
-def _is_heap(data: memoryview, start: int) -> bool:
-    """Whether a global heap, where long texts are kept, can be walked to its end: libhdf5 2.0 loops for ever on one that can't."""
-    size = int.from_bytes(data[start + 8 : start + 16], "little")
-    at, end = start + 16, start + size
-    while at + 16 <= end <= len(data):
-        index, length = int.from_bytes(data[at : at + 2], "little"), int.from_bytes(data[at + 8 : at + 16], "little")
-        step = 16 + (length + 7) // 8 * 8 if index else length  # object 0 is the free space; its length counts the header
-        if step < 16:
-            return False
-        at += step
-    return at <= end <= len(data)

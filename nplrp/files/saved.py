@@ -315,7 +315,7 @@ def _read(path: Path) -> SavedExplanation:
 
         arrays = {}
         with opened_sealed(path, KIND, (VERSION,)) as (file, source):
-            about = json.loads(hdf5.attribute(source, file, "about", dense=True))
+            about = json.loads(hdf5.attribute(source, file, "about"))
             for name, dataset in hdf5.datasets(source, file).items():
                 group_name, slash, layer = name.partition("/")
                 arrays[group_name + slash + hdf5.layer_name(layer)] = hdf5.numbers(source, dataset)

@@ -186,7 +186,7 @@ def _read_hdf5(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     with hdf5.open_hdf5(map_plain(path)[0]) as (file, source):
         found = hdf5.datasets(source, file)
         arrays = {name: hdf5.numbers(source, dataset) for name, dataset in found.items() if hdf5.is_numbers(dataset)}
-        about = hdf5.attributes(source, file, dense=True)
+        about = hdf5.attributes(source, file)
     return arrays, _about(about["about"]) if isinstance(about.get("about"), str) else about
 
 

@@ -171,7 +171,7 @@ class _Reader:
         self._source, self._file = source, file
 
     def golden(self) -> Golden:
-        facts = {key: self._fact(key, value) for key, value in hdf5.attributes(self._source, self._file, dense=True).items()}
+        facts = {key: self._fact(key, value) for key, value in hdf5.attributes(self._source, self._file).items()}
         if facts.get("format") != FORMAT:
             raise WeightsError(f"format is {brief(facts.get('format'))}")
         for key, kind in _FACTS.items():
@@ -210,7 +210,7 @@ class _Reader:
         return hdf5.numbers(self._source, found)
 
     def _attribute(self, group: hdf5.Group, name: str, kind: type) -> Any:
-        value = hdf5.attribute(self._source, group, name, dense=True)
+        value = hdf5.attribute(self._source, group, name)
         if value is None:
             raise WeightsError(f"{group.name}/{name} is missing")
         if not isinstance(value, kind):

@@ -10,6 +10,7 @@ Ctrl-C may come between any two steps of Python's, also where a `with` block is 
 import ctypes
 import sys
 import threading
+import time
 from contextlib import contextmanager
 
 import numpy as np
@@ -17,6 +18,8 @@ import numpy as np
 from nplrp.jit import team
 
 _state = threading.local()
+#: Seconds that a slice of a queue is to take, at whose end Ctrl-C is answered; kernels of the first; by how much the next may be longer.
+SLICE, _FIRST, _GROWTH = 0.05, 4, 50
 
 
 class DataRaceError(RuntimeError):
@@ -121,8 +124,14 @@ class Queue:
 
         blocks = [code.block(numbers) for _, code, numbers, _ in self._calls]
         calls = [(code.part_address, ctypes.addressof(block), nt) for (nt, code, *_), block in zip(self._calls, blocks, strict=True)]
-        with at_once():
-            run_all(threads, np.array(calls, np.int64).reshape(-1), np.zeros(1, np.int64), number, size, team.yield_address())
+        flat, begin, count = np.array(calls, np.int64).reshape(-1), 0, _FIRST
+        with at_once(), team.exclusive():
+            while begin < len(calls):  # in slices, since Ctrl-C waits for the end of native code
+                started = time.perf_counter()
+                part = flat[3 * begin : 3 * (begin + count)]
+                run_all(threads, part, np.zeros(1, np.int64), number, size, team.yield_address())
+                begin += count
+                count = max(1, int(count * min(SLICE / max(time.perf_counter() - started, 1e-9), _GROWTH)))
         for (_, code, *_), block in zip(self._calls, blocks, strict=True):
             code.result(block)
 
