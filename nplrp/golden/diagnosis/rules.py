@@ -415,25 +415,26 @@ def _with_box(p: Place, low: object, high: object) -> Array:
     return total
 
 
-def _norm_of(at: Place) -> tuple[Layer, Callable[..., tuple[Array, Array]]] | None:
-    """Return the batch norm that is merged into a step, and how: its factor, its shift, the step's own bias or another -> weight, bias."""
+#: A batch norm's factor and shift, and a bias beside the step's own -> (weight, bias) with it; None where they can't be merged.
+Merge = Callable[..., tuple[Array, Array] | None]
+
+
+def _norm_of(at: Place) -> tuple[Layer, Merge] | None:
+    """Return the batch norm that is merged into a step, and how."""
     merged = [i for i, step in enumerate(at.plan.steps) if step.merged and step.options.get("into") == at.i]
     if len(merged) != 1 or "variance" not in at.plan.model.layers[merged[0]].arrays or at.step.stand_in is not None:
         return None
     own, op = make_steps(at.plan.model, at.plan.dtype, at.plan.algorithm, merge=False)[at.i], operation(at.step)
     scale = op.scale_outputs if merged[0] > at.i else op.scale_inputs
 
-    def merge(g: Array, h: Array, bias: Array | None = None) -> tuple[Array, Array]:
-        assert scale is not None
-        made = scale(own if bias is None else dataclasses.replace(own, bias=bias), g, h)
-        assert made is not None
-        return made
+    def merge(g: Array, h: Array, bias: Array | None = None) -> tuple[Array, Array] | None:
+        return scale(own if bias is None else dataclasses.replace(own, bias=bias), g, h) if scale else None
 
     return at.plan.model.layers[merged[0]], merge
 
 
-def _with_weights(p: Place, both: tuple[Array, Array]) -> Array:
-    return lines(p, weight=lambda _: both[0], bias=lambda _: both[1])
+def _with_weights(p: Place, both: tuple[Array, Array] | None) -> Array | None:
+    return None if both is None else lines(p, weight=lambda _: both[0], bias=lambda _: both[1])
 
 
 def _of_norms(at: Place) -> Iterator[Hypothesis]:
@@ -470,7 +471,7 @@ def _of_norms(at: Place) -> Iterator[Hypothesis]:
             yield Hypothesis(f"epsilon {epsilon:g} in the batch norm", run, whole=whole)
 
 
-def _with_norm(p: Place, layer: Layer, merge: Callable[..., tuple[Array, Array]], e: float) -> Array:
+def _with_norm(p: Place, layer: Layer, merge: Merge, e: float) -> Array | None:
     """Run a step with a batch norm of another epsilon merged into it."""
     g, h = (normalised(layer, np.full(layer.arrays["mean"].shape, x), e) for x in (1.0, 0.0))
     return _with_weights(p, merge(g - h, h))
@@ -708,8 +709,10 @@ def fitted(at: Place, target: Array, within: tuple[Any, ...], as_good: Callable[
     norm = _norm_of(at)
     if norm is not None and at.matrix.ndim == 4:
         layer, merge = norm
-        run = lambda p, theta: _with_norm(p, layer, merge, max(float(theta[0]), 0.0))  # noqa: E731
-        yield from search(run, [[1e-5], [1e-3], [1e-2], [0.1]], lambda t: f"epsilon {plain(t[0])} in the batch norm", "epsilon of the norm")
+        normed = lambda p, theta: _with_norm(p, layer, merge, max(float(theta[0]), 0.0))  # noqa: E731
+        yield from search(
+            normed, [[1e-5], [1e-3], [1e-2], [0.1]], lambda t: f"epsilon {plain(t[0])} in the batch norm", "epsilon of the norm"
+        )
     signed = not any(isinstance(term.weight, str) or term.input in ("low", "high", "1") for part in at.parts for term in part.terms)
     if signed:
         for split in (True, False):

@@ -100,7 +100,7 @@ def backward(piece: Piece, target: np.ndarray, reference: np.ndarray) -> Iterato
         solved, left = _of_unit(bare, weight, halves, q, known, k)
         if number >= UNITS and left > NOTHING_LEFT:
             continue
-        for half, (ds, error) in zip(halves, solved, strict=False):
+        for half, (ds, error) in zip(halves if solved else (), solved, strict=True):
             s, R = half.s[..., k], half.R[..., k]
             new = s + ds
             usable = (np.abs(ds) > 1e-6 * np.abs(s)) & (new != 0) & (R != 0) & (error <= 30 * np.min(error))
