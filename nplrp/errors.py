@@ -5,7 +5,8 @@ Every message says what is wrong, where, what was expected, what was found, and 
 
 import difflib
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 #: Of so many names all are shown to whoever has mistyped one; of more only those that look like it.
@@ -92,6 +93,39 @@ class RuleError(NplrpError):
 
 class NumericsError(NplrpError):
     """A NaN or an infinity; the message names the layer and the unit."""
+
+
+class UnitError(NumericsError):
+    """A NaN or an infinity of one unit.
+
+    Parameters
+    ----------
+    what : str
+    image : int
+        Its number among those that were computed together, see `numbered`.
+    unit : tuple of int
+        Row, column and channel, or what the layer's output has of these.
+    more : str
+        What follows in the message.
+    """
+
+    def __init__(self, what: str, image: int, unit: tuple[int, ...], more: str) -> None:
+        super().__init__(what, image, unit, more)
+
+    def __str__(self) -> str:
+        what, image, unit, more = self.args
+        return f"{what} at image {image}, unit {unit if len(unit) > 1 else unit[0] if unit else 0}{more}"
+
+
+@contextmanager
+def numbered(images: Sequence[int]) -> Iterator[None]:
+    """Let errors in the block, which computes some images, call each by its number among all."""
+    try:
+        yield
+    except UnitError as error:
+        what, image, *rest = error.args
+        error.args = what, int(images[image]), *rest
+        raise
 
 
 class InputWarning(UserWarning):

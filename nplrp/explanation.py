@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from nplrp import fused, layers
-from nplrp.errors import ModelError, RuleError
+from nplrp.errors import ModelError, RuleError, numbered
 from nplrp.ledger import Entry, Ledger, balance
 from nplrp.lrp import Keep, check_finite, run_backward, step_back
 from nplrp.model import Model
@@ -204,11 +204,12 @@ def _explain(
         for chunk in chunks(len(x)):
             first: tuple[Plan, Trace] | None = None
             for plan, begin, parts in zip(plans, begins, done, strict=True):
-                trace = run(plan, x[chunk], workspace, first)
-                first = first or (plan, trace)
-                targets = _targets(wanted, begin, scoring.logits(trace.logits), chunk)
-                outputs = trace.output.copy(), trace.logits.copy()
-                R = _maps(plan, x[chunk], trace, begin, targets, chunk, span, workspace, spend=len(plans) == 1)
+                with numbered(range(chunk.start, chunk.stop)):
+                    trace = run(plan, x[chunk], workspace, first)
+                    first = first or (plan, trace)
+                    targets = _targets(wanted, begin, scoring.logits(trace.logits), chunk)
+                    outputs = trace.output.copy(), trace.logits.copy()
+                    R = _maps(plan, x[chunk], trace, begin, targets, chunk, span, workspace, spend=len(plans) == 1)
                 _tell_nothing(plan, R, span)
                 if len(plans) > 1:
                     fused.release(plan, trace, workspace)
@@ -494,7 +495,8 @@ class Explanation:
             plan = replace(plan, parts=parts_below(plan.steps, plan.rules, span.top, plan.composite.slopes))
         targets = None if self.targets is None else self.targets.reshape(-1, self._maps_per_image)
         for chunk in chunks(len(self.x), 1) if balanced else chunks(len(self.x)):
-            whole = run(self.plan, self.x[chunk])
+            with numbered(range(chunk.start, chunk.stop)):
+                whole = run(self.plan, self.x[chunk])
             columns = _columns(None if targets is None else targets[chunk])
             for first, some in _together(plan, columns, 1 if balanced else most_targets(len(whole.output))):
                 start = _starts(self.start, plan, whole, some, chunk)
@@ -633,7 +635,8 @@ def _carried(
     found = None
     for negative, images in sides:
         own = _negated(plan) if negative else plan
-        R = carry_back(own, run(own, x[images]), start[images], span)
+        with numbered(images.tolist()):
+            R = carry_back(own, run(own, x[images]), start[images], span)
         found = np.empty((len(start), *R.shape[1:]), R.dtype) if found is None else found
         found[images] = R
     assert found is not None

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nplrp import gradients, layers
-from nplrp.errors import NumericsError
+from nplrp.errors import NumericsError, UnitError
 from nplrp.layers import Step
-from nplrp.plan import Plan, parts_below, unit_name
+from nplrp.plan import Plan, parts_below
 from nplrp.rules import Part, Rule
 from nplrp.span import Span, find_span
 from nplrp.trace import Trace
@@ -208,8 +208,8 @@ def check_finite(values: np.ndarray, where: str, images: int | None = None) -> N
     """Raise NumericsError for the first NaN or infinity among values [n, ...], or maps of n `images`, naming the unit."""
     index = layers.first_nonfinite(values)
     if index is not None:
-        at = unit_name((index[0] % (images or len(values)), *index[1:]))
-        raise NumericsError(f"{where}: {values[index]} at {at}; no explanation can be computed from it")
+        image = index[0] % (images or len(values))
+        raise UnitError(f"{where}: {values[index]}", image, index[1:], "; no explanation can be computed from it")
 
 
 def _report_nonfinite(plan: Plan, trace: Trace, i: int, R: np.ndarray) -> None:
@@ -221,8 +221,10 @@ def _report_nonfinite(plan: Plan, trace: Trace, i: int, R: np.ndarray) -> None:
             if index is not None:
                 R, d = of_units.reshape(lines.s.shape), layers.denominator(lines.z, rule)
                 own = index[0] % len(d), *index[1:]
-                raise NumericsError(
-                    f"layer {step.name!r}, rule {rule}: {what} is {values[index]} at {unit_name(own)} (R = {R[index]:g}, denominator "
-                    f"{d[own]:g}); use a stabiliser with the sign of z, or a larger epsilon"
+                raise UnitError(
+                    f"layer {step.name!r}, rule {rule}: {what} is {values[index]}",
+                    own[0],
+                    own[1:],
+                    f" (R = {R[index]:g}, denominator {d[own]:g}); use a stabiliser with the sign of z, or a larger epsilon",
                 )
     raise NumericsError(f"layer {step.name!r}, rule {rule}: its relevance overflows {plan.dtype}; use dtype='float64' or a larger epsilon")

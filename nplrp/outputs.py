@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nplrp import fused, layers
-from nplrp.errors import InputWarning, LayerError, ModelError, nearest
+from nplrp.errors import InputWarning, LayerError, ModelError, nearest, numbered
 from nplrp.lrp import check_finite, run_forward, walk_forward
 from nplrp.model import Model
 from nplrp.plan import Plan, check_dtype, make_plan, make_steps
@@ -124,9 +124,10 @@ def forward(
         for chunk in chunks(len(x)):
             if INPUT in found:
                 found[INPUT].append(x[chunk])
-            for step, done in zip(steps, walk_forward(steps, x[chunk]), strict=True):
-                if step.name in found:
-                    found[step.name].append(done.a)
+            with numbered(range(chunk.start, chunk.stop)):
+                for step, done in zip(steps, walk_forward(steps, x[chunk]), strict=True):
+                    if step.name in found:
+                        found[step.name].append(done.a)
     return {name: np.concatenate(arrays) for name, arrays in found.items()}
 
 
@@ -158,7 +159,8 @@ def _outputs(model: Model, x: np.ndarray, dtype: Any, algorithm: str) -> tuple[n
         for chunk in chunks(len(x)):
             trace = fused.run_outputs(plan, x[chunk], workspace)
             if layers.first_nonfinite(trace.logits) is not None:
-                run(plan, x[chunk])
+                with numbered(range(chunk.start, chunk.stop)):
+                    run(plan, x[chunk])
             done.append((trace.output.copy(), trace.logits.copy()))
             workspace.give_all()
     return np.concatenate([each[0] for each in done]), np.concatenate([each[1] for each in done])

@@ -488,9 +488,3 @@ def _neighbour_above(steps: Sequence[Step], after: Sequence[Sequence[int]], i: i
         if _computes(steps[i]) and not (operation(steps[i]).view and steps[i].activation == "linear"):
             return i
     return None
-
-
-def unit_name(index: Sequence[int]) -> str:
-    """Write a unit's place as the messages do: image, then row, column, channel or unit."""
-    image, *rest = index
-    return f"image {image}, unit {tuple(rest) if len(rest) > 1 else rest[0] if rest else 0}"

@@ -653,6 +653,36 @@ def test_an_overflow_stops_with_the_layer_and_unit(sign):
     assert np.isfinite(nplrp.explain(model, np.array([[1.0, 1.0]]), dtype="float64").output).all()
 
 
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda model, x: nplrp.explain(model, x, "zplus"),
+        lambda model, x: list(nplrp.explain_each(model, x, ["epsilon", "zplus"])),
+        lambda model, x: nplrp.explain(model, x, "epsilon", target="top-1"),
+        nplrp.logits,
+        nplrp.predict,
+        nplrp.forward,
+    ],
+)
+def test_an_image_is_named_by_its_number_among_all(ask):
+    model = chain((2,), [dense("first", [[1e30], [0]], None), dense("second", [[1e30, 0]], None), dense("out", [[1], [1]], None)])
+    x = np.zeros((20, 2))
+    x[13] = 1
+    with pytest.raises(NumericsError, match=r"layer 'second': -?inf at image 13, unit 0") as caught:
+        ask(model, x)
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_an_image_is_named_by_its_number_whichever_class_it_is_of():
+    """Each class of a sigmoid unit has its own side of the network, on which its images run."""
+    model = chain((2,), [dense("dead", [[1, 1], [1, -1]], [0, -1.0], "linear"), dense("out", [[1], [1]], None, "sigmoid")])
+    rules = Composite("unsigned", ((LINEAR, Rule("epsilon", epsilon=1.0, stabiliser="plus")),), "logit", "test")
+    x = np.tile([3.0, 0.5], (12, 1))
+    x[10] = 1
+    with pytest.raises(NumericsError, match=r"s = R / z is -?inf at image 10, unit 0 .*denominator 0"):
+        nplrp.explain(model, x, rules, target=[i % 2 for i in range(12)])
+
+
 def test_nothing_divided_by_nothing_is_named():
     """A dead unit with z = -eps under the unsigned epsilon: 0/0 in the document, an error that names it here."""
     model = chain((2,), [dense("dead", [[1, 1], [1, -1]], [0, -1.0], "linear"), dense("out", [[1], [1]], None, "linear")])
