@@ -553,7 +553,7 @@ def _listen(arguments: argparse.Namespace) -> Spoken:
 
     def note(message: Any, *_: Any) -> None:
         if not quiet:
-            print(f"nplrp: note: {brief_reason(message, 500)}", file=sys.stderr)
+            print(f"nplrp: note: {brief_reason(message, 2000)}", file=sys.stderr)
 
     warnings.showwarning = note  # type: ignore[assignment]
     logger = logging.getLogger("nplrp")

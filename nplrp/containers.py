@@ -19,7 +19,7 @@ SEGMENTS, JUNK = 1000, 1 << 16
 #: Scans of a progressive JPEG, as libjpeg-turbo's own fuzzers have it; a second or two for the largest pictures.
 SCANS = 500
 #: Strips and tiles of a TIFF: Pillow makes a list of them in Python.
-TILES = 1 << 16
+TILES = 1 << 18
 #: Entries of a TIFF or EXIF directory, directories that a picture refers to, and bytes of EXIF.
 ENTRIES, DIRECTORIES, EXIF = 1000, 50, 1 << 20
 #: Boxes of a JPEG 2000 and chunks of a WebP.

@@ -159,7 +159,7 @@ def sized_pixels(
     ------
     ImageError
     """
-    check_resample(how.resample)
+    check_resample(str(how.resample))  # here there is no other to fall back on
     height, width, channels = shape
     done = []
     for where, image in _named(images):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from nplrp import cli
+from nplrp.files import arrays
 from nplrp.files.arrays import read_npy, read_npz
 from tests.keras_files import FILES
 
@@ -67,7 +68,8 @@ def test_arrays_that_are_none(tmp_path, what, capsys):
         (npy(), "no zip archive of arrays"),
     ],
 )
-def test_archives_of_something_else(tmp_path, content, told, capsys):
+def test_archives_of_something_else(tmp_path, content, told, capsys, monkeypatch):
+    monkeypatch.setattr(arrays, "ARRAYS", 64 << 20)
     path = tmp_path / "c.npz"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=told):
@@ -76,6 +78,12 @@ def test_archives_of_something_else(tmp_path, content, told, capsys):
     assert told in capsys.readouterr().err
     assert cli.main(["conformance", str(path)]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_relevance_that_is_0_everywhere_is_read(tmp_path):
+    """As of a backend with a dead target; 160 MB of it pack into 160 kB."""
+    np.savez_compressed(tmp_path / "zeros.npz", a=np.zeros((20, 1_000_000)))
+    assert not read_npz(tmp_path / "zeros.npz")["a"].any()
 
 
 def test_arrays_that_are_what_they_say(tmp_path):

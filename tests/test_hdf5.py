@@ -95,7 +95,35 @@ def test_a_text_read_again_and_again(tmp_path):
     with h5py.File(path, "w") as file:
         file.attrs.create("long", "y" * 60_000, dtype=TEXT)
     with hdf5.open_hdf5(map_plain(path)[0]) as (file, source):
-        assert [len(hdf5.text(source, file, "long")[0]) for _ in range(4)] == [60_000] * 4
+        assert [len(hdf5.text(source, file, "long")[0]) for _ in range(40)] == [60_000] * 40
+
+
+def test_attributes_that_are_empty(tmp_path):
+    path = tmp_path / "file.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["nothing"] = h5py.Empty("f4")
+        file.attrs["no text"] = h5py.Empty(TEXT)
+        file.attrs["no numbers"] = np.zeros((0, 3), "f4")
+    found = read(path)
+    assert (found["nothing"].shape, found["no text"], found["no numbers"].shape) == ((0,), [], (0, 3))
+
+
+def test_a_heap_that_holds_itself(tmp_path):
+    """Blocks under blocks without end: each way through them is taken once."""
+    path = tmp_path / "file.h5"
+    with h5py.File(path, "w", libver="latest") as file:
+        for i in range(1500):
+            file.attrs.create(f"name{i}", f"text {i}", dtype=TEXT)
+        root = hdf5.address(file["/"])
+    raw = bytearray(path.read_bytes())
+    header, block = raw.index(b"FRHP"), raw.index(b"FHIB")
+    expected = Content(memoryview(bytes(raw))).attribute(root, "name7")
+    raw[header + 140 : header + 142] = struct.pack("<H", 60)  # rows
+    end = block + 13 + 5 + 8 * 4 * 9  # of nine rows of four, blocks of what may lie in one piece
+    raw[end : end + 8 * 4 * 51] = struct.pack("<Q", block) * (4 * 51)
+    content = Content(memoryview(raw))
+    assert expected is not None
+    assert content.attribute(root, "name7")[:16] == expected[:16]
 
 
 def test_texts_of_a_dataset(tmp_path):

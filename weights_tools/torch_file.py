@@ -315,7 +315,12 @@ class _Unpickler(pickle.Unpickler):
         for count, (opcode, value, _) in enumerate(steps):
             large += isinstance(value, int) and abs(value) >> 64 > 0
             puts = opcode.name in ("PUT", "BINPUT", "LONG_BINPUT")
-            if count > _STEPS or large > _LARGE or (puts and not 0 <= value <= max(count, 255)):
+            if count > _STEPS:
+                raise WeightsError(
+                    f"its pickle has more than {_STEPS} steps, as of millions of numbers beside the weights, or is damaged: save "
+                    "model.state_dict() alone"
+                )
+            if large > _LARGE or (puts and not 0 <= value <= max(count, 255)):
                 raise WeightsError("its pickle is none that torch.save writes, or is damaged: save model.state_dict() again")
         self._file.seek(place)
         return self.load()

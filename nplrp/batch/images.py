@@ -50,6 +50,8 @@ def _listed(name: str, stdin: IO[str] | None, besides: Path | None) -> Iterable[
         # By line feeds alone, as lines from standard input are: a name may hold what else Unicode has for the end of a line.
         lines = (stdin or []) if name == "-" else read_text(name[1:], 1 << 30).split("\n")
         lines = [line.rstrip("\r\n") for line in lines]
+        lines = lines[0].split("\r") if len(lines) == 1 else lines  # as old editors end lines
+        lines[:1] = [line.removeprefix("\ufeff") for line in lines[:1]]  # a file's mark, where a shell hands it on
     except OSError as error:
         raise ImageError(f"{name[1:]}: the list can't be read: {error.strerror or error}") from None
     except ValueError:

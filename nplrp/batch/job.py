@@ -123,7 +123,7 @@ def check_folder(out: Path) -> bool:
     known = (out / _FILE).exists()
     if known:
         read_job(out)
-    elif out.is_dir() and _others(out):
+    elif out.is_dir() and _others(out) and not (out / _FILE).exists():  # which another job of an array may have begun meanwhile
         raise OutputError(f"{out}: holds other files, and no run; give a new or an empty folder")
     return not known
 

@@ -100,18 +100,18 @@ def verify(
     known: dict[int, tuple[str, str, list[str]]] = {}
     for number in results.job.shards:
         with results.shard(number) as shard:
-            rows, hashes = shard["index"].tolist(), shard["file_sha256"].astype(str)
+            rows, hashes, images = shard["index"].tolist(), shard["file_sha256"].astype(str), shard["images"]
             maps: list[list[str]] = [[] for _ in rows]
             for k in range(len(results.job.composites)) if rows else ():
                 for row, sha256 in zip(shard[f"maps/{k}/image"], shard[f"maps/{k}/sha256"].astype(str), strict=True):
                     maps[row].append(str(sha256))
-            known |= {index: (str(shard["images"][i]), str(hashes[i]), maps[i]) for i, index in enumerate(rows)}
+            known |= {index: (str(images[i]), str(hashes[i]), maps[i]) for i, index in enumerate(rows)}
     if not known:
         return 0, []
     count = min(max(math.ceil(share * len(known)), 1), len(known))
     chosen = sorted(np.random.default_rng(seed).choice(sorted(known), count, replace=False).tolist())
-    images, other = [results.job.images[index] for index in chosen], []
-    for done, each in enumerate(stream(images, model, wanted or results.wanted()), 1):
+    pictures, other = [results.job.images[index] for index in chosen], []
+    for done, each in enumerate(stream(pictures, model, wanted or results.wanted()), 1):
         name, file_sha256, maps_there = known[chosen[each.index]]
         if each.read is not None and each.read.sha256 != file_sha256:
             other.append(f"{name}: the picture has changed since")

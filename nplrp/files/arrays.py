@@ -13,7 +13,10 @@ import numpy as np
 
 from nplrp.errors import brief, brief_reason
 from nplrp.files.plain import open_plain
-from nplrp.files.zipped import RATIO, SMALL
+from nplrp.files.zipped import RATIO
+
+#: Bytes that arrays may take however small their file is: a backend's relevance may be 0 everywhere, and packs well.
+ARRAYS = 1 << 30
 
 
 def read_npy(path: str | os.PathLike[str]) -> np.ndarray:
@@ -52,8 +55,8 @@ def read_npz(path: str | os.PathLike[str], wanted: Container[str] | None = None)
             twice = [name for name, count in Counter(archive.namelist()).items() if count > 1]
             if twice:
                 raise ValueError(f"it has the array {brief(twice[0].removesuffix('.npy'))} twice")
-            if total > SMALL + RATIO * size:
-                raise ValueError(f"its arrays claim {total} bytes, the file has {size}")
+            if total > ARRAYS + RATIO * size:
+                raise ValueError(f"its arrays claim {total} bytes, the file has {size}; write it with numpy.savez, uncompressed")
             for info in archive.infolist():
                 name = info.filename.removesuffix(".npy")
                 if name == info.filename:

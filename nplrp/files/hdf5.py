@@ -150,7 +150,7 @@ def _text(source: Source, holder: Group, name: str) -> list[str] | None:
         return None
     where = f"attribute {name!r} of {holder.name!r}"
     attribute = h5py.h5a.open(holder.id, name.encode())
-    if math.prod(attribute.shape) == 0:
+    if _is_empty(attribute):
         return []
     # Read nothing but strings: libhdf5 2.0 crashes on a variable-length type with a flipped bit.
     if not isinstance(attribute.get_type(), h5py.h5t.TypeStringID):
@@ -170,12 +170,19 @@ def _text(source: Source, holder: Group, name: str) -> list[str] | None:
     return _utf8(value.ravel().tolist(), where)
 
 
+def _is_empty(attribute: h5py.h5a.AttrID) -> bool:
+    return attribute.shape is None or math.prod(attribute.shape) == 0
+
+
 def _texts(source: Source, references: bytes | memoryview, where: str) -> list[str]:
-    try:
-        found = source.content.texts(references)
-    except WeightsError as error:
-        raise WeightsError(f"{where} {error}") from error
-    return _utf8(found, where)
+    key = bytes(references)
+    if key not in source.texts:
+        try:
+            found = source.content.texts(key)
+        except WeightsError as error:
+            raise WeightsError(f"{where} {error}") from error
+        source.texts[key] = _utf8(found, where)
+    return list(source.texts[key])
 
 
 def _utf8(texts: list[bytes], where: str) -> list[str]:
@@ -200,6 +207,8 @@ def attribute(source: Source, holder: Group | Dataset, name: str) -> Any:
         items = _text(source, holder, name) or []
         return items[0] if found.shape == () and items else items
     where = f"attribute {name!r} of {holder.name!r}"
+    if _is_empty(found):
+        return np.empty(found.shape or 0, found.dtype if isinstance(found.get_type(), _NUMBERS) else np.float64)
     if not isinstance(found.get_type(), _NUMBERS) or found.get_storage_size() > MAX_ATTRIBUTE:
         raise WeightsError(f"{where} holds neither text nor numbers, or more than {MAX_ATTRIBUTE} bytes; write the file again")
     value = np.empty(found.shape, found.dtype)
@@ -246,7 +255,9 @@ def datasets(source: Source, group: Group) -> dict[str, Dataset]:
 
 def address(item: Group | Dataset) -> int:
     """Return where an object lies in its file: the same by whichever path it was reached."""
-    return int(h5py.h5o.get_info(item.id).addr)
+    # H5Oget_info would walk all that belongs to it, for sizes that nobody asks for: a heap inside itself without end.
+    low, high = h5py.h5g.get_objinfo(item.id).objno
+    return int(low) | int(high) << 32
 
 
 def array(source: Source, dataset: Dataset) -> np.ndarray:
@@ -376,12 +387,15 @@ class Source(io.RawIOBase):
     data : memoryview of bytes
     content : Content
         The same, where texts are found.
+    texts : dict of bytes to list of str
+        Texts that were read, by the references to them.
     damage : str
         What libhdf5 couldn't read.
     """
 
     def __init__(self, data: memoryview) -> None:
         self.data, self.content, self.damage = data, Content(data), ""
+        self.texts: dict[bytes, list[str]] = {}
         self._position, self._raw = 0, False
         self._read: dict[tuple[int, str], np.ndarray] = {}
         self._entered: set[int] = set()

@@ -37,11 +37,12 @@ def listen(sock: socket.socket, settings: Settings) -> None:
     ServeError
         If another process has begun to listen there.
     """
+    where = address(sock)
     try:
         sock.listen(min(settings.max_connections, 2048))
     except OSError as error:
         sock.close()
-        raise ServeError(f"{address(sock)}: can't listen there: {error.strerror}; choose another --host or --port") from None
+        raise ServeError(f"{where}: can't listen there: {error.strerror}; choose another --host or --port") from None
 
 
 def address(sock: socket.socket) -> str:
