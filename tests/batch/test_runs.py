@@ -17,12 +17,13 @@ import pytest
 from PIL import Image
 
 import nplrp
-from nplrp.batch.job import open_job, read_job
+from nplrp.batch.job import job_facts, open_job, read_job
 from nplrp.batch.merging import verify
 from nplrp.batch.results import Results
 from nplrp.batch.shard import Row, open_shard, shard_path, write_shard
 from nplrp.cli import main
 from nplrp.files.locks import claimed
+from nplrp.stream import Wanted
 
 WEIGHTS = Path(__file__).parent.parent / "data" / "keras_files" / "small32_k3.keras"
 
@@ -389,7 +390,7 @@ def test_hidden_files_and_results_are_no_images(pictures):
 
 
 def test_job_is_written_once(pictures):
-    facts = {"format": "nplrp batch 1"}
+    facts = job_facts(nplrp.load(WEIGHTS), Wanted(("zplus",)))
     open_job(Path("job"), facts, ["a", "b", "c"], 2)
     before = Path("job/job.json").stat().st_mtime_ns
     time.sleep(0.01)
