@@ -165,6 +165,8 @@ def test_killed_at_random_points_and_gone_on(pictures, how):
             time.sleep(0.002)
         _, told = process.communicate(timeout=120)
         assert "Traceback" not in told
+        if kill >= 3 and process.returncode == 0:  # it was quicker than who kills it
+            break
         assert process.returncode == ({signal.SIGKILL: -9, signal.SIGINT: 130}[how] if kill < 6 else 0), told
     assert [path for path in Path("killed").rglob(".*") if path.suffix != ".lock"] == []
     assert hashes("killed") == hashes("one")
