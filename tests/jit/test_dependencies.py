@@ -221,7 +221,9 @@ def test_each_kernel_module_depends_on_what_it_loads(path):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     reached = Sources().reach(module)
     assert set(done.stdout.split()) <= set(reached)
-    assert not {name.split(".")[1] for name in reached if "." in name} - {"kernels", "jit", "cache", "lazy"}, "arrays only, beside what `import nplrp` takes"
+    assert not {name.split(".")[1] for name in reached if "." in name} - {"kernels", "jit", "cache", "lazy"}, (
+        "arrays only, beside what `import nplrp` takes"
+    )
 
 
 def test_forms_of_imports():
