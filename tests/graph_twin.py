@@ -98,11 +98,13 @@ class Dense:
 
     def forward(self, a):
         """[in] -> [out]"""
-        return self.w @ a
+        with np.errstate(invalid="ignore"):  # OpenBLAS may tell of lanes that it reads beside an array
+            return self.w @ a
 
     def back(self, r):
         """[out] -> [in]"""
-        return self.w.T @ r
+        with np.errstate(invalid="ignore"):  # OpenBLAS may tell of lanes that it reads beside an array
+            return self.w.T @ r
 
     def positive(self):
         """The matrix of the positive weights."""

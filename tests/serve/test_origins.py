@@ -184,11 +184,12 @@ def site(forward=None):
 
     def serve(connection):
         with connection, suppress(OSError):  # either side may go at any time
+            first = connection.recv(65536)  # browsers connect ahead, and ask later
             if not led.is_set():
-                connection.recv(65536)
                 connection.sendall(head + page)
                 return
             with socket.create_connection(forward) as onward:
+                onward.sendall(first)
                 pairs = {connection: onward, onward: connection}
                 while not stop.is_set():
                     for each in select.select(list(pairs), [], [], 0.1)[0]:
