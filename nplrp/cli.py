@@ -551,11 +551,11 @@ def _listen(arguments: argparse.Namespace) -> Spoken:
     """Print what the package has to say, such as that kernels are being compiled or that a ledger looks bad, on stderr."""
     quiet, verbose = getattr(arguments, "quiet", False), getattr(arguments, "verbose", False)
 
-    def note(message: Any, *_: Any) -> None:
+    def note(message: Any, *_: Any, **__: Any) -> None:
         if not quiet:
             print(f"nplrp: note: {brief_reason(message, 2000)}", file=sys.stderr)
 
-    warnings.showwarning = note  # type: ignore[assignment]
+    warnings.showwarning = note
     logger = logging.getLogger("nplrp")
     for handler in [each for each in logger.handlers if isinstance(each, Spoken)]:
         logger.removeHandler(handler)

@@ -84,9 +84,9 @@ def check(file: IO[bytes]) -> None:
         file.seek(0)
 
 
-def _most(count: int, limit: int, what: str) -> None:
+def _most(count: int, limit: int, what: str, instead: str = "save it again without metadata") -> None:
     if count > limit:
-        raise Excess(f"has more than {limit} {what}: save it again without metadata")
+        raise Excess(f"has more than {limit} {what}: {instead}")
 
 
 def _check_png(file: IO[bytes], size: int) -> None:
@@ -281,7 +281,7 @@ def _check_directories(file: IO[bytes], size: int) -> None:
             if tag in _INSIDE:
                 waiting.append(value)
             if tag in _OFFSETS:
-                _most(number, TILES, "strips or tiles")
+                _most(number, TILES, "strips or tiles", "save it as PNG, or in larger ones")
 
 
 def _entries(file: IO[bytes], place: int, order: str, big: bool) -> Iterator[tuple[int, int, int, int]]:

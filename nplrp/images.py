@@ -312,7 +312,9 @@ def read_picture(path: str | os.PathLike[str], where: str) -> bytes:
         file.seek(len(content))
         content += file.read(most + 1 - len(content))
         if len(content) > most:
-            raise ImageError(f"{where}: has more than {most} bytes, too many for {width} x {height} pixels: save it again without metadata")
+            raise ImageError(
+                f"{where}: has more than {most} bytes, too many for {width} x {height} pixels: save it again without what is appended to it"
+            )
         return content
 
 

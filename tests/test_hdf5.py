@@ -135,6 +135,8 @@ def test_texts_of_a_dataset(tmp_path):
         file.create_dataset("wrong", data=[b"\xff\xfe"], dtype=h5py.string_dtype("ascii"))
     with hdf5.open_hdf5(map_plain(path)[0]) as (file, source):
         np.testing.assert_array_equal(hdf5.texts(source, file["words"]), words)
+        for _ in range(40):  # as who takes one row after another of it
+            np.testing.assert_array_equal(hdf5.texts(source, file["words"]), words)
         assert hdf5.texts(source, file["none"]).shape == (0,)
         with pytest.raises(WeightsError, match="'/wrong' isn't UTF-8"):
             hdf5.texts(source, file["wrong"])

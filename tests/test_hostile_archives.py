@@ -12,6 +12,7 @@ import nplrp
 from nplrp.errors import WeightsError
 from tests.keras_files import FILES
 from tests.torch_files import save, state_dict
+from weights_tools import torch_file
 from weights_tools.safetensors_file import read_safetensors
 from weights_tools.torch_file import MAGIC, read_tensors
 
@@ -165,3 +166,11 @@ def test_many_tensors_of_no_network(tmp_path, capsys):
     path = safetensors(tmp_path / "w.safetensors", header, bytes(80_000))
     assert main(["from-pytorch", str(path), str(tmp_path / "o.h5")]) == 2
     assert "has 20000 tensors" in capsys.readouterr().err
+
+
+def test_a_checkpoint_with_more_numbers_beside_the_weights_than_are_read(tmp_path, monkeypatch):
+    path = tmp_path / "w.pth"
+    save(path, {"a": np.ones(3, np.float32)}, lambda tensors: {"losses": [float(i) for i in range(500)], "state_dict": tensors})
+    assert read_tensors(path)["a"].tolist() == [1, 1, 1]
+    monkeypatch.setattr(torch_file, "_STEPS", 400)
+    refused(read_tensors, path, "more than 400 steps", "millions of numbers beside the weights", "save model.state_dict() alone")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from nplrp.errors import ImageError
-from nplrp.images import FORMATS, RESAMPLE, display, load_pixels, normalize, open_image, preprocess
+from nplrp.images import FORMATS, RESAMPLE, display, load_pixels, normalize, open_image, preprocess, sized_pixels
 from nplrp.model import Model, Preprocessing
 from nplrp.preprocessing import MODES
 
@@ -50,6 +50,13 @@ def refusal(*arguments, **options):
 
 
 # --- as others make them ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [None, "cubic", ["box"]])
+def test_a_filter_that_there_is_not(name):
+    picture = np.zeros((9, 9, 3), np.uint8)
+    with pytest.raises(ImageError, match=r"unknown resample filter .*; there are nearest, "):
+        sized_pixels([picture], (4, 4, 3), Preprocessing(mode="caffe", resample=name))
 
 
 def test_all_that_others_make_is_stored():

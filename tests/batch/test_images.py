@@ -32,6 +32,13 @@ def test_folders_patterns_lists(tree):
     assert find_images(["."], besides=Path("b")) == ["a/1.jpeg", "a/deep/er/0.webp", "odd[1].png"]
 
 
+def test_lists_as_other_systems_write_them(tree):
+    for text in ("\ufeffa/1.jpeg\nb.png", "\ufeffa/1.jpeg\r\nb.png\r\n", "\ufeffa/1.jpeg\rb.png\r"):
+        Path("list").write_bytes(text.encode())
+        assert find_images(["@list"]) == ["a/1.jpeg", "b.png"]
+        assert find_images(["-"], io.StringIO(text, newline="")) == ["a/1.jpeg", "b.png"]
+
+
 def test_links_are_not_followed_in_circles(tree):
     Path("a/up").symlink_to("..")
     assert find_images(["a"]) == ["a/1.jpeg", "a/deep/er/0.webp"]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from nplrp import cli
 from nplrp.serve import selfcheck
 from nplrp.serve.configuration import complete
 from nplrp.serve.lane import Full, Lane, Overdue
+from nplrp.serve.ports import bound, listen
 from nplrp.serve.problems import ServeError
 from nplrp.serve.settings import Settings, add_flags, cores, parse_size, settings_of
 from tests.serve.servers import ROOT, Local
@@ -158,6 +160,18 @@ def test_a_containers_quota_counts(monkeypatch):
 
 def test_loopback_is_the_default():
     assert Settings().host == "127.0.0.1"
+
+
+def test_two_on_one_port():
+    """Both may bind it; the second one to let clients in is told."""
+    with closing(bound(Settings(port=0))) as one:
+        settings = Settings(port=one.getsockname()[1])
+        two = bound(settings)
+        listen(one, settings)
+        with pytest.raises(ServeError, match=rf"http://127\.0\.0\.1:{settings.port}: can't listen there: Address already in use"):
+            listen(two, settings)
+        with pytest.raises(ServeError, match="can't listen there: Address already in use"):
+            bound(settings)
 
 
 def test_without_the_extra_serve_says_so_in_one_line(monkeypatch, capsys):

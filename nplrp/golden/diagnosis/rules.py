@@ -709,7 +709,10 @@ def fitted(at: Place, target: Array, within: tuple[Any, ...], as_good: Callable[
     norm = _norm_of(at)
     if norm is not None and at.matrix.ndim == 4:
         layer, merge = norm
-        normed = lambda p, theta: _with_norm(p, layer, merge, max(float(theta[0]), 0.0))  # noqa: E731
+
+        def normed(p: Place, theta: np.ndarray) -> np.ndarray | None:
+            return _with_norm(p, layer, merge, max(float(theta[0]), 0.0))
+
         yield from search(
             normed, [[1e-5], [1e-3], [1e-2], [0.1]], lambda t: f"epsilon {plain(t[0])} in the batch norm", "epsilon of the norm"
         )
