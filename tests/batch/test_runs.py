@@ -400,9 +400,9 @@ def test_a_folder_in_which_another_job_of_an_array_begins_meanwhile(pictures, mo
         return others(out)
 
     Path("run").mkdir()
-    monkeypatch.setattr(job_module, "_others", lambda out: False if (out / "job.json.lock").exists() else begun_meanwhile(out))
-    assert check_folder(Path("run"))
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(job_module, "_others", lambda out: False if (out / "job.json.lock").exists() else begun_meanwhile(out))
+        assert check_folder(Path("run"))
     Path("other").mkdir()
     Path("other/notes.txt").touch()
     with pytest.raises(OutputError, match="holds other files, and no run"):
