@@ -1,4 +1,9 @@
-"""The order of the tests."""
+"""The order of the tests, and interrupts that reach the programs they start."""
+
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell without job control has its background commands ignore it,
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # and their children too, which tests interrupt
 
 #: Files that take the longest run first, so that at the end no process is left alone with one.
 LONGEST = (
