@@ -557,3 +557,53 @@ def test_scores_of_every_pixel(tmp_path, opset):
     path = graph_file(tmp_path / "all.onnx", [node("Softmax", "x", axis=2)], {}, IMAGE, opset=11)
     with pytest.raises(WeightsError, match="only the one over one axis"):
         from_onnx(path)
+
+
+@pytest.mark.parametrize("squares", [node("Pow", "d two_", "p"), node("Mul", "d d", "p")])
+@pytest.mark.parametrize(("axis", "shape"), [(-1, (5,)), (1, (4, 1, 1)), (3, (1, 1, 1, 5))])
+def test_a_layer_norm_that_was_taken_apart(tmp_path, squares, axis, shape):
+    """As PyTorch writes it before opset 17; over the channels as ConvNeXt's own code has it, which subtracts the mean twice."""
+    constants = {"two_": np.float32(2), "eps": np.float32(0.01), "g_": numbers(*shape, seed=3), "h_": numbers(*shape, seed=4)}
+    nodes = [
+        SECOND,
+        node("ReduceMean", "b", "m", axes=[axis]),
+        node("Sub", "b m", "d"),
+        node("Sub", "b m", "e"),
+        squares,
+        node("ReduceMean", "p", "v", axes=[axis]),
+        node("Add", "v eps", "s"),
+        node("Sqrt", "s", "r"),
+        node("Div", "e r", "q"),
+        node("Mul", "q g_", "t"),
+        node("Add", "h_ t"),
+    ]
+    model = check(tmp_path, nodes, constants)
+    found = [layer for layer in model if layer.kind == "layernorm"]
+    assert len(found) == 1 and set(kinds(model)) <= {"conv", "layernorm", "permute"} and np.isclose(found[0].epsilon, 0.01)
+    channels = int(np.prod(shape))
+    assert {key: array.size for key, array in found[0].arrays.items()} == {"gamma": channels, "beta": channels}
+    plain = check(tmp_path, [*nodes[:9], node("Relu", "q")], constants)
+    assert [layer.arrays for layer in plain if layer.kind == "layernorm"] == [{}]
+    read = check(tmp_path, [*nodes[:9], node("Add", "q d")], constants)  # somebody reads what lies between: it is there still
+    assert {"layernorm", "subtract", "avgpool"} <= set(kinds(read))
+
+
+def test_what_only_looks_like_a_layer_norm_is_none(tmp_path):
+    constants = {"three_": np.float32(3), "two_": np.float32(2), "eps": np.float32(0.01)}
+
+    def nodes(power="two_", axis=1, mean="x m"):
+        return [
+            node("ReduceMean", "x", "m", axes=[1]),
+            node("Sub", mean, "d"),
+            node("Pow", f"d {power}", "p"),
+            node("ReduceMean", "p", "v", axes=[axis]),
+            node("Add", "v eps", "s"),
+            node("Sqrt", "s", "r"),
+            node("Div", "d r"),
+        ]
+
+    assert kinds(check(tmp_path, nodes(), constants)) == ["layernorm"]
+    for other in (nodes(power="three_"), nodes(axis=2), nodes(mean="m x")):
+        path = graph_file(tmp_path / "other.onnx", other, constants, IMAGE)
+        with pytest.raises(WeightsError, match="Pow"):
+            from_onnx(path)

@@ -483,14 +483,16 @@ def _layernorm(walk: Walk, node: Any, options: Options) -> None:
     x = walk.unflattened(walk.value(node, 0), node.name)
     rank = len(x.axes)
     first = options.get("axis", -1) % (rank + 1) - 1
-    if first < 0 or any(node.output[1:]):
+    over = sorted(axis % (rank + 1) - 1 for axis in options["axes"]) if "axes" in options else list(range(first, rank))  # `axes` is ours
+    if not over or min(over) < 0 or any(node.output[1:]):
         raise unsupported(node, "it normalises over the batch, or gives its statistics, which isn't supported")
-    gamma, beta = walk.weights(node, 1), walk.weights(node, 2)
+    given = {key: walk.weights(node, place) for key, place in (("gamma", 1), ("beta", 2))}
+    sizes = tuple(x.sizes[axis] for axis in over)
     for value in (x, walk.plain(node, x)):
-        places = value.axes[first:]
+        places = [value.axes[axis] for axis in over]
         arrays = {
-            key: np.ascontiguousarray(np.broadcast_to(array, x.sizes[first:]).transpose(np.argsort(places)))
-            for key, array in (("gamma", gamma), ("beta", beta))
+            key: np.ascontiguousarray(_along_axes(node, array, over, rank, sizes).transpose(np.argsort(places)))
+            for key, array in given.items()
             if array is not None
         }
         try:
@@ -500,6 +502,14 @@ def _layernorm(walk: Walk, node: Any, options: Options) -> None:
         except ModelError:
             if value.axes == tuple(range(rank)):
                 raise
+
+
+def _along_axes(node: Any, array: np.ndarray, over: Sequence[int], rank: int, sizes: tuple[int, ...]) -> np.ndarray:
+    """Return a factor or summand with one number for each place along the axes `over`."""
+    whole = array.reshape((1,) * (rank + 1 - array.ndim) + array.shape)  # with the batch axis
+    if whole.ndim != rank + 1 or any(side != 1 for axis, side in enumerate(whole.shape, -1) if axis not in over):
+        raise unsupported(node, f"its factors or summands of shape {array.shape} lie along other axes than those that it normalises")
+    return np.broadcast_to(whole.reshape([whole.shape[axis + 1] for axis in over]), sizes)
 
 
 def _instancenorm(walk: Walk, node: Any, options: Options) -> None:
