@@ -16,7 +16,7 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from typing import IO, Any
 
@@ -422,7 +422,9 @@ def _pillow_errors(where: str, formats: tuple[str, ...] = FORMATS) -> Iterator[N
         except UnidentifiedImageError as error:
             names = ", ".join(formats)
             if str(where).lower().endswith((".npy", ".npz")):
-                raise ImageError(f"{where}: an array isn't a picture: hand it to nplrp.explain(model, numpy.load(...)) in Python, or as --input X.npy") from error
+                raise ImageError(
+                    f"{where}: an array isn't a picture: hand it to nplrp.explain(model, numpy.load(...)) in Python, or as --input X.npy"
+                ) from error
             raise ImageError(f"{where}: not a picture, or damaged at its start; expected {names}: convert it to PNG or JPEG") from error
         except OSError as error:
             if error.errno is None:

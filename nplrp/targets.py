@@ -197,7 +197,8 @@ def _find_position(scoring: Scoring, target: Any) -> int:
     position = tuple(int(each) for each in target) if _is_list(target) and all(is_size(each, 0) for each in target) else ()
     if len(position) != len(scoring.shape):
         raise ModelError(
-            f"the model ends in an output of shape {scoring.shape}, where a target is a position ({position_in(scoring.shape)}), not {brief(target)}"
+            f"the model ends in an output of shape {scoring.shape}, where a target is a position ({position_in(scoring.shape)}), "
+            f"not {brief(target)}"
         )
     if not all(0 <= each < side for each, side in zip(position, scoring.shape, strict=True)):
         raise ModelError(f"there is no position {position} in the model's output, whose shape is {scoring.shape}; counting begins at 0")

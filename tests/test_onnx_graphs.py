@@ -549,7 +549,11 @@ def test_every_operator_is_met_here():
 def test_scores_of_every_pixel(tmp_path, opset):
     """Before opset 13 a softmax was over all axes from one on: torch turned the tensor so that the channels are the last."""
     if opset == 11:
-        turned = [node("Transpose", "b", "t", perm=[0, 2, 3, 1]), node("Softmax", "t", "s", axis=3), node("Transpose", "s", perm=[0, 3, 1, 2])]
+        turned = [
+            node("Transpose", "b", "t", perm=[0, 2, 3, 1]),
+            node("Softmax", "t", "s", axis=3),
+            node("Transpose", "s", perm=[0, 3, 1, 2]),
+        ]
     else:
         turned = [node("Softmax", "b", axis=1)]
     model = check(tmp_path, [SECOND, *turned], opset=opset)

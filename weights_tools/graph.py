@@ -172,7 +172,7 @@ def _merged(before: Draft, draft: Draft) -> Draft | None:
 
 
 def _as_batch_norms(drafts: Sequence[Draft]) -> list[Draft]:
-    """Return drafts with factors and summands as batch norms, but for those on the input itself: they prepare the picture, as a Rescaling."""
+    """Return drafts with factors and summands as batch norms, but for those on the input itself, which prepare the picture."""
     before = {-1}
     for i, draft in enumerate(drafts):
         if before.issuperset(draft.inputs) and draft.kind in ("affine", "permute", "pad", "crop", *VIEWS):

@@ -38,10 +38,10 @@ def with_norms(nodes: Sequence[Any], constants: Mapping[str, np.ndarray]) -> lis
                 done[node.output[0]] = x, axes, epsilon, [*(arrays or [""] * wanted), other]
         if node.output and node.output[0] in done:
             x, axes, epsilon, arrays = done[node.output[0]]
-            node = helper.make_node(
-                "LayerNormalization", [x, *(arrays or [""])], [node.output[0]], node.name, None, axes=axes, epsilon=epsilon
-            )
-        result.append(node)
+            made = [x, *(arrays or [""])], [node.output[0]], node.name
+            result.append(helper.make_node("LayerNormalization", *made, axes=axes, epsilon=epsilon))
+        else:
+            result.append(node)
     return result
 
 

@@ -25,8 +25,8 @@ def find_images(given: Sequence[str], stdin: IO[str] | None = None, besides: Pat
     Parameters
     ----------
     given : sequence of str
-        A file; a folder, which means all pictures below it, by their names, or if there are none all arrays (``.npy``); a pattern such as ``"photos/**/*.jpg"``; ``"@LIST"``, a text
-        file with one of these on each line; or ``"-"``, the same from standard input.
+        A file; a folder, which means all pictures below it, by their names, or if there are none all arrays (``.npy``); a pattern such as
+        ``"photos/**/*.jpg"``; ``"@LIST"``, a text file with one of these on each line; or ``"-"``, the same from standard input.
     stdin : file or None
     besides : path or None
         A folder whose pictures aren't meant: where results are written.

@@ -185,6 +185,8 @@ class Results:
         shape = tuple(self.job.facts["input_shape"])
         if model.input_shape != shape:
             size = "x".join(map(str, shape[:-1] or shape))
-            raise ModelError(f"{self.folder}: its images have shape {shape}, those of {model.name} {model.input_shape}; give --input-size {size}")
+            raise ModelError(
+                f"{self.folder}: its images have shape {shape}, those of {model.name} {model.input_shape}; give --input-size {size}"
+            )
         prepared = Preprocessing(**self.job.facts["preprocessing"])
         return model if prepared == model.preprocessing else dataclasses.replace(model, preprocessing=prepared)

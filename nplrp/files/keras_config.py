@@ -634,7 +634,7 @@ def _walk(graph: Graph, given: Sequence[Tensor | None], wanted: set[int], sketch
     refs = list(graph.outputs.values())
     for number in wanted:
         needed.setdefault(graph.find(refs[number], ""), set()).add(refs[number].output)
-    values: dict[Item, dict[int, Tensor]] = {}
+    values: dict[Item, Mapping[int, Tensor]] = {}
 
     def tensor(ref: Ref, reader: str) -> Tensor:
         found = values[graph.find(ref, reader)]

@@ -147,7 +147,9 @@ def read_einsum(call: Call) -> Tensor:
     found = re.fullmatch(r"((?:[A-Za-z]|\.\.\.)[A-Za-z]*)([A-Za-z]),\2([A-Za-z])->\1\3", str(equation).replace(" ", ""))
     units = (items(call.get("output_shape")) or [call.get("output_shape")])[-1]
     if not found or bias not in (None, found[3]) or found[3] in found[1] + found[2]:
-        raise ValueError(f"equation={brief(equation)} with bias_axes={brief(bias)} isn't supported, only dense layers such as 'abc,cd->abd'")
+        raise ValueError(
+            f"equation={brief(equation)} with bias_axes={brief(bias)} isn't supported, only dense layers such as 'abc,cd->abd'"
+        )
     call.options = {**call.options, "units": units, "use_bias": bias is not None}
     return read(call)
 

@@ -362,7 +362,12 @@ KINDS = (
         keras={"LayerNormalization": _norm},
     ),
     Kind("rmsnorm", shape, _over_axes(lambda layer: ("ROOT", False), lambda layer: layer.epsilon), keras={"RMSNormalization": _rms}),
-    Kind("unitnorm", shape, _over_axes(lambda layer: ("LENGTH", False), lambda layer: SHORTEST), keras=dict.fromkeys(("UnitNormalization", "tf.math.l2_normalize"), _unit)),
+    Kind(
+        "unitnorm",
+        shape,
+        _over_axes(lambda layer: ("LENGTH", False), lambda layer: SHORTEST),
+        keras=dict.fromkeys(("UnitNormalization", "tf.math.l2_normalize"), _unit),
+    ),
     Kind("groupnorm", group_shape, _over_groups, keras={"GroupNormalization": _group}, renumbering=lambda layer: None),
 )
 OPERATIONS = (NORM, ADDED)

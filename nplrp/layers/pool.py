@@ -333,7 +333,7 @@ def _between(value: Any, dims: int) -> Any:
     if len(sizes) != dims + 2:
         return sizes[0] if len(sizes) == 1 else value
     middle = sizes[1:-1] if sizes[0] == sizes[-1] == 1 else sizes[2:]
-    if sizes != [1, *middle, 1] and sizes != [1, 1, *middle]:
+    if sizes not in ([1, *middle, 1], [1, 1, *middle]):
         raise ValueError(f"its window is {brief(value)}, expected 1 for batch and channels")
     return middle
 

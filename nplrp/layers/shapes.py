@@ -447,11 +447,11 @@ def slice_of(call: Call) -> Tensor:
         raise ValueError(f"it cuts from {brief(begin)} on {brief(sizes)} places, expected constants, and all of the batch axis (0, -1)")
     cuts = {}
     for i, (first, count, size) in enumerate(zip(begin[1:], sizes[1:], x.keras_shape, strict=True)):
-        count = size - first if count == -1 else count
-        if not is_size(count, 1) or first + count > size:
-            raise ValueError(f"it cuts {count} places from {first} on, of {size}")
-        if count < size:
-            cuts[i] = range(first, first + count)
+        behind = size if count == -1 else first + count if is_size(count, 1) else 0
+        if not first < behind <= size:
+            raise ValueError(f"it cuts {brief(count)} places from {first} on, of {size}")
+        if behind - first < size:
+            cuts[i] = range(first, behind)
     for number, (i, places) in enumerate(cuts.items(), 1):
         x = cut(call, x, i, places, "" if number == len(cuts) else f"axis_{i + 1}")
     return x if cuts else call.add("identity", x)
@@ -627,5 +627,9 @@ RESIZE: Mapping[str, Reader] = MappingProxyType(
     {"Resizing": resizing, "RandomCrop": random_crop, **dict.fromkeys(("Resize", "tf.image.resize"), resize)}
 )
 CONCATENATE: Mapping[str, Reader] = MappingProxyType(
-    {**dict.fromkeys(("Concatenate", "tf.concat"), concatenate), **dict.fromkeys(("Stack", "tf.stack"), stack), **dict.fromkeys(("Tile", "tf.tile"), tile)}
+    {
+        **dict.fromkeys(("Concatenate", "tf.concat"), concatenate),
+        **dict.fromkeys(("Stack", "tf.stack"), stack),
+        **dict.fromkeys(("Tile", "tf.tile"), tile),
+    }
 )
