@@ -256,6 +256,10 @@ class Naming:
                 "(nplrp.predict), or explain all of it with nplrp.explain(..., start='all') or one position with "
                 f"target=({position_in(self.scoring.shape)})"
             )
+        return self.foremost(scores, top)
+
+    def foremost(self, scores: np.ndarray, top: int) -> list[Label]:
+        """Return the `top` outputs of one image as `largest` does; of outputs that are no vector the positions with the largest scores."""
         order = np.argsort(-scores, kind="stable")[: max(top, 0)]
         return [self.label(int(i), float(scores[i])) for i in order]
 
