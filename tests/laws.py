@@ -28,7 +28,7 @@ def steps_of(model, dtype="float64"):
 def adjoint(step, change, seed=0, held=None, n=2, tolerance=1e-13, nothing=False):
     """<forward(a), s> = <a, transpose(s)> for a changed weight, without the bias: to rounding of the terms; 0 and 0 if `nothing`."""
     rng = np.random.default_rng(seed)
-    dtype = np.float64 if step.weight is None else step.weight.dtype
+    dtype = np.float64 if step.weight is None else layers.wide(step).dtype
     a, s = rng.normal(size=(n, *step.input_shape)).astype(dtype), rng.normal(size=(n, *step.output_shape)).astype(dtype)
     z = layers.forward(step, [a], [change], NOTHING, held=held)
     (c,) = layers.transpose(step, s, [change], held)

@@ -25,7 +25,7 @@ from nplrp.workspace import Hold, Workspace
 from tests import laws, naive
 from tests.bits import NETWORKS, boxed, pictures
 from tests.laws import assert_balanced
-from tests.networks import conv, dense, images, plain, pool, random_kernel, small_resnet, small_vgg
+from tests.networks import conv, dense, images, plain, pool, random_kernel, small_resnet, small_vgg, with_weights_in
 
 DATA = Path(__file__).parent / "data"
 ORACLE_NAMES = {"input_1": "input", "fc_out": "predictions"}
@@ -288,6 +288,19 @@ def test_places_tie_through_padding_and_average_pools():
         assert algorithms(plan) == ({"direct", "winograd"} if algorithm == "auto" else {"direct"})
     assert np.array_equal(winners["auto"], winners["direct"])
     assert np.mean(winners["auto"] == 0) > 0.5  # the first of equal places
+
+
+@pytest.mark.parametrize("composite", [*COMPOSITES, "wsquare", "gamma"])
+def test_float64_reads_float32_weights_where_they_are(composite, chains):
+    """Dense weights aren't copied for a float64 plan; every number has the bits that a copy gives."""
+    model, x = (with_weights_in(chains["wide"][0], np.float32), chains["wide"][1])
+    both, own = (model, with_weights_in(model, np.float64)), boxed(composite, x)
+    e, expected = (nplrp.explain(each, x, own, dtype="float64") for each in both)
+    dense = [step for step in e.plan.steps if step.kind == "dense"]
+    assert len(dense) == 2
+    assert all(np.shares_memory(step.weight, model[step.name].arrays["kernel"]) for step in dense)
+    assert e.relevance.tobytes() == expected.relevance.tobytes()
+    assert [R.tobytes() for R in e.relevances.values()] == [R.tobytes() for R in expected.relevances.values()]
 
 
 @pytest.mark.parametrize("composite", ["notebook", "epsilon_plus"])
