@@ -42,15 +42,24 @@ class Packed:
 
 
 class Workspace:
-    """Scratch memory for calls that follow each other; two threads need two."""
+    """Scratch memory for calls that follow each other; two threads need two.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    grown : callable, optional
+        Called when an array has made way for a larger one.
+    """
+
+    def __init__(self, grown=None) -> None:
         self._arrays: dict[str, np.ndarray] = {}
+        self._grown = grown
 
     def take(self, name, size):
         """Return an uninitialised flat float32 array of at least `size` numbers, which starts on a cache line."""
         if name not in self._arrays or len(self._arrays[name]) < size:
             self._arrays[name] = _scratch(size, np.dtype(np.float32))
+            if self._grown is not None:
+                self._grown()
         return self._arrays[name]
 
 

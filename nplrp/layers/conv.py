@@ -349,7 +349,7 @@ def scratch_of(workspace: Workspace) -> Any:
     """Return what the convolution kernels keep between calls."""
     from nplrp.kernels import conv
 
-    workspace.scratch = workspace.scratch or conv.Workspace()
+    workspace.scratch = workspace.scratch or conv.Workspace(grown=workspace.replays.clear)
     return workspace.scratch
 
 
