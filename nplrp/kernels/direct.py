@@ -268,8 +268,8 @@ def _gather_chunk(p, cut, terms, term, x, group, many, shape, units, first, begi
 
 
 @shared_kernel
-def _convolve(thread, threads, p, layout, phases, units, images, x, x2, weights, e):
-    """Do one thread's share of every phase: of all (gathered pixels, group, slab)."""
+def _convolve(thread, threads, p, layout, phases, units, images, x, x2, weights, weights2, outputs, e, e2):
+    """Do one thread's share of every phase: of all (gathered pixels, group, slab), each for one or both outputs."""
     cout, slabs, groups = p.cout // p.groups, layout.slabs, p.groups
     panel = PANEL_32 if weights.itemsize == 4 else PANEL_64
     b_panel = layout.slab_size // SLAB * panel
@@ -317,16 +317,18 @@ def _convolve(thread, threads, p, layout, phases, units, images, x, x2, weights,
                 for slab in range(max(0, from_slab - group * slabs), min(slabs, to_slab - group * slabs)):
                     channels, wide = min(SLAB, cout - slab * SLAB), min(SLAB, folded * cout - slab * SLAB)
                     w_from, c_from = (group * slabs + slab) * layout.slab_size + start * panel, group * cout + slab * SLAB
-                    for n in range(pieces * (count // segment)):
-                        part, done = (n, 0) if n < pieces else (n % pieces, n // pieces)
+                    for n in range(outputs * pieces * (count // segment)):
+                        w, on = (weights, e) if n < pieces * (count // segment) else (weights2, e2)
+                        part, done = n % pieces, n // pieces % (count // segment)
                         low, high = pairs * part // pieces * ROW_STEP, min(segment, pairs * (part + 1) // pieces * ROW_STEP)
                         pixel, left, width = begin + done * segment + low, high - low, columns
                         if k_blocks > 0:
                             if whole and folded == 1:
-                                bring_pixels(e, left, pixel * p.cout + c_from, p.cout)
+                                bring_pixels(on, left, pixel * p.cout + c_from, p.cout)
                             even = (left + ROW_STEP - 1) // ROW_STEP * ROW_STEP
                             a_from = (group - begun) * group_step + done * cut.segment_step + low * BLOCK
-                            multiply(even, wide, a, a_from, o, offsets, o, k_blocks, depth, weights, w_from, o, b_panel, sums, o)
+                            b_next = layout.slab_size if part == 0 and done == 0 else o  # of the next slab: weights come from memory
+                            multiply(even, wide, a, a_from, o, offsets, o, k_blocks, depth, w, w_from, b_next, b_panel, sums, o)
                         if folded > 1:
                             _fold(sums, dilation * SLAB, cout, folded, totals, cout, out_columns)
                             pixel, left, width = pixel // columns * out_columns, out_columns, out_columns
@@ -337,11 +339,13 @@ def _convolve(thread, threads, p, layout, phases, units, images, x, x2, weights,
                                 image, row, column = pixel // (rows * width), pixel // width % rows, pixel % width
                                 at = (image * p.out_height + y + row * p.up_h) * p.out_width + q + column * p.up_w
                                 some = min(width - column, left)
-                            finish_pixels(e, totals, done * s_pixel, s_pixel, some, channels, c_from, at * p.cout + c_from, p.up_w * p.cout)
+                            finish_pixels(
+                                on, totals, done * s_pixel, s_pixel, some, channels, c_from, at * p.cout + c_from, p.up_w * p.cout
+                            )
                             done, pixel, left = done + some, pixel + some, left - some
 
 
-def convolve(p, cut, images, x, x2, weights, e, threads):
+def convolve(p, cut, images, x, x2, weights, e, threads, weights2=None, e2=None):
     """Convolve `images` images with packed weights.
 
     Parameters
@@ -357,5 +361,8 @@ def convolve(p, cut, images, x, x2, weights, e, threads):
         Without bias, if the plan folds.
     threads : int
         The work is split over pixels and output channels, never over a sum.
+    weights2, e2 : ndarray, Epilogue, optional
+        A second convolution of the same plan, which shares the gathered inputs.
     """
-    _convolve(threads, p, cut.layout, cut.phases, cut.units, images, x, x2, weights, e)
+    second = (weights, weights, 1, e, e) if weights2 is None else (weights, weights2, 2, e, e2)
+    _convolve(threads, p, cut.layout, cut.phases, cut.units, images, x, x2, *second)
