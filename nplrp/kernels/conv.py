@@ -205,12 +205,12 @@ def _run(x, x2, packed, e, threads, workspace, packed2=None, e2=None):
     problem, images = packed.problem, x.shape[0]
     first = frozen(x)
     inputs = [first, first if x2 is None else frozen(x2)]
-    together = packed2 is not None and packed.algorithm == packed2.algorithm != "depthwise" and packed.terms == packed2.terms
+    together = packed2 is not None and (packed.algorithm, packed.terms) == (packed2.algorithm, packed2.terms)
     second = packed2.weights if packed2 is not None and together else None
+    other = (None, None) if second is None else (second.blocks, e2)
     if packed.algorithm == "depthwise":
-        depthwise.convolve(problem, packed.plan, *inputs, packed.weights.blocks, e, threads)
+        depthwise.convolve(problem, packed.plan, *inputs, packed.weights.blocks, e, threads, *other)
     if packed.algorithm == "direct":
-        other = (None, None) if second is None else (second.blocks, e2)
         direct.convolve(problem, packed.plan, images, *inputs, packed.weights.blocks, e, threads, *other)
     if packed2 is not None and not together:
         _run(x, x2, packed2, e2, threads, workspace)
