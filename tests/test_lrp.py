@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import nplrp
 from nplrp import fused, lrp, outputs
-from nplrp.errors import ModelError, NumericsError, RuleError
+from nplrp.errors import ModelError, NumericsError, RuleError, WeightsError
 from nplrp.kernels.conv import Packed
 from nplrp.model import Window, chain
 from nplrp.rules import RULES, Rule
@@ -546,6 +546,28 @@ def test_weights_kept_from_the_second_call_on_change_no_bit(composite, sets):
         step.prepared.clear()
     assert room.take(room.size)  # all of it is free again
     assert np.array_equal(nplrp.explain(model, x, composite).relevance, first)
+
+
+def test_a_models_room_is_given_and_handed_on():
+    """With room for one of the sets of a model's weights, that many are kept; copies have it too, and kept ones of their own."""
+    x, size = images(19, 1, (12, 12, 64)), 4 * 36 * (64 * 64 + 4 * 16)
+
+    def held(model):
+        for _ in range(3):
+            nplrp.explain(model, x, "epsilon")
+        return sum(
+            each.size for step in nplrp.make_plan(model, "epsilon").steps for each in step.prepared.values() if isinstance(each, Hold)
+        )
+
+    one = replace(two_convs(), room=size)
+    assert [held(each) for each in (one, replace(one), pickle.loads(pickle.dumps(one)))] == 3 * [size]
+    assert [held(replace(one, room=n)) for n in (0, size - 1, 2 * size, 10**12)] == [0, 0, 2 * size, 4 * size]
+    assert nplrp.load("demo", room=5).kept.room.size == 5
+    for wrong in (-1, 1.5, None, True, "1 GB"):
+        with pytest.raises(ModelError, match=r"room is .*, expected a number of bytes, 0 or more"):
+            replace(one, room=wrong)
+        with pytest.raises(WeightsError, match=r"room is .*, expected a number of bytes, 0 or more"):
+            nplrp.load("demo", room=wrong)
 
 
 def test_threads_share_a_model_that_begins_to_keep_weights():
