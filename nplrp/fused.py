@@ -8,7 +8,8 @@ Four things are saved, and nothing else changes:
 - lines 4 and 2: R = a * c of one layer and s = R / stabilise(z) of the layer below are the last thing that the kernel of line 3 does
   with a number, in this order and so with the page's bits.
 - Python: kernels that don't wait for it are run by one team of threads, one after the other (see `nplrp.jit.queue`). Between them
-  nothing may read or write an array but by a kernel.
+  nothing may read or write an array but by a kernel. So from the third pass of a kind on they are run as noted down before
+  (`nplrp.replay`).
 - checks: a NaN or an infinity can't be lost on its way to the logits or to the input, so only these are looked at. If one is found,
   the pass is run again by the page, which names the layer.
 
@@ -20,10 +21,10 @@ float64.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -33,7 +34,9 @@ from nplrp.layers import Division, Operation, Step, operation
 from nplrp.layers.moves import IDENTITY
 from nplrp.lrp import Keep
 from nplrp.plan import Plan, dead_get_nothing, hands_slope
+from nplrp.replay import Passage
 from nplrp.rules import AS_IS, Clamp, Part, Rule, Term
+from nplrp.span import Span, find_span
 from nplrp.trace import Trace
 from nplrp.workspace import Workspace
 
@@ -44,6 +47,14 @@ if TYPE_CHECKING:
 _STABILISERS = ("plus", "sign")
 
 StepBack = Callable[[int, np.ndarray], np.ndarray]
+
+
+class Begun(NamedTuple):
+    """What the first steps of a forward pass left, as in a `Trace`; an output that is a view of x is only its shape."""
+
+    outputs: tuple[np.ndarray | tuple[int, ...], ...]
+    held: Mapping[int, Any]
+    denominators: Mapping[int, tuple[np.ndarray, ...]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,15 +98,20 @@ def run_forward(plan: Plan, x: np.ndarray, workspace: Workspace | None = None, g
     `given` is another plan of the same model and what it left of the same x: what both compute is taken from there, with the same bits.
     """
     workspace = workspace or Workspace(reuse=False)
-    activations, held, denominators = [x], dict[int, Any](), dict[int, tuple[np.ndarray, ...]]()
     logits, queue = None, layers.queue()
     ties = layers.tie_labels(plan.steps, x)
+    passage = Passage(workspace, queue, ("forward", plan, *ties), [x, *ties.values()], possible=given is None)
+    begun: Begun = passage.again() or Begun((), {}, {})
+    activations = [x, *(x.reshape(a) if isinstance(a, tuple) else a for a in begun.outputs)]
+    held, denominators = dict(begun.held), dict(begun.denominators)
     for i, fusion in enumerate(fusions(plan)):
+        if i < len(begun.outputs):
+            continue
         step, inputs = fusion.step, [activations[j + 1] for j in fusion.step.inputs]
         known = None if given is None else _known(fusion, i, *given)
         queued = fusion.queued and (known is None or not fusion.beside or _beside_by_kernels(fusion))
         if not queued:
-            queue.run()
+            passage.run(_begun, activations, held, denominators)
         with queue if queued else nullcontext():
             if known is not None and given is not None:
                 z, a, besides = known, given[1].activations[i + 1], _beside(plan, i, fusion, inputs, workspace)
@@ -113,20 +129,48 @@ def run_forward(plan: Plan, x: np.ndarray, workspace: Workspace | None = None, g
         if step.score:
             logits = z
         activations.append(a)
-    queue.run()
+    passage.run(_begun, activations, held, denominators)
     return Trace(tuple(activations), held, activations[-1] if logits is None else logits.reshape(activations[-1].shape), denominators)
+
+
+def _begun(activations: Sequence[np.ndarray], held: Mapping[int, Any], denominators: Mapping[int, tuple[np.ndarray, ...]]) -> Begun | None:
+    """Return what a forward pass has left so far; None if that is in x elsewhere than where x begins."""
+    x, *outputs = activations
+    same = [a.ctypes.data == x.ctypes.data and (a.size, a.dtype) == (x.size, x.dtype) for a in outputs]
+    arrays = [a for a, view in zip(outputs, same, strict=True) if not view] + _arrays(held.values()) + _arrays(denominators.values())
+    if any(np.may_share_memory(x, array) for array in arrays):
+        return None
+    return Begun(tuple(a.shape if view else a for a, view in zip(outputs, same, strict=True)), dict(held), dict(denominators))
+
+
+def _still_read(x: np.ndarray, activations: Mapping[int, np.ndarray], done: int) -> tuple[int, dict[int, np.ndarray]] | None:
+    """Return how many steps are done, and the outputs that are still read; None if something of x is."""
+    outputs = {j: a for j, a in activations.items() if j >= 0}
+    return None if any(np.may_share_memory(x, a) for a in activations.values()) else (done, outputs)
+
+
+def _arrays(values: Iterable[Any]) -> list[np.ndarray]:
+    """Return the arrays among values, also of those in tuples."""
+    found: list[np.ndarray] = []
+    for value in values:
+        found += _arrays(value) if isinstance(value, tuple) else [value] if isinstance(value, np.ndarray) else []
+    return found
 
 
 def run_outputs(plan: Plan, x: np.ndarray, workspace: Workspace) -> Trace:
     """Run a plan's steps on x [n, *input_shape] and keep the output and the logits alone: an array goes when its last reader is done."""
-    activations: dict[int, np.ndarray] = {-1: x}
     last = {j: i for i, fusion in enumerate(fusions(plan)) for j in fusion.step.inputs}
     logits, queue = None, layers.queue()
     ties = layers.tie_labels(plan.steps, x)
+    passage = Passage(workspace, queue, ("outputs", plan, *ties), [x, *ties.values()])
+    begun, still_read = passage.again() or (0, dict[int, np.ndarray]())
+    activations: dict[int, np.ndarray] = {-1: x, **still_read}
     for i, fusion in enumerate(fusions(plan)):
+        if i < begun:
+            continue
         step = fusion.step
         if not fusion.queued:
-            queue.run()
+            passage.run(_still_read, x, activations, i)
         with queue if fusion.queued else nullcontext():
             z, activations[i], _ = _run_step(
                 replace(fusion, beside=()), [activations[j] for j in step.inputs], {}, i, ties.get(i), workspace
@@ -138,7 +182,7 @@ def run_outputs(plan: Plan, x: np.ndarray, workspace: Workspace) -> Trace:
         for j in dict.fromkeys(step.inputs):
             if last[j] == i:
                 _give(workspace, activations.pop(j), activations)
-    queue.run()
+    passage.run(_still_read, x, activations, len(plan.steps))
     output = activations[len(plan.steps) - 1]
     return Trace((output,), {}, output if logits is None else logits.reshape(output.shape), {})
 
@@ -195,8 +239,9 @@ def run_backward(
     workspace: Workspace | None = None,
     keep: Keep | None = None,
     spend: bool = False,
+    span: Span | None = None,
 ) -> np.ndarray:
-    """Carry relevance from the logits to the input; nothing is checked.
+    """Carry relevance from the logits to the input, or down to the bottom of a span; nothing is checked.
 
     Parameters
     ----------
@@ -210,19 +255,29 @@ def run_backward(
     workspace : Workspace or None
         None, or one that doesn't use memory again, if there is a `keep`.
     keep : callable or None
-        Called with (i, relevance of the output of step i), and with -1 for the input. The bits are the same with and without.
+        Called with (i, relevance of the output of step i, after its mask), and with -1 for the input. The bits are the same with and
+        without.
     spend : bool
         Nobody needs the trace afterwards: what it holds of a step is given back to the workspace once the pass has gone by.
+    span : Span or None
+        One that begins at the logits; None is all of the network.
 
     Returns
     -------
-    ndarray [n, *input_shape]
+    ndarray [n, *output_shape of the span's bottom]
     """
-    workspace = workspace or Workspace(reuse=False)
+    workspace, span = workspace or Workspace(reuse=False), span or find_span(plan.steps, None, None, None)
+    queue = layers.queue()
+    read = [R, *trace.activations, *_arrays(trace.held.values()), *_arrays(trace.denominators.values())]
+    what = "backward", plan, span.bottom, spend, *trace.held, *trace.denominators
+    passage = Passage(workspace, queue, what, read, possible=keep is None and not span.masks)
+    found: np.ndarray | None = passage.again()
+    if found is not None:
+        return found
     arrived = {len(plan.steps) - 1: R}
     divided: dict[int, list[np.ndarray]] = {}  # s, part by part, of steps for which the one above has divided already
-    queue, spent = layers.queue(), _by_last_use(trace) if spend else {}
-    for i in range(len(plan.steps) - 1, -1, -1):
+    spent = _by_last_use(trace) if spend else {}
+    for i in range(len(plan.steps) - 1, span.bottom, -1):
         workspace.give(*spent.pop(i + 1, ()))
         fusion, rule = fusions(plan)[i], plan.rules[i]
         step, s = fusion.step, divided.pop(i, [])
@@ -230,14 +285,17 @@ def run_backward(
             if i not in arrived:
                 continue
             R = arrived.pop(i)
-            if keep:
+            if keep or i in span.masks:
                 queue.run()
+                R = span.mask(i, R)
+            if keep:
                 keep(i, R)
             if fusion.bends:
                 queue.run()
                 R = behind_activation(plan, trace, i, R)
         inputs = [trace.activations[j + 1] for j in step.inputs]
-        division = _division(plan, trace, fusion.source) if fusion.source >= 0 and not keep else None
+        whole = fusion.source > span.bottom and not any(j in span.masks for j in range(fusion.source, i))
+        division = _division(plan, trace, fusion.source) if whole and not keep else None
         op, carried = operation(step), None
         if i in trace.denominators:
             own = _division(plan, trace, i)
@@ -278,10 +336,11 @@ def run_backward(
             continue
         for j, share in zip(step.inputs, carried.arrays, strict=True):
             arrived[j] = _sum(arrived[j], share, queue, workspace) if j in arrived else share
-    queue.run()
+    passage.run(lambda R: R if all(workspace.holds([R])) else None, arrived[span.bottom])
+    R = span.mask(span.bottom, arrived[span.bottom])
     if keep:
-        keep(-1, arrived[-1])
-    return arrived[-1]
+        keep(span.bottom, R)
+    return R
 
 
 def _by_last_use(trace: Trace) -> dict[int, list[np.ndarray]]:

@@ -157,6 +157,9 @@ class Model:
         (class id, description) of every output unit.
     source : str or None
         Where the weights came from; not part of the content.
+    room : int
+        Bytes that it may hold for speed alone: weights of convolutions as transforms take them, from the second call on. Another model of
+        the same layers with more of it is ``dataclasses.replace(model, room=600_000_000)``.
     """
 
     name: str
@@ -165,12 +168,19 @@ class Model:
     preprocessing: Preprocessing = Preprocessing()  # noqa: RUF009 - frozen
     classes: tuple[tuple[str, str], ...] | None = None
     source: str | None = None
+    room: int = ROOM
     kept: Kept = field(default_factory=Kept, init=False, repr=False)  # not handed on by `replace`
+
+    def __post_init__(self) -> None:
+        if isinstance(self.room, bool) or not isinstance(self.room, int) or self.room < 0:
+            raise ModelError(f"the model's room is {brief(self.room)}, expected a number of bytes, 0 or more")
+        self.kept.room.size = self.room
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what can be made again: steps, plans, memory."""
         kept = self.kept
-        return {**self.__dict__, "kept": Kept(content_hash=kept.content_hash, stamps=kept.stamps, reading=kept.reading, mapped=False)}
+        left = Kept(content_hash=kept.content_hash, stamps=kept.stamps, reading=kept.reading, mapped=False, room=kept.room)
+        return {**self.__dict__, "kept": left}
 
     def __iter__(self) -> Iterator[Layer]:
         return iter(self.layers)

@@ -11,7 +11,7 @@ import math
 import os
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,33 @@ import numpy as np
 
 if TYPE_CHECKING:
     from nplrp.model import Model
+
+
+@dataclass(frozen=True)
+class State:
+    """What a workspace's memory is like.
+
+    Attributes
+    ----------
+    slabs : tuple of (int, int)
+        Address and size of each.
+    gaps : dict of int to tuple of (int, int)
+        By slab: (begin, end) of what is free, in order.
+    taken : dict of int to (int, int, int)
+        By address: slab, begin, end of what is out.
+    out, most : int
+        Bytes that are out, and that were at most.
+    """
+
+    slabs: tuple[tuple[int, int], ...]
+    gaps: dict[int, tuple[tuple[int, int], ...]]
+    taken: dict[int, tuple[int, int, int]]
+    out: int
+    most: int
+
+    def fits(self, other: State) -> bool:
+        """Tell whether the same is free and out."""
+        return (self.slabs, self.gaps, self.taken) == (other.slabs, other.gaps, other.taken)
 
 
 class Workspace:
@@ -34,11 +61,14 @@ class Workspace:
     ----------
     scratch : object or None
         What the convolution kernels keep between calls.
+    replays : dict
+        Passes that run again in the same places of its memory (`nplrp.replay`).
     """
 
     def __init__(self, reuse: bool = True) -> None:
         self.reuse = reuse
         self.scratch: Any = None
+        self.replays: dict[tuple[Any, ...], Any] = {}
         self._slabs: list[np.ndarray] = []
         self._gaps: dict[int, list[tuple[int, int]]] = {}  # by slab: (begin, end) of what is free, in order
         self._taken: dict[int, tuple[int, int, int]] = {}  # by address: slab, begin, end
@@ -61,10 +91,31 @@ class Workspace:
         self._most = max(self._most, self._out)
         return array
 
+    def state(self) -> State:
+        """Return which of its memory is free and which is out."""
+        slabs = tuple((each.ctypes.data, len(each)) for each in self._slabs)
+        return State(slabs, {slab: tuple(gaps) for slab, gaps in self._gaps.items()}, dict(self._taken), self._out, self._most)
+
+    def restore(self, state: State) -> None:
+        """Take and give what leads to a state, of the same slabs."""
+        self._gaps, self._taken, self._out = {slab: list(gaps) for slab, gaps in state.gaps.items()}, dict(state.taken), state.out
+        self._most = max(self._most, state.most)
+
+    def holds(self, arrays: Iterable[np.ndarray]) -> list[bool]:
+        """Tell for each array whether it lies in its memory."""
+        slabs = sorted((each.ctypes.data, len(each)) for each in self._slabs)
+        starts, found = [start for start, _ in slabs], []
+        for array in arrays:
+            address = array.ctypes.data
+            k = bisect.bisect(starts, address) - 1
+            found.append(k >= 0 and address < sum(slabs[k]))
+        return found
+
     def _take(self, size: int) -> tuple[int, int, int]:
         """Take the front of the smallest gap that is large enough, else of a new slab."""
         fits = [(end - begin, slab, k) for slab, gaps in self._gaps.items() for k, (begin, end) in enumerate(gaps) if end - begin >= size]
         if not fits:
+            self.replays.clear()
             self._slabs.append(np.empty(size, np.uint8))
             self._gaps[len(self._slabs) - 1] = []
             return len(self._slabs) - 1, 0, size
@@ -98,6 +149,7 @@ class Workspace:
         self._out = 0
         if self.size > _SPARE * self._most and self._most > self._merged:
             self._merged = self._most
+            self.replays.clear()
             self._slabs[:] = [np.empty(int(_SPARE * self._most) // _LINE * _LINE, np.uint8)]
         self._gaps = {slab: [(0, len(each))] for slab, each in enumerate(self._slabs)}
 

@@ -83,6 +83,16 @@ def layout(kinds):
     return struct.Struct("=" + "".join(slots))
 
 
+def address_slots(kinds):
+    """Return the slots of a block that hold the addresses of arrays."""
+    slots, found = ARGUMENTS, []
+    for kind in kinds:
+        if isinstance(kind, tuple):
+            found.append(slots)
+        slots += 1 if isinstance(kind, str) else 1 + 2 * kind[1] if isinstance(kind, tuple) else 0
+    return found
+
+
 def name(kinds):
     """Return types as text that is the same in every process."""
     return repr([f"{kind.__name__}{getattr(kind, '_fields', '')}" if isinstance(kind, type) else kind for kind in kinds])

@@ -3,7 +3,7 @@
 import ctypes
 
 from nplrp.jit import crew, team
-from nplrp.jit.arguments import FAILED, FLOAT, RESULT, STATUS, WHOLE, layout
+from nplrp.jit.arguments import FAILED, FLOAT, NOTHING, RESULT, STATUS, WHOLE, address_slots, layout
 from nplrp.jit.target import link
 
 
@@ -24,6 +24,8 @@ class Code:
     function : function
     part_address : int
         Of the function that does one part of the work.
+    address_slots : list of int
+        Where in a block the addresses of arrays are.
 
     Raises
     ------
@@ -32,7 +34,7 @@ class Code:
     """
 
     def __init__(self, code, kinds, function):
-        self.function, self._layout = function, layout(kinds)
+        self.function, self._layout, self.address_slots = function, layout(kinds), address_slots(kinds)
         self._library, (self.part_address, self._team) = link(code, ("part", "team"))
         self._part = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(self.part_address)
 
@@ -68,8 +70,10 @@ class Code:
         MemoryError
             If the kernel got no memory for its buffers.
         """
-        status = ctypes.c_int64.from_buffer(block, 8 * STATUS).value
+        place = ctypes.c_int64.from_buffer(block, 8 * STATUS)
+        status = place.value
         if status == FAILED:
+            place.value = NOTHING  # the block may be used again
             raise MemoryError("no memory for a kernel's buffers")
         kind = {WHOLE: ctypes.c_int64, FLOAT: ctypes.c_double}.get(status)
         return kind and kind.from_buffer(block, 8 * RESULT).value

@@ -42,15 +42,24 @@ class Packed:
 
 
 class Workspace:
-    """Scratch memory for calls that follow each other; two threads need two."""
+    """Scratch memory for calls that follow each other; two threads need two.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    grown : callable, optional
+        Called when an array has made way for a larger one.
+    """
+
+    def __init__(self, grown=None) -> None:
         self._arrays: dict[str, np.ndarray] = {}
+        self._grown = grown
 
     def take(self, name, size):
         """Return an uninitialised flat float32 array of at least `size` numbers, which starts on a cache line."""
         if name not in self._arrays or len(self._arrays[name]) < size:
             self._arrays[name] = _scratch(size, np.dtype(np.float32))
+            if self._grown is not None:
+                self._grown()
         return self._arrays[name]
 
 
@@ -150,7 +159,20 @@ def conv_forward(x, packed, bias, relu, out, x2=None, packed2=None, bias2=None, 
 
 @queueable
 def conv_transpose(
-    s, packed, out, s2=None, a=None, z=None, eps=0.0, signed=False, out2=None, z2=None, weights=(1.0, 1.0), threads=1, workspace=None
+    s,
+    packed,
+    out,
+    s2=None,
+    a=None,
+    z=None,
+    eps=0.0,
+    signed=False,
+    out2=None,
+    z2=None,
+    weights=(1.0, 1.0),
+    threads=1,
+    workspace=None,
+    also=None,
 ):
     """Carry back: c = sum over terms of the transpose of conv applied to s_t, and what the next layer needs of it.
 
@@ -172,25 +194,29 @@ def conv_transpose(
         alpha and beta.
     threads : int
     workspace : Workspace, optional
+    also : (Packed, ndarray), optional
+        A second transpose of the same s, and where it is stored as it is.
     """
-    _run(s, s2, packed, transpose_epilogue(out, a, z, eps, signed, out2, z2, weights), threads, workspace)
+    other, end = (None, None) if also is None else (also[0], transpose_epilogue(also[1]))
+    _run(s, s2, packed, transpose_epilogue(out, a, z, eps, signed, out2, z2, weights), threads, workspace, other, end)
 
 
 def _run(x, x2, packed, e, threads, workspace, packed2=None, e2=None):
     problem, images = packed.problem, x.shape[0]
     first = frozen(x)
     inputs = [first, first if x2 is None else frozen(x2)]
+    together = packed2 is not None and (packed.algorithm, packed.terms) == (packed2.algorithm, packed2.terms)
+    second = packed2.weights if packed2 is not None and together else None
+    other = (None, None) if second is None else (second.blocks, e2)
     if packed.algorithm == "depthwise":
-        depthwise.convolve(problem, packed.plan, *inputs, packed.weights.blocks, e, threads)
+        depthwise.convolve(problem, packed.plan, *inputs, packed.weights.blocks, e, threads, *other)
     if packed.algorithm == "direct":
-        direct.convolve(problem, packed.plan, images, *inputs, packed.weights.blocks, e, threads)
-    if packed2 is not None and (packed.algorithm != "winograd" or packed2.algorithm != "winograd"):
+        direct.convolve(problem, packed.plan, images, *inputs, packed.weights.blocks, e, threads, *other)
+    if packed2 is not None and not together:
         _run(x, x2, packed2, e2, threads, workspace)
-        packed2 = None
     if packed.algorithm != "winograd":
         return
     workspace = workspace or Workspace()
-    second = packed2 and packed2.weights
     run = images * len(e.a) // len(e.out) if len(e.a) else max(1, images)  # images that the epilogue's operands have
     for first, count in _groups(images, run, winograd_conv.group_size(problem, images)):
         parts, ends = inputs, [e, e2]

@@ -125,7 +125,7 @@ def pack(p, cut, w, changes):
     return frozen(packed)
 
 
-def convolve(p, cut, x, x2, weights, e, threads):
+def convolve(p, cut, x, x2, weights, e, threads, weights2=None, e2=None):
     """Convolve flat arrays.
 
     Parameters
@@ -139,12 +139,15 @@ def convolve(p, cut, x, x2, weights, e, threads):
     e : Epilogue
     threads : int
         The work is split over rows of pixels.
+    weights2, e2 : ndarray, Epilogue, optional
+        A second convolution of the same cut and inputs.
     """
     threads = threads if e.out.size > 16384 else 1
     images = e.out.size // max(1, p.out_height * p.out_width * p.cout)
     if cut.parts > 1:
         x, x2 = _planes(x, cut, threads), _planes(x2, cut, threads) if cut.terms > 1 else x
-    _depthwise(threads, p, cut, cut.tap_size, images, x, x2, weights, e)
+    second = (weights, 1, e, e) if weights2 is None else (weights2, 2, e, e2)
+    _depthwise(threads, p, cut, cut.tap_size, images, x, x2, weights, *second)
 
 
 def _planes(s, cut, threads):
@@ -275,8 +278,8 @@ def _interleave(cut, sums, s_from, ordered, o_from):
 
 
 @shared_kernel
-def _depthwise(thread, threads, p, cut, size, images, x, x2, weights, e):
-    """Compute one thread's share of the output rows."""
+def _depthwise(thread, threads, p, cut, size, images, x, x2, weights, weights2, outputs, e, e2):
+    """Compute one thread's share of the output rows, each for one or both outputs."""
     channels, out_size = cut.channels, p.cout
     taps = p.kernel_h * p.kernel_w
     most = max(1, _CACHED // (PIXELS * out_size))
@@ -315,12 +318,14 @@ def _depthwise(thread, threads, p, cut, size, images, x, x2, weights, e):
                     runs = min(pixels // PIXELS, most)
                 number = runs * PIXELS if runs > 0 else 1
                 step, shape = p.stride_w * p.cin, (count, out_size, channels)
-                for term in range(cut.terms):
-                    source, add = x if term == 0 else x2, term > 0
-                    for n in range(cut.sums):
-                        w_from, some = term * taps * size + n * channels, sums[n * channels :]
-                        _accumulate(cut.group, runs, source, step, places, weights, w_from, w_places, add, some, shape)
-                for k in range(number if cut.sums > 1 else 0):
-                    _interleave(cut, sums, k * out_size, ordered, k * out_size)
-                finish_pixels(e, ordered, 0, out_size, number, out_size, 0, (row * p.out_width + q) * out_size, p.up_w * out_size)
+                for output in range(outputs):
+                    w, on = (weights, e) if output == 0 else (weights2, e2)
+                    for term in range(cut.terms):
+                        source, add = x if term == 0 else x2, term > 0
+                        for n in range(cut.sums):
+                            w_from, some = term * taps * size + n * channels, sums[n * channels :]
+                            _accumulate(cut.group, runs, source, step, places, w, w_from, w_places, add, some, shape)
+                    for k in range(number if cut.sums > 1 else 0):
+                        _interleave(cut, sums, k * out_size, ordered, k * out_size)
+                    finish_pixels(on, ordered, 0, out_size, number, out_size, 0, (row * p.out_width + q) * out_size, p.up_w * out_size)
                 q += number * p.up_w

@@ -289,8 +289,8 @@ def _gather_chunk(p, cut, terms, term, x, group, many, shape, units, first, plac
 
 
 @shared_kernel
-def _convolve(thread, threads, p, layout, phases, places, units, images, x, x2, weights, e):
-    """Do one thread's share of every phase: of all (gathered pixels, group, slab)."""
+def _convolve(thread, threads, p, layout, phases, places, units, images, x, x2, weights, weights2, outputs, e, e2):
+    """Do one thread's share of every phase: of all (gathered pixels, group, slab), each for one or both outputs."""
     cout, slabs, groups = p.cout // p.groups, layout.slabs, p.groups
     panel = PANEL_32 if weights.itemsize == 4 else PANEL_64
     b_panel = layout.slab_size // SLAB * panel
@@ -312,6 +312,7 @@ def _convolve(thread, threads, p, layout, phases, places, units, images, x, x2, 
         a = np.empty(cut.groups * group_step, x.dtype)
         stretches = max(1, (k_blocks * depth * SLAB * size + _WEIGHTS - 1) // _WEIGHTS)  # parts of a chain
         stretch = max(1, (k_blocks + stretches - 1) // stretches)
+        stretches = max(1, (k_blocks + stretch - 1) // stretch)
         most, s_step = (cut.segment + piece - 1) // piece * (cut.chunk // cut.segment), (piece + ROW_STEP) * SLAB
         sums = np.zeros((most if stretches > 1 else 1) * s_step, x.dtype)
         totals, s_pixel = (np.empty(out_columns * cout + _MOST_FOLDED, x.dtype), cout) if folded > 1 else (sums, o + SLAB)
@@ -344,8 +345,11 @@ def _convolve(thread, threads, p, layout, phases, places, units, images, x, x2, 
                 for slab in range(max(0, from_slab - group * slabs), min(slabs, to_slab - group * slabs)):
                     channels, wide = min(SLAB, cout - slab * SLAB), min(SLAB, folded * cout - slab * SLAB)
                     w_from, c_from = (group * slabs + slab) * layout.slab_size + start * panel, group * cout + slab * SLAB
-                    for k in range(0, max(1, k_blocks), stretch):
+                    for turn in range(outputs * stretches):
+                        (ws, on), k = (weights, e) if turn < stretches else (weights2, e2), turn % stretches * stretch
                         last, into = min(k + stretch, k_blocks), NEW if k == 0 else CONTINUED
+                        w = w_from + k * depth * panel
+                        w_next = stretch * depth * panel if last < k_blocks else layout.slab_size - k * depth * panel
                         for n in range(pieces * (count // segment)):
                             part, done = (n, 0) if n < pieces else (n % pieces, n // pieces)
                             low, high = pairs * part // pieces * ROW_STEP, min(segment, pairs * (part + 1) // pieces * ROW_STEP)
@@ -353,11 +357,11 @@ def _convolve(thread, threads, p, layout, phases, places, units, images, x, x2, 
                             s_from = n * s_step if stretches > 1 else 0
                             if k_blocks > 0:
                                 if whole and folded == 1 and last == k_blocks:
-                                    bring_pixels(e, left, pixel * p.cout + c_from, p.cout)
+                                    bring_pixels(on, left, pixel * p.cout + c_from, p.cout)
                                 even = (left + ROW_STEP - 1) // ROW_STEP * ROW_STEP
                                 a_from = (group - begun) * group_step + done * cut.segment_step + low * BLOCK
-                                w = w_from + k * depth * panel
-                                multiply(even, wide, a, a_from, o, offsets, k, last, depth, weights, w, o, b_panel, sums, s_from, into)
+                                b_next = w_next if n == 0 else o  # what comes next comes from memory
+                                multiply(even, wide, a, a_from, o, offsets, k, last, depth, ws, w, b_next, b_panel, sums, s_from, into)
                             if last < k_blocks:
                                 continue
                             if folded > 1:
@@ -369,11 +373,11 @@ def _convolve(thread, threads, p, layout, phases, places, units, images, x, x2, 
                                     image, row, column = pixel // (rows * width), pixel // width % rows, pixel % width
                                     at = (image * p.out_height + y + row * p.up_h) * p.out_width + q + column * p.up_w
                                     some = min(width - column, left)
-                                finish_pixels(e, totals, s_from, s_pixel, some, channels, c_from, at * p.cout + c_from, p.up_w * p.cout)
+                                finish_pixels(on, totals, s_from, s_pixel, some, channels, c_from, at * p.cout + c_from, p.up_w * p.cout)
                                 pixel, left, s_from = pixel + some, left - some, s_from + some * s_pixel
 
 
-def convolve(p, cut, images, x, x2, weights, e, threads):
+def convolve(p, cut, images, x, x2, weights, e, threads, weights2=None, e2=None):
     """Convolve `images` images with packed weights.
 
     Parameters
@@ -389,5 +393,8 @@ def convolve(p, cut, images, x, x2, weights, e, threads):
         Without bias, if the plan folds.
     threads : int
         The work is split over pixels and output channels, never over a sum.
+    weights2, e2 : ndarray, Epilogue, optional
+        A second convolution of the same plan, which shares the gathered inputs.
     """
-    _convolve(threads, p, cut.layout, cut.phases, cut.places, cut.units, images, x, x2, weights, e)
+    second = (weights, weights, 1, e, e) if weights2 is None else (weights, weights2, 2, e, e2)
+    _convolve(threads, p, cut.layout, cut.phases, cut.places, cut.units, images, x, x2, *second)

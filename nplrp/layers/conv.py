@@ -270,12 +270,15 @@ def _carry_terms(step: Step, s: Sequence[np.ndarray], parts: Sequence[Part], a: 
     for k, (each, part) in enumerate(zip(s, parts, strict=True)):
         if k == 1:
             share = workspace.empty(shape, a.dtype)
+        packed = [packed_weights(step, (term.weight,), True) for term in part.terms]
         for t, term in enumerate(part.terms):
-            packed, x = packed_weights(step, (term.weight,), True), changed[term.input]
+            x = changed[term.input]
             if t == 0:
-                conv.conv_transpose(each, packed, share, a=x, threads=nt, workspace=scratch)
+                also = (packed[1], c) if len(packed) > 1 else None
+                conv.conv_transpose(each, packed[0], share, a=x, threads=nt, workspace=scratch, also=also)
             else:
-                conv.conv_transpose(each, packed, c, threads=nt, workspace=scratch)
+                if t > 1:
+                    conv.conv_transpose(each, packed[t], c, threads=nt, workspace=scratch)
                 for maps in runs(c, x):
                     elementwise.multiply_add(x, c[maps], share[maps], nt)
         if k > 0:
@@ -349,7 +352,7 @@ def scratch_of(workspace: Workspace) -> Any:
     """Return what the convolution kernels keep between calls."""
     from nplrp.kernels import conv
 
-    workspace.scratch = workspace.scratch or conv.Workspace()
+    workspace.scratch = workspace.scratch or conv.Workspace(grown=workspace.replays.clear)
     return workspace.scratch
 
 

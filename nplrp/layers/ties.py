@@ -72,7 +72,7 @@ def tie_labels(
     from nplrp.kernels import pool, ties
 
     reached, told = list[bool](), list[bool]()  # by step: does anything up to its output round; can ties be told there
-    for i, step in enumerate(steps):
+    for i, step in enumerate(steps[: max(pools, default=-1) + 1]):
         reads = _joined(step)
         told.append(i > base and row_of(step) is not None and all(told[j] if j > base else x.ndim == 4 for j in reads))
         reached.append(i > base and (rounds(step) or any(reached[j] for j in reads if j > base)))

@@ -23,7 +23,6 @@ from nplrp.serve.lane import Job, Overdue
 from nplrp.serve.wanted import Wanted
 from nplrp.span import INPUT
 from nplrp.targets import Label, naming_of
-from nplrp.workspace import ROOM
 
 #: Plans that are kept; clients may make any number of them with parameters of their own.
 _PLANS = 200
@@ -80,7 +79,7 @@ class Engine:
     def __init__(self, model: Model, batch: int = 1, max_prepared: int = 1 << 30) -> None:
         self.model = model
         self._batch, self._max_prepared = batch, max_prepared
-        model.kept.room.size = min(ROOM, max_prepared // 2)
+        model.kept.room.size = min(model.room, max_prepared // 2)
 
     @staticmethod
     def kind(verb: str, wanted: Wanted) -> Hashable:

@@ -27,6 +27,12 @@ def _greedy(t, nt, size, x):
     x[t] = buffer.size
 
 
+@shared_kernel
+def _greedy_by(t, nt, size, x):
+    buffer = np.empty(size[0], np.float64)
+    x[t] = buffer.size
+
+
 @kernel
 def _first(x):
     return x[0]
@@ -66,6 +72,43 @@ def test_nothing_runs_before_its_time():
     assert not y.any()
     queue.run()
     assert (y == 1).all()
+
+
+@pytest.mark.skipif(DISABLED, reason="plain Python runs at once")
+@pytest.mark.parametrize("nt", [1, 3])
+def test_a_program_runs_again_on_other_inputs(nt):
+    queue, x, y = Queue(), np.arange(10), np.zeros(10, np.int64)
+    with queue:
+        _reverse_and_add(nt, x[2:8], y[:6], 1)
+        _reverse_and_add(nt, y, x, 0)
+    program = queue.run(keep=[x])
+    first = y.copy()
+    assert first.tolist() == [8, 7, 6, 5, 4, 3, 0, 0, 0, 0]
+    assert x.tolist() == first[::-1].tolist()
+    other = 10 * np.arange(10)
+    program.run([other])
+    assert y.tolist() == [71, 61, 51, 41, 31, 21, 0, 0, 0, 0]
+    assert other.tolist() == y[::-1].tolist()
+    assert x.tolist() == first[::-1].tolist()
+    with queue:
+        _reverse_and_add(nt, x, y, 1)
+    assert queue.run(keep=[x]) is None  # a part of what the queue has run
+
+
+@pytest.mark.skipif(DISABLED, reason="plain Python runs at once")
+def test_a_program_tells_each_time_that_memory_lacks():
+    queue, x, small = Queue(), np.zeros(4, np.int64), np.full(1, 3)
+    with queue:
+        _greedy_by(2, small, x)
+    program = queue.run(keep=[small])
+    for size, fails in ((1 << 50, True), (3, False), (1 << 50, True)):
+        x[:] = 0
+        if fails:
+            with pytest.raises(MemoryError, match="buffers"):
+                program.run([np.full(1, size)])
+        else:
+            program.run([np.full(1, size)])
+            assert list(x[:2]) == [3, 3]
 
 
 def test_arguments_live_until_they_are_used():

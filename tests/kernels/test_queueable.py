@@ -193,6 +193,7 @@ def conv_cases(rng, dtype):
             ratio = {"a": a, "z": d, "eps": 0.25, "signed": True}
             yield partial(transpose, s, back, out), inputs, outputs
             yield partial(transpose, s, back, out, a=a), inputs, outputs
+            yield partial(transpose, s, back, out, a=a, also=(back, out2)), inputs, outputs
             yield partial(transpose, s, both, out, s2, **ratio), inputs, outputs
             yield partial(transpose, s, back, out, **ratio, out2=out2, z2=d2, weights=(2.0, -1.0)), inputs, outputs
 
