@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -451,10 +452,11 @@ def test_memory_does_not_grow_with_the_number_of_images(pictures, monkeypatch):
 @pytest.mark.parametrize(
     ("key", "values"),
     [
-        *((key, (None, 7, "x", [], [7], {"a": 1}, True)) for key in ("composites", "input_shape", "preprocessing", "scoring")),
+        *((key, (None, 7, "x", [], [7], {"a": 1}, True)) for key in ("composites", "preprocessing", "scoring")),
+        ("input_shape", (None, 7, "x", [], {"a": 1}, True)),
         ("classes", (7, [7], [["a"]], {"a": 1})),
         ("composites", ([{}], [{"name": 7, "dialect": "d", "start": "one", "gradient": False, "rules": {}}])),
-        ("input_shape", ([10**7, 3, 3], [32.0, 32, 3], [32, 32], [True, 32, 3])),
+        ("input_shape", ([10**7, 3, 3], [32.0, 32, 3], [0], [True, 32, 3])),
         ("kept", (None, [], "float64")),
         ("ledger", (None, "yes")),
         ("target", ({}, 1.5)),
@@ -476,6 +478,12 @@ def test_facts_that_are_none_are_told_by_every_command(pictures, capsys, key, va
         for line in (*commands, ["batch", str(pictures), "--out", "run", "-w", str(WEIGHTS)]):
             assert main([*line, "-q"]) == 2, (line, value)
             assert f"{path}: is damaged" in capsys.readouterr().err, (line, value)
+    if key == "input_shape":  # that of a run of arrays, which this one isn't
+        for value in ([7], [32, 32]):
+            path.write_text(json.dumps(good | {"job": good["job"] | {key: value}}), "utf-8")
+            for line in (*commands, ["batch", str(pictures), "--out", "run", "-w", str(WEIGHTS)]):
+                assert main([*line, "-q"]) == 2, (line, value)
+                assert re.search("another run|ViRelAy shows pictures", capsys.readouterr().err), (line, value)
 
 
 @pytest.mark.parametrize("changed", [{"ends": [True, 11]}, {"ends": [1.0, 11]}, {"ends": [-1, 11]}, {"images": ["\ud800"] * 11}])
