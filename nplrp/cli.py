@@ -265,6 +265,7 @@ def _add_voices(parser: argparse.ArgumentParser) -> None:
 def run_explain(arguments: argparse.Namespace) -> int:
     """Explain images and write pictures, numbers or JSON, each as soon as it is done; one that can't be explained stops no other."""
     from nplrp.files.atomic import check_place
+    from nplrp.images import takes_pictures
     from nplrp.rules.composites import split_names
     from nplrp.stream import Wanted, unreadable
 
@@ -303,6 +304,9 @@ def run_explain(arguments: argparse.Namespace) -> int:
         composites = composites[:1]  # who asked for none gets what there is
         wanted = Wanted(tuple(composites), *asked)
         wanted.check(model)
+    if draw and arguments.composite is None and not takes_pictures(model.input_shape):
+        composites = composites[:1]  # one figure shows one map of an array
+        wanted, pictures = Wanted(tuple(composites), *asked), _picture_paths(names, arguments.output, composites[0])
     news = None if arguments.quiet else sys.stderr if arguments.json else sys.stdout
     kept: list[tuple[str, list[Explanation]]] = []  # what is told when it has been saved
     results: list[dict[str, Any]] = []
@@ -390,7 +394,7 @@ def _streamed(images: Sequence[ImageLike], model: Model, wanted: Question, faile
             elif len(images) == 1:
                 raise each.error
             else:
-                failed.append(each.error)
+                failed.append(ImageError(each.reason))
             bar.update(done)
     finally:
         bar.close()
@@ -637,9 +641,15 @@ class Looks:
     def draw(self, pixels: np.ndarray, explanations: Sequence[Explanation], path: Path) -> None:
         """Draw one image's explanations."""
         from nplrp.heatmaps import CLIP, figure, heatmap, save_png, sheet
-        from nplrp.images import display
+        from nplrp.images import display, takes_pictures
 
-        picture, first = display(pixels)[0], explanations[0]
+        first = explanations[0]
+        if not takes_pictures(first.model.input_shape):
+            if self.one or self.overlay or len(explanations) > 1:
+                raise ImageError("maps of arrays are drawn one composite at a time, without --style notebook and --overlay")
+            save_png(first.plot(cmap=self.cmap, clip=CLIP if self.clip is None else self.clip), path)
+            return
+        picture = display(pixels)[0]
         label = first.target_labels()[0]
         if self.one:
             if len(first.relevance) > 1:

@@ -23,7 +23,7 @@ from nplrp.rules.composites import Composite
 from nplrp.rules.dialects import Dialect
 from nplrp.scores import WHOLE, scoring_of
 from nplrp.span import INPUT, Span, find_span
-from nplrp.targets import Label, find_several, naming_of
+from nplrp.targets import Label, find_several, naming_of, position_in
 from nplrp.trace import Trace
 from nplrp.workspace import Workspace, workspace_of
 
@@ -544,7 +544,7 @@ def _check_start(plan: Plan, start: str | np.ndarray, span: Span, target: Any, i
         if len(shape) != 1 and start not in WHOLE and target is None:
             raise ModelError(
                 f"the model ends in an output of shape {shape}, so there is no class to choose; begin with all of it (start='all'), with "
-                f"one position (target=(row, column, channel)), or with relevance of your own (start=array, {(images, *shape)})"
+                f"one position (target=({position_in(shape)})), or with relevance of your own (start=array, {(images, *shape)})"
             )
         return start
     if target is not None:

@@ -130,7 +130,7 @@ def run_forward(plan: Plan, x: np.ndarray, workspace: Workspace | None = None, g
             logits = z
         activations.append(a)
     passage.run(_begun, activations, held, denominators)
-    return Trace(tuple(activations), held, activations[-1] if logits is None else logits, denominators)
+    return Trace(tuple(activations), held, activations[-1] if logits is None else logits.reshape(activations[-1].shape), denominators)
 
 
 def _begun(activations: Sequence[np.ndarray], held: Mapping[int, Any], denominators: Mapping[int, tuple[np.ndarray, ...]]) -> Begun | None:
@@ -184,7 +184,7 @@ def run_outputs(plan: Plan, x: np.ndarray, workspace: Workspace) -> Trace:
                 _give(workspace, activations.pop(j), activations)
     passage.run(_still_read, x, activations, len(plan.steps))
     output = activations[len(plan.steps) - 1]
-    return Trace((output,), {}, output if logits is None else logits, {})
+    return Trace((output,), {}, output if logits is None else logits.reshape(output.shape), {})
 
 
 def release(plan: Plan, trace: Trace, workspace: Workspace) -> None:
@@ -224,7 +224,7 @@ def _known(fusion: Fusion, i: int, other: Plan, trace: Trace) -> np.ndarray | No
     if (step.kind, step.activation, fusion.relu) != (theirs.step.kind, theirs.step.activation, theirs.relu):
         return None
     if step.score:
-        return trace.logits
+        return trace.logits.reshape(-1, *step.output_shape)
     if fusion.relu or step.activation == "linear" or not any(_is_own(step, part) for part in fusion.parts):
         return trace.activations[i + 1]
     kept = [z for z, part in zip(trace.denominators.get(i, ()), theirs.parts, strict=False) if _is_own(step, part)]

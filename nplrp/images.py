@@ -16,7 +16,7 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from typing import IO, Any
 
@@ -132,10 +132,10 @@ def load_pixels(
     ------
     ImageError
     """
-    if len(model.input_shape) != 3 or model.input_shape[2] not in (1, 3):
+    if not takes_pictures(model.input_shape):
         raise ImageError(
             f"model {model.name!r} takes input of shape {model.input_shape}, pictures give (H, W, 3) or (H, W, 1): "
-            "make its input array yourself and hand it to nplrp.explain"
+            "make its input array yourself, and hand it to nplrp.explain, or write it as a file X.npy"
         )
     overrides: dict[str, Any] = {"resample": resample, "crop": crop, "resize_to": resize_to}
     how = dataclasses.replace(model.preprocessing, **{key: value for key, value in overrides.items() if value is not None})
@@ -274,6 +274,11 @@ def open_image(
         _check_size(image.size, max_pixels, max_side, where)
         decoded = _decoded(image, exif, where)
         return decoded.copy() if decoded is image else decoded
+
+
+def takes_pictures(input_shape: Sequence[int]) -> bool:
+    """Whether a model's input [h, w, c] is a picture's: grey, or three colours."""
+    return len(input_shape) == 3 and input_shape[2] in (1, 3)
 
 
 def look(image: ImageLike, *, formats: tuple[str, ...] = FORMATS, max_pixels: int = MAX_PIXELS, max_side: int = MAX_SIDE) -> None:
@@ -416,6 +421,10 @@ def _pillow_errors(where: str, formats: tuple[str, ...] = FORMATS) -> Iterator[N
             raise ImageError(f"{where}: {found} (Pillow's own, PIL.Image.MAX_IMAGE_PIXELS): make it smaller first") from error
         except UnidentifiedImageError as error:
             names = ", ".join(formats)
+            if str(where).lower().endswith((".npy", ".npz")):
+                raise ImageError(
+                    f"{where}: an array isn't a picture: hand it to nplrp.explain(model, numpy.load(...)) in Python, or as --input X.npy"
+                ) from error
             raise ImageError(f"{where}: not a picture, or damaged at its start; expected {names}: convert it to PNG or JPEG") from error
         except OSError as error:
             if error.errno is None:

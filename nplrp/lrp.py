@@ -103,7 +103,7 @@ def run_forward(steps: Sequence[Step], x: np.ndarray) -> Trace:
     held = {i: each.held for i, each in enumerate(done) if each.held is not None}
     output = done[-1].a if done else x
     logits = next((each.z for step, each in zip(reversed(steps), reversed(done), strict=True) if step.score), output)
-    return Trace((x, *(each.a for each in done)), held, logits, {})
+    return Trace((x, *(each.a for each in done)), held, logits.reshape(output.shape), {})
 
 
 def run_step(step: Step, a: np.ndarray) -> np.ndarray:

@@ -429,10 +429,10 @@ def _with_scores(steps: Sequence[Step], last: int) -> list[Step]:
     """
     done = list(steps)
     for i, step in enumerate(steps):
-        if activation(step.activation).name in OVER_AXIS and (i != last or len(step.output_shape) != 1):
+        if activation(step.activation).name in OVER_AXIS and i != last:
             raise ModelError(
                 f"layer {step.name!r} has a softmax of shape {step.output_shape} inside the network; LRP is defined up to the logits, "
-                "so a softmax may only be the last thing that the model does, on a vector; save a model that ends before it"
+                "so a softmax may only be the last thing that the model does; save a model that ends before it"
             )
     if last >= 0 and steps[last].kind in (CURVE.name, RECTIFIER.name) and activation(function(steps[last])).score:
         done[last] = dataclasses.replace(steps[last], kind=IDENTITY.name, activation=function(steps[last]), options={})
@@ -443,8 +443,8 @@ def _with_scores(steps: Sequence[Step], last: int) -> list[Step]:
 
 def last_sum(steps: Sequence[Step]) -> int:
     """Return the step whose sums the logits are: the last one but for those that only look at its numbers; -1 if there is none."""
-    last = len(steps) - 1
-    while last >= 0 and operation(steps[last]).view and steps[last].input_shape == steps[last].output_shape:
+    last, scores = len(steps) - 1, next((i for i, step in enumerate(steps) if step.score), len(steps))
+    while last >= 0 and operation(steps[last]).view and (last > scores or steps[last].input_shape == steps[last].output_shape):
         last = steps[last].inputs[0]
     return last
 

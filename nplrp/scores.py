@@ -79,7 +79,7 @@ class Scoring:
     @property
     def has_softmax(self) -> bool:
         """Whether the start "softmax" means probabilities that sum to 1: the model's own, or those of its logits."""
-        return len(self.shape) == 1 and (self.name in OVER_AXIS or self.what == "logit")
+        return self.name in OVER_AXIS or self.what == "logit"
 
     def logits(self, logits: np.ndarray) -> np.ndarray:
         """Return the logit of each class, [n, classes], from the model's [n, *shape]."""
@@ -146,10 +146,17 @@ def scoring_of(model: Model) -> Scoring:
 
 
 def last_computing(layers: Sequence[Layer]) -> int:
-    """Return the place of the last layer that does more than look at its numbers: its activation makes the scores; -1 if there is none."""
+    """Return the place of the last layer that does more than look at its numbers: its activation makes the scores; -1 if there is none.
+
+    Flattened or reshaped scores are scores still, unless that takes those apart that a softmax made together.
+    """
+    turned = -1
     for i in range(len(layers) - 1, -1, -1):
         layer = layers[i]
-        looks = OPERATIONS[KINDS[layer.kind].step(layer)["kind"]].view and layer.output_shape == layer.input_shape
+        looks = OPERATIONS[KINDS[layer.kind].step(layer)["kind"]].view
         if layer.activation != "linear" or not looks:
-            return i
-    return -1
+            whole = activation(layer.activation).name not in OVER_AXIS or layer.output_shape[-1] == layers[-1].output_shape[-1]
+            return i if turned < 0 or (activation(layer.activation).score and whole) else turned
+        if layer.output_shape != layer.input_shape and turned < 0:
+            turned = i
+    return turned

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
+import math
 import os
 import warnings
 from collections import deque
@@ -18,7 +19,9 @@ import numpy as np
 
 from nplrp.errors import ImageError, InputWarning, ModelError, NplrpError
 from nplrp.explanation import Explanation, check_question, explain_each
-from nplrp.images import ImageLike, check_resample, load_pixels, look, normalize, read_picture
+from nplrp.files.arrays import NPY, parse_npy
+from nplrp.files.plain import open_plain
+from nplrp.images import ImageLike, check_resample, load_pixels, look, normalize, read_picture, takes_pictures
 from nplrp.model import Model
 from nplrp.outputs import CHUNK, top_labels
 from nplrp.plan import check_words, make_plan
@@ -29,6 +32,9 @@ from nplrp.targets import Label, check_word
 
 #: Threads that decode, and images that are decoded or on their way there beyond those that are being explained.
 _DECODERS, _AHEAD = 2, 2 * CHUNK
+
+#: What files of arrays begin with, and how long what stands before their numbers may be.
+_NUMPY, _HEADER = b"\x93NUMPY", 1 << 16
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,8 @@ class Wanted:
         """Raise what every image would raise, before any is read: of rules, targets, and how pictures are prepared."""
         for composite in self.composites:
             check_question(make_plan(model, composite, self.dtype, self.algorithm, self.dialect), self.target, self.start)
+        if not takes_pictures(model.input_shape):
+            return
         grey = np.zeros((2, 2, 1), np.uint8)
         normalize(load_pixels(grey, model, resample=self.resample, crop=self.crop), model.preprocessing.mode)
 
@@ -83,12 +91,12 @@ class Question(Protocol):
 
 
 class Read(NamedTuple):
-    """A picture that was read.
+    """A picture that was read, or an array, for a model that takes no pictures.
 
     Attributes
     ----------
     pixels : ndarray (H, W, C)
-        At the model's size, 0 to 255.
+        At the model's size, 0 to 255; of an array [*input_shape] its own numbers.
     sha256 : str
         Of the file's bytes; empty for what isn't a file.
     """
@@ -122,8 +130,10 @@ class Explained:
 
     @property
     def reason(self) -> str:
-        """Why it failed, in one line; empty if it didn't."""
-        return " ".join(str(self.error).split()) if self.error else ""
+        """Why it failed, in one line that names it; empty if it didn't."""
+        said = " ".join(str(self.error).split()) if self.error else ""
+        name = " ".join(str(self.image).split()) if isinstance(self.image, str | os.PathLike) else ""
+        return said if not said or name in said else f"{name}: {said}"
 
     @property
     def pixels(self) -> np.ndarray:
@@ -152,7 +162,8 @@ def explain_many(
     Parameters
     ----------
     images : iterable of path, binary file, Pillow image or array (H, W, C)
-        Read when they are needed, a few ahead.
+        Read when they are needed, a few ahead. For a model that takes no pictures: arrays [*input_shape], or paths of ``.npy`` files of
+        them.
     model : Model
     composite, dtype, algorithm, dialect, start
         As for `nplrp.explain`.
@@ -260,6 +271,8 @@ def read(image: ImageLike, model: Model, wanted: Question, root: Path | None = N
     ------
     ImageError
     """
+    if not takes_pictures(model.input_shape):
+        return _read_array(image, model, root)
     sha256, source = "", image
     if isinstance(image, str | os.PathLike):
         content = read_picture((root or Path()).joinpath(_not_empty(image)), str(image))
@@ -267,12 +280,37 @@ def read(image: ImageLike, model: Model, wanted: Question, root: Path | None = N
     return Read(load_pixels([source], model, resample=wanted.resample, crop=wanted.crop)[0], sha256)
 
 
+def _read_array(image: ImageLike, model: Model, root: Path | None) -> Read:
+    """Read the input of a model that takes no pictures: one array of its shape, perhaps with a batch axis of 1, as it was trained on."""
+    sha256, where, shape = "", "an input", model.input_shape
+    if isinstance(image, str | os.PathLike):
+        where, most = str(image), _HEADER + 16 * math.prod(shape)
+        try:
+            with open_plain((root or Path()).joinpath(_not_empty(image))) as file:
+                content = file.read(most + 1)
+            if not content.startswith(_NUMPY):
+                raise ImageError(f"{where}: isn't an array that numpy.save wrote; model {model.name!r} takes arrays of shape {shape}")
+            sha256, found = hashlib.sha256(content).hexdigest(), parse_npy(content[:most])
+        except OSError as error:
+            raise ImageError(f"{where}: can't be opened: {error.strerror or error}") from None
+        except ValueError as error:
+            raise ImageError(f"{where}: can't be read as an array of shape {shape} ({error}); write it with numpy.save") from None
+    else:
+        found = np.asarray(image)
+    if found.shape not in (shape, (1, *shape)) or found.dtype.kind not in "fiu":
+        raise ImageError(f"{where}: has shape {found.shape}, type {found.dtype}; model {model.name!r} takes numbers of shape {shape}")
+    return Read(found.reshape(shape), sha256)
+
+
 def unreadable(images: Sequence[ImageLike], root: Path | None = None) -> list[ImageError]:
     """Return the errors of all images if none of them is a picture, by their headers; else nothing, as soon as one is."""
     errors = []
     for image in images:
         try:
-            look((root or Path()).joinpath(_not_empty(image)) if isinstance(image, str | os.PathLike) else image)
+            place = (root or Path()).joinpath(_not_empty(image)) if isinstance(image, str | os.PathLike) else image
+            if isinstance(place, Path) and place.suffix.lower() == NPY and place.is_file():
+                return []  # whether the model takes it, is known later
+            look(place)
         except ImageError as error:
             errors.append(error.with_traceback(None))  # which would hold what was read
             error.__cause__ = error.__context__ = None
@@ -320,7 +358,8 @@ def _explained(model: Model, wanted: Question, chunk: Sequence[tuple[int, ImageL
 
 
 def _together(model: Model, wanted: Question, pictures: Mapping[int, Read]) -> dict[int, tuple[Any, ...]]:
-    x = normalize(np.stack([each.pixels for each in pictures.values()]), model.preprocessing.mode)
+    x = np.stack([each.pixels for each in pictures.values()])
+    x = normalize(x, model.preprocessing.mode) if takes_pictures(model.input_shape) else x
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", InputWarning)  # they were prepared here
         return dict(zip(pictures, wanted.of_each(model, x), strict=True))

@@ -195,14 +195,19 @@ def _find_position(scoring: Scoring, target: Any) -> int:
         found = re.fullmatch(r"\s*\(?\s*(\d{1,9}(?:\s*,\s*\d{1,9})*)\s*\)?\s*", target, re.ASCII)
         target = [int(each) for each in found[1].split(",")] if found else target
     position = tuple(int(each) for each in target) if _is_list(target) and all(is_size(each, 0) for each in target) else ()
-    axes = ("row", "column", "channel") if len(scoring.shape) == 3 else ("step", "channel")
     if len(position) != len(scoring.shape):
         raise ModelError(
-            f"the model ends in an output of shape {scoring.shape}, where a target is a position ({', '.join(axes)}), not {brief(target)}"
+            f"the model ends in an output of shape {scoring.shape}, where a target is a position ({position_in(scoring.shape)}), "
+            f"not {brief(target)}"
         )
     if not all(0 <= each < side for each, side in zip(position, scoring.shape, strict=True)):
         raise ModelError(f"there is no position {position} in the model's output, whose shape is {scoring.shape}; counting begins at 0")
     return int(np.ravel_multi_index(position, scoring.shape))
+
+
+def position_in(shape: Sequence[int]) -> str:
+    """Return what messages call a position in an output that is no vector, by its axes."""
+    return {2: "step, channel", 3: "row, column, channel"}.get(len(shape), "an index along each axis")
 
 
 @dataclass(frozen=True)
@@ -249,8 +254,12 @@ class Naming:
             raise ModelError(
                 f"the model ends in an output of shape {self.scoring.shape}, so it has no classes to name; look at its numbers "
                 "(nplrp.predict), or explain all of it with nplrp.explain(..., start='all') or one position with "
-                "target=(row, column, channel)"
+                f"target=({position_in(self.scoring.shape)})"
             )
+        return self.foremost(scores, top)
+
+    def foremost(self, scores: np.ndarray, top: int) -> list[Label]:
+        """Return the `top` outputs of one image as `largest` does; of outputs that are no vector the positions with the largest scores."""
         order = np.argsort(-scores, kind="stable")[: max(top, 0)]
         return [self.label(int(i), float(scores[i])) for i in order]
 

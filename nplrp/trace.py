@@ -19,7 +19,7 @@ class Trace:
         The model's input, then every step's output [n, *output_shape].
     held : mapping of int to object
         By step: the decisions that make it linear, such as which place of each max-pool window gave the maximum.
-    logits : ndarray [n, units]
+    logits : ndarray [n, *output_shape]
         What the scores at the end are made of; the output, if the model makes none.
     denominators : mapping of int to tuple of ndarray
         By step: z of every part of its rule, before stabilising, where the pass has it (`nplrp.fused`).

@@ -332,7 +332,7 @@ def test_compiling_is_announced_once(picture, tmp_path):
 
 def test_as_a_program(picture):
     done = subprocess.run(
-        [sys.executable, "-m", "nplrp.cli", "predict", str(picture), "-w", "none.h5"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "nplrp", "predict", str(picture), "-w", "none.h5"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
     assert "Traceback" not in done.stderr

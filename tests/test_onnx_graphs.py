@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 import nplrp
-from nplrp.errors import ModelError
+from nplrp.errors import ModelError, WeightsError
 from nplrp.files.arithmetic import ACTIVATIONS, POINTS
 
 pytest.importorskip("tests.onnx_files", reason="needs the extras tools and test")
@@ -210,6 +210,16 @@ def test_flatten_keeps_its_order_whoever_reads_it(tmp_path):
         [node("Gather", "x flip", axis=1)],
         [node("Split", "x", "a y", axis=1)],
         [node("Split", "x sizes", "a y b", axis=3)],
+        [node("Slice", "x back before one step")],
+        [node("Slice", "x zero six three two", "a"), node("Relu", "a")],
+        [node("DepthToSpace", "x", blocksize=2)],
+        [node("DepthToSpace", "x", "a", blocksize=2, mode="CRD"), node("Relu", "a", "b"), node("SpaceToDepth", "b", blocksize=2)],
+        [node("Transpose", "x", "a", perm=[0, 1, 3, 2]), node("DepthToSpace", "a", blocksize=2)],
+        [node("Tile", "x twice", "a"), node("Relu", "a")],
+        [node("GlobalAveragePool", "x", "a"), node("Expand", "a whole", "b"), node("Mul", "x b")],
+        [node("ReduceMean", "x", "a", axes=[1], keepdims=1), node("Expand", "a whole", "b"), node("Mul", "b x")],
+        [node("Unsqueeze", "x three", "a"), node("Expand", "a again", "b"), node("Reshape", "b wide")],
+        [node("Unsqueeze", "x three", "a"), node("Tile", "a more", "b"), node("Reshape", "b wide")],
         [node("Pad", "x pads")],
         [node("Pad", "x chpads")],
         [node("GlobalAveragePool", "x", "a"), node("Squeeze", "a rows", "b"), node("Unsqueeze", "b rows", "c"), node("Mul", "x c")],
@@ -230,6 +240,14 @@ def test_moves(tmp_path, nodes):
         "pads": np.array([0, 0, 1, 2, 0, 0, 0, 3]),
         "chpads": np.array([0, 2, 0, 0, 0, 1, 0, 0]),
         "ones": np.array([1, 1, 1, 1]),
+        "back": np.array([-1]),
+        "before": np.array([-9223372036854775807]),
+        "step": np.array([-1]),
+        "twice": np.array([1, 1, 2, 3]),
+        "whole": np.array([1, 4, 6, 5]),
+        "again": np.array([1, 1, 1, 2, 1]),
+        "more": np.array([1, 1, 1, 2, 1]),
+        "wide": np.array([1, 4, 12, 5]),
     }
     compare(tmp_path, nodes, constants)
 
@@ -331,8 +349,27 @@ def test_group_norm_as_pytorch_writes_it(tmp_path):
     ],
 )
 def test_arithmetic_with_constants_is_a_scale(tmp_path, nodes, arrays):
-    model = check(tmp_path, nodes)
-    assert kinds(model) == ["batchnorm"] and sorted(model.layers[0].arrays) == sorted([*arrays, "mean", "variance"])
+    prepares = check(tmp_path, nodes)
+    assert kinds(prepares) == ["affine"] and sorted(prepares.layers[0].arrays) == [{"gamma": "scale", "beta": "offset"}[a] for a in arrays]
+    behind = [node("Erf", "x", "e"), *nodes]
+    for each in behind[1:]:
+        each.input[:] = ["e" if name == "x" else name for name in each.input]
+    model = check(tmp_path, behind)
+    assert kinds(model) == ["activation", "batchnorm"] and sorted(model.layers[1].arrays) == sorted([*arrays, "mean", "variance"])
+
+
+def test_a_graph_that_begins_with_the_pictures_arithmetic_tells_it(tmp_path):
+    """As torch writes (x / 255 - mean) / std: what prepares the picture, and no layer that rules for the first one would take for it."""
+    constants = {"full": np.float32(255), "m": np.full((1, 4, 1, 1), 0.45, "f4"), "d": np.full((1, 4, 1, 1), 0.22, "f4"), "w": VALUES["w"]}
+    nodes = [node("Div", "x full", "a"), node("Sub", "a m", "b"), node("Div", "b d", "c"), node("Conv", "c w", pads=[1, 1, 1, 1])]
+    path = graph_file(tmp_path / "net.onnx", nodes, constants, IMAGE)
+    write(from_onnx(path), tmp_path / "out.h5", path, "from-onnx")
+    model = nplrp.load(tmp_path / "out.h5")
+    assert model.preprocessing.mode == "none" and kinds(model)[-1] == "conv" and set(kinds(model)[:-1]) == {"affine"}
+    e = nplrp.explain(model, np.abs(numbers(1, 6, 5, 4)) * 99, "flat", dtype="float64", start="all")
+    plain = nplrp.model.chain((6, 5, 4), [dataclasses.replace(model.layers[-1], inputs=())], "conv")
+    rest = nplrp.explain(plain, e.activations[model.layers[-2].name], "flat", dtype="float64", start=e.logits)
+    np.testing.assert_allclose(e.relevance, rest.relevance, rtol=1e-9)
 
 
 def test_constants_along_other_axes_find_theirs(tmp_path):
@@ -434,7 +471,7 @@ def test_gates_and_other_products_stay_products(tmp_path):
     gate = check(tmp_path, [SECOND, node("Sigmoid", "b", "c"), node("Mul", "x c")])
     assert kinds(gate) == ["conv", "activation", "multiply"]
     quick = check(tmp_path, [node("Mul", "x half", "a"), node("Sigmoid", "a", "b"), node("Mul", "x b")])
-    assert kinds(quick) == ["batchnorm", "activation", "multiply"]
+    assert kinds(quick) == ["affine", "activation", "multiply"]
 
 
 def test_the_table_of_activations_holds_the_engines_functions():
@@ -506,3 +543,71 @@ def test_every_operator_is_met_here():
     here = Path(__file__)
     text = here.read_text() + here.with_name("test_weights_tools.py").read_text()
     assert [name for name in HANDLERS if f'"{name}"' not in text] == []
+
+
+@pytest.mark.parametrize("opset", [11, 17])
+def test_scores_of_every_pixel(tmp_path, opset):
+    """Before opset 13 a softmax was over all axes from one on: torch turned the tensor so that the channels are the last."""
+    if opset == 11:
+        turned = [
+            node("Transpose", "b", "t", perm=[0, 2, 3, 1]),
+            node("Softmax", "t", "s", axis=3),
+            node("Transpose", "s", perm=[0, 3, 1, 2]),
+        ]
+    else:
+        turned = [node("Softmax", "b", axis=1)]
+    model = check(tmp_path, [SECOND, *turned], opset=opset)
+    assert nplrp.explain(model, numbers(1, 6, 5, 4), "epsilon", (2, 3, 1)).target_labels()[0].what == "probability"
+    path = graph_file(tmp_path / "all.onnx", [node("Softmax", "x", axis=2)], {}, IMAGE, opset=11)
+    with pytest.raises(WeightsError, match="only the one over one axis"):
+        from_onnx(path)
+
+
+@pytest.mark.parametrize("squares", [node("Pow", "d two_", "p"), node("Mul", "d d", "p")])
+@pytest.mark.parametrize(("axis", "shape"), [(-1, (5,)), (1, (4, 1, 1)), (3, (1, 1, 1, 5))])
+def test_a_layer_norm_that_was_taken_apart(tmp_path, squares, axis, shape):
+    """As PyTorch writes it before opset 17; over the channels as ConvNeXt's own code has it, which subtracts the mean twice."""
+    constants = {"two_": np.float32(2), "eps": np.float32(0.01), "g_": numbers(*shape, seed=3), "h_": numbers(*shape, seed=4)}
+    nodes = [
+        SECOND,
+        node("ReduceMean", "b", "m", axes=[axis]),
+        node("Sub", "b m", "d"),
+        node("Sub", "b m", "e"),
+        squares,
+        node("ReduceMean", "p", "v", axes=[axis]),
+        node("Add", "v eps", "s"),
+        node("Sqrt", "s", "r"),
+        node("Div", "e r", "q"),
+        node("Mul", "q g_", "t"),
+        node("Add", "h_ t"),
+    ]
+    model = check(tmp_path, nodes, constants)
+    found = [layer for layer in model if layer.kind == "layernorm"]
+    assert len(found) == 1 and set(kinds(model)) <= {"conv", "layernorm", "permute"} and np.isclose(found[0].epsilon, 0.01)
+    channels = int(np.prod(shape))
+    assert {key: array.size for key, array in found[0].arrays.items()} == {"gamma": channels, "beta": channels}
+    plain = check(tmp_path, [*nodes[:9], node("Relu", "q")], constants)
+    assert [layer.arrays for layer in plain if layer.kind == "layernorm"] == [{}]
+    read = check(tmp_path, [*nodes[:9], node("Add", "q d")], constants)  # somebody reads what lies between: it is there still
+    assert {"layernorm", "subtract", "avgpool"} <= set(kinds(read))
+
+
+def test_what_only_looks_like_a_layer_norm_is_none(tmp_path):
+    constants = {"three_": np.float32(3), "two_": np.float32(2), "eps": np.float32(0.01)}
+
+    def nodes(power="two_", axis=1, mean="x m"):
+        return [
+            node("ReduceMean", "x", "m", axes=[1]),
+            node("Sub", mean, "d"),
+            node("Pow", f"d {power}", "p"),
+            node("ReduceMean", "p", "v", axes=[axis]),
+            node("Add", "v eps", "s"),
+            node("Sqrt", "s", "r"),
+            node("Div", "d r"),
+        ]
+
+    assert kinds(check(tmp_path, nodes(), constants)) == ["layernorm"]
+    for other in (nodes(power="three_"), nodes(axis=2), nodes(mean="m x")):
+        path = graph_file(tmp_path / "other.onnx", other, constants, IMAGE)
+        with pytest.raises(WeightsError, match="Pow"):
+            from_onnx(path)

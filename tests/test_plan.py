@@ -152,8 +152,8 @@ def test_softmax_in_the_middle_is_refused():
         make_plan(model)
 
 
-def test_softmax_of_an_image_is_refused():
-    model = chain((2, 2, 1), [conv("c", np.ones((1, 1, 1, 3)), None, "softmax")])
+def test_softmax_that_is_taken_apart_is_refused():
+    model = chain((2, 2, 1), [conv("c", np.ones((1, 1, 1, 3)), None, "softmax"), plain("f", "flatten")])
     with pytest.raises(ModelError, match=r"layer 'c' has a softmax of shape \(2, 2, 3\)"):
         make_plan(model)
 

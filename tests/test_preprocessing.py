@@ -23,13 +23,13 @@ DENSE = {"units": 3, "activation": "softmax", "use_bias": True, "name": "last"}
 HEAD = [("Conv2D", CONV), ("Flatten", {"name": "flatten"}), ("Dense", DENSE)]
 
 
-def write(path, *before, shape=(8, 8, 3), attributes=None, name="model"):
+def write(path, *before, shape=(8, 8, 3), attributes=None, name="model", taken=None):
     """A small network that isn't a VGG, with layers of its own before it."""
     rng = np.random.default_rng(1)
     convolved = [rng.normal(size=(3, 3, shape[2], 2)).astype("f"), np.zeros(2, "f")]
     dense = [rng.normal(size=(2 * (shape[0] - 2) * (shape[1] - 2), 3)).astype("f"), np.zeros(3, "f")]
     layers = [("conv", convolved), ("flatten", []), ("last", dense)]
-    return write_by_name(path, layers, config=sequential(*before, *HEAD, shape=shape, name=name), attributes=attributes)
+    return write_by_name(path, layers, config=sequential(*before, *HEAD, shape=taken or shape, name=name), attributes=attributes)
 
 
 def rescaling(scale, offset=0.0):
@@ -38,6 +38,10 @@ def rescaling(scale, offset=0.0):
 
 def normalization(mean, variance):
     return ("Normalization", {"axis": -1, "mean": mean, "variance": variance, "name": "normalization"})
+
+
+def resizing(interpolation):
+    return ("Resizing", {"height": 8, "width": 8, "interpolation": interpolation, "name": "resizing"})
 
 
 # --- known --------------------------------------------------------------------------------------------------------------
@@ -54,6 +58,9 @@ def normalization(mean, variance):
         ([normalization([[[[123.0, 117.0, 104.0]]]], [[[[1.0, 1.0, 1.0]]]])], "none"),
         ([rescaling(1 / 255), normalization([[[[0.485, 0.456, 0.406]]]], [[[[0.05, 0.05, 0.05]]]])], "none"),
         ([("ZeroPadding2D", {"padding": 1, "name": "pad"}), rescaling(1 / 255), ("Cropping2D", {"cropping": 1, "name": "crop"})], "none"),
+        ([resizing("bilinear"), rescaling(1 / 255)], "none"),
+        ([rescaling(255.0), resizing("nearest")], "unit"),
+        ([resizing("bilinear")], "unknown"),
         ([rescaling(1.0)], "unknown"),
         ([rescaling(127.5, 127.5)], "unknown"),
         ([rescaling(1 / 65535)], "unknown"),
@@ -65,7 +72,8 @@ def normalization(mean, variance):
     ],
 )
 def test_arithmetic_in_the_model_tells(tmp_path, before, mode, caplog):
-    model = nplrp.load(write(tmp_path / "m.h5", *before))
+    taken = (6, 11, 3) if any(kind == "Resizing" for kind, _ in before) else (8, 8, 3)
+    model = nplrp.load(write(tmp_path / "m.h5", *before, taken=taken))
     assert model.preprocessing.mode == mode and not caplog.records
     assert ("its layer" in model.preprocessing.source) == (mode != "unknown")
 

@@ -8,7 +8,7 @@ import pytest
 import nplrp
 from nplrp.cli import main
 from nplrp.errors import ModelError
-from nplrp.model import Preprocessing, chain
+from nplrp.model import Preprocessing, Window, chain
 from nplrp.scores import scoring_of
 from tests.networks import conv, dense, images, plain, random_kernel
 
@@ -245,3 +245,60 @@ def test_a_logit_behind_a_relu_has_no_opposite_network():
     yes, no = (nplrp.explain(model, x, "zplus", target, "float64", start="logit").relevance for target in (1, 0))
     assert np.abs(yes).min() > 0
     np.testing.assert_allclose(no, -yes, rtol=1e-12)
+
+
+def pixels(activation, own, *behind):
+    """A network that scores every pixel; `behind` says how its scores are reshaped."""
+    rng = np.random.default_rng(8)
+    last = conv("last", random_kernel(rng, 3, 3, 4, 3), rng.normal(size=3), "linear" if own else activation)
+    more = [plain("function", "activation", activation)] if own else []
+    layers = [conv("first", random_kernel(rng, 3, 3, 3, 4), rng.normal(size=4)), last, *more, *behind]
+    return chain((6, 5, 3), layers, "pixels", preprocessing=Preprocessing("caffe"))
+
+
+def reshaped(*shape):
+    return plain("shape", "reshape", options={"shape": shape})
+
+
+@pytest.mark.parametrize("behind", [(), (reshaped(30, 3), plain("dropout", "identity")), (reshaped(5, 6, 3),)])
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("activation", ["softmax", "log_softmax", "sigmoid"])
+def test_scores_at_every_pixel(activation, own, behind):
+    """As of segmentation: scores over the channels of each pixel, in whatever shape; relevance begins at the logits."""
+    model, bare = pixels(activation, own, *behind), pixels("linear", own)
+    x = images(9, 2, model.input_shape)
+    e = nplrp.explain(model, x, "epsilon", dtype="float64", start="all")
+    z = nplrp.predict(bare, x, "float64")
+    assert e.logits.shape == e.output.shape == (2, *model.output_shape)
+    assert np.array_equal(e.logits, z.reshape(e.logits.shape)) and np.array_equal(nplrp.logits(model, x, "float64"), e.logits)
+    np.testing.assert_allclose(e.output, functions(z)[activation].reshape(e.output.shape), rtol=1e-12)
+    assert np.array_equal(e.relevance, nplrp.explain(bare, x, "epsilon", dtype="float64", start="all").relevance)
+    place = np.unravel_index(4 * 15 + 2 * 3 + 1, model.output_shape)
+    at = tuple(int(i) for i in place)
+    for start in ("one", "logit", "contrastive"):
+        found = nplrp.explain(model, x, "epsilon", at, "float64", start=start)
+        assert np.array_equal(found.relevance, nplrp.explain(bare, x, "epsilon", (4, 2, 1), "float64", start=start).relevance)
+        assert [label.score for label in found.target_labels()] == e.output[(slice(None), *at)].tolist()
+    whole = nplrp.explain(model, x, "notebook", dtype="float64")
+    begins = functions(z)["sigmoid" if activation == "sigmoid" else "softmax"]
+    np.testing.assert_allclose(whole.relevances[model.layers[-1].name].ravel(), begins.ravel(), rtol=1e-12)
+    both = nplrp.explain_each(model, x, ["notebook", "epsilon"], at, "float64")
+    assert np.array_equal(both[1].relevance, nplrp.explain(model, x, "epsilon", at, "float64").relevance)
+
+
+@pytest.mark.parametrize(("activation", "units"), [("sigmoid", 1), ("softmax", 4), ("tanh", 4)])
+def test_flattened_scores_are_scores(activation, units):
+    """A convolution as large as the picture, and a flatten behind it, are a dense layer: the same classes, starts and maps."""
+    rng = np.random.default_rng(3)
+    kernel, bias = random_kernel(rng, 6, 5, 3, units), rng.normal(size=units)
+    flat = plain("flatten", "flatten")
+    model = chain((6, 5, 3), [conv("last", kernel, bias, activation, Window((6, 5))), flat], "net")
+    twin = chain((6, 5, 3), [flat, dense("last", kernel.reshape(90, units), bias, activation)], "net")
+    assert scoring_of(model) == scoring_of(twin)
+    x = images(9, 6, model.input_shape)
+    for composite in ("epsilon", "zplus", "notebook"):
+        e, expected = (nplrp.explain(each, x, composite, dtype="float64") for each in (model, twin))
+        assert np.array_equal(e.targets, expected.targets) if e.targets is not None else expected.targets is None
+        np.testing.assert_allclose(e.relevance, expected.relevance, rtol=1e-9, atol=1e-12)
+        assert [label[:3] for label in e.target_labels()] == [label[:3] for label in expected.target_labels()]
+        np.testing.assert_allclose(e.output, expected.output, rtol=1e-12)

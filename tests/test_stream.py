@@ -1,8 +1,10 @@
 """Explanations of many images from Python: order, bounded memory, bad images, progress."""
 
+import hashlib
 import io
 import itertools
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +13,10 @@ from PIL import Image
 import nplrp
 from nplrp import stream
 from nplrp.errors import ImageError, ModelError, NumericsError, RuleError
+from nplrp.model import chain
 from nplrp.outputs import CHUNK
 from nplrp.progress import Progress
-from tests.networks import small_vgg
+from tests.networks import dense, plain, random_kernel, small_vgg
 
 
 def pictures(n, seed=0):
@@ -139,3 +142,43 @@ def test_a_bar_on_a_terminal_and_lines_elsewhere():
     silent.note("x")
     silent.close()
     assert quiet.getvalue() == ""
+
+
+def signals():
+    """A network of sequences, [12, 2] -> 3 classes."""
+    rng = np.random.default_rng(4)
+    return chain((12, 2), [plain("flat", "flatten"), dense("out", random_kernel(rng, 24, 3), rng.normal(size=3), "softmax")], "signals")
+
+
+def test_arrays_for_a_network_that_takes_no_pictures(tmp_path):
+    """As numpy.save writes them, or as they are; what isn't one is told by its name, and ends nothing."""
+    model, x = signals(), np.random.default_rng(5).normal(size=(3, 12, 2)).astype(np.float32)
+    np.save(tmp_path / "one.npy", x[0])
+    np.save(tmp_path / "two.npy", x[1:2])
+    np.save(tmp_path / "shape.npy", x[0, :5])
+    np.save(tmp_path / "nan.npy", np.full((12, 2), np.nan))
+    np.save(tmp_path / "pickled.npy", np.array([{}], dtype=object))
+    np.save(tmp_path / "complex.npy", x[0].astype(complex))
+    (tmp_path / "cut.npy").write_bytes((tmp_path / "one.npy").read_bytes()[:-7])
+    (tmp_path / "text.npy").write_text("no array")
+    names = ["one", "shape", "nan", "pickled", "complex", "cut", "text", "missing", "two"]
+    errors = []
+    given = [*(str(tmp_path / f"{name}.npy") for name in names), x[2], np.zeros((3, 3, 3), np.uint8)]
+    found = list(nplrp.explain_many(given, model, "epsilon", skip=lambda image, error: errors.append((image, error))))
+    assert np.array_equal(np.concatenate([e.x for e in found]), x)
+    assert np.array_equal(np.concatenate([e.relevance for e in found]), nplrp.explain(model, x, "epsilon").relevance)
+    assert [str(image) for image, _ in errors] == [*given[1:8], str(given[-1])]
+    done = {Path(str(each.image)).stem: each for each in stream.stream(given[:-2], model, stream.Wanted(("epsilon",)))}
+    assert done["one"].read.sha256 == hashlib.sha256((tmp_path / "one.npy").read_bytes()).hexdigest()
+    for name, words in {
+        "shape": "shape (5, 2), type float32; model 'signals' takes numbers of shape (12, 2)",
+        "nan": "nan at image 0",
+        "pickled": "can't be read as an array",
+        "complex": "type complex128",
+        "cut": "can't be read as an array",
+        "text": "isn't an array that numpy.save wrote",
+        "missing": "can't be opened",
+    }.items():
+        assert words in done[name].reason and f"{name}.npy" in done[name].reason
+    with pytest.raises(ImageError, match=r"one.npy: an array isn't a picture: hand it to nplrp.explain"):
+        next(nplrp.explain_many([tmp_path / "one.npy"], small_vgg(1, 16)))

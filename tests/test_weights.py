@@ -315,3 +315,26 @@ def test_models_pickle():
     model = load(FILES / "keras3_nested.keras")
     again = pickle.loads(pickle.dumps(model))
     assert (str(again), again.content_hash, again.input_shape) == (str(model), model.content_hash, model.input_shape)
+
+
+@pytest.mark.parametrize("layout", ["h5", "weights.h5"])
+def test_a_layer_in_a_spectral_norm(tmp_path, layout):
+    """What the norm divided by is in the kernel that is stored; its own vector, and its copy of the kernel, are for training."""
+    kernel, bias, vector = (np.random.default_rng(1).normal(size=shape).astype("f4") for shape in ((3, 2), (2,), (1, 2)))
+    dense = {"class_name": "Dense", "config": {"name": "dense", "units": 2, "activation": "linear", "use_bias": True}}
+    config = sequential(("SpectralNormalization", {"name": "norm", "power_iterations": 1, "layer": dense}), shape=(3,))
+    path = tmp_path / f"net.{layout}"
+    with h5py.File(path, "w") as file:
+        if layout == "h5":
+            file.attrs["model_config"] = json.dumps(config)
+            file["model_weights/norm/norm/dense/kernel"], file["model_weights/norm/norm/dense/bias"] = kernel, bias
+            file["model_weights/norm/norm/vector_u"] = vector
+            file["model_weights"].attrs["layer_names"] = [b"norm"]
+            file["model_weights/norm"].attrs["weight_names"] = [b"norm/dense/kernel", b"norm/dense/bias", b"norm/vector_u"]
+        else:
+            within = file.create_group("layers/spectral_normalization")
+            within["layer/vars/0"], within["layer/vars/1"], within["vars/0"], within["vars/1"] = kernel, bias, kernel, vector
+    (tmp_path / "net.json").write_text(json.dumps(config))
+    x = np.random.default_rng(2).normal(size=(4, 3))
+    model = load(path) if layout == "h5" else load(path, config=tmp_path / "net.json")
+    np.testing.assert_allclose(list(forward(model, x, "float64").values())[-1], x @ kernel.astype("f8") + bias, rtol=1e-12)

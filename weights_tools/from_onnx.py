@@ -18,6 +18,7 @@ from nplrp.errors import ModelError, WeightsError
 from nplrp.files.arithmetic import Functions
 from nplrp.model import Model
 from weights_tools.onnx_functions import OPERATORS
+from weights_tools.onnx_norms import with_norms
 from weights_tools.onnx_operators import HANDLERS, NORMAL_DOMAINS, REASONS, SUPPORTED
 from weights_tools.onnx_walk import Walk, attributes, unsupported
 
@@ -70,7 +71,7 @@ def _follow(proto: Any, input_size: tuple[int, int] | None, output: str | None, 
     graph = proto.graph
     constants = {tensor.name: numpy_helper.to_array(tensor, str(path.parent)) for tensor in graph.initializer}
     wanted = _output([value.name for value in graph.output], output)
-    nodes = _order(graph.node, wanted, {value.name for value in graph.input} | set(constants))
+    nodes = _order(with_norms(graph.node, constants), wanted, {value.name for value in graph.input} | set(constants))
     read = {name for node in nodes for name in node.input} | {wanted}
     inputs = [value for value in graph.input if value.name not in constants and value.name in read]
     if len(inputs) != 1:

@@ -117,7 +117,7 @@ class Graph:
         names = short if len(set(short)) == len(short) and INPUT not in short else names
         layers = [
             Layer(own, draft.kind, inputs=tuple(names[i] if i >= 0 else INPUT for i in draft.inputs), **draft.fields)
-            for own, draft in zip(names, map(_as_batch_norm, drafts), strict=True)
+            for own, draft in zip(names, _as_batch_norms(drafts), strict=True)
         ]
         return build(self.input_shape, layers, name, **attributes)
 
@@ -169,6 +169,22 @@ def _merged(before: Draft, draft: Draft) -> Draft | None:
     if draft.kind in VIEWS and before.fields.get("keepdims") and before.shape[-1:] == draft.shape:
         return replace(before.given(keepdims=False), shape=draft.shape)
     return None
+
+
+def _as_batch_norms(drafts: Sequence[Draft]) -> list[Draft]:
+    """Return drafts with factors and summands as batch norms, but for those on the input itself, which prepare the picture."""
+    before = {-1}
+    for i, draft in enumerate(drafts):
+        if before.issuperset(draft.inputs) and draft.kind in ("affine", "permute", "pad", "crop", *VIEWS):
+            before.add(i)
+    return [_as_constants(draft) if i in before else _as_batch_norm(draft) for i, draft in enumerate(drafts)]
+
+
+def _as_constants(draft: Draft) -> Draft:
+    """Return factors and summands as a Rescaling holds them, in float64."""
+    if draft.kind != "affine":
+        return draft
+    return draft.given(arrays={name: array.astype(np.float64) for name, array in draft.arrays.items()})
 
 
 def _as_batch_norm(draft: Draft) -> Draft:

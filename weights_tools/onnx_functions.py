@@ -19,7 +19,11 @@ OPERATORS: Mapping[str, Callable[[Sequence[Any], Mapping[str, Any]], Any]] = Map
         "Div": lambda x, _: x[0] / x[1],
         "Erf": lambda x, _: erf(x[0]),
         "Exp": lambda x, _: np.exp(x[0]),
+        "Greater": lambda x, _: x[0] > x[1],
+        "GreaterOrEqual": lambda x, _: x[0] >= x[1],
         "HardSigmoid": lambda x, o: np.clip(o.get("alpha", 0.2) * x[0] + o.get("beta", 0.5), 0, 1),
+        "Less": lambda x, _: x[0] < x[1],
+        "LessOrEqual": lambda x, _: x[0] <= x[1],
         "Log": lambda x, _: np.log(x[0]),
         "Max": lambda x, _: np.maximum(x[0], x[1]) if len(x) == 2 else x[0],
         "Min": lambda x, _: np.minimum(x[0], x[1]) if len(x) == 2 else x[0],
@@ -33,6 +37,7 @@ OPERATORS: Mapping[str, Callable[[Sequence[Any], Mapping[str, Any]], Any]] = Map
         "Sqrt": lambda x, _: np.sqrt(x[0]),
         "Sub": lambda x, _: x[0] - x[1],
         "Tanh": lambda x, _: np.tanh(x[0]),
+        "Where": lambda x, _: np.where(x[0], x[1], x[2]),
     }
 )
 

@@ -303,12 +303,28 @@ def _slice(walk: Walk, node: Any, options: Options) -> None:
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         at = axis % (len(x.axes) + 1) - 1
         n = walk.batch if at < 0 else x.sizes[at]
-        first, behind, _ = slice(start, end, step).indices(n)
-        if step != 1 or behind <= first or (at < 0 and (first, behind) != (0, n)):
-            raise unsupported(node, f"it takes {start}:{end}:{step} of axis {axis}, expected a piece with step 1, and the whole batch")
+        places = range(n)[slice(start, end, step)] if step else range(0)
+        if not places or (at < 0 and places != range(n)):
+            raise unsupported(node, f"it takes {start}:{end}:{step} of axis {axis}, expected some of its places, and the whole batch")
         if at >= 0:
-            x = walk.cut(node, x, at, first, behind)
+            x = _taken(walk, node, x, at, places)
     walk.give(node, x)
+
+
+def _taken(walk: Walk, node: Any, x: Value, at: int, places: Sequence[int]) -> Value:
+    """Return places along an axis, in their order, each run of neighbours as one piece."""
+    runs: list[list[int]] = []
+    for place in places:
+        if runs and place == runs[-1][1]:
+            runs[-1][1] += 1
+        else:
+            runs.append([place, place + 1])
+    if not 1 <= len(runs) <= MAX_PIECES:
+        raise unsupported(
+            node, f"it takes {len(places)} places in {len(runs)} pieces of {walk.batch, *x.sizes}; at most {MAX_PIECES} are supported"
+        )
+    pieces = [walk.cut(node, x, at, first, behind, f"_{i}" if len(runs) > 1 else "") for i, (first, behind) in enumerate(runs)]
+    return pieces[0] if len(pieces) == 1 else walk.add(node, "concatenate", *pieces, options={"axis": pieces[0].axes[at]})
 
 
 def _split(walk: Walk, node: Any, options: Options) -> None:
@@ -333,20 +349,9 @@ def _gather(walk: Walk, node: Any, options: Options) -> None:
     at = options.get("axis", 0) % (len(x.axes) + 1) - 1
     if given is None or at < 0 or given.ndim > 1:
         raise unsupported(node, "only constant places along one axis, not the batch's, are supported")
-    n = x.sizes[at]
-    places = [int(place) % n for place in given.reshape(-1)]
-    runs: list[list[int]] = []
-    for place in places:
-        if runs and place == runs[-1][1]:
-            runs[-1][1] += 1
-        else:
-            runs.append([place, place + 1])
-    if not 1 <= len(runs) <= MAX_PIECES or (given.ndim == 0 and len(x.axes) == 1):
-        raise unsupported(
-            node, f"it takes {len(places)} places in {len(runs)} pieces of {walk.batch, *x.sizes}; at most {MAX_PIECES} are supported"
-        )
-    pieces = [walk.cut(node, x, at, first, behind, f"_{i}" if len(runs) > 1 else "") for i, (first, behind) in enumerate(runs)]
-    found = pieces[0] if len(pieces) == 1 else walk.add(node, "concatenate", *pieces, options={"axis": pieces[0].axes[at]})
+    if given.ndim == 0 and len(x.axes) == 1:
+        raise unsupported(node, "it leaves a single number for each image, expected a vector at least")
+    found = _taken(walk, node, x, at, [int(place) % x.sizes[at] for place in given.reshape(-1)])
     if given.ndim == 0:
         found = walk.view(node, found, tuple(side for i, side in enumerate(found.sizes) if i != at))
     walk.give(node, found)
@@ -478,14 +483,16 @@ def _layernorm(walk: Walk, node: Any, options: Options) -> None:
     x = walk.unflattened(walk.value(node, 0), node.name)
     rank = len(x.axes)
     first = options.get("axis", -1) % (rank + 1) - 1
-    if first < 0 or any(node.output[1:]):
+    over = sorted(axis % (rank + 1) - 1 for axis in options["axes"]) if "axes" in options else list(range(first, rank))  # `axes` is ours
+    if not over or min(over) < 0 or any(node.output[1:]):
         raise unsupported(node, "it normalises over the batch, or gives its statistics, which isn't supported")
-    gamma, beta = walk.weights(node, 1), walk.weights(node, 2)
+    given = {key: walk.weights(node, place) for key, place in (("gamma", 1), ("beta", 2))}
+    sizes = tuple(x.sizes[axis] for axis in over)
     for value in (x, walk.plain(node, x)):
-        places = value.axes[first:]
+        places = [value.axes[axis] for axis in over]
         arrays = {
-            key: np.ascontiguousarray(np.broadcast_to(array, x.sizes[first:]).transpose(np.argsort(places)))
-            for key, array in (("gamma", gamma), ("beta", beta))
+            key: np.ascontiguousarray(_along_axes(node, array, over, rank, sizes).transpose(np.argsort(places)))
+            for key, array in given.items()
             if array is not None
         }
         try:
@@ -495,6 +502,14 @@ def _layernorm(walk: Walk, node: Any, options: Options) -> None:
         except ModelError:
             if value.axes == tuple(range(rank)):
                 raise
+
+
+def _along_axes(node: Any, array: np.ndarray, over: Sequence[int], rank: int, sizes: tuple[int, ...]) -> np.ndarray:
+    """Return a factor or summand with one number for each place along the axes `over`."""
+    whole = array.reshape((1,) * (rank + 1 - array.ndim) + array.shape)  # with the batch axis
+    if whole.ndim != rank + 1 or any(side != 1 for axis, side in enumerate(whole.shape, -1) if axis not in over):
+        raise unsupported(node, f"its factors or summands of shape {array.shape} lie along other axes than those that it normalises")
+    return np.broadcast_to(whole.reshape([whole.shape[axis + 1] for axis in over]), sizes)
 
 
 def _instancenorm(walk: Walk, node: Any, options: Options) -> None:
@@ -691,8 +706,8 @@ def _along(name: str) -> Handler:
     def handle(walk: Walk, node: Any, options: Options) -> None:
         x = walk.unflattened(walk.value(node, 0), node.name)
         axis = options.get("axis", -1 if walk.opset >= 13 else 1) % (len(x.axes) + 1) - 1
-        if axis < 0 or (walk.opset < 13 and len(x.axes) > 1):
-            raise unsupported(node, f"only the one over an axis that isn't the batch's is supported; the tensor is {walk.batch, *x.sizes}")
+        if axis < 0 or (walk.opset < 13 and math.prod(x.sizes[axis + 1 :]) > 1):  # which was over all axes from that one on
+            raise unsupported(node, f"only the one over one axis that isn't the batch's is supported; the tensor is {walk.batch, *x.sizes}")
         walk.give(node, walk.add(node, "activation", walk.last(node, x, axis), activation=name))
 
     return handle
@@ -709,9 +724,60 @@ def _expand(walk: Walk, node: Any, options: Options) -> None:
     x, shape = walk.value(node, 0), walk.whole(node, 1, options, "shape") or []
     sizes = [walk.batch, *x.sizes]
     wanted = [1] * (len(sizes) - len(shape)) + shape
-    if len(wanted) != len(sizes) or any(side not in (1, n) for side, n in zip(wanted, sizes, strict=True)):
+    fits = len(wanted) == len(sizes) and all(side in (1, n) or n == 1 for side, n in zip(wanted, sizes, strict=True))
+    if not fits or wanted[0] not in (1, walk.batch):
         raise unsupported(node, f"it repeats {sizes} to {wanted}, which isn't supported")
-    walk.same(node, x)
+    _tiled(walk, node, x, [side if n == 1 else 1 for side, n in zip(wanted[1:], sizes[1:], strict=True)])
+
+
+def _tile(walk: Walk, node: Any, options: Options) -> None:
+    x, counts = walk.value(node, 0), walk.whole(node, 1, options, "repeats") or []
+    if len(counts) != len(x.axes) + 1 or counts[0] != 1 or min(counts) < 1:
+        raise unsupported(node, f"it repeats {walk.batch, *x.sizes} {counts} times, expected constants, and 1 for the batch")
+    _tiled(walk, node, x, counts[1:])
+
+
+def _tiled(walk: Walk, node: Any, x: Value, counts: Sequence[int]) -> None:
+    """Give a tensor that is put beside itself along axes."""
+    if not any(count > 1 for count in counts):
+        walk.same(node, x)
+        return
+    x = walk.unflattened(x, node.name)
+    for axis, count in enumerate(counts):
+        at, shape = x.axes[axis], x.shape
+        if count > 1 and shape[at] > 1:
+            if count > MAX_PIECES:
+                raise unsupported(node, f"it repeats an axis {count} times; at most {MAX_PIECES} are supported")
+            x = walk.add(node, "concatenate", *[x] * count, options={"axis": at})
+        elif count > 1:
+            wide = walk.reshape(node, x, (math.prod(shape[:at]), 1, math.prod(shape[at + 1 :])), (0, 1, 2))
+            wide = walk.add(node, "upsample", wide, options={"size": [1, count], "interpolation": "nearest"})
+            x = walk.reshape(node, wide, (*shape[:at], count, *shape[at + 1 :]), x.axes)
+    walk.give(node, x)
+
+
+def _depth_to_space(walk: Walk, node: Any, options: Options) -> None:
+    """Read channels that become blocks of pixels: block row, block column, channel, or the channel first (CRD, PyTorch's PixelShuffle)."""
+    x, block, first = walk.image(node, walk.value(node, 0)), int(options["blocksize"]), options.get("mode", b"DCR") == b"CRD"
+    height, width, channels = x.shape
+    if len(x.axes) != 3 or channels % block**2:
+        raise unsupported(node, f"it makes blocks of {block} x {block} pixels of {walk.batch, *x.sizes}", False)
+    inner = channels // block**2
+    shape, dims = ((inner, block, block), [1, 4, 2, 5, 3]) if first else ((block, block, inner), [1, 3, 2, 4, 5])
+    found = walk.reshape(node, x, (height, width, *shape), (0, 1, 2, 3, 4))
+    found = walk.add(node, "permute", found, suffix="_permute", options={"dims": dims})
+    walk.give(node, walk.reshape(node, found, (height * block, width * block, inner), x.axes))
+
+
+def _space_to_depth(walk: Walk, node: Any, options: Options) -> None:
+    """Read blocks of pixels that become channels: block row, block column, channel."""
+    x, block = walk.image(node, walk.value(node, 0)), int(options["blocksize"])
+    height, width, channels = x.shape
+    if len(x.axes) != 3 or height % block or width % block:
+        raise unsupported(node, f"it cuts {walk.batch, *x.sizes} into blocks of {block} x {block}", False)
+    found = walk.reshape(node, x, (height // block, block, width // block, block, channels), (0, 1, 2, 3, 4))
+    found = walk.add(node, "permute", found, suffix="_permute", options={"dims": [1, 3, 2, 4, 5]})
+    walk.give(node, walk.reshape(node, found, (height // block, width // block, channels * block**2), x.axes))
 
 
 HANDLERS: Mapping[str, Handler] = MappingProxyType(
@@ -725,6 +791,7 @@ HANDLERS: Mapping[str, Handler] = MappingProxyType(
         "Concat": _concat,
         "Conv": _conv,
         "ConvTranspose": _conv_transpose,
+        "DepthToSpace": _depth_to_space,
         "Div": _arithmetic,
         "Dropout": _nothing,
         "Elu": _activation("elu", alpha=("alpha", 1.0)),
@@ -767,12 +834,14 @@ HANDLERS: Mapping[str, Handler] = MappingProxyType(
         "Softmax": _along("softmax"),
         "Softplus": _activation("softplus"),
         "Softsign": _activation("softsign"),
+        "SpaceToDepth": _space_to_depth,
         "Split": _split,
         "Squeeze": _squeeze,
         "Sub": _arithmetic,
         "Sum": _arithmetic,
         "Swish": _swish,
         "Tanh": _activation("tanh"),
+        "Tile": _tile,
         "ThresholdedRelu": _activation("relu", threshold=("alpha", 1.0)),
         "Transpose": _transpose,
         "Unsqueeze": _unsqueeze,

@@ -105,6 +105,7 @@ def run_batch(arguments: argparse.Namespace) -> int:
     from nplrp.batch.job import KEPT, SHARD, check_folder, job_facts, open_job
     from nplrp.batch.running import Part, parts_wanted, run
     from nplrp.errors import nearest
+    from nplrp.images import takes_pictures
     from nplrp.jit.ahead import compiling_ahead
     from nplrp.progress import Progress, duration
     from nplrp.rules.composites import split_names
@@ -131,6 +132,8 @@ def run_batch(arguments: argparse.Namespace) -> int:
         raise ImageError(f"none of the {len(errors)} images can be read; the first: {errors[0]}" if errors[1:] else str(errors[0]))
     model = given(arguments).load()
     wanted.check(model)
+    if arguments.pictures and not takes_pictures(model.input_shape):
+        raise OutputError(f"--pictures draws pictures, but {model.name} takes arrays of shape {model.input_shape}; leave it out")
     job = open_job(out, job_facts(model, wanted, arguments.keep, arguments.ledger, arguments.pictures), images, size)
     for handler in _listeners():  # what was assumed is said now, not after hours
         handler.let_go()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from nplrp.errors import ImageError, brief
+from nplrp.files.arrays import NPY
 from nplrp.files.plain import read_text
 
 #: How names of pictures end, in any case.
@@ -24,8 +25,8 @@ def find_images(given: Sequence[str], stdin: IO[str] | None = None, besides: Pat
     Parameters
     ----------
     given : sequence of str
-        A file; a folder, which means all pictures below it, by their names; a pattern such as ``"photos/**/*.jpg"``; ``"@LIST"``, a text
-        file with one of these on each line; or ``"-"``, the same from standard input.
+        A file; a folder, which means all pictures below it, by their names, or if there are none all arrays (``.npy``); a pattern such as
+        ``"photos/**/*.jpg"``; ``"@LIST"``, a text file with one of these on each line; or ``"-"``, the same from standard input.
     stdin : file or None
     besides : path or None
         A folder whose pictures aren't meant: where results are written.
@@ -72,7 +73,7 @@ def _pictures(name: str, besides: Path | None) -> list[str]:
     except OSError as error:  # a name that is too long
         raise ImageError(f"{brief(name)}: {error.strerror}; give files, folders, patterns, @LIST or -") from None
     if is_folder:
-        found = sorted(_below(name, besides))
+        found = sorted(_below(name, besides, SUFFIXES)) or sorted(_below(name, besides, (NPY,)))
         if not found:
             raise ImageError(f"{name}: there are no pictures in this folder; they are known by their names: {', '.join(SUFFIXES)}")
         return found
@@ -85,12 +86,12 @@ def _pictures(name: str, besides: Path | None) -> list[str]:
     return [name]
 
 
-def _below(folder: str, besides: Path | None) -> Iterable[str]:
-    """Yield the pictures below a folder; hidden ones are left out, and folders that links lead to aren't entered."""
+def _below(folder: str, besides: Path | None, suffixes: Sequence[str]) -> Iterable[str]:
+    """Yield the files of some names below a folder; hidden ones are left out, and folders that links lead to aren't entered."""
     for root, folders, files in os.walk(folder):
         folders[:] = [each for each in folders if not each.startswith(".") and not _is_below(str(Path(root) / each), besides)]
         for name in files:
-            if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
+            if Path(name).suffix.lower() in suffixes and not name.startswith("."):
                 yield str(Path(root) / name)
 
 

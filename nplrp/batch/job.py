@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -193,8 +192,8 @@ def read_job(out: Path) -> Job:
 def _is_whole(facts: Any) -> bool:
     """Tell whether a run's facts are what `job_facts` makes, so that whoever reads them needn't look."""
 
-    def shape(value: Any, axes: int | None = None) -> bool:
-        return isinstance(value, list) and len(value) == (axes or len(value)) and all(is_size(each, 1) for each in value)
+    def shape(value: Any) -> bool:
+        return isinstance(value, list) and len(value) > 0 and all(is_size(each, 1) for each in value)
 
     def text(value: Any) -> bool:
         return isinstance(value, str)
@@ -231,7 +230,7 @@ def _is_whole(facts: Any) -> bool:
         "generator": text,
         "model": text,
         "weights_sha256": text,
-        "input_shape": functools.partial(shape, axes=3),
+        "input_shape": shape,
         "preprocessing": prepared,
         "resample": lambda value: value is None or value in RESAMPLE,
         "crop": lambda value: value is None or yes_or_no(value),

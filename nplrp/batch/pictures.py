@@ -11,7 +11,7 @@ import numpy as np
 from nplrp.batch.results import Results
 from nplrp.batch.running import picture_path
 from nplrp.errors import ImageError
-from nplrp.images import display, open_image, read_picture, sized_pixels
+from nplrp.images import display, open_image, read_picture, sized_pixels, takes_pictures
 from nplrp.preprocessing import Preprocessing
 
 
@@ -42,6 +42,8 @@ def picture_of(results: Results, index: int, file_sha256: str) -> Picture:
         What its bytes were.
     """
     facts = results.job.facts
+    if not takes_pictures(facts["input_shape"]):
+        return Picture(None, "")
     try:
         content = read_picture(results.job.images[index], results.job.images[index])
         if hashlib.sha256(content).hexdigest() == file_sha256:

@@ -182,11 +182,11 @@ class Results:
                 f"{self.folder}: was computed with other weights than those of {model.name} "
                 f"(SHA-256 {self.job.facts['weights_sha256'][:12]}...); give the model of the run"
             )
-        height, width = self.job.facts["input_shape"][:2]
-        if list(model.input_shape) != self.job.facts["input_shape"]:
+        shape = tuple(self.job.facts["input_shape"])
+        if model.input_shape != shape:
+            size = "x".join(map(str, shape[:-1] or shape))
             raise ModelError(
-                f"{self.folder}: its images have {height} x {width} pixels, those of {model.name} now {model.input_shape[0]} x "
-                f"{model.input_shape[1]}; give --input-size {height}x{width}"
+                f"{self.folder}: its images have shape {shape}, those of {model.name} {model.input_shape}; give --input-size {size}"
             )
         prepared = Preprocessing(**self.job.facts["preprocessing"])
         return model if prepared == model.preprocessing else dataclasses.replace(model, preprocessing=prepared)

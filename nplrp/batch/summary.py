@@ -153,7 +153,8 @@ class _Gathered:
         if found.index not in self.images:
             self.images[found.index] = self._image(found)
         image, gathered = self.images[found.index], self.composites[found.composite]
-        small = small_map(found.relevance)
+        steps = len(self.results.job.facts["input_shape"]) == 2  # of a sequence from left to right
+        small = small_map(found.relevance.T if steps else found.relevance)
         unit = found.target if found.target >= 0 or image.predicted is None else image.predicted
         total, count = gathered.means.get(unit, (np.zeros_like(small), 0))
         total += small

@@ -24,7 +24,7 @@ def small_map(relevance: np.ndarray, side: int = SIDE) -> np.ndarray:
 
     Parameters
     ----------
-    relevance : ndarray [h, w, c] or [h, w]
+    relevance : ndarray [h, w, c] or [h, w]; [n], which becomes a row
     side : int
         In pixels.
 
@@ -32,7 +32,7 @@ def small_map(relevance: np.ndarray, side: int = SIDE) -> np.ndarray:
     -------
     ndarray [<= side, <= side], float32
     """
-    summed = np.asarray(relevance, np.float64).sum(axis=-1) if relevance.ndim == 3 else relevance
+    summed = np.asarray(relevance, np.float64).sum(axis=-1) if relevance.ndim == 3 else np.atleast_2d(relevance)
     summed = np.nan_to_num(np.asarray(summed, np.float32), posinf=0.0, neginf=0.0)
     size = _small(summed.shape, side)
     if size == summed.shape:

@@ -24,6 +24,7 @@ from nplrp.batch.shard import shard_path
 from nplrp.batch.thumbnails import small_map
 from nplrp.errors import OutputError
 from nplrp.files.atomic import atomic_folder
+from nplrp.images import takes_pictures
 
 #: Longest side of the maps that are analysed, components that are kept, and numbers of clusters.
 SIDE, COMPONENTS, CLUSTERS = 32, 8, (2, 4, 6, 8, 10)
@@ -88,6 +89,8 @@ def export(results: Results, out: Path, told: Callable[[int, int], None] | None 
         If there is nothing to write, or the folder can't be written.
     """
     job = results.job
+    if not takes_pictures(job.facts["input_shape"]):
+        raise OutputError(f"{results.folder}: is of arrays of shape {tuple(job.facts['input_shape'])}; ViRelAy shows pictures")
     there = [number for number in job.shards if shard_path(results.folder, number).exists()]
     if not there:
         raise OutputError(f"{results.folder}: no shard is there yet; run nplrp batch again to go on")

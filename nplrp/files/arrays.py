@@ -17,6 +17,8 @@ from nplrp.files.zipped import RATIO
 
 #: Bytes that arrays may take however small their file is: a backend's relevance may be 0 everywhere, and packs well.
 ARRAYS = 1 << 30
+#: How names of single arrays end.
+NPY = ".npy"
 
 
 def read_npy(path: str | os.PathLike[str]) -> np.ndarray:
@@ -34,6 +36,18 @@ def read_npy(path: str | os.PathLike[str]) -> np.ndarray:
             raise ValueError("it holds several arrays, expected one")
         file.seek(0)
         return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
+
+
+def parse_npy(content: bytes) -> np.ndarray:
+    """Return the array that a ``.npy`` file's bytes hold.
+
+    Raises
+    ------
+    ValueError
+        As `read_npy`.
+    """
+    with _damage():
+        return np.asarray(np.lib.format.read_array(io.BytesIO(content), allow_pickle=False))
 
 
 def read_npz(path: str | os.PathLike[str], wanted: Container[str] | None = None) -> dict[str, np.ndarray]:

@@ -634,13 +634,13 @@ def _walk(graph: Graph, given: Sequence[Tensor | None], wanted: set[int], sketch
     refs = list(graph.outputs.values())
     for number in wanted:
         needed.setdefault(graph.find(refs[number], ""), set()).add(refs[number].output)
-    values: dict[Item, dict[int, Tensor]] = {}
+    values: dict[Item, Mapping[int, Tensor]] = {}
 
     def tensor(ref: Ref, reader: str) -> Tensor:
         found = values[graph.find(ref, reader)]
         if ref.output not in found:
             raise WeightsError(
-                f"model {graph.name!r}: {reader} reads output {ref.output} of layer {ref.name!r}, which has one; it is damaged"
+                f"model {graph.name!r}: {reader} reads output {ref.output} of layer {ref.name!r}, which it hasn't; it is damaged"
             )
         return found[ref.output]
 
@@ -665,7 +665,7 @@ def _walk(graph: Graph, given: Sequence[Tensor | None], wanted: set[int], sketch
         if entry.class_name in MODELS:
             values[item] = _use_model(entry, graph, arguments, keywords, needed[item], sketch, below)
         else:
-            values[item] = {0: _use_layer(entry, arguments, keywords, sketch, below)}
+            values[item] = _use_layer(entry, arguments, keywords, needed[item], sketch, below)
     return {number: tensor(refs[number], "its output") for number in wanted}
 
 
@@ -695,21 +695,45 @@ def _use_model(
     return _walk(inner, call, needed, sketch, place)
 
 
-def _use_layer(entry: Entry, arguments: list[Any], keywords: Mapping[str, Any], sketch: Sketch, place: _Place) -> Tensor:
-    """Put a layer down, by the reader of its class."""
+def _use_layer(
+    entry: Entry, arguments: list[Any], keywords: Mapping[str, Any], needed: set[int], sketch: Sketch, place: _Place
+) -> Mapping[int, Tensor]:
+    """Put a layer down, by the reader of its class; return what is read of what it gives."""
     name, options, class_name = entry.name, entry.options, entry.class_name
     try:
         if not isinstance(options, dict):
             raise ValueError("its config is no JSON object")
+        class_name, options, inside = _unwrapped(class_name, options)
         key, options, arguments = _operation(class_name, options, arguments)
         read = READERS.get(key)
         if read is None:
             what = "calls" if key.startswith("tf.") else "is of class"
             raise WeightsError(f"layer {name!r} {what} {key}, which isn't supported: {_reason(key, entry.raw)}")
-        source = Source(place.path, place.store, place.top or 0)
-        return read(Call(sketch, source, key, options, arguments, keywords, place.dialect))
+        source = Source(place.path, place.store + inside, place.top or 0)
+        found = read(Call(sketch, source, key, options, arguments, keywords, place.dialect, needed))
+        return {0: found} if isinstance(found, Tensor) else found
     except ValueError as error:
         raise WeightsError(f"layer {name!r} (class {class_name}): {error}") from error
+
+
+#: What does the same to every step whether it is told of steps or not: it works on the last axis, or on each number.
+_STEP_BY_STEP = ("Activation", "Dense", "Dropout", "ELU", "LeakyReLU", "ReLU")
+
+
+def _unwrapped(class_name: str, options: Options) -> tuple[str, Options, str]:
+    """Return class and options of the layer that one only wraps, and where its weights are in the wrapper's group.
+
+    A spectral norm acts in training alone: what it divided by is in the kernel that is stored.
+    """
+    inner = options.get("layer")
+    if class_name not in ("SpectralNormalization", "TimeDistributed") or not isinstance(inner, dict):
+        return class_name, options, ""
+    inside, inner_options = inner.get("class_name"), inner.get("config")
+    if not isinstance(inside, str) or not isinstance(inner_options, dict):
+        return class_name, options, ""
+    if class_name == "TimeDistributed" and inside not in _STEP_BY_STEP:
+        raise ValueError(f"it applies {brief(inside)} to every step, only {', '.join(_STEP_BY_STEP)} are supported: {_REASONS['3-D']}")
+    return inside, inner_options, "/layer"
 
 
 def _operation(class_name: str, options: Options, arguments: list[Any]) -> tuple[str, Options, list[Any]]:
@@ -756,11 +780,11 @@ _REASONS = MappingProxyType(
 )
 _PATTERNS = (
     (r"Lambda$", "Lambda"),
-    (r"RNN|LSTM|GRU|Bidirectional|TimeDistributed", "recurrent"),
+    (r"RNN|LSTM|GRU|Bidirectional", "recurrent"),
     (r"Attention|^Dot$|Einsum|Matmul|Transformer", "attention"),
     (r"3D", "3-D"),
     (r"Embedding|Lookup|Vectorization|Hash|CategoryEncoding|Discretization|Masking|IntegerLookup|MelSpectrogram|STFT", "integers"),
-    (r"SpectralNormalization|Wrapper$", "wrapper"),
+    (r"SpectralNormalization|TimeDistributed|Wrapper$", "wrapper"),
     (r"(?i)^(tf\.)?(math\.|compat\.v1\.)*(greater|less|where|cond|select)", "choice"),
     (r"(?i)^(tf\.|op\.)?(math\.)?(abs|absolute|square|pow|power|sqrt|rsqrt|log|log1p|expm1|sign|sin|cos|reciprocal|round|floor)$", "curve"),
 )

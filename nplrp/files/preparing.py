@@ -15,6 +15,7 @@ from nplrp.files import architectures
 from nplrp.files import vgg as vggs
 from nplrp.layers import KINDS, OPERATIONS
 from nplrp.layers.base import MOVES
+from nplrp.layers.resize import RESIZE
 from nplrp.layers.scale import AFFINE
 from nplrp.model import Model
 from nplrp.preprocessing import CHOICES, UNKNOWN, Preprocessing
@@ -86,7 +87,11 @@ def of_layers(model: Model) -> Preprocessing | None:
         if KINDS[layer.kind] is AFFINE:
             g, h = (np.asarray(facts[key], np.float64) for key in ("weight", "bias"))
             gain, shift, told = gain * g, shift * g + h, told or layer.name
-        elif OPERATIONS[facts["kind"]].role != MOVES or layer.output_shape[-1:] != layer.input_shape[-1:]:
+        elif (
+            OPERATIONS[facts["kind"]].role != MOVES and OPERATIONS[facts["kind"]] is not RESIZE
+        ):  # which leaves values between the same ends
+            break
+        elif layer.output_shape[-1:] != layer.input_shape[-1:]:
             break
     if not told or not np.all(gain):
         return None

@@ -45,6 +45,8 @@ from nplrp.workspace import ROOM
 VARIABLES = MappingProxyType(
     {"depthwise_kernel": "kernel", "pointwise_kernel": "pointwise", "moving_mean": "mean", "moving_variance": "variance"}
 )
+#: What a spectral norm keeps for training.
+TRAINING_ONLY = ("vector_u", "sn_u")
 #: Groups that hold a model's layers by class and number; the second name was Keras 2.12's.
 CONTAINERS = ("layers", "_layer_checkpoint_dependencies")
 
@@ -315,7 +317,11 @@ def _read_by_number(source: hdf5.Source, group: hdf5.Group, prefix: str, found: 
             if not isinstance(layer, hdf5.Group):
                 continue
             source.enter(layer)
-            path, variables = f"{prefix}layers/{name}", hdf5.child(layer, "vars")
+            path, wrapped = f"{prefix}layers/{name}", hdf5.child(layer, "layer")
+            if isinstance(wrapped, hdf5.Group):  # a wrapper's own variables are for training
+                layer, path = wrapped, f"{path}/layer"
+                source.enter(layer)
+            variables = hdf5.child(layer, "vars")
             if isinstance(variables, hdf5.Group):
                 stored = found[path] = _Stored(next(iter(hdf5.text(source, variables, "name") or []), None))
                 for key in sorted(hdf5.members(variables), key=_natural):
@@ -763,6 +769,7 @@ def _layer(item: ConfigLayer, understood: _Understood) -> Layer:
 def _pick(item: ConfigLayer, stored: _Stored) -> Mapping[str, np.ndarray]:
     """Choose the arrays of a layer of Keras's from its group: by the variables' names, or by their order where the names say nothing."""
     paths = {variable: variable.split(":")[0].split("/") for variable in stored.arrays}
+    paths = {variable: parts for variable, parts in paths.items() if parts[-1] not in TRAINING_ONLY}
     mine = list(paths)
     nested = len(item.path) > 1 and any(len(parts) > 1 for parts in paths.values())
     if nested:  # the group of a model inside holds the variables of all its layers, as [model/]layer/variable
@@ -775,7 +782,7 @@ def _pick(item: ConfigLayer, stored: _Stored) -> Mapping[str, np.ndarray]:
     if set(by_name) == set(item.variables) and len(mine) == len(by_name):
         return by_name
     if not set(by_name) & set(item.variables) and not nested and len(mine) == len(item.variables):
-        return dict(zip(item.variables, stored.arrays.values(), strict=True))
+        return dict(zip(item.variables, (stored.arrays[variable] for variable in mine), strict=True))
     odd = "".join(f", and {name!r} of type {kind}, expected float32" for name, kind in stored.others.items())
     raise WeightsError(
         f"layer {item.layer.name!r}: expected its {', '.join(item.variables)}, found {_names(stored)}{odd}; "

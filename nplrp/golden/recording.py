@@ -323,7 +323,8 @@ def start_errors(
     if last >= 0:
         a, before = layers.gather(steps[last], inputs), start != "softmax" or soft
         step = dataclasses.replace(steps[last], activation="linear") if before else steps[last]
-        numbers = forward_bounds(step, a, logits, np.zeros(a.shape)).bounds
+        numbers = forward_bounds(step, a, logits.reshape(-1, *step.output_shape), np.zeros(a.shape)).bounds
+        numbers = Bounds(*(each.reshape(logits.shape) for each in numbers))
     if known is not None:
         numbers = Bounds(numbers.expected + known.expected, numbers.certified + known.certified, exact)
     found = start_bounds(start, top.reshape(logits.shape), numbers, soft)

@@ -165,7 +165,7 @@ def _noisy_forward(plan: Plan, x: np.ndarray, noise: Noise) -> Trace:
             z = noise.of(z, noise.forward[i], i)
         logits = z if step.score else logits
         activations.append(layers.activate(step, z, in_place=False))
-    return Trace(tuple(activations), held, activations[-1] if logits is None else logits, {})
+    return Trace(tuple(activations), held, activations[-1] if logits is None else logits.reshape(activations[-1].shape), {})
 
 
 def _shapes(plan: Plan) -> list[tuple[int, ...]]:
@@ -199,7 +199,7 @@ def with_activations(plan: Plan, trace: Trace, activations: Sequence[np.ndarray]
     held = {i: layers.apply(plan.steps[i], layers.gather(plan.steps[i], own))[1] for i in trace.held}
     scores = next((step for step in reversed(plan.steps) if step.score), None)
     logits = own[-1] if scores is None else layers.apply(scores, layers.gather(scores, own))[0]
-    return dataclasses.replace(trace, activations=tuple(own), held=held, logits=logits, denominators={})
+    return dataclasses.replace(trace, activations=tuple(own), held=held, logits=logits.reshape(own[-1].shape), denominators={})
 
 
 def _hide_norm(steps: Sequence[Step], trace: Trace, own: list[np.ndarray], i: int) -> None:

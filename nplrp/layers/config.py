@@ -1,14 +1,15 @@
 """From Keras's configuration of a layer to layers of ours: what a reader is given, and what it leaves behind.
 
 A reader belongs to a kind (`Kind.keras`). It is a function of a `Call`, one use of a layer of Keras's: it asks for options and inputs, puts
-layers down, mostly one, and returns the `Tensor` that the use gives. Nothing is computed, and no weights are read.
+layers down, mostly one, and returns the `Tensor` that the use gives; of several tensors those that are read, by their number. Nothing is
+computed, and no weights are read.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -27,7 +28,7 @@ ALONG_AN_AXIS = ("softmax", "log_softmax", "sparsemax")
 
 Options = Mapping[str, Any]
 Arrays = Mapping[str, np.ndarray]
-Reader = Callable[["Call"], "Tensor"]
+Reader = Callable[["Call"], "Tensor | Mapping[int, Tensor]"]
 #: A layer's name until all are there: Keras's names from the outermost model down, and what we add.
 Named = tuple[tuple[str, ...], str]
 
@@ -281,6 +282,8 @@ class Call:
         The same, by name.
     dialect : int
         2 or 3: whose configuration it is.
+    needed : collection of int
+        Which of several tensors that it gives are read.
     """
 
     def __init__(
@@ -292,9 +295,10 @@ class Call:
         arguments: Sequence[Any] = (),
         keywords: Options = MappingProxyType({}),
         dialect: int = 3,
+        needed: Collection[int] = (0,),
     ) -> None:
         self.name, self.class_name, self.options = source.path[-1], class_name, options
-        self.arguments, self.keywords, self.dialect = list(arguments), keywords, dialect
+        self.arguments, self.keywords, self.dialect, self.needed = list(arguments), keywords, dialect, needed
         self._sketch, self._source = sketch, source
         self._use = sketch.use(source.path)
 
@@ -314,6 +318,10 @@ class Call:
         if key not in _DEFAULTS:
             raise ValueError(f"its configuration has no {key!r}; it is damaged: save the model again")
         return _DEFAULTS[key]
+
+    def given(self, *keys: str, default: Any = None) -> Any:
+        """Return an option by the first of its names that is there; functions aren't saved with what they are called without."""
+        return next((place[key] for key in keys for place in (self.options, self.keywords) if key in place), default)
 
     def only(self, key: str, *allowed: Any) -> Any:
         """Return an option that must have one of the values `allowed`."""
@@ -367,7 +375,7 @@ class Call:
     @property
     def channels_first(self) -> bool:
         """Whether its images have their channels before rows and columns."""
-        return bool(self.only("data_format", "channels_last", "channels_first", None) == "channels_first")
+        return self.only("data_format", "channels_last", "channels_first", "NHWC", "NCHW", None) in ("channels_first", "NCHW")
 
     # Inputs
 

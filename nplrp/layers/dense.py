@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from nplrp.errors import ModelError
+from nplrp.errors import ModelError, brief
 from nplrp.layers.activation_names import read_activation
 from nplrp.layers.base import (
     LINEAR,
@@ -25,7 +26,7 @@ from nplrp.layers.base import (
     float64,
     scaled_outputs,
 )
-from nplrp.layers.config import Call, Tensor
+from nplrp.layers.config import Call, Tensor, items
 from nplrp.layers.conv import OWN_CHANNELS, weights_of
 from nplrp.layers.lines import change_weight, changed_bias, clamps, threads
 from nplrp.layers.ties import point_row
@@ -140,6 +141,19 @@ def read(call: Call) -> Tensor:
     return call.add("dense", x, variables=variables, activation=read_activation(call))
 
 
+def read_einsum(call: Call) -> Tensor:
+    """Read a product by Einstein's summation where it is a dense layer: ``...x,xy->...y``."""
+    equation, bias = call.get("equation"), call.get("bias_axes")
+    found = re.fullmatch(r"((?:[A-Za-z]|\.\.\.)[A-Za-z]*)([A-Za-z]),\2([A-Za-z])->\1\3", str(equation).replace(" ", ""))
+    units = (items(call.get("output_shape")) or [call.get("output_shape")])[-1]
+    if not found or bias not in (None, found[3]) or found[3] in found[1] + found[2]:
+        raise ValueError(
+            f"equation={brief(equation)} with bias_axes={brief(bias)} isn't supported, only dense layers such as 'abc,cd->abd'"
+        )
+    call.options = {**call.options, "units": units, "use_bias": bias is not None}
+    return read(call)
+
+
 DENSE = Operation(
     "dense",
     LINEAR,
@@ -160,7 +174,7 @@ KINDS = (
         "dense",
         shape,
         lambda layer: {"kind": "dense", **weights_of(layer)},
-        keras={"Dense": read},
+        keras={"Dense": read, "EinsumDense": read_einsum},
         renumbering=lambda layer: OWN_CHANNELS,
     ),
 )

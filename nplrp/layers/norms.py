@@ -349,6 +349,8 @@ def _group(call: Call) -> Tensor:
 
 def _unit(call: Call) -> Tensor:
     x = call.tensor
+    if call.given("epsilon", default=SHORTEST) != SHORTEST:
+        raise ValueError(f"epsilon={call.given('epsilon')!r} isn't supported, only Keras's own {SHORTEST:g}")
     return call.add("unitnorm", x, options={"axes": sorted(x.axes[axis] for axis in call.axes(call.get("axis"), len(x.axes)))})
 
 
@@ -360,7 +362,12 @@ KINDS = (
         keras={"LayerNormalization": _norm},
     ),
     Kind("rmsnorm", shape, _over_axes(lambda layer: ("ROOT", False), lambda layer: layer.epsilon), keras={"RMSNormalization": _rms}),
-    Kind("unitnorm", shape, _over_axes(lambda layer: ("LENGTH", False), lambda layer: SHORTEST), keras={"UnitNormalization": _unit}),
+    Kind(
+        "unitnorm",
+        shape,
+        _over_axes(lambda layer: ("LENGTH", False), lambda layer: SHORTEST),
+        keras=dict.fromkeys(("UnitNormalization", "tf.math.l2_normalize"), _unit),
+    ),
     Kind("groupnorm", group_shape, _over_groups, keras={"GroupNormalization": _group}, renumbering=lambda layer: None),
 )
 OPERATIONS = (NORM, ADDED)

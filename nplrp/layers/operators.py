@@ -139,7 +139,9 @@ _maximum, _minimum = _bound("maximum", "low"), _bound("minimum", "high")
 
 ADD: Mapping[str, Reader] = MappingProxyType(
     {
-        **dict.fromkeys(("Add", "tf.__operators__.add", "tf.math.add", "tf.nn.bias_add", "op.AddV2", "op.Add", "op.BiasAdd"), add),
+        **dict.fromkeys(
+            ("Add", "tf.__operators__.add", "tf.math.add", "tf.math.add_n", "tf.nn.bias_add", "op.AddV2", "op.Add", "op.BiasAdd"), add
+        ),
         "CustomScaleLayer": scaled_sum,
     }
 )

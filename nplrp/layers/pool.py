@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nplrp.errors import ModelError
+from nplrp.errors import ModelError, brief
 from nplrp.layers.base import (
     DECIDES,
     LINEAR,
@@ -27,7 +27,7 @@ from nplrp.layers.base import (
     image_shape,
     window_of,
 )
-from nplrp.layers.config import Call, Reader, Tensor
+from nplrp.layers.config import Call, Reader, Tensor, items
 from nplrp.layers.lines import clamps, divide_parts, runs, scale_of_ones, stabilisers, threads
 from nplrp.layers.ties import window_row
 from nplrp.rules.rule import AS_IS, Change, Part
@@ -315,6 +315,29 @@ def _reader(kind: str, dims: int) -> Reader:
     return lambda call: call.add(kind, call.image(dims), window=call.window("pool_size", dims, None))
 
 
+def _function(kind: str) -> Reader:
+    """Return the reader of a pool that is a function: of images or sequences, whose window may have an entry for batch and channels."""
+
+    def read(call: Call) -> Tensor:
+        dims = len(call.tensor.axes) - 1
+        size, strides = (_between(call.given(*keys), dims) for keys in (("pool_size", "ksize"), ("strides",)))
+        call.options = {**call.options, "pool_size": size, "strides": strides, "padding": call.given("padding", default="valid")}
+        return call.add(kind, call.image(dims), window=call.window("pool_size", dims, None))
+
+    return read
+
+
+def _between(value: Any, dims: int) -> Any:
+    """Return sizes along an image's axes, of sizes along those, the batch and the channels too."""
+    sizes = items(value)
+    if len(sizes) != dims + 2:
+        return sizes[0] if len(sizes) == 1 else value
+    middle = sizes[1:-1] if sizes[0] == sizes[-1] == 1 else sizes[2:]
+    if sizes not in ([1, *middle, 1], [1, 1, *middle]):
+        raise ValueError(f"its window is {brief(value)}, expected 1 for batch and channels")
+    return middle
+
+
 def _global_reader(kind: str, dims: int) -> Reader:
     return lambda call: call.add(kind, call.image(dims), keepdims=call.only("keepdims", False, True))
 
@@ -423,8 +446,14 @@ AVERAGE = Operation(
     ends=avg_ends,
 )
 
-_MAX_OVER = {"Max": _reduction("maxpool"), "tf.math.reduce_max": _reduction("maxpool")}
-_MEAN_OVER = {"Mean": _reduction("avgpool"), "tf.math.reduce_mean": _reduction("avgpool")}
+_MAX_OVER: dict[str, Reader] = {
+    **dict.fromkeys(("Amax", "Max", "tf.math.reduce_max"), _reduction("maxpool")),
+    **dict.fromkeys(("MaxPool", *(f"tf.nn.max_pool{dims}" for dims in ("", "1d", "2d"))), _function("maxpool")),
+}
+_MEAN_OVER: dict[str, Reader] = {
+    **dict.fromkeys(("Mean", "tf.math.reduce_mean"), _reduction("avgpool")),
+    **dict.fromkeys(("AveragePool", *(f"tf.nn.avg_pool{dims}" for dims in ("", "1d", "2d"))), _function("avgpool")),
+}
 
 KINDS = (
     Kind("maxpool", shape, _step("maxpool", False), keras=_readers("maxpool", "Max", False) | _MAX_OVER, chooses=True),

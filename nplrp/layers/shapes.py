@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -63,6 +63,26 @@ def permute(call: Call) -> Tensor:
     if not all(type(axis) is int for axis in dims) or sorted(dims) != list(range(1, len(x.shape) + 1)):
         raise ValueError(f"it orders axes {dims}, but its input has shape {x.shape}: expected each of 1 to {len(x.shape)} once")
     return call.add("permute", x, options={"dims": dims})
+
+
+def swap_axes(call: Call) -> Tensor:
+    """Read two axes that change places."""
+    x = call.plain()
+    one, other = (call.axis(call.get(key), len(x.shape)) + 1 for key in ("axis1", "axis2"))
+    turned = {one: other, other: one}
+    return call.add("permute", x, options={"dims": [turned.get(axis, axis) for axis in range(1, len(x.shape) + 1)]})
+
+
+def move_axes(call: Call) -> Tensor:
+    """Read axes that are brought to other places, the others keeping their order."""
+    x = call.plain()
+    here, there = (call.axes(call.get(key), len(x.shape)) for key in ("source", "destination"))
+    if len(here) != len(there):
+        raise ValueError(f"it moves axes {here} to {there}")
+    dims = [axis for axis in range(len(x.shape)) if axis not in here]
+    for place, axis in sorted(zip(there, here, strict=True)):
+        dims.insert(place, axis)
+    return call.add("permute", x, options={"dims": [axis + 1 for axis in dims]})
 
 
 def repeat_vector(call: Call) -> Tensor:
@@ -197,6 +217,21 @@ def resizing(call: Call) -> Tensor:
     return _resized(call, image, size, call.only("interpolation", "nearest", "bilinear"))
 
 
+def resize(call: Call) -> Tensor:
+    """Read an image that a function brings to a size."""
+    size = items(call.given("size"))
+    if len(size) != 2 or not all(is_size(each, 1) for each in size):
+        raise ValueError(f"size is {brief(call.given('size'))}, expected [height, width]")
+    refused = ("antialias", "crop_to_aspect_ratio", "pad_to_aspect_ratio", "preserve_aspect_ratio")
+    for key in refused:
+        if call.given(key, default=False):
+            raise ValueError(f"{key}={brief(call.given(key))} isn't supported, only False")
+    how = call.given("interpolation", "method", default="bilinear")
+    if how not in ("nearest", "bilinear"):
+        raise ValueError(f"interpolation={brief(how)} isn't supported, only 'nearest' or 'bilinear'")
+    return _resized(call, call.image(2), (size[0], size[1]), how)
+
+
 def random_crop(call: Call) -> Tensor:
     """Read what a random crop does outside of training: cut to its proportions, and resize."""
     size, image = (call.size("height"), call.size("width")), call.image(2)
@@ -306,9 +341,20 @@ def flip(call: Call) -> Tensor:
     return x
 
 
-def cut(call: Call, x: Tensor, axis: int, places: range, part: str) -> Tensor:
+def _runs(places: Sequence[int]) -> list[tuple[int, int]]:
+    """Return places as runs of neighbours, each from its first to behind its last."""
+    runs: list[tuple[int, int]] = []
+    for place in places:
+        if runs and runs[-1][1] == place:
+            runs[-1] = runs[-1][0], place + 1
+        else:
+            runs.append((place, place + 1))
+    return runs
+
+
+def cut(call: Call, x: Tensor, axis: int, places: Sequence[int], part: str) -> Tensor:
     """Take some places along one of Keras's axes: one crop for each run of neighbours, put behind each other."""
-    runs = [(places[0], places[-1] + 1)] if places.step == 1 or len(places) == 1 else [(place, place + 1) for place in places]
+    runs = _runs(places)
     if len(runs) > MAX_PIECES:
         raise ValueError(f"it takes {len(runs)} places in an order of their own, at most {MAX_PIECES} are supported")
     size, single = x.keras_shape[axis], len(x.axes) == 1
@@ -331,6 +377,157 @@ def cut(call: Call, x: Tensor, axis: int, places: range, part: str) -> Tensor:
     if not single:
         return joined
     return call.add("reshape", replace(joined, axes=(0, 1, 2)), options={"shape": [len(places)]}, part=part)
+
+
+def without(call: Call, x: Tensor, axis: int, part: str = "") -> Tensor:
+    """Take away one of Keras's axes, which has one place."""
+    shape = [side for i, side in enumerate(x.keras_shape) if i != axis]
+    if not shape:
+        raise ValueError("it leaves a single number for each image, expected a vector at least")
+    return call.add("reshape", call.plain(x), options={"shape": shape}, part=part)
+
+
+def split(call: Call) -> Mapping[int, Tensor]:
+    """Read a tensor that is cut into pieces along an axis, into equal ones, at places, or by their sizes."""
+    x = call.tensor
+    axis = call.axis(call.given("axis", default=0), len(x.axes))
+    size, how = x.keras_shape[axis], call.given("indices_or_sections", "num_or_size_splits")
+    sizes = items(how)
+    if is_size(how, 1):
+        most = -(-size // how)
+        uneven = size % how if call.class_name == "ArraySplit" else 0
+        if size % how and not uneven:
+            raise ValueError(f"it makes {how} equal pieces of {size} places")
+        sizes = [most if not uneven or i < uneven else most - 1 for i in range(how)]
+    elif call.class_name.startswith("tf.") and sizes.count(-1) == 1 and all(is_size(each, -1) for each in sizes):
+        sizes = [size - sum(sizes) - 1 if each == -1 else each for each in sizes]
+    elif not call.class_name.startswith("tf.") and sizes and all(is_size(each, 0) for each in sizes):
+        sizes = [end - start for start, end in zip([0, *sizes], [*sizes, size], strict=True)]
+    if not sizes or not all(is_size(each, 0) for each in sizes) or sum(sizes) != size:
+        raise ValueError(f"it cuts {size} places by {brief(how)}, which doesn't fit")
+    begins = [sum(sizes[:i]) for i in range(len(sizes))]
+    found = {}
+    for number in sorted(call.needed):
+        if number >= len(sizes) or not sizes[number]:
+            raise ValueError(f"piece {number} is read, but it makes {len([each for each in sizes if each])}")
+        places = range(begins[number], begins[number] + sizes[number])
+        part = f"piece_{number}"
+        found[number] = cut(call, x, axis, places, part) if len(places) < size else call.add("identity", x, part=part)
+    return found
+
+
+def unstack(call: Call) -> Mapping[int, Tensor]:
+    """Read a tensor that is taken apart along an axis."""
+    x = call.tensor
+    axis = call.axis(call.given("axis", default=0), len(x.axes))
+    if max(call.needed) >= x.keras_shape[axis]:
+        raise ValueError(f"piece {max(call.needed)} is read of {x.keras_shape[axis]}")
+    pieces = {number: cut(call, x, axis, range(number, number + 1), f"piece_{number}/cut") for number in sorted(call.needed)}
+    return {number: without(call, piece, axis, f"piece_{number}") for number, piece in pieces.items()}
+
+
+def take(call: Call) -> Tensor:
+    """Read places along an axis that are taken by their numbers, which are constants."""
+    x, wanted = call.tensor, call.arguments[1] if len(call.arguments) > 1 else call.given("indices")
+    axis = call.axis(call.given("axis", default=0), len(x.axes))
+    size, numbers = x.keras_shape[axis], [wanted] if isinstance(wanted, int) else items(wanted)
+    if not numbers or not all(type(each) is int and -size <= each < size for each in numbers):
+        raise ValueError(f"it takes places {brief(wanted)} of {size}, expected whole numbers that are constants")
+    places = [each % size for each in numbers]
+    if not isinstance(wanted, int):
+        return cut(call, x, axis, places, "")
+    return without(call, cut(call, x, axis, places, "place"), axis)
+
+
+def slice_of(call: Call) -> Tensor:
+    """Read a piece of a tensor that is given by where it begins and its sizes, along every axis."""
+    x, begin, sizes = call.tensor, items(call.given("begin")), items(call.given("size"))
+    rank = len(x.axes)
+    if len(begin) != rank + 1 or len(sizes) != rank + 1 or not all(is_size(each, 0) for each in begin) or begin[0] or sizes[0] != -1:
+        raise ValueError(f"it cuts from {brief(begin)} on {brief(sizes)} places, expected constants, and all of the batch axis (0, -1)")
+    cuts = {}
+    for i, (first, count, size) in enumerate(zip(begin[1:], sizes[1:], x.keras_shape, strict=True)):
+        behind = size if count == -1 else first + count if is_size(count, 1) else 0
+        if not first < behind <= size:
+            raise ValueError(f"it cuts {brief(count)} places from {first} on, of {size}")
+        if behind - first < size:
+            cuts[i] = range(first, behind)
+    for number, (i, places) in enumerate(cuts.items(), 1):
+        x = cut(call, x, i, places, "" if number == len(cuts) else f"axis_{i + 1}")
+    return x if cuts else call.add("identity", x)
+
+
+def roll(call: Call) -> Tensor:
+    """Read places that are moved along axes, those that fall off put in again at the other end."""
+    x, shifts, along = call.tensor, call.given("shift"), call.given("axis")
+    if along is None:
+        raise ValueError("it rolls all axes as one; give it an axis")
+    axes = call.axes(along, len(x.axes))
+    steps = [shifts] * len(axes) if isinstance(shifts, int) else items(shifts)
+    if len(steps) != len(axes) or not all(type(step) is int for step in steps):
+        raise ValueError(f"shift is {brief(shifts)}, expected a whole number for each axis of {brief(along)}")
+    for number, (axis, step) in enumerate(zip(axes, steps, strict=True), 1):
+        size = x.keras_shape[axis]
+        x = cut(call, x, axis, [(place - step) % size for place in range(size)], "" if number == len(axes) else f"axis_{axis + 1}")
+    return x
+
+
+# Blocks and copies
+
+
+def depth_to_space(call: Call) -> Tensor:
+    """Read channels that become blocks of pixels: sub-pixel convolutions."""
+    x, block = call.image(2), call.size("block_size")
+    height, width, channels = x.shape
+    if channels % block**2:
+        raise ValueError(f"it makes blocks of {block} x {block} pixels of {channels} channels")
+    x = call.add("reshape", x, options={"shape": [height, width, block, block, channels // block**2]}, part="blocks")
+    x = call.add("permute", x, options={"dims": [1, 3, 2, 4, 5]}, part="rows")
+    return replace(call.add("reshape", x, options={"shape": [height * block, width * block, channels // block**2]}), axes=_axes(call))
+
+
+def space_to_depth(call: Call) -> Tensor:
+    """Read blocks of pixels that become channels."""
+    x, block = call.image(2), call.size("block_size")
+    height, width, channels = x.shape
+    if height % block or width % block:
+        raise ValueError(f"it cuts {height} x {width} pixels into blocks of {block} x {block}")
+    x = call.add("reshape", x, options={"shape": [height // block, block, width // block, block, channels]}, part="blocks")
+    x = call.add("permute", x, options={"dims": [1, 3, 2, 4, 5]}, part="rows")
+    return replace(call.add("reshape", x, options={"shape": [height // block, width // block, channels * block**2]}), axes=_axes(call))
+
+
+def _axes(call: Call) -> tuple[int, int, int]:
+    """Return where Keras's axes of an image are in ours."""
+    return (2, 0, 1) if call.channels_first else (0, 1, 2)
+
+
+def repeat(call: Call) -> Tensor:
+    """Read places along an axis that are each repeated."""
+    x, count = call.tensor, call.size("repeats")
+    axis = call.axis(call.given("axis", default=0), len(x.axes))
+    if len(x.axes) == 1:  # a vector becomes a row of pixels
+        row = replace(call.reshape(call.plain(x), (1, x.keras_shape[0], 1)), axes=(1,))
+        row = call.add("upsample", row, options={"size": [1, count], "interpolation": "nearest"}, part="row")
+        return call.add("reshape", replace(row, axes=(0, 1, 2)), options={"shape": [x.keras_shape[0] * count]})
+    if len(x.axes) > 3:
+        raise ValueError(f"its input has shape {x.keras_shape}; only images, sequences and vectors can be repeated")
+    image, _ = _two_axes(call, x, {axis: (0, 0)})
+    size = [count if place == image.axes[axis] else 1 for place in (0, 1)]
+    return call.add("upsample", image, options={"size": size, "interpolation": "nearest"})
+
+
+def tile(call: Call) -> Tensor:
+    """Read a tensor that is put beside itself along axes."""
+    x, given = call.tensor, call.given("repeats", "multiples")
+    counts = items(given)
+    if len(counts) != len(x.axes) + 1 or not all(is_size(each, 1) for each in counts) or counts[0] != 1:
+        raise ValueError(f"it repeats {brief(given)} times, expected a whole number for each axis, 1 for the batch")
+    along = [i for i, count in enumerate(counts[1:]) if count > 1]
+    for number, i in enumerate(along, 1):
+        part = "" if number == len(along) else f"axis_{i + 1}"
+        x = call.add("concatenate", *[x] * counts[i + 1], options={"axis": x.axes[i]}, part=part)
+    return x if along else call.add("identity", x)
 
 
 def _joined(*parts: str) -> str:
@@ -389,10 +586,18 @@ FLATTEN: Mapping[str, Reader] = MappingProxyType({"Flatten": flatten})
 RESHAPE: Mapping[str, Reader] = MappingProxyType(
     {
         **dict.fromkeys(("Reshape", "tf.reshape"), reshape),
+        **dict.fromkeys(("DepthToSpace", "tf.nn.depth_to_space", "tf.compat.v1.depth_to_space"), depth_to_space),
+        **dict.fromkeys(("SpaceToDepth", "tf.nn.space_to_depth", "tf.compat.v1.space_to_depth"), space_to_depth),
         **dict.fromkeys(("ExpandDims", "Squeeze", "tf.expand_dims", "tf.squeeze", "tf.compat.v1.squeeze"), new_axis),
     }
 )
-PERMUTE: Mapping[str, Reader] = MappingProxyType(dict.fromkeys(("Permute", "Transpose", "tf.transpose", "tf.compat.v1.transpose"), permute))
+PERMUTE: Mapping[str, Reader] = MappingProxyType(
+    {
+        **dict.fromkeys(("Permute", "Transpose", "tf.transpose", "tf.compat.v1.transpose"), permute),
+        "Moveaxis": move_axes,
+        "Swapaxes": swap_axes,
+    }
+)
 PAD: Mapping[str, Reader] = MappingProxyType(
     {"ZeroPadding1D": zero_padding(1), "ZeroPadding2D": zero_padding(2), **dict.fromkeys(("Pad", "tf.pad", "tf.compat.v1.pad"), pad)}
 )
@@ -403,12 +608,28 @@ CROP: Mapping[str, Reader] = MappingProxyType(
         "Cropping2D": cropping(2),
         **dict.fromkeys(("GetItem", "tf.__operators__.getitem"), get_item),
         **dict.fromkeys(("Flip", "tf.reverse"), flip),
+        **dict.fromkeys(("ArraySplit", "Split", "tf.split"), split),
+        **dict.fromkeys(("Roll", "tf.roll"), roll),
+        "tf.slice": slice_of,
+        **dict.fromkeys(("Take", "tf.gather", "tf.compat.v1.gather"), take),
+        **dict.fromkeys(("Unstack", "tf.unstack"), unstack),
     }
 )
 UPSAMPLE: Mapping[str, Reader] = MappingProxyType(
-    {"UpSampling1D": upsampling(1), "UpSampling2D": upsampling(2), "RepeatVector": repeat_vector}
+    {
+        "UpSampling1D": upsampling(1),
+        "UpSampling2D": upsampling(2),
+        "RepeatVector": repeat_vector,
+        **dict.fromkeys(("Repeat", "tf.repeat"), repeat),
+    }
 )
-RESIZE: Mapping[str, Reader] = MappingProxyType({"Resizing": resizing, "RandomCrop": random_crop})
+RESIZE: Mapping[str, Reader] = MappingProxyType(
+    {"Resizing": resizing, "RandomCrop": random_crop, **dict.fromkeys(("Resize", "tf.image.resize"), resize)}
+)
 CONCATENATE: Mapping[str, Reader] = MappingProxyType(
-    {**dict.fromkeys(("Concatenate", "tf.concat"), concatenate), **dict.fromkeys(("Stack", "tf.stack"), stack)}
+    {
+        **dict.fromkeys(("Concatenate", "tf.concat"), concatenate),
+        **dict.fromkeys(("Stack", "tf.stack"), stack),
+        **dict.fromkeys(("Tile", "tf.tile"), tile),
+    }
 )

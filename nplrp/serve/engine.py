@@ -22,7 +22,7 @@ from nplrp.serve.bodies import Inputs
 from nplrp.serve.lane import Job, Overdue
 from nplrp.serve.wanted import Wanted
 from nplrp.span import INPUT
-from nplrp.targets import Label
+from nplrp.targets import Label, naming_of
 
 #: Plans that are kept; clients may make any number of them with parameters of their own.
 _PLANS = 200
@@ -128,8 +128,18 @@ class Engine:
     def _predict(self, inputs: Sequence[Inputs], places: Sequence[int]) -> list[Instance]:
         wanted = inputs[0].wanted
         x = _stacked(inputs, places)
-        labels = outputs.top_labels(self.model, x, wanted.top, wanted.dtype, wanted.algorithm)
+        labels = self._labels(outputs.predict(self.model, x, wanted.dtype, wanted.algorithm), wanted.top)
         return [Instance(each, doubts=self._doubts(x[i])) for i, each in enumerate(labels)]
+
+    def _labels(self, output: np.ndarray, top: int) -> list[list[Label]]:
+        """Return each image's outputs with the largest scores, from the model's output [n, *output_shape]; of maps they are positions."""
+        naming = naming_of(self.model)
+        return [naming.foremost(scores, top) for scores in naming.scoring.scores(output)]
+
+    def _places(self, targets: Sequence[int]) -> list[Any]:
+        """Return targets as `nplrp.explain` takes them: in outputs that are no vector as positions."""
+        shape = self.model.output_shape
+        return list(targets) if len(shape) == 1 else [tuple(map(int, np.unravel_index(target, shape))) for target in targets]
 
     def _doubts(self, image: np.ndarray) -> list[str]:
         """Return what makes an image doubtful; pictures that the server has prepared itself never are."""
@@ -143,13 +153,13 @@ class Engine:
             self.model,
             _stacked(inputs, places),
             wanted.composite,
-            targets if isinstance(targets[0], int) else targets[0],
+            self._places(targets) if isinstance(targets[0], int) else targets[0],
             wanted.dtype,
             wanted.algorithm,
             dialect=wanted.dialect,
             start=wanted.start,
         )
-        labels, note = e.labels(wanted.top), about(e)
+        labels, note = self._labels(e.output, wanted.top), about(e)
         maps = self._maps(e, wanted)
         count = len(maps) // len(labels)
         return [Instance(labels[i], maps[i * count : (i + 1) * count], note) for i in range(len(labels))]

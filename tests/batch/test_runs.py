@@ -26,6 +26,7 @@ from nplrp.cli import main
 from nplrp.errors import OutputError
 from nplrp.files.locks import claimed
 from nplrp.stream import Wanted
+from tests import zoo
 
 WEIGHTS = Path(__file__).parent.parent / "data" / "keras_files" / "small32_k3.keras"
 
@@ -485,3 +486,46 @@ def test_lists_of_a_run_that_are_none(pictures, capsys, changed):
     capsys.readouterr()
     assert main(["merge", "run", "-q"]) == 2
     assert "is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kept", ["float32", "float16", "reduced"])
+@pytest.mark.parametrize("title", ["conv1d", "add_vectors"])
+def test_a_run_of_arrays(tmp_path, capsys, title, kept):
+    """Of signals and of vectors: a folder without pictures means its arrays; everything that reads a run knows them."""
+    network = zoo.network(f"keras3/{title}")
+    weights, out = str(zoo.write(network, tmp_path, "keras")), str(tmp_path / "run")
+    (tmp_path / "data").mkdir()
+    x = network.inputs()
+    for i, each in enumerate(x):
+        np.save(tmp_path / "data" / f"x{i}.npy", each)
+    asked = ["batch", str(tmp_path / "data"), "-w", weights, "-c", "epsilon,zplus", "--out", out, "--keep", kept, "-q"]
+    assert main(asked) == 0 and main(asked) == 0
+    model = nplrp.load(weights)
+    e = nplrp.explain(model, x, "epsilon")
+    if kept == "float32":
+        found = [each for each in Results.open(Path(out)).maps() if each.composite == 0]
+        assert np.array_equal(np.stack([each.relevance for each in found]), e.relevance)
+    assert main(["merge", out, "--verify", "100%", "-w", weights]) == 0
+    assert "2 have the same bits, 0 don't" in capsys.readouterr().out
+    assert main(["summary", out, "--png", str(tmp_path / "sheet.png"), "-q"]) == 0
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width > 100
+    assert main(["export", out, "--to", "virelay", "-o", str(tmp_path / "project")]) == 2
+    assert "ViRelAy shows pictures" in capsys.readouterr().err
+    assert main([*asked[:6], "--out", str(tmp_path / "other"), "--pictures"]) == 2
+    assert "--pictures draws pictures" in capsys.readouterr().err and not (tmp_path / "other").exists()
+
+
+def test_arrays_are_explained_and_drawn(tmp_path, capsys):
+    network = zoo.network("keras3/conv1d")
+    weights, one = str(zoo.write(network, tmp_path, "keras")), str(tmp_path / "x.npy")
+    np.save(one, network.inputs()[0])
+    assert main(["explain", one, "-w", weights, "-o", str(tmp_path / "map.png")]) == 0
+    with Image.open(tmp_path / "map.png") as drawn:
+        assert drawn.width > 300
+    assert "notebook: relevance of all outputs" in capsys.readouterr().out
+    assert main(["predict", one, "-w", weights]) == 0
+    assert main(["explain", one, "-w", weights, "-c", "epsilon,zplus", "-o", str(tmp_path / "two.png")]) == 2
+    assert "one composite at a time" in capsys.readouterr().err and not (tmp_path / "two.png").exists()
+    assert main(["explain", one, "-w", str(WEIGHTS)]) == 2
+    assert "an array isn't a picture" in capsys.readouterr().err

@@ -510,6 +510,132 @@ def slices(k, L):
     return k.Model(x, head(L, L.Concatenate()([h[:, :, :, :2], h[:, :, :, 3:]])))
 
 
+@everyday("operation", "split", "unstack", "take", dialects=KERAS3, layers="")
+def pieces(k, L):
+    ops = k.ops
+    x, h = start(k, L, width=9)
+    a, b = ops.split(h, 2, axis=1)
+    c = ops.split(h, [2, 5], axis=-1)[2]
+    d = ops.array_split(h, 4, axis=3)
+    e = ops.unstack(h, axis=2)[1]
+    f = ops.take(h, -1, axis=1)
+    g = ops.take(h, [7, 2, 3, 2], axis=-1)
+    vectors = [L.GlobalAveragePooling2D()(each) for each in (ops.maximum(a, b), c, d[0], d[3], g)]
+    sequences = [L.GlobalMaxPooling1D()(each) for each in (e, f)]
+    h = L.Concatenate()([*vectors, *sequences])
+    return k.Model(x, L.Dense(5, activation="softmax")(L.Concatenate()(ops.split(h, [3, 20], axis=-1)[::2])))
+
+
+@everyday("operation", "split", "unstack", "gather", "slice", dialects=KERAS2, layers="")
+def pieces_tf(k, L):
+    import tensorflow as tf
+
+    x, h = start(k, L, width=9)
+    a, b = tf.split(h, 2, axis=1)
+    c = tf.split(h, [2, -1, 4], axis=-1)[1]
+    e = tf.unstack(h, axis=2)[1]
+    f = tf.gather(h, 5, axis=1)
+    g = tf.gather(h, [7, 2, 3, 2], axis=-1)
+    d = tf.slice(h, [0, 1, 0, 2], [-1, 5, -1, 3])
+    vectors = [L.GlobalAveragePooling2D()(each) for each in (tf.maximum(a, b), c, d, g)]
+    sequences = [L.GlobalMaxPooling1D()(each) for each in (e, f)]
+    h = L.Concatenate()([*vectors, *sequences])
+    return k.Model(x, L.Dense(5, activation="softmax")(tf.linalg.l2_normalize(h, axis=-1)))
+
+
+@everyday("operation", "roll", "repeat", "tile", "swapaxes", "moveaxis", dialects=KERAS3, layers="", shape=(8, 6, 3))
+def places(k, L):
+    ops = k.ops
+    x, h = start(k, L, (8, 6, 3))
+    h = L.Conv2D(4, 3, activation="relu")(ops.roll(h, (1, -2), axis=(1, 3)))
+    h = L.Conv2D(4, 3, activation="relu")(ops.repeat(ops.tile(h, [1, 1, 2, 2]), 2, axis=1))
+    h = L.Conv2D(4, 2, activation="relu")(ops.repeat(ops.swapaxes(h, 1, -1), 2, axis=-1))
+    h = L.Dense(6, activation="relu")(ops.moveaxis(ops.moveaxis(h, 3, 1), [1, 3], [2, 1]))
+    return k.Model(x, L.Dense(5, activation="softmax")(ops.repeat(L.Flatten()(h), 2, axis=1)))
+
+
+@everyday("operation", "roll", "repeat", "tile", "add_n", dialects=KERAS2, layers="", shape=(8, 6, 3))
+def places_tf(k, L):
+    import tensorflow as tf
+
+    x, h = start(k, L, (8, 6, 3))
+    h = L.Conv2D(4, 3, activation="relu")(tf.roll(h, 1, axis=2))
+    h = L.Conv2D(4, 3, activation="relu")(tf.repeat(tf.tile(h, [1, 1, 2, 2]), 2, axis=1))
+    return k.Model(x, head(L, tf.add_n([h, L.Conv2D(4, 1)(h), h])))
+
+
+@everyday("operation", "depth to space", "channel shuffle", dialects=KERAS3, layers="", shape=(8, 6, 3))
+def blocks(k, L):
+    ops = k.ops
+    x = k.Input((8, 6, 3))
+    h = L.Conv2D(6, 3, padding="same", activation="relu")(ops.space_to_depth(x, 2))
+    return k.Model(x, ops.depth_to_space(L.Conv2D(18, 3, padding="same")(h), 3))
+
+
+@everyday("operation", "depth to space", "channel shuffle", dialects=KERAS2, layers="", shape=(8, 6, 3))
+def blocks_tf(k, L):
+    import tensorflow as tf
+
+    x = k.Input((8, 6, 3))
+    h = L.Conv2D(6, 3, padding="same", activation="relu")(tf.nn.space_to_depth(x, 2))
+    return k.Model(x, tf.nn.depth_to_space(L.Conv2D(18, 3, padding="same")(h), 3))
+
+
+@everyday("operation", "pools", "resize", dialects=KERAS3, layers="")
+def pools_as_functions(k, L):
+    ops = k.ops
+    x, h = start(k, L)
+    h = ops.average_pool(ops.max_pool(h, 3, strides=2, padding="same"), (2, 3), strides=1, padding="same")
+    h = ops.image.resize(h, (9, 5), interpolation="nearest")
+    s = ops.squeeze(ops.max_pool(h, (3, 1))[:, :, :1], axis=2)
+    h = L.Concatenate()([ops.amax(h, axis=(1, 2)), L.Flatten()(ops.average_pool(s, 2, strides=1))])
+    return k.Model(x, L.Dense(5, activation="softmax")(h))
+
+
+@everyday("operation", "pools", "resize", dialects=KERAS2, layers="")
+def pools_as_functions_tf(k, L):
+    import tensorflow as tf
+
+    x, h = start(k, L)
+    h = tf.nn.avg_pool2d(tf.nn.max_pool2d(h, 3, 2, "SAME"), [1, 2, 3, 1], [1, 1, 1, 1], "VALID")
+    h = tf.image.resize(h, (9, 5), method="nearest")
+    s = tf.nn.max_pool1d(h[:, 2], 3, 2, "SAME")
+    return k.Model(x, L.Dense(5, activation="softmax")(L.Concatenate()([L.Flatten()(tf.nn.max_pool(h, 2, 2, "VALID")), L.Flatten()(s)])))
+
+
+# Layers around layers
+
+
+@everyday("TimeDistributed", "dense on sequences", shape=(9, 4))
+def time_distributed(k, L):
+    x = k.Input((9, 4))
+    h = L.TimeDistributed(L.Dense(6, activation="relu"))(x)
+    h = L.TimeDistributed(L.Activation("tanh"))(L.TimeDistributed(L.Dense(5, use_bias=False))(L.TimeDistributed(L.Dropout(0.3))(h)))
+    return k.Model(x, L.TimeDistributed(L.Dense(3, activation="softmax"))(h))
+
+
+@everyday("EinsumDense", dialects=KERAS3, shape=(9, 4))
+def einsum_dense(k, L):
+    x = k.Input((9, 4))
+    h = L.EinsumDense("...x,xy->...y", output_shape=(5,), bias_axes="y", activation="relu")(x)
+    h = L.EinsumDense("abc,cd->abd", output_shape=(9, 4), activation="gelu")(h)
+    return k.Model(x, L.EinsumDense("ab,bc->ac", output_shape=3, bias_axes="c")(L.Flatten()(h)))
+
+
+# Scores of maps
+
+
+@everyday("softmax", "image out", "segmentation", "Reshape")
+def softmax_reshaped(k, L):
+    x, h = start(k, L)
+    return k.Model(x, L.Dropout(0.1)(L.Reshape((36, 3))(L.Conv2D(3, 2, strides=2, activation="softmax")(h))))
+
+
+@everyday("sigmoid unit", "Flatten", "Sequential")
+def sigmoid_flattened(k, L):
+    return k.Sequential([k.Input(IMAGE), L.Conv2D(4, 3, activation="relu"), L.Conv2D(1, 10, activation="sigmoid"), L.Flatten()])
+
+
 # Activations
 
 

@@ -14,11 +14,12 @@ from PIL import Image
 import nplrp
 from nplrp.heatmaps import encode_png, figure, panel
 from nplrp.images import display, load_pixels
+from nplrp.model import Preprocessing, chain
 from nplrp.outputs import top_labels
 from nplrp.rules.composites import COMPOSITES
 from nplrp.rules.presets import presets
 from nplrp.serve import answers
-from tests.networks import images
+from tests.networks import conv, images, random_kernel
 from tests.serve.servers import local, picture
 
 
@@ -309,3 +310,28 @@ def test_grey_models_and_odd_pictures(server):
     palette = io.BytesIO()
     Image.new("P", (5, 5), 3).save(palette, "PNG", transparency=3)
     assert server.explain(palette.getvalue()).status_code == 200
+
+
+def test_a_network_that_scores_every_pixel():
+    """Outputs are named by their positions, which are targets too; all of it at once can be explained."""
+    rng = np.random.default_rng(8)
+    layers = [conv("one", random_kernel(rng, 3, 3, 3, 4), rng.normal(size=4)), conv("two", random_kernel(rng, 3, 3, 4, 3), None, "softmax")]
+    model = chain((16, 16, 3), layers, "pixels", preprocessing=Preprocessing("caffe"))
+    x = as_nplrp(model, picture())
+    e = nplrp.explain(model, x, "epsilon", (3, 4, 1))
+    scores = nplrp.predict(model, x)[0]
+    with local(model) as server:
+        (found,) = server.predict([b64(picture())]).json()["predictions"]
+        assert [each["score"] for each in found["labels"]] == sorted(scores.ravel().tolist(), reverse=True)[:5]
+        place = tuple(map(int, found["labels"][0]["id"].split(",")))
+        assert scores[place] == found["labels"][0]["score"]
+        for target in ("3,4,1", "(3, 4, 1)"):
+            answer = server.explain([b64(picture())], {"composite": "epsilon", "target": target, "encoding": "b64"}).json()
+            (one,) = answer["explanations"]
+            assert one["target"]["id"] == "3,4,1" and same(decoded(one["relevance"]["input"]), e.relevance[0])
+        both = server.explain([b64(picture())] * 2, {"composite": "epsilon", "target": ["3,4,1", "0,0,0"], "encoding": "b64"}).json()
+        assert [each["target"]["id"] for each in both["explanations"]] == ["3,4,1", "0,0,0"]
+        whole = server.explain([b64(picture())], {"composite": "epsilon", "start": "all", "encoding": "b64"}).json()["explanations"][0]
+        assert whole["target"] is None
+        assert same(decoded(whole["relevance"]["input"]), nplrp.explain(model, x, "epsilon", start="all").relevance[0])
+        assert "no class to choose" in server.explain([b64(picture())], {"composite": "epsilon"}).json()["error"]

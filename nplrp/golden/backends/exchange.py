@@ -16,6 +16,8 @@ SCALES = ("batchnorm", "affine")
 POOLS = ("maxpool", "avgpool")
 NORMS = ("layernorm", "rmsnorm", "unitnorm", "groupnorm")
 JOINS = ("add", "average", "subtract", "maximum", "minimum", "multiply")
+#: Activations over the last axis.
+OVER_AXIS = ("softmax", "log_softmax", "sparsemax")
 KINDS = (*MOVES, *WEIGHTED, *SCALES, *POOLS, *NORMS, *JOINS, "activation", "prelu")
 
 
@@ -95,8 +97,12 @@ class Layer:
     @property
     def still(self):
         """Whether it computes nothing at all."""
-        views = ("identity", "flatten", "reshape", "activation")
-        return self.kind in views and self.activation == "linear" and self.shape == self.output_shape
+        return self.view and self.shape == self.output_shape
+
+    @property
+    def view(self):
+        """Whether it only looks at its numbers, perhaps in another shape."""
+        return self.kind in ("identity", "flatten", "reshape", "activation") and self.activation == "linear"
 
     def refuse(self, what):
         """Stop: this layer has something that isn't supported."""
@@ -184,11 +190,14 @@ class Job:
 
     def _score(self):
         """Mark the layer whose activation makes scores of the logits; return the names of outputs that are scores."""
-        names, at = [], self.layers[-1]
-        while at.still and at.inputs[0] in self._by_name and len(self.readers[at.inputs[0]]) == 1:
+        names, at, turned = [], self.layers[-1], False
+        while at.view and at.inputs[0] in self._by_name and len(self.readers[at.inputs[0]]) == 1:
             names.append(at.name)
+            turned = turned or not at.still
             at = self._by_name[at.inputs[0]]
-        if parsed(at.activation)[0] in ("linear", "relu"):
+        name = parsed(at.activation)[0]
+        apart = turned and name in OVER_AXIS and at.output_shape[-1] != self.layers[-1].output_shape[-1]
+        if name in ("linear", "relu") or apart:
             return []
         at.score, at.activation, at.slope = at.activation, "linear", False
         return [*names, at.name]

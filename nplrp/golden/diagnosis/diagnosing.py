@@ -289,6 +289,7 @@ def _own_scores(golden: Golden, model: Model, activations: Mapping[str, np.ndarr
     if last < 0 or len(given) < len(reads):
         return golden.logits, golden.output
     logits = layers.apply(steps[last], np.ascontiguousarray(layers.gather(steps[last], _sparse(steps[last].inputs, given))))[0]
+    logits = logits.reshape(golden.logits.shape)
     return logits, layers.activate(steps[last], logits.copy(), in_place=False)
 
 
