@@ -6,7 +6,7 @@ import numba
 import numpy as np
 
 from nplrp.jit import in_threads
-from nplrp.kernels.microkernel import BLOCK, MAX_ROWS, SLAB, multiply
+from nplrp.kernels.microkernel import BLOCK, MAX_ROWS, NEW, SLAB, multiply
 
 #: Blocks of channels: A, B and C together take 15 to 20 KB of a first-level cache of 32 KB.
 BLOCKS = 6
@@ -17,7 +17,7 @@ NUMBERS = 1 << 25
 @numba.njit(nogil=True)
 def _multiply_often(times, offsets, a, b, c, panel, t, nt):
     for _ in range(times):
-        multiply(MAX_ROWS, SLAB, a[t], 0, 0, offsets, 0, len(offsets), BLOCK, b[t], 0, 0, panel, c[t], 0)
+        multiply(MAX_ROWS, SLAB, a[t], 0, 0, offsets, 0, len(offsets), BLOCK, b[t], 0, 0, panel, c[t], 0, NEW)
 
 
 def _part(x, t, nt):

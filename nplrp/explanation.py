@@ -72,12 +72,12 @@ def carry_back(
         Naming layer and unit.
     """
     with np.errstate(all="ignore"):
-        if plan.composite.gradient or not span.covers(plan.steps):
+        if plan.composite.gradient or not span.begins_at_the_top(plan.steps):  # else signs of relevance aren't known
             return run_backward(plan, trace, start, keep, span)
-        R = fused.run_backward(plan, trace, start, lambda i, R: step_back(plan, trace, i, R), workspace, keep, spend)
+        R = fused.run_backward(plan, trace, start, lambda i, R: step_back(plan, trace, i, R), workspace, keep, spend, span)
         if layers.first_nonfinite(R) is not None:
-            run_backward(plan, run(plan, trace.activations[0]) if spend else trace, start)
-            check_finite(R, "the input's relevance", len(trace.output))
+            run_backward(plan, run(plan, trace.activations[0]) if spend else trace, start, span=span)
+            check_finite(R, "the relevance where the pass ends", len(trace.output))
     return R
 
 

@@ -36,6 +36,7 @@ from nplrp.lrp import Keep
 from nplrp.plan import Plan, dead_get_nothing, hands_slope
 from nplrp.replay import Passage
 from nplrp.rules import AS_IS, Clamp, Part, Rule, Term
+from nplrp.span import Span, find_span
 from nplrp.trace import Trace
 from nplrp.workspace import Workspace
 
@@ -238,8 +239,9 @@ def run_backward(
     workspace: Workspace | None = None,
     keep: Keep | None = None,
     spend: bool = False,
+    span: Span | None = None,
 ) -> np.ndarray:
-    """Carry relevance from the logits to the input; nothing is checked.
+    """Carry relevance from the logits to the input, or down to the bottom of a span; nothing is checked.
 
     Parameters
     ----------
@@ -253,25 +255,29 @@ def run_backward(
     workspace : Workspace or None
         None, or one that doesn't use memory again, if there is a `keep`.
     keep : callable or None
-        Called with (i, relevance of the output of step i), and with -1 for the input. The bits are the same with and without.
+        Called with (i, relevance of the output of step i, after its mask), and with -1 for the input. The bits are the same with and
+        without.
     spend : bool
         Nobody needs the trace afterwards: what it holds of a step is given back to the workspace once the pass has gone by.
+    span : Span or None
+        One that begins at the logits; None is all of the network.
 
     Returns
     -------
-    ndarray [n, *input_shape]
+    ndarray [n, *output_shape of the span's bottom]
     """
-    workspace = workspace or Workspace(reuse=False)
+    workspace, span = workspace or Workspace(reuse=False), span or find_span(plan.steps, None, None, None)
     queue = layers.queue()
     read = [R, *trace.activations, *_arrays(trace.held.values()), *_arrays(trace.denominators.values())]
-    passage = Passage(workspace, queue, plan, ("backward", spend, *trace.held, *trace.denominators), read, possible=keep is None)
+    what = "backward", span.bottom, spend, *trace.held, *trace.denominators
+    passage = Passage(workspace, queue, plan, what, read, possible=keep is None and not span.masks)
     found: np.ndarray | None = passage.again()
     if found is not None:
         return found
     arrived = {len(plan.steps) - 1: R}
     divided: dict[int, list[np.ndarray]] = {}  # s, part by part, of steps for which the one above has divided already
     spent = _by_last_use(trace) if spend else {}
-    for i in range(len(plan.steps) - 1, -1, -1):
+    for i in range(len(plan.steps) - 1, span.bottom, -1):
         workspace.give(*spent.pop(i + 1, ()))
         fusion, rule = fusions(plan)[i], plan.rules[i]
         step, s = fusion.step, divided.pop(i, [])
@@ -279,14 +285,17 @@ def run_backward(
             if i not in arrived:
                 continue
             R = arrived.pop(i)
-            if keep:
+            if keep or i in span.masks:
                 queue.run()
+                R = span.mask(i, R)
+            if keep:
                 keep(i, R)
             if fusion.bends:
                 queue.run()
                 R = behind_activation(plan, trace, i, R)
         inputs = [trace.activations[j + 1] for j in step.inputs]
-        division = _division(plan, trace, fusion.source) if fusion.source >= 0 and not keep else None
+        whole = fusion.source > span.bottom and not any(j in span.masks for j in range(fusion.source, i))
+        division = _division(plan, trace, fusion.source) if whole and not keep else None
         op, carried = operation(step), None
         if i in trace.denominators:
             own = _division(plan, trace, i)
@@ -327,10 +336,11 @@ def run_backward(
             continue
         for j, share in zip(step.inputs, carried.arrays, strict=True):
             arrived[j] = _sum(arrived[j], share, queue, workspace) if j in arrived else share
-    passage.run(lambda R: R if all(workspace.holds([R])) else None, arrived[-1])
+    passage.run(lambda R: R if all(workspace.holds([R])) else None, arrived[span.bottom])
+    R = span.mask(span.bottom, arrived[span.bottom])
     if keep:
-        keep(-1, arrived[-1])
-    return arrived[-1]
+        keep(span.bottom, R)
+    return R
 
 
 def _by_last_use(trace: Trace) -> dict[int, list[np.ndarray]]:

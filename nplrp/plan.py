@@ -372,7 +372,7 @@ def make_steps(model: Model, dtype: np.dtype, algorithm: str, merge: bool) -> tu
         if steps is None:
             room = model.kept.room
             steps = tuple(
-                dataclasses.replace(step, weight=_cast(step.weight, dtype), bias=_cast(step.bias, dtype), room=room)
+                dataclasses.replace(step, weight=_cast(step.weight, _dtype_of_weight(step, dtype)), bias=_cast(step.bias, dtype), room=room)
                 for step in (merged if merge else own)
             )
         model.kept.steps[key] = steps
@@ -398,6 +398,12 @@ def check_weights(model: Model) -> None:
                     "weights must be finite: export the model again"
                 )
     model.kept.weights_checked = True
+
+
+def _dtype_of_weight(step: Step, dtype: np.dtype) -> np.dtype:
+    """Return what a step's weight is kept in for a plan of this dtype."""
+    kept = step.weight is not None and step.weight.dtype == np.float32 and operation(step).widens
+    return np.dtype(np.float32) if kept else dtype
 
 
 def _cast(array: np.ndarray | None, dtype: np.dtype) -> np.ndarray | None:

@@ -37,9 +37,13 @@ class Span:
         """Return the relevance of step i's output after its mask, if it has one."""
         return R * self.masks[i].astype(R.dtype) if i in self.masks else R
 
+    def begins_at_the_top(self, steps: Sequence[Step]) -> bool:
+        """Tell whether the pass begins at the model's output."""
+        return self.top == len(steps) - 1
+
     def covers(self, steps: Sequence[Step]) -> bool:
         """Tell whether the pass runs from the model's output to its input, without masks."""
-        return self.top == len(steps) - 1 and self.bottom == -1 and not self.masks
+        return self.begins_at_the_top(steps) and self.bottom == -1 and not self.masks
 
 
 def find_span(steps: Sequence[Step], at: str | None, until: str | None, masks: Mapping[str, Any] | None) -> Span:

@@ -8,10 +8,12 @@ import numpy as np
 
 import nplrp
 from nplrp import fused, layers, lrp
+from nplrp.errors import ModelError
 from nplrp.jit import checked_queues
 from nplrp.layers import operation
 from nplrp.plan import make_steps
 from nplrp.rules import AS_IS, NOTHING, Clamp
+from nplrp.span import Span, find_span
 from nplrp.workspace import Workspace
 
 #: Changes of weights: as they are, each sign alone, both by factors, and those of the w^2 and flat rules.
@@ -26,7 +28,7 @@ def steps_of(model, dtype="float64"):
 def adjoint(step, change, seed=0, held=None, n=2, tolerance=1e-13, nothing=False):
     """<forward(a), s> = <a, transpose(s)> for a changed weight, without the bias: to rounding of the terms; 0 and 0 if `nothing`."""
     rng = np.random.default_rng(seed)
-    dtype = np.float64 if step.weight is None else step.weight.dtype
+    dtype = np.float64 if step.weight is None else layers.wide(step).dtype
     a, s = rng.normal(size=(n, *step.input_shape)).astype(dtype), rng.normal(size=(n, *step.output_shape)).astype(dtype)
     z = layers.forward(step, [a], [change], NOTHING, held=held)
     (c,) = layers.transpose(step, s, [change], held)
@@ -75,7 +77,40 @@ def fused_is_the_page(model, x, composite, dtype="float64", tolerance=None, **op
     assert np.abs(by_page).max() > 0
     for i, expected in kept.items():
         close(seen[i], expected, tolerance, i)
+    for span in spans_of(plan.steps, kept):
+        passed, stopped = {}, {}
+        expected = lrp.run_backward(plan, page, R, passed.__setitem__, span)
+        close(fused.run_backward(plan, fast, R, back, span=span), expected, tolerance, span)
+        space.give_all()
+        trace = fused.run_forward(plan, x, space)
+        close(
+            fused.run_backward(plan, trace, R, partial(lrp.step_back, plan, trace), space, span=span, spend=True), expected, tolerance, span
+        )
+        fused.run_backward(plan, fast, R, back, keep=lambda i, R, to=stopped: to.update({i: R.copy()}), span=span)
+        assert stopped.keys() == passed.keys()
+        for i, one in passed.items():
+            close(stopped[i], one, tolerance, (span, i))
     return by_page
+
+
+def spans_of(steps, passed):
+    """Return spans from the top: to a layer in the middle and to the input, and both with masks on their way, some negative or 0."""
+    rng, names = np.random.default_rng(len(steps)), [step.name for step in steps]
+    bottoms = [-1]
+    for i in sorted(passed, key=lambda i: abs(i - len(steps) // 2)):
+        try:
+            find_span(steps, None, names[i] if i >= 0 else None, None)
+        except ModelError:  # there are ways past it
+            continue
+        bottoms.insert(0, i)
+        break
+    for bottom in bottoms:
+        within = [i for i in passed if i >= bottom]
+        some = rng.choice(within, min(3, len(within)), replace=False)
+        shapes = {i: steps[i].output_shape if i >= 0 else steps[0].input_shape for i in map(int, some)}
+        masks = {i: rng.integers(-1, 3, shape).astype(float) for i, shape in shapes.items()}
+        yield Span(len(steps) - 1, bottom, {})
+        yield Span(len(steps) - 1, bottom, masks)
 
 
 def close(found, expected, tolerance, what=""):

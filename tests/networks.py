@@ -99,3 +99,8 @@ def small_resnet(seed=0, size=16, classes=5, padding=(1, 1, 1, 1)):
         dense("predictions", random_kernel(rng, (size // 8) ** 2 * 9, classes), 0.2 * rng.normal(size=classes), "softmax"),
     ]
     return chain((size, size, 3), layers, "small ResNet", preprocessing=Preprocessing("caffe"))
+
+
+def with_weights_in(model, dtype):
+    """The same network with arrays of a dtype, as files have them in float32."""
+    return replace(model, layers=tuple(replace(layer, arrays={k: v.astype(dtype) for k, v in layer.arrays.items()}) for layer in model))

@@ -20,11 +20,12 @@ from nplrp.model import Window, chain
 from nplrp.rules import RULES, Rule
 from nplrp.rules.composites import COMPOSITES, LINEAR, POOL, STARTS, Composite
 from nplrp.rules.dialects import DIALECTS
+from nplrp.span import Span
 from nplrp.workspace import Hold, Workspace
 from tests import laws, naive
 from tests.bits import NETWORKS, boxed, pictures
 from tests.laws import assert_balanced
-from tests.networks import conv, dense, images, plain, pool, random_kernel, small_resnet, small_vgg
+from tests.networks import conv, dense, images, plain, pool, random_kernel, small_resnet, small_vgg, with_weights_in
 
 DATA = Path(__file__).parent / "data"
 ORACLE_NAMES = {"input_1": "input", "fc_out": "predictions"}
@@ -190,6 +191,10 @@ def hold_fused_to_the_page(plan, x):
             assert worst(kept[i - 1].reshape(expected.shape), expected) < (1e-6 if x.dtype == np.float32 else 1e-15), plan.steps[i].name
         else:
             assert np.array_equal(kept[i - 1].reshape(expected.shape), expected), plan.steps[i].name  # a zero may have a sign
+    for i in (len(plan.steps) - 2, len(plan.steps) // 2, 0):
+        span = Span(len(plan.steps) - 1, i, {})
+        upper = fused.run_backward(plan, fast, R, partial(lrp.step_back, plan, fast), Workspace(), span=span)
+        assert upper.tobytes() == kept[i].tobytes()
     for n in range(len(x)):
         alone = fused.run_forward(plan, x[n : n + 1])
         single = fused.run_backward(plan, alone, R[n : n + 1], partial(lrp.step_back, plan, alone), Workspace())
@@ -285,9 +290,22 @@ def test_places_tie_through_padding_and_average_pools():
     assert np.mean(winners["auto"] == 0) > 0.5  # the first of equal places
 
 
+@pytest.mark.parametrize("composite", [*COMPOSITES, "wsquare", "gamma"])
+def test_float64_reads_float32_weights_where_they_are(composite, chains):
+    """Dense weights aren't copied for a float64 plan; every number has the bits that a copy gives."""
+    model, x = (with_weights_in(chains["wide"][0], np.float32), chains["wide"][1])
+    both, own = (model, with_weights_in(model, np.float64)), boxed(composite, x)
+    e, expected = (nplrp.explain(each, x, own, dtype="float64") for each in both)
+    dense = [step for step in e.plan.steps if step.kind == "dense"]
+    assert len(dense) == 2
+    assert all(np.shares_memory(step.weight, model[step.name].arrays["kernel"]) for step in dense)
+    assert e.relevance.tobytes() == expected.relevance.tobytes()
+    assert [R.tobytes() for R in e.relevances.values()] == [R.tobytes() for R in expected.relevances.values()]
+
+
 @pytest.mark.parametrize("composite", ["notebook", "epsilon_plus"])
 def test_two_passes_are_one_where_places_tie(composite, chains):
-    """The page, which a pass that ends early runs by, goes by the decisions that the forward pass made."""
+    """The page, which a pass that begins below the top runs by, goes by the decisions that the forward pass made."""
     model, x = chains["wide"]
     whole = nplrp.explain(model, x, composite)
     assert algorithms(whole.plan) == {"direct", "winograd"}

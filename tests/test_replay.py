@@ -13,14 +13,13 @@ from nplrp.jit import DISABLED, checked_queues, team
 from nplrp.jit.queue import Program
 from nplrp.jit.queue import _owner as owner
 from nplrp.replay import Passage
+from nplrp.rules.composites import COMPOSITES
 from nplrp.serve.engine import Engine
 from nplrp.workspace import Workspace, workspace_of
 from tests import bits, zoo
 from tests.networks import images, small_resnet, small_vgg
 
 pytestmark = pytest.mark.skipif(DISABLED, reason="plain Python runs at once, and notes nothing down")
-
-COMPOSITES = ("epsilon", "epsilon_plus", "alpha_beta", "notebook", "epsilon_plus_flat", "gradient")
 
 
 @pytest.fixture
@@ -58,10 +57,11 @@ def check_all(model, pictures, composites, monkeypatch, **more):
 
 @pytest.mark.parametrize("make", [bits.network, bits.every_kind, bits.global_max, small_vgg, small_resnet])
 def test_other_pictures_have_their_own_bits(make, again, monkeypatch):
+    """Also where the page has the top, the bottom or the middle."""
     model = make()
-    check_all(model, [images(k, 2, model.input_shape) for k in range(3)], COMPOSITES, monkeypatch)
-    assert again["forward"] >= 2 * len(COMPOSITES)
-    assert again["backward"] >= 3
+    check_all(model, [images(k, 2, model.input_shape) for k in range(4)], (*COMPOSITES, "wsquare", "gamma", "flat"), monkeypatch)
+    assert again["forward"] >= 20
+    assert again["backward"] >= 6
 
 
 def test_whatever_comes_between(again, monkeypatch):

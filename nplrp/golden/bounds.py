@@ -366,12 +366,11 @@ def _squares_back(step: Step, squares: np.ndarray, change: Change, held: Any) ->
     """Carry squares of the step's output back with the squares of its weights."""
     of, weight = _absolute(step, change, NOTHING)
     if of.weight is not None and weight != AS_IS:
-        assert step.weight is not None
-        changed = layers.change_weight(step.weight, change)
-        squared = np.square(changed, out=None if changed is step.weight else changed)
+        changed = layers.change_weight(layers.wide(step), change)
+        squared = np.square(changed, out=None if changed is layers.wide(step) else changed)
         of, weight = dataclasses.replace(of, weight=squared, prepared={}), AS_IS
     elif of.weight is not None:
-        of = dataclasses.replace(of, weight=np.square(of.weight), prepared={})
+        of = dataclasses.replace(of, weight=np.square(layers.wide(of)), prepared={})
     elif isinstance(weight, Clamp):
         weight = Clamp(*(each * each for each in weight))
     held = _of_all(held, lambda each: np.square(each) if each.dtype.kind == "f" else each)
@@ -568,12 +567,11 @@ def _absolute(step: Step, change: Change, bias: Change) -> tuple[Step, Change]:
     if isinstance(change, Clamp) and operation(step).absolute is None:
         of = dataclasses.replace(step, bias=None if b is None else np.abs(b), activation="linear")  # shares what is packed
         return of, change.absolute
-    return other(dataclasses.replace(step, weight=layers.change_weight(step.weight, change), bias=b, prepared={})), AS_IS
+    return other(dataclasses.replace(step, weight=layers.change_weight(layers.wide(step), change), bias=b, prepared={})), AS_IS
 
 
 def _absolute_weight(step: Step, change: Change) -> np.ndarray:
-    assert step.weight is not None
-    return np.abs(layers.change_weight(step.weight, change))
+    return np.abs(layers.change_weight(layers.wide(step), change))
 
 
 def _changed_bias(step: Step, change: Change) -> np.ndarray | None:
@@ -585,6 +583,6 @@ def _largest(step: Step, change: Change) -> float:
     if step.weight is None:
         return 1.0
     if isinstance(change, Clamp):
-        ends = np.array([np.max(step.weight, initial=0.0), np.min(step.weight, initial=0.0)])
+        ends = np.array([np.max(step.weight, initial=0.0), np.min(step.weight, initial=0.0)], np.float64)
         return float(layers.change_weight(ends, change.absolute).max())
     return float(np.max(_absolute_weight(step, change), initial=0.0))

@@ -69,7 +69,7 @@ class Place:
     def matrix(self) -> np.ndarray | None:
         """Its weights, where it multiplies with a matrix of them, or with a window of matrices; else None."""
         weight = self.step.weight
-        return weight if weight is not None and layers.is_linear(self.step) and weight.ndim in (2, 4) else None
+        return layers.wide(self.step) if weight is not None and layers.is_linear(self.step) and weight.ndim in (2, 4) else None
 
     @property
     def kernel(self) -> np.ndarray | None:

@@ -36,7 +36,7 @@ def forward_deviations(step: Step, layer: Layer, a: np.ndarray, image: tuple[int
         return run_step(dataclasses.replace(step, **changed, prepared={}), np.ascontiguousarray(x))  # type: ignore[arg-type]
 
     op, bias = operation(step), step.bias
-    weight = step.weight if layers.is_linear(step) and step.weight is not None and step.weight.ndim in (2, 4) else None
+    weight = layers.wide(step) if layers.is_linear(step) and step.weight is not None and step.weight.ndim in (2, 4) else None
     if weight is not None and bias is not None:
         if np.any(bias):
             yield "bias left out", run(bias=np.zeros_like(bias))

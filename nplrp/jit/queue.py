@@ -111,7 +111,7 @@ class Queue:
         Returns
         -------
         Program or None
-            None also if it isn't all that this queue has run, or can't be run again so.
+            None also if it isn't all that this queue was asked to run, or can't be run again so.
 
         Raises
         ------
@@ -120,9 +120,9 @@ class Queue:
         DataRaceError
             If the queue is checked, and somebody used an array that he shouldn't have.
         """
+        alone, self._ran = not self._ran and self._sanitizer is None, True  # also with nothing to run: who asks wants to look at numbers
         if not self._calls:
             return None
-        alone, self._ran = not self._ran and self._sanitizer is None, True
         threads = max(nt for nt, *_ in self._calls)
         try:
             if self._sanitizer:

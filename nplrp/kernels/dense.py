@@ -3,7 +3,8 @@
     w' = pos * max(w, 0) + neg * min(w, 0)        (1, 1) is w, (1, 0) is w+, (0, 1) is w-
 
 Reading w takes the time (fc1 of VGG16 is 411 MB), so it is read once for `IMAGES` images and for all outputs or parts, and its
-parts are taken in registers. Order of operations, for any number of threads, batch and vector width:
+parts are taken in registers. So are float32 weights widened to float64, which changes no number: a sum in float64 reads half as much.
+Order of operations, for any number of threads, batch and vector width:
 
 forward    for every `GROUP` inputs p_o = fma(a_i, w'_io, p_o) for i ascending, from 0; z_o + p_o for one group after another, from 0 or
            from what is in z; then + 0, so that no zero has a sign. One chain over 25088 inputs would err five times as much as PyTorch, one
@@ -84,6 +85,20 @@ def _changed(asm, w, positive, negative):
     return asm.mul(asm.select(asm.builder.fcmp_ordered(">", w, asm.constant(0)), positive, negative), w)
 
 
+def _element(kind):
+    """Return what numbers of w are in memory."""
+    return ir.FloatType() if kind.dtype.bitwidth == 32 else ir.DoubleType()
+
+
+def _load(asm, kind, pointer):
+    """Load a vector of w as numbers of the sum's type."""
+    if kind.dtype.bitwidth == 8 * asm.bytes:
+        return asm.load(pointer)
+    narrow = ir.VectorType(_element(kind), asm.lanes)
+    loaded = asm.builder.load(asm.builder.bitcast(pointer, narrow.as_pointer()), align=kind.dtype.bitwidth // 8, typ=narrow)
+    return asm.builder.fpext(loaded, asm.vector)
+
+
 def _make_add_rows(rows):
     """Return an intrinsic that adds `rows` rows of w', times numbers of x, to n numbers of z; order: rows ascending, by fma."""
 
@@ -99,7 +114,7 @@ def _make_add_rows(rows):
             for r in range(rows):
                 input_ = scalar.number(scalar.array(2, r, I64), I64)
                 numbers.append(scalar.number(scalar.array(0, builder.add(x_from, input_))))
-                starts.append(scalar.array(3, builder.add(builder.mul(input_, step), w_from)))
+                starts.append(scalar.array(3, builder.add(builder.mul(input_, step), w_from), _element(w)))
             out = scalar.array(8, z_from)
 
             def loop(asm, unroll, begin):
@@ -111,7 +126,7 @@ def _make_add_rows(rows):
                     places = [builder.add(at, ir.Constant(I64, u * asm.lanes)) for u in range(unroll)]
                     sums = [asm.load(asm.step(out, p)) for p in places]
                     for a, start in zip(factors, starts, strict=True):
-                        row = [_changed(asm, asm.load(asm.step(start, p)), positive, negative) for p in places]
+                        row = [_changed(asm, _load(asm, w, asm.step(start, p, _element(w))), positive, negative) for p in places]
                         sums = [asm.fma(a, v, total) for v, total in zip(row, sums, strict=True)]
                     for v, p in zip(sums, places, strict=True):
                         asm.store(v, asm.step(out, p))
@@ -133,7 +148,7 @@ def _forward(t, nt, x, w, images, inputs, units, changes, z, accumulate):
     """Write the t-th part of the columns of z [output, image, unit], or add to it."""
     first, last = units * t // nt, units * (t + 1) // nt
     rows, columns, outputs = np.empty(GROUP, np.int64), last - first, changes.size // 2
-    partial = np.empty(min(images, IMAGES) * outputs * columns, w.dtype)
+    partial = np.empty(min(images, IMAGES) * outputs * columns, z.dtype)
     for row in range(0 if accumulate else outputs * images):
         z[row * units + first : row * units + last] = 0
     for n0 in range(0, images, IMAGES):
@@ -182,12 +197,13 @@ def _dot_lanes(typing, s, s_from, w, w_from, pos, neg, n, lanes):
         asm = Assembler(context, builder, signature, args, dtype, lanes_of(dtype))
         width = _LANE_BYTES // asm.bytes
         offsets = range(0, width, asm.lanes)
-        left, right, out = asm.array(0, args[1]), asm.array(2, args[3]), asm.array(7, 0)
+        left, right, out = asm.array(0, args[1]), asm.array(2, args[3], _element(w)), asm.array(7, 0)
         positive, negative = asm.splat(args[4]), asm.splat(args[5])
         sums = [cgutils.alloca_once_value(builder, asm.constant(0)) for _ in offsets]
         with cgutils.for_range_slice(builder, ir.Constant(I64, 0), args[6], ir.Constant(I64, width)) as (at, _):
             for place, offset in zip(sums, offsets, strict=True):
-                x, y = (asm.load(asm.step(asm.step(side, at), offset)) for side in (left, right))
+                x = asm.load(asm.step(asm.step(left, at), offset))
+                y = _load(asm, w, asm.step(asm.step(right, at, _element(w)), offset, _element(w)))
                 y = _changed(asm, y, positive, negative)
                 builder.store(asm.fma(x, y, builder.load(place, typ=asm.vector)), place)
         for place, offset in zip(sums, offsets, strict=True):
@@ -234,7 +250,7 @@ def _dot(s, s_from, w, w_from, pos, neg, n, lanes):
 def _transpose(t, nt, s, w, images, inputs, units, changes, c, accumulate, a, times):
     """Write c = sum of s w'^T over parts of s [part, image, unit], each times a if `times`, for the t-th part of the rows of w."""
     run = a.size // max(1, inputs)
-    lanes = np.empty(_LANE_BYTES // w.itemsize, w.dtype)
+    lanes = np.empty(_LANE_BYTES // c.itemsize, c.dtype)
     for n0 in range(0, images, IMAGES):
         n1 = min(n0 + IMAGES, images)
         for i in range(inputs * t // nt, inputs * (t + 1) // nt):

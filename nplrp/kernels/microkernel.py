@@ -6,8 +6,9 @@ channels) it computes
     C[m, n] = (C[m, n] +) sum over blocks b, k < depth of A[offsets[b] + 16 m + k] * B[(b - first) * depth + k, n]
 
 as one chain of fused multiply-adds per element, k ascending, starting from +0. The offset table lets the same loop walk the
-taps of a convolution or the channel blocks of a matrix product. A call whose first block isn't block 0 adds its chain to C.
-Which pixels and columns share registers is a matter of speed only: no chain is ever split.
+taps of a convolution or the channel blocks of a matrix product. A call may add its chain to C, or go on with the chain that
+C holds: so a long chain runs in parts whose operands fit into a cache, with the same bits as in one go.
+Which pixels and columns share registers is a matter of speed only.
 """
 
 import numpy as np
@@ -27,6 +28,8 @@ ROW_STEP = 2
 MAX_ROWS, VECTORS = {512: (14, 2), 256: (6, 2), 128: (6, 4)}[VECTOR_BITS]
 #: Columns of a panel of B, in which they are neighbours: as many as the registers hold.
 PANEL_32, PANEL_64 = VECTORS * VECTOR_BITS // 32, VECTORS * VECTOR_BITS // 64
+#: What becomes of C: overwritten; the chain is added to it; the chain goes on from it.
+NEW, ADDED, CONTINUED = range(3)
 _UNROLL = 4
 
 
@@ -43,10 +46,10 @@ def make_microkernel(rows, vectors=VECTORS, lanes=None, panel=None):
     """
 
     @intrinsic
-    def microkernel(typing, a, a_from, a_next, offsets, first, last, depth, b, b_from, b_next, c, c_from):
+    def microkernel(typing, a, a_from, a_next, offsets, first, last, depth, b, b_from, b_next, c, c_from, into):
         dtype = a.dtype
         whole = types.int64
-        signature = types.void(a, whole, whole, offsets, whole, whole, whole, b, whole, whole, c, whole)
+        signature = types.void(a, whole, whole, offsets, whole, whole, whole, b, whole, whole, c, whole, whole)
 
         def emit(context, builder, signature, args):
             if rows <= MAX_ROWS:
@@ -60,23 +63,29 @@ def make_microkernel(rows, vectors=VECTORS, lanes=None, panel=None):
 
 
 def _emit(asm, args, rows, vectors, panel):
-    _, a_from, a_next, _, first, last, depth, _, b_from, b_next, _, c_from = args
+    _, a_from, a_next, _, first, last, depth, _, b_from, b_next, _, c_from, into = args
     builder, index = asm.builder, ir.IntType(64)
     cells = [(m, v) for m in range(rows) for v in range(vectors)]
     a, table, b, c = asm.array(0, a_from), asm.array(3, 0, index), asm.array(7, b_from), asm.array(10, c_from)
     before = builder.block
     places = {(m, v): asm.step(c, m * SLAB + v * asm.lanes) for m, v in cells}
-    names = ("blocks", "depth", "next", "done", "add", "store")
-    over_blocks, over_depth, next_block, done, add, store = (builder.function.append_basic_block(n) for n in names)
+    names = ("resume", "blocks", "depth", "next", "done", "add", "store")
+    resume, over_blocks, over_depth, next_block, done, add, store = (builder.function.append_basic_block(n) for n in names)
+    builder.cbranch(builder.icmp_signed("==", into, ir.Constant(index, CONTINUED)), resume, over_blocks)
+
+    builder.position_at_end(resume)
+    held = {cell: asm.load(places[cell]) for cell in cells}
     builder.branch(over_blocks)
 
     builder.position_at_end(over_blocks)
     block, b_block = builder.phi(index), builder.phi(b.type)
     sums_block = {cell: builder.phi(asm.vector) for cell in cells}
-    block.add_incoming(first, before)
-    b_block.add_incoming(b, before)
+    for earlier in (before, resume):
+        block.add_incoming(first, earlier)
+        b_block.add_incoming(b, earlier)
     for cell in cells:
         sums_block[cell].add_incoming(asm.constant(0.0), before)
+        sums_block[cell].add_incoming(held[cell], resume)
     a_block = asm.step(a, asm.number(asm.step(table, block, index), index))
     for m in range(rows):
         asm.prefetch(asm.step(a_block, m * BLOCK), a_next)
@@ -115,7 +124,7 @@ def _emit(asm, args, rows, vectors, panel):
     builder.cbranch(builder.icmp_signed("<", block_next, last), over_blocks, done)
 
     builder.position_at_end(done)
-    builder.cbranch(builder.icmp_signed(">", first, ir.Constant(index, 0)), add, store)
+    builder.cbranch(builder.icmp_signed("==", into, ir.Constant(index, ADDED)), add, store)
 
     builder.position_at_end(add)
     for cell in cells:
@@ -137,7 +146,7 @@ _half_most, _half_less = (make_microkernel(n, VECTORS // 2, panel=VECTORS) for n
 
 
 @kernel
-def multiply(rows, columns, a, a_from, a_next, offsets, first, last, depth, b, b_from, b_next, b_panel, c, c_from):
+def multiply(rows, columns, a, a_from, a_next, offsets, first, last, depth, b, b_from, b_next, b_panel, c, c_from, into):
     """Multiply `rows` pixels (an even number) with the first `columns` (at most 32) columns of a slab.
 
     Parameters
@@ -152,11 +161,13 @@ def multiply(rows, columns, a, a_from, a_next, offsets, first, last, depth, b, b
     offsets : ndarray of int64
         Where each block of channels starts in `a`, relative to `a_from`.
     first, last : int
-        The blocks to do: `first` to `last - 1`. If `first` isn't 0 their sums are added to C.
+        The blocks to do: `first` to `last - 1`.
     depth : int
         Channels in a block that count: a multiple of 4, at most 16.
     b_panel : int
         Numbers from one panel of B to the next.
+    into : int
+        `NEW`, `ADDED` or `CONTINUED`.
     """
     keep_apart()
     panel = PANEL_32 if a.itemsize == 4 else PANEL_64
@@ -170,23 +181,23 @@ def multiply(rows, columns, a, a_from, a_next, offsets, first, last, depth, b, b
             count = pairs * (i + 1) // calls * ROW_STEP - m
             am, cm = a_from + m * BLOCK, cn + m * SLAB
             if half and count == MAX_ROWS:
-                _half_most(a, am, a_next, offsets, first, last, depth, b, bn, b_next, c, cm)
+                _half_most(a, am, a_next, offsets, first, last, depth, b, bn, b_next, c, cm, into)
             elif half and count == MAX_ROWS - ROW_STEP:
-                _half_less(a, am, a_next, offsets, first, last, depth, b, bn, b_next, c, cm)
+                _half_less(a, am, a_next, offsets, first, last, depth, b, bn, b_next, c, cm, into)
             elif count == 6:
-                _rows_6(a, am, a_next, offsets, first, last, depth, b, bn, b_next, c, cm)
+                _rows_6(a, am, a_next, offsets, first, last, depth, b, bn, b_next, c, cm, into)
             elif count == 4:
-                _rows_4(a, am, a_next, offsets, first, last, depth, b, bn, b_next, c, cm)
+                _rows_4(a, am, a_next, offsets, first, last, depth, b, bn, b_next, c, cm, into)
             elif count == 2:
-                _rows_2(a, am, a_next, offsets, first, last, depth, b, bn, b_next, c, cm)
+                _rows_2(a, am, a_next, offsets, first, last, depth, b, bn, b_next, c, cm, into)
             elif count == 14:
-                _rows_14(a, am, a_next, offsets, first, last, depth, b, bn, b_next, c, cm)
+                _rows_14(a, am, a_next, offsets, first, last, depth, b, bn, b_next, c, cm, into)
             elif count == 12:
-                _rows_12(a, am, a_next, offsets, first, last, depth, b, bn, b_next, c, cm)
+                _rows_12(a, am, a_next, offsets, first, last, depth, b, bn, b_next, c, cm, into)
             elif count == 10:
-                _rows_10(a, am, a_next, offsets, first, last, depth, b, bn, b_next, c, cm)
+                _rows_10(a, am, a_next, offsets, first, last, depth, b, bn, b_next, c, cm, into)
             elif count == 8:
-                _rows_8(a, am, a_next, offsets, first, last, depth, b, bn, b_next, c, cm)
+                _rows_8(a, am, a_next, offsets, first, last, depth, b, bn, b_next, c, cm, into)
 
 
 def multiply_loops(a, offsets, depth, b, rows, columns):

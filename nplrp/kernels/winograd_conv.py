@@ -16,7 +16,7 @@ import numpy as np
 from nplrp.jit import kernel, shared_kernel
 from nplrp.kernels.direct import blocking
 from nplrp.kernels.epilogue import RATIO, RATIOS, TIMES, finish_pixels
-from nplrp.kernels.microkernel import BLOCK, MAX_ROWS, PANEL_32, ROW_STEP, SLAB, multiply
+from nplrp.kernels.microkernel import ADDED, BLOCK, MAX_ROWS, NEW, PANEL_32, ROW_STEP, SLAB, multiply
 from nplrp.kernels.simd import VECTOR_BITS, copy_16, keep_apart, prefetch, writable
 from nplrp.kernels.winograd import (
     IN,
@@ -211,13 +211,14 @@ def _multiply(p, plan, e, slab, tile, count, first, last, channels, rows, v, v_f
     for k in range(last):
         offsets[k] = k * rows * BLOCK
     v_step, u_step, m_step = plan.v_size // POSITIONS, plan.u_size // POSITIONS, plan.m_size // POSITIONS
+    into = ADDED if first > 0 else NEW
     panel_step = plan.part * plan.depth * PANEL_32
     for position in range(POSITIONS):
         if first == 0 and e.mode >= TIMES:
             pixels = count * OUT * OUT
             _prefetch_operands(p, plan, e, slab, tile, pixels * position // POSITIONS, pixels * (position + 1) // POSITIONS)
         v_at, u_at, m_at = v_from + position * v_step, u_from + position * u_step, m_from + position * m_step
-        multiply(rows, channels, v, v_at, v_step, offsets, first, last, plan.depth, u, u_at, u_step, panel_step, m, m_at)
+        multiply(rows, channels, v, v_at, v_step, offsets, first, last, plan.depth, u, u_at, u_step, panel_step, m, m_at, into)
 
 
 @kernel

@@ -22,6 +22,7 @@ from nplrp.layers.base import (
     Shape,
     Step,
     Window,
+    wide,
 )
 from nplrp.layers.computing import (
     apply,
@@ -112,5 +113,6 @@ __all__ = [
     "threads",
     "tie_labels",
     "transpose",
+    "wide",
     "window_taps",
 ]

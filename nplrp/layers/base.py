@@ -210,7 +210,8 @@ class Step:
     window : Window or None
     pads : (int, int, int, int) or None
     weight, bias : ndarray or None
-        In the plan's dtype. Linear steps always have a bias, zeros if the layer has none.
+        In the plan's dtype; weights that the kernels widen (`Operation.widens`) as they were, see `wide`. Linear steps always have a bias,
+        zeros if the layer has none.
     merged : bool
         A batch norm that lives in the weights of a neighbour, the step at the place of its option ``into``.
     score : bool
@@ -393,6 +394,8 @@ class Operation:
         Of one that decides: step -> the step that weighs all its places alike.
     queueable : bool
         Its fused functions, or those that move, call kernels only: they may be noted down (`nplrp.jit`'s queue).
+    widens : bool
+        Its kernels take float32 weights in float64 passes: the numbers are the same, and half as many bytes.
     view : bool
         It only looks at the same numbers in another way.
     alone : callable or None
@@ -438,6 +441,7 @@ class Operation:
     curved: bool = False
     average: Callable[[Step], Step] | None = None
     queueable: bool = False
+    widens: bool = False
     view: bool = False
     alone: Callable[[Step], str] | None = None
     tie: Callable[[Step], tuple[int, ...] | None] | None = None
@@ -590,6 +594,17 @@ def listed(layer: Layer, shapes: Sequence[Shape]) -> str:
 def float64(step: Step) -> Weights:
     """Return a step's weight and bias in float64."""
     return np.asarray(step.weight, dtype=np.float64), np.asarray(step.bias, dtype=np.float64)
+
+
+def wide(step: Step) -> np.ndarray:
+    """Return a step's weight in the dtype that it is computed in, for others than its kernels; made once."""
+    assert step.weight is not None
+    if step.bias is None or step.weight.dtype == step.bias.dtype:
+        return step.weight
+    if "wide" not in step.prepared:
+        step.prepared["wide"] = np.asarray(step.weight, step.bias.dtype)
+    weight: np.ndarray = step.prepared["wide"]
+    return weight
 
 
 def scaled_outputs(step: Step, g: np.ndarray, h: np.ndarray) -> Weights:

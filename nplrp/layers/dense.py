@@ -107,11 +107,11 @@ def _rows(x: np.ndarray) -> np.ndarray:
 
 def _weight(step: Step, change: Change) -> tuple[np.ndarray, float, float]:
     """Return a matrix and a clamp that make the changed weights; the matrix is prepared once if the clamp isn't enough."""
-    assert step.weight is not None
+    assert step.weight is not None and step.bias is not None
     if isinstance(change, Clamp):
         return step.weight, *change
     if change not in step.prepared:
-        step.prepared[change] = change_weight(step.weight, change)
+        step.prepared[change] = change_weight(np.asarray(step.weight, step.bias.dtype), change)
     return step.prepared[change], *AS_IS
 
 
@@ -149,6 +149,7 @@ DENSE = Operation(
     terms=terms,
     fused=Fused(fused_forward, carry, singly=True),
     queueable=True,
+    widens=True,
     scale_outputs=scaled_outputs,
     scale_inputs=scaled_inputs,
     tie=point_row,

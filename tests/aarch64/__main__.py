@@ -1,4 +1,4 @@
-"""Run the engine on aarch64 and compare its bits with those of x86-64: `python -m tests.aarch64 [--short] [--folder DIR]`.
+"""Run the engine on aarch64 and compare its bits with those of x86-64: `python -m tests.aarch64 [--short | --prepare] [--folder DIR]`.
 
 Short: two composites in both dtypes. Else all stored hashes, also with code for a CPU that has SVE; kernels against their twins; the
 notebook's oracle; and a golden file that this machine records and the other recomputes.
@@ -34,10 +34,14 @@ else:
 def main():
     """Run the steps, each with its time; exit with 1 if one failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.aarch64", description=__doc__)
-    parser.add_argument("--short", action="store_true", help="two composites alone")
+    some = parser.add_mutually_exclusive_group()
+    some.add_argument("--short", action="store_true", help="two composites alone")
+    some.add_argument("--prepare", action="store_true", help="fetch and unpack what is needed, and run nothing")
     parser.add_argument("--folder", default=ROOT / ".aarch64", type=Path, help="where the emulated machine is kept (default: .aarch64)")
     arguments = parser.parse_args()
     python, failed = [str(prepared(arguments.folder))], []
+    if arguments.prepare:
+        return 0
     if arguments.short:
         failed += step("two composites", [*python, "-m", "tests.bits", "--compare", *SHORT])
     else:

@@ -1,6 +1,7 @@
 """Diagnosis: pieces give what whole layers give, fits find what was put in, a stranger's mistakes get their names, and noise gets none."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from nplrp.golden.diagnosis.cutting import cut_out
 from nplrp.golden.diagnosis.fitting import fit
 from nplrp.golden.diagnosis.matching import Target, nice
 from nplrp.golden.diagnosis.reported import relations
-from nplrp.golden.isolated import isolated_run, places_of
+from nplrp.golden.isolated import candidate_of, isolated_run, places_of
 from tests import networks
 from tests.golden import strangers
 
@@ -105,6 +106,33 @@ def test_one_weight_of_two_by_hand():
     np.testing.assert_allclose(at.run(), [[2, -1]])
     wrong = rules.lines(at, weight=lambda w: single.changed(w, (0, 0), 3.0))
     np.testing.assert_allclose(wrong, [[1.5, -0.5]])
+
+
+def test_float32_weights_give_the_golden_values_and_the_names_of_float64_ones():
+    """Dense weights stay in float32 (`layers.wide`): nothing that golden values are made of, or diagnosis, may be computed in it."""
+    narrow = networks.with_weights_in(strangers.square_vgg(), np.float32)
+    wide, x = networks.with_weights_in(narrow, np.float64), strangers.pictures(narrow.input_shape)
+    mistakes = (
+        {"weight": lambda w: w * (1 + 0.3 * (w > 0))},
+        {"weight": lambda w: single.changed(w, (3, 2), 0.7)},
+        {"weight": lambda w: np.round(w, 2)},
+        {"bias": lambda b: 2 * b},
+        {"times": np.square},
+    )
+    for name in ("wsquare", "gamma(gamma=0.3)", "epsilon"):
+        told = []
+        recorded = [golden.record(each, x, name, start="logit") for each in (narrow, wide)]
+        for (path, one), (other_path, other) in zip(recorded[0].arrays(), recorded[1].arrays(), strict=True):
+            assert path == other_path and one.tobytes() == other.tobytes(), path
+        for model, each in zip((narrow, wide), recorded, strict=True):
+            dense = [at for at in places_of(each, model, "float64").values() if at.step.kind == "dense"]
+            assert {at.step.weight.dtype.itemsize for at in dense} == {4 if model is narrow else 8}
+            for at, mistake in itertools.product(dense, mistakes):
+                report = golden.check(each, candidate_of(at, rules.lines(at, **mistake)), mode="isolated", model=model)
+                told.append(str(report))
+        half = len(told) // 2
+        assert told[:half] == told[half:]
+        assert sum("matches" in each for each in told) >= len(told) // 2
 
 
 # --- what is named

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba import njit
 
 from nplrp.kernels.conv import Geometry, Packed, Workspace, algorithm, conv_forward, conv_transpose, pack, unstored
+from nplrp.kernels.fma import fma
 from tests import naive
 
 UNIT = {np.float32: 2.0**-24, np.float64: 2.0**-53}
@@ -107,6 +109,52 @@ def test_direct_transpose_is_the_definition(g, threads, dtype):
     found = transpose(g, d["s"], d["w"], name="direct", threads=threads)
     terms = g.kernel[0] * g.kernel[1] * g.cout + 2
     assert_close(found, transpose_loops(g, d["s"], d["w"]), transpose_loops(g, abs(d["s"]), abs(d["w"])), terms, dtype)
+
+
+@njit
+def _chains(x, w, out, sh, sw, up_h, up_w, dh, dw, top, left):
+    """Sum up each output by one chain: kernel rows, kernel columns, channels; sources are `up` apart, as behind a transpose's strides."""
+    images, height, width, cin = x.shape
+    for n in range(images):
+        for y in range(out.shape[1]):
+            for q in range(out.shape[2]):
+                for c in range(out.shape[3]):
+                    total = out[n, y, q, c]
+                    for i in range(w.shape[0]):
+                        for j in range(w.shape[1]):
+                            v, u = y * sh + i * dh - top, q * sw + j * dw - left
+                            if v % up_h or u % up_w or not (0 <= v // up_h < height and 0 <= u // up_w < width):
+                                continue
+                            for k in range(cin):
+                                total = fma(x[n, v // up_h, u // up_w, k], w[i, j, k, c], total)
+                    out[n, y, q, c] = total
+
+
+WIDE = (  # rows of outputs fill the registers, and chains are longer than what is multiplied at a time
+    Geometry(3, 15, 20, 36, (3, 3), pads=(1, 1, 1, 1)),
+    Geometry(7, 61, 20, 36, (3, 4), (2, 3), (1, 1), (1, 0, 2, 1)),
+    Geometry(9, 40, 17, 33, (2, 3), (1, 2), (2, 2), (0, 1, 2, 2)),
+    Geometry(2, 33, 40, 8, (1, 7), (1, 1), (1, 1), (0, 0, 3, 3)),
+    Geometry(2, 33, 40, 8, (1, 7), (1, 2), (1, 3), (0, 0, 9, 9)),
+    Geometry(4, 17, 20, 40, (5, 1), (3, 1), pads=(2, 2, 0, 0)),
+    Geometry(4, 30, 260, 34, (3, 3), pads=(1, 1, 1, 1)),
+    Geometry(7, 5, 530, 260, (3, 2), pads=(1, 1, 0, 1)),
+    Geometry(5, 4, 2100, 3, (1, 1)),
+)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("g", WIDE, ids=lambda g: f"{g.height}x{g.width}x{g.cin}-{g.kernel}")
+def test_direct_sums_are_one_chain_bit_for_bit(g, dtype):
+    d = case(g, dtype)
+    out, back = np.zeros(d["s"].shape, dtype), np.zeros(d["x"].shape, dtype)
+    _chains(d["x"], d["w"], out, *g.stride, 1, 1, *g.dilation, g.pads[0], g.pads[2])
+    turned = np.ascontiguousarray(d["w"][::-1, ::-1].swapaxes(2, 3))
+    before = [(k - 1) * each - pad for k, each, pad in zip(g.kernel, g.dilation, g.pads[::2], strict=True)]
+    _chains(d["s"], turned, back, 1, 1, *g.stride, *g.dilation, *before)
+    for threads in (1, 2, 3):
+        assert same(forward(g, d["x"], d["w"], np.zeros(g.cout, dtype), name="direct", threads=threads), out)
+        assert folds(g) or same(transpose(g, d["s"], d["w"], name="direct", threads=threads), back)
 
 
 @settings(deadline=None, max_examples=50)

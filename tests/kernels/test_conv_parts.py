@@ -12,7 +12,19 @@ import pytest
 from numba import njit
 
 from nplrp.kernels.conv import Geometry, conv_forward, conv_transpose, pack
-from nplrp.kernels.microkernel import BLOCK, MAX_ROWS, PANEL_32, PANEL_64, SLAB, make_microkernel, multiply, multiply_loops
+from nplrp.kernels.microkernel import (
+    ADDED,
+    BLOCK,
+    CONTINUED,
+    MAX_ROWS,
+    NEW,
+    PANEL_32,
+    PANEL_64,
+    SLAB,
+    make_microkernel,
+    multiply,
+    multiply_loops,
+)
 from nplrp.kernels.simd import VECTOR_BITS
 from nplrp.kernels.winograd import matrices, transpose_square
 
@@ -41,7 +53,7 @@ def packed_operands(rows, blocks, depth, columns, dtype, seed=0):
 def test_multiply_is_its_loops(rows, dtype, columns):
     a, offsets, b, panels, step = packed_operands(rows, 3, 12, SLAB, dtype)
     c = np.full(rows * SLAB + 1, 7.0, dtype)
-    multiply(rows, columns, a, 0, 64, offsets, 0, 3, 12, panels, 0, 1 << 20, step, c, 0)
+    multiply(rows, columns, a, 0, 64, offsets, 0, 3, 12, panels, 0, 1 << 20, step, c, 0, NEW)
     expected = multiply_loops(a.astype(float), offsets, 12, b.astype(float), rows, columns)
     terms = multiply_loops(abs(a.astype(float)), offsets, 12, abs(b.astype(float)), rows, columns)
     n = 3 * 12  # roundings in a chain, by at most half a unit each of what it has summed so far; float64's twin rounds too
@@ -52,11 +64,23 @@ def test_multiply_is_its_loops(rows, dtype, columns):
 def test_later_blocks_are_added_as_a_chain_of_their_own():
     a, offsets, _, panels, step = packed_operands(6, 4, 16, SLAB, np.float32)
     first, second, both = np.empty((3, 6 * SLAB), np.float32)
-    multiply(6, SLAB, a, 0, 0, offsets, 0, 1, 16, panels, 0, 0, step, first, 0)
-    multiply(6, SLAB, a, 0, 0, offsets[1:].copy(), 0, 3, 16, panels, 16 * PANEL_32, 0, step, second, 0)
-    multiply(6, SLAB, a, 0, 0, offsets, 0, 1, 16, panels, 0, 0, step, both, 0)
-    multiply(6, SLAB, a, 0, 0, offsets, 1, 4, 16, panels, 16 * PANEL_32, 0, step, both, 0)
+    multiply(6, SLAB, a, 0, 0, offsets, 0, 1, 16, panels, 0, 0, step, first, 0, NEW)
+    multiply(6, SLAB, a, 0, 0, offsets[1:].copy(), 0, 3, 16, panels, 16 * PANEL_32, 0, step, second, 0, NEW)
+    multiply(6, SLAB, a, 0, 0, offsets, 0, 1, 16, panels, 0, 0, step, both, 0, NEW)
+    multiply(6, SLAB, a, 0, 0, offsets, 1, 4, 16, panels, 16 * PANEL_32, 0, step, both, 0, ADDED)
     assert both.tobytes() == (first + second).tobytes()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("rows", [2, 6, 2 * MAX_ROWS])
+def test_a_chain_that_is_continued_has_the_bits_of_one_go(rows, dtype):
+    a, offsets, _, panels, step = packed_operands(rows, 4, 16, SLAB, dtype)
+    panel = PANEL_32 if dtype is np.float32 else PANEL_64
+    whole, parts = np.full((2, rows * SLAB), 7, dtype)
+    multiply(rows, SLAB, a, 0, 0, offsets, 0, 4, 16, panels, 0, 0, step, whole, 0, NEW)
+    for first, last, into in ((0, 1, NEW), (1, 3, CONTINUED), (3, 4, CONTINUED)):
+        multiply(rows, SLAB, a, 0, 0, offsets, first, last, 16, panels, first * 16 * panel, 0, step, parts, 0, into)
+    assert parts.tobytes() == whole.tobytes()
 
 
 _scalar = make_microkernel(2, vectors=PANEL_32, lanes=1)
@@ -64,13 +88,13 @@ _scalar = make_microkernel(2, vectors=PANEL_32, lanes=1)
 
 @njit
 def _multiply_scalar(a, offsets, depth, b, c):
-    _scalar(a, 0, 0, offsets, 0, len(offsets), depth, b, 0, 0, c, 0)
+    _scalar(a, 0, 0, offsets, 0, len(offsets), depth, b, 0, 0, c, 0, NEW)
 
 
 def test_the_scalar_twin_has_the_same_bits():
     a, offsets, _, panels, step = packed_operands(2, 3, 16, SLAB, np.float32)
     vector, scalar = np.zeros(2 * SLAB, np.float32), np.zeros(2 * SLAB, np.float32)
-    multiply(2, PANEL_32, a, 0, 0, offsets, 0, 3, 16, panels, 0, 0, step, vector, 0)
+    multiply(2, PANEL_32, a, 0, 0, offsets, 0, 3, 16, panels, 0, 0, step, vector, 0, NEW)
     _multiply_scalar(a, offsets, 16, panels, scalar)
     assert vector.any()
     assert vector.tobytes() == scalar.tobytes()

@@ -84,6 +84,24 @@ def test_order_of_operations(dtype, parts):
     assert same_bits(transpose(s, w, *parts), c)
 
 
+@pytest.mark.parametrize("parts", PARTS)
+@pytest.mark.parametrize("shape", [(1, 300, 70), (3, 140, 1201), (9, 33, 5)])
+def test_narrow_weights_are_widened_on_the_way(shape, parts):
+    """float32 weights give float64 sums the bits of the same numbers in float64."""
+    x, w, s = case(*shape, np.float64)
+    narrow = w.astype(np.float32)
+    w = narrow.astype(np.float64)
+    assert same_bits(forward(x, narrow, *parts, 2), forward(x, w, *parts))
+    assert same_bits(transpose(s, narrow, *parts, 2), transpose(s, w, *parts))
+    found = [[np.empty_like(s) for _ in range(2)] for _ in range(2)]
+    back = np.empty((2, *x.shape))
+    for k, weights in enumerate((narrow, w)):
+        dense_forward_beside(x, weights, ((1.0, 1.0), parts), found[k], 2)
+        dense_transpose_times([s, 2 * s], weights, (parts, (1.0, 0.0)), x, back[k], 2)
+    assert all(map(same_bits, *found))
+    assert same_bits(*back)
+
+
 def test_long_sums_are_made_of_groups():
     """Chains of `GROUP` inputs, added in order, also where a whole group or parts of it are skipped."""
     n, inputs = 2, 2 * GROUP + 7

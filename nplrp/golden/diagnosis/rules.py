@@ -74,7 +74,7 @@ def lines(
         Line 4 adds a share of the bias for each input of a unit: of those that it sees ("seen"), or that its window has ("window").
     """
     step, own, held = as_linear(at.plan, at.trace, at.i)
-    new = {"weight": step.weight if weight is None or step.weight is None else np.ascontiguousarray(weight(step.weight))}
+    new = {"weight": step.weight if weight is None or step.weight is None else np.ascontiguousarray(weight(layers.wide(step)))}
     new["bias"] = step.bias if bias is None or step.bias is None else np.ascontiguousarray(bias(step.bias))
     # packed weights are kept where they are the layer's own by sign alone; those of fitted numbers would fill the memory
     known = all(_plain_change(term.weight) for part in (at.parts if parts is None else parts) for term in part.terms)

@@ -356,9 +356,9 @@ def _without(w: np.ndarray, k: int, axis: int) -> np.ndarray:
 
 def forward(step: Step, a: np.ndarray, z: np.ndarray, candidate: np.ndarray, told: np.ndarray) -> Iterator[tuple[str, Step]]:
     """Return steps with a single weight or bias that would explain a candidate's sums, known where `told`: [n, *output_shape] each."""
-    weight, bias = step.weight, step.bias
-    if weight is None or weight.ndim not in (2, 4) or weight.shape[-2] != step.input_shape[-1]:
+    if step.weight is None or step.weight.ndim not in (2, 4) or step.weight.shape[-2] != step.input_shape[-1]:
         return
+    weight, bias = layers.wide(step), step.bias
     axes = tuple(range(z.ndim - 1))
     d = np.where(told, candidate - z, 0.0)
     size = np.abs(d).sum(axes)
