@@ -136,10 +136,12 @@ class Engine:
         naming = naming_of(self.model)
         return [naming.foremost(scores, top) for scores in naming.scoring.scores(output)]
 
-    def _places(self, targets: Sequence[int]) -> list[Any]:
-        """Return targets as `nplrp.explain` takes them: in outputs that are no vector as positions."""
-        shape = self.model.output_shape
-        return list(targets) if len(shape) == 1 else [tuple(map(int, np.unravel_index(target, shape))) for target in targets]
+    def _asked(self, targets: Sequence[int | str | None]) -> Any:
+        """Return the images' targets as `nplrp.explain` takes them: a word for all, or each one's output, of maps its position."""
+        shape, numbers = self.model.output_shape, [target for target in targets if isinstance(target, int)]
+        if not numbers:
+            return targets[0]
+        return numbers if len(shape) == 1 else [tuple(map(int, np.unravel_index(number, shape))) for number in numbers]
 
     def _doubts(self, image: np.ndarray) -> list[str]:
         """Return what makes an image doubtful; pictures that the server has prepared itself never are."""
@@ -153,7 +155,7 @@ class Engine:
             self.model,
             _stacked(inputs, places),
             wanted.composite,
-            self._places(targets) if isinstance(targets[0], int) else targets[0],
+            self._asked(targets),
             wanted.dtype,
             wanted.algorithm,
             dialect=wanted.dialect,
