@@ -100,7 +100,7 @@ def run_forward(plan: Plan, x: np.ndarray, workspace: Workspace | None = None, g
     workspace = workspace or Workspace(reuse=False)
     logits, queue = None, layers.queue()
     ties = layers.tie_labels(plan.steps, x)
-    passage = Passage(workspace, queue, ("forward", plan, *ties), [x, *ties.values()], possible=given is None)
+    passage = Passage(workspace, queue, plan, ("forward", *ties), [x, *ties.values()], possible=given is None)
     begun: Begun = passage.again() or Begun((), {}, {})
     activations = [x, *(x.reshape(a) if isinstance(a, tuple) else a for a in begun.outputs)]
     held, denominators = dict(begun.held), dict(begun.denominators)
@@ -162,7 +162,7 @@ def run_outputs(plan: Plan, x: np.ndarray, workspace: Workspace) -> Trace:
     last = {j: i for i, fusion in enumerate(fusions(plan)) for j in fusion.step.inputs}
     logits, queue = None, layers.queue()
     ties = layers.tie_labels(plan.steps, x)
-    passage = Passage(workspace, queue, ("outputs", plan, *ties), [x, *ties.values()])
+    passage = Passage(workspace, queue, plan, ("outputs", *ties), [x, *ties.values()])
     begun, still_read = passage.again() or (0, dict[int, np.ndarray]())
     activations: dict[int, np.ndarray] = {-1: x, **still_read}
     for i, fusion in enumerate(fusions(plan)):
@@ -269,8 +269,8 @@ def run_backward(
     workspace, span = workspace or Workspace(reuse=False), span or find_span(plan.steps, None, None, None)
     queue = layers.queue()
     read = [R, *trace.activations, *_arrays(trace.held.values()), *_arrays(trace.denominators.values())]
-    what = "backward", plan, span.bottom, spend, *trace.held, *trace.denominators
-    passage = Passage(workspace, queue, what, read, possible=keep is None and not span.masks)
+    what = "backward", span.bottom, spend, *trace.held, *trace.denominators
+    passage = Passage(workspace, queue, plan, what, read, possible=keep is None and not span.masks)
     found: np.ndarray | None = passage.again()
     if found is not None:
         return found

@@ -21,9 +21,10 @@ from nplrp.workspace import State, Workspace
 if TYPE_CHECKING:
     from nplrp.jit import Queue
     from nplrp.jit.queue import Program
+    from nplrp.plan import Plan
 
-#: Passes that a workspace keeps: two for every kind of explanation. Each takes some hundred kilobytes.
-_MOST = 16
+#: Passes of a plan that a workspace keeps: two for every batch and number of targets. Each takes some hundred kilobytes.
+_MOST = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +55,9 @@ class Passage:
     workspace : Workspace
     queue : Queue
         Where it notes down its kernels.
+    plan : Plan
     what : tuple
-        What the calls depend on, beside the arrays and threads; hashable.
+        What the calls depend on, beside plan, arrays and threads; hashable.
     arrays : sequence of ndarray
         All arrays that it reads, but those of the plan. Those of the workspace have to be where they were.
     possible : bool
@@ -63,9 +65,15 @@ class Passage:
     """
 
     def __init__(
-        self, workspace: Workspace, queue: Queue, what: tuple[Hashable, ...], arrays: Sequence[np.ndarray], possible: bool = True
+        self,
+        workspace: Workspace,
+        queue: Queue,
+        plan: Plan,
+        what: tuple[Hashable, ...],
+        arrays: Sequence[np.ndarray],
+        possible: bool = True,
     ) -> None:
-        self._workspace, self._queue = workspace, queue
+        self._workspace, self._queue, self._plan = workspace, queue, plan
         self._wanted = possible and workspace.reuse and not queue.checked and all(each.flags.c_contiguous for each in arrays)
         if self._wanted:
             own = list(zip(arrays, workspace.holds(arrays), strict=True))
@@ -78,10 +86,11 @@ class Passage:
         """Run its kernels if they are known, and return what was left of it; else None."""
         if not self._wanted:
             return None
-        known = self._workspace.replays.get(self._key)
+        replays = self._workspace.replays.get(self._plan, {})
+        known = replays.get(self._key)
         if known is None or not known.before.fits(self._before) or not known.program.runs():
             return None
-        self._workspace.replays[self._key] = self._workspace.replays.pop(self._key)  # the last one to go
+        replays[self._key] = replays.pop(self._key)  # the last one to go
         known.program.run(self._inputs)
         self._workspace.restore(known.after)
         self._wanted = False
@@ -93,8 +102,8 @@ class Passage:
             self._queue.run()
             return
         self._wanted = False
-        replays, seen = self._workspace.replays, self._key in self._workspace.replays
-        program = self._queue.run(self._inputs if seen else None)
+        replays = self._workspace.replays.setdefault(self._plan, {})
+        program = self._queue.run(self._inputs if self._key in replays else None)
         known, rest = replays.pop(self._key, None), left(*args) if program else None
         replays[self._key] = known if rest is None else Replay(program, self._before, self._workspace.state(), rest)
         while len(replays) > _MOST:

@@ -61,14 +61,14 @@ class Workspace:
     ----------
     scratch : object or None
         What the convolution kernels keep between calls.
-    replays : dict
-        Passes that run again in the same places of its memory (`nplrp.replay`).
+    replays : dict of Plan to dict
+        Passes that run again in the same places of its memory (`nplrp.replay`), as long as their plans live.
     """
 
     def __init__(self, reuse: bool = True) -> None:
         self.reuse = reuse
         self.scratch: Any = None
-        self.replays: dict[tuple[Any, ...], Any] = {}
+        self.replays: weakref.WeakKeyDictionary[Any, dict[tuple[Any, ...], Any]] = weakref.WeakKeyDictionary()
         self._slabs: list[np.ndarray] = []
         self._gaps: dict[int, list[tuple[int, int]]] = {}  # by slab: (begin, end) of what is free, in order
         self._taken: dict[int, tuple[int, int, int]] = {}  # by address: slab, begin, end

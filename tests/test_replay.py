@@ -11,8 +11,10 @@ import nplrp
 from nplrp import fused, jit
 from nplrp.jit import DISABLED, checked_queues, team
 from nplrp.jit.queue import Program
+from nplrp.jit.queue import _owner as owner
 from nplrp.replay import Passage
 from nplrp.rules.composites import COMPOSITES
+from nplrp.serve.engine import Engine
 from nplrp.workspace import Workspace, workspace_of
 from tests import bits, zoo
 from tests.networks import images, small_resnet, small_vgg
@@ -130,6 +132,31 @@ def test_no_picture_is_kept(again):
     (workspace,) = model.kept.workspaces
     assert workspace.replays
     workspace.empty((workspace.size + 1,), np.dtype(np.uint8))
+    assert not workspace.replays
+
+
+def test_passes_go_with_their_plan_and_with_prepared_weights():
+    """A server forgets plans and prepared weights when there are too many: whatever still holds a plan, these are gone."""
+    model, x = bits.network(), images(0, 1, (16, 16, 3)).astype(np.float32)
+    for _ in range(6):
+        e = nplrp.explain(model, x, "epsilon")
+    (workspace,) = model.kept.workspaces
+    assert len(workspace.replays) == 1
+    packed = next(each for step in e.plan.steps for each in step.prepared.values() if hasattr(each, "weights"))
+    gone = weakref.ref(owner(packed.weights.blocks))
+    del packed
+    engine = Engine(model, max_prepared=0)
+    engine._forget()
+    gc.collect()
+    assert not workspace.replays
+    assert gone() is None
+    for _ in range(6):
+        again = nplrp.explain(model, x, "epsilon")
+    assert digest(again) == digest(e)
+    model.kept.plans.clear()
+    assert len(workspace.replays) == 1
+    del again
+    gc.collect()
     assert not workspace.replays
 
 

@@ -11,7 +11,7 @@
 `code`          compiled code in memory, and its call by one thread or by a team
 `team`          OpenMP's threads, or a crew
 `crew`          threads for one kernel, where there is no OpenMP
-`queue`         kernels that wait, to be run one after the other by one team
+`queue`         kernels that wait, to be run one after the other by one team, and what was run to be run again
 `sanitizer`     a debug mode that finds who uses arrays of kernels that wait
 `barrier`       the loop in which that team runs them
 `ahead`         a worker process that compiles beside this one

@@ -187,6 +187,8 @@ class Engine:
             plans.clear()
             for step in self._steps():
                 step.prepared.clear()
+            for workspace in list(self.model.kept.workspaces):
+                workspace.replays.clear()  # which hold such weights
 
     def prepared_bytes(self) -> int:
         """Return how much memory the weights prepared for rules take."""
