@@ -40,8 +40,8 @@ FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 MAX_PIXELS = 64_000_000
 #: Longest side of a picture, JPEG's own: filters keep a table, and Pillow a pointer, for each row.
 MAX_SIDE = 65_535
-#: Bytes that a pixel takes while it is decoded and converted: four in each picture, six more in a progressive JPEG.
-_BYTES = 10
+#: Bytes that a pixel takes at most while it is decoded and converted: four in each of two pictures, and what a decoder has beside them.
+_BYTES, _BYTES_OF = 10, {"JPEG": 12, "WEBP": 16, "JPEG2000": 26}
 #: Bytes that a pixel takes in a file at most (four channels of 32 bits), and those that may come on top: metadata, a film behind a photo.
 _STORED, _BESIDE = 16, 64 << 20
 
@@ -172,7 +172,8 @@ def sized_pixels(
             if not isinstance(image, np.ndarray):  # which has its memory already
                 _check_size(size, max_pixels, max_side, where)
             between = _size_between(size, (height, width), how, max_pixels, where)
-            with room(_BYTES * size[0] * size[1] + 4 * (between[0] * size[1] + between[0] * between[1])):
+            each = _BYTES_OF.get(getattr(opened, "format", None) or "", _BYTES)
+            with room(each * size[0] * size[1] + 4 * (between[0] * size[1] + between[0] * between[1])):
                 decoded = opened if isinstance(image, np.ndarray) else _decoded(opened, exif, where)
                 done.append(_resized(_converted(decoded, channels, where), (height, width), between, how, where))
     if not done:

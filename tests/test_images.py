@@ -2,6 +2,8 @@
 
 import io
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
 from pathlib import Path
@@ -175,6 +177,51 @@ def test_a_file_is_the_pixels_pillow_decodes(kind, tmp_path):
     path = tmp_path / "picture.dat"  # the name doesn't matter
     path.write_bytes(encoded(Image.open(RGB), kind))
     assert preprocess(path, model()).tobytes() == preprocess(np.asarray(Image.open(path).convert("RGB")), model()).tobytes()
+
+
+DECODE = """
+import contextlib, sys
+from nplrp.images import sized_pixels
+from nplrp.preprocessing import Preprocessing
+
+def most():
+    return 1024 * int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+
+told = []
+def room(size):
+    told.append(size)
+    return contextlib.nullcontext()
+
+sized_pixels(sys.argv[1], (8, 8, 3), Preprocessing("tf"), room=room)
+before = most()
+sized_pixels(sys.argv[2], (8, 8, 3), Preprocessing("tf"), room=room)
+print(most() - before, told[1])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells how much memory was taken at most")
+@pytest.mark.parametrize(
+    ("kind", "mode", "options"),
+    [
+        ("PNG", "RGBA", {}),
+        ("JPEG", "RGB", {"progressive": True, "subsampling": 0}),
+        ("JPEG", "CMYK", {"progressive": True}),
+        ("WEBP", "RGB", {}),
+        ("WEBP", "RGBA", {"lossless": True}),
+        ("JPEG2000", "RGBA", {}),
+        ("JPEG2000", "RGB", {"irreversible": True}),
+        ("TIFF", "RGBA", {"compression": "tiff_lzw"}),
+        ("GIF", "RGB", {}),
+    ],
+)
+def test_the_memory_that_is_told_is_enough_to_decode(kind, mode, options, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (250, 250, len(Image.new(mode, (1, 1)).getbands())), np.uint8)
+    for name, side in (("small", 1), ("large", 12)):
+        pixels = np.kron(noise, np.ones((side, side, 1), np.uint8))
+        Image.fromarray(pixels, mode if mode == "CMYK" else None).save(tmp_path / name, kind, **options)
+    command = [sys.executable, "-c", DECODE, str(tmp_path / "small"), str(tmp_path / "large")]
+    took, told = map(int, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    assert 0 < took <= told + 2_000_000  # what a thread's or the interpreter's own memory may grow by meanwhile
 
 
 @pytest.mark.parametrize("channels", [1, 3])
