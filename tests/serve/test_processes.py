@@ -145,8 +145,10 @@ def test_one_byte_a_second(server):
 
         dripping = threading.Thread(target=drip)
         dripping.start()
-        answers = [received(each) for each in (head, silent, body)]
-        stop.set()
+        try:
+            answers = [received(each) for each in (head, silent, body)]
+        finally:
+            stop.set()
         dripping.join()
         assert time.monotonic() - begun < PATIENCE / 4
         for answer in answers:
@@ -416,6 +418,12 @@ def test_workers_are_replaced_and_stop_together(small, tmp_path):
         assert len(first) == 2
         stop = threading.Event()
 
+        def ready(server):
+            try:
+                return server.metric("nplrp_ready")
+            except httpx.TransportError:  # it was with the worker that was killed
+                return 0
+
         def ask():
             seen = []
             while not stop.is_set():
@@ -428,11 +436,13 @@ def test_workers_are_replaced_and_stop_together(small, tmp_path):
 
         with ThreadPoolExecutor(3) as pool:
             asking = [pool.submit(ask) for _ in range(3)]
-            time.sleep(0.5)
-            os.kill(first[0], signal.SIGKILL)
-            until(lambda: len(server.children()) == 2 and first[0] not in server.children())
-            until(lambda: server.metric("nplrp_ready") == 2)
-            stop.set()
+            try:
+                time.sleep(0.5)
+                os.kill(first[0], signal.SIGKILL)
+                until(lambda: len(server.children()) == 2 and first[0] not in server.children())
+                until(lambda: ready(server) == 2)
+            finally:
+                stop.set()  # else nobody would see what failed
             seen = [each for future in asking for each in future.result()]
         assert set(seen) <= {expected(small, 0, "zplus"), "broken"}
         assert seen.count("broken") <= 3
