@@ -204,12 +204,9 @@ print(most() - before, told[1])
     ("kind", "mode", "options"),
     [
         ("PNG", "RGBA", {}),
-        ("JPEG", "RGB", {"progressive": True, "subsampling": 0}),
         ("JPEG", "CMYK", {"progressive": True}),
-        ("WEBP", "RGB", {}),
         ("WEBP", "RGBA", {"lossless": True}),
         ("JPEG2000", "RGBA", {}),
-        ("JPEG2000", "RGB", {"irreversible": True}),
         ("TIFF", "RGBA", {"compression": "tiff_lzw"}),
         ("GIF", "RGB", {}),
     ],

@@ -176,7 +176,7 @@ def test_a_workspace_goes_back_to_a_state():
     assert space.holds([again, again[3:], np.zeros(3)]) == [True, True, False]
 
 
-@pytest.mark.parametrize("dialect", ["keras2", "keras3"])
+@pytest.mark.parametrize("dialect", [pytest.param("keras2", marks=pytest.mark.slow), "keras3"])
 def test_networks_of_the_zoo(dialect, tmp_path, again, monkeypatch):
     """Whatever a step does while it is noted down: if it looked at numbers, those of the next picture would be missing."""
     ran = 0

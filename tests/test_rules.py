@@ -262,7 +262,7 @@ def changed(step, change):
     """A step with its weights changed."""
     if step.weight is None:
         return step
-    w = step.weight
+    w = layers.wide(step)
     if isinstance(change, Clamp):
         w = change.positive * np.maximum(w, 0) + change.negative * np.minimum(w, 0)
     else:

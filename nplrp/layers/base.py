@@ -601,10 +601,12 @@ def wide(step: Step) -> np.ndarray:
     assert step.weight is not None
     if step.bias is None or step.weight.dtype == step.bias.dtype:
         return step.weight
-    if "wide" not in step.prepared:
-        step.prepared["wide"] = np.asarray(step.weight, step.bias.dtype)
-    weight: np.ndarray = step.prepared["wide"]
-    return weight
+    source, weight = step.prepared.get("wide", (None, step.weight))
+    if source is not step.weight:  # a step with other weights may share what was prepared
+        weight = np.asarray(step.weight, step.bias.dtype)
+        step.prepared["wide"] = step.weight, weight
+    found: np.ndarray = weight
+    return found
 
 
 def scaled_outputs(step: Step, g: np.ndarray, h: np.ndarray) -> Weights:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 import nplrp
-from nplrp import golden
+from nplrp import golden, layers
 from nplrp.golden.again import derived_again
 from nplrp.golden.candidate import Candidate, read_candidate
 from nplrp.golden.diagnosis import plan_of
@@ -162,7 +162,11 @@ def torch_run(python, at, recorded, mode):
             for part in parts
         ]
         rows.append(row)
-        arrays |= {f"{i}/{key}": array for key, array in (("weight", step.weight), ("bias", step.bias)) if array is not None}
+        arrays |= {
+            f"{i}/{key}": array
+            for key, array in (("weight", None if step.weight is None else layers.wide(step)), ("bias", step.bias))
+            if array is not None
+        }
     for layer, a in zip(recorded.layers, at.trace.activations, strict=True):
         arrays[f"relevances/{layer.name}"] = layer.relevance.values.astype("f4")
         arrays[f"activations/{layer.name}"] = a.reshape(layer.activation.shape)

@@ -33,7 +33,7 @@ def changed(at, **arrays):
 def largest_weight(at):
     if not with_weights(at):
         return None
-    weight = at.step.weight.copy()
+    weight = layers.wide(at.step).copy()
     weight[np.unravel_index(np.argmax(np.abs(weight)), weight.shape)] = 0
     return changed(at, weight=weight)
 
@@ -41,7 +41,7 @@ def largest_weight(at):
 def input_channel(at):
     if not with_weights(at):
         return None
-    weight = at.step.weight.copy()
+    weight = layers.wide(at.step).copy()
     weight[..., weight.shape[-2] // 2, :] = 0
     return changed(at, weight=weight)
 

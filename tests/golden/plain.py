@@ -95,7 +95,7 @@ def end_to_end(plan, trace, R, order):
     for i, step in enumerate(plan.steps):
         a = activations[-1]
         if step.kind in ("conv", "dense"):
-            z = np.ascontiguousarray(linear(a, step.weight, step, order) + step.bias)
+            z = np.ascontiguousarray(linear(a, layers.wide(step), step, order) + step.bias)
             activations.append(layers.activate(step, z, in_place=True))
         else:
             if step.kind == "maxpool":

@@ -115,11 +115,9 @@ def test_float32_weights_give_the_golden_values_and_the_names_of_float64_ones():
     mistakes = (
         {"weight": lambda w: w * (1 + 0.3 * (w > 0))},
         {"weight": lambda w: single.changed(w, (3, 2), 0.7)},
-        {"weight": lambda w: np.round(w, 2)},
         {"bias": lambda b: 2 * b},
-        {"times": np.square},
     )
-    for name in ("wsquare", "gamma(gamma=0.3)", "epsilon"):
+    for name in ("wsquare", "gamma(gamma=0.3)"):
         told = []
         recorded = [golden.record(each, x, name, start="logit") for each in (narrow, wide)]
         for (path, one), (other_path, other) in zip(recorded[0].arrays(), recorded[1].arrays(), strict=True):

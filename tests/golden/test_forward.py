@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from nplrp import explain, golden
+from nplrp import explain, golden, layers
 from nplrp.golden.candidate import Candidate, read_candidate
 from nplrp.golden.decisions import keeps_ties
 from nplrp.golden.forward_faults import coarse, forward_deviations
@@ -106,7 +106,7 @@ def test_isolated_activations_are_judged_and_named_too(recorded, model):
 @pytest.mark.parametrize("bits", [7, 10])
 def test_tensor_cores_rounding_is_named(recorded, model, bits):
     at = places_of(recorded, model, "float64")["fc1"]
-    w, a = coarse(at.step.weight, bits), coarse(at.a, bits)
+    w, a = coarse(layers.wide(at.step), bits), coarse(at.a, bits)
     z = a @ w + at.step.bias
     s = coarse(at.R / (z + np.where(z < 0, -1, 1) * at.rule.epsilon), bits)
     got = (at.a * (s @ w.T)).astype("f4")
