@@ -33,8 +33,8 @@ from nplrp.targets import Label, check_word
 #: Threads that decode, and images that are decoded or on their way there beyond those that are being explained.
 _DECODERS, _AHEAD = 2, 2 * CHUNK
 
-#: What files of arrays begin with, and how long what stands before their numbers may be.
-_NUMPY, _HEADER = b"\x93NUMPY", 1 << 16
+#: How many bytes may stand before the numbers of an array's file.
+_HEADER = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -288,7 +288,7 @@ def _read_array(image: ImageLike, model: Model, root: Path | None) -> Read:
         try:
             with open_plain((root or Path()).joinpath(_not_empty(image))) as file:
                 content = file.read(most + 1)
-            if not content.startswith(_NUMPY):
+            if not content.startswith(np.lib.format.MAGIC_PREFIX):
                 raise ImageError(f"{where}: isn't an array that numpy.save wrote; model {model.name!r} takes arrays of shape {shape}")
             sha256, found = hashlib.sha256(content).hexdigest(), parse_npy(content[:most])
         except OSError as error:

@@ -12,12 +12,11 @@ import numpy as np
 
 from nplrp.errors import ModelError
 from nplrp.layers.activation_names import PARAMETERS, clipped, written
+from nplrp.layers.shapes import MAX_PIECES, neighbours
 from nplrp.model import Window
 from weights_tools.onnx_walk import Value, Walk, unsupported
 
 NORMAL_DOMAINS = ("", "ai.onnx")
-#: The most pieces that one Gather or Split is made of.
-MAX_PIECES = 64
 
 Options = Mapping[str, Any]
 Handler = Callable[[Walk, Any, Options], None]
@@ -313,12 +312,7 @@ def _slice(walk: Walk, node: Any, options: Options) -> None:
 
 def _taken(walk: Walk, node: Any, x: Value, at: int, places: Sequence[int]) -> Value:
     """Return places along an axis, in their order, each run of neighbours as one piece."""
-    runs: list[list[int]] = []
-    for place in places:
-        if runs and place == runs[-1][1]:
-            runs[-1][1] += 1
-        else:
-            runs.append([place, place + 1])
+    runs = neighbours(places)
     if not 1 <= len(runs) <= MAX_PIECES:
         raise unsupported(
             node, f"it takes {len(places)} places in {len(runs)} pieces of {walk.batch, *x.sizes}; at most {MAX_PIECES} are supported"

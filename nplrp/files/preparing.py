@@ -87,11 +87,9 @@ def of_layers(model: Model) -> Preprocessing | None:
         if KINDS[layer.kind] is AFFINE:
             g, h = (np.asarray(facts[key], np.float64) for key in ("weight", "bias"))
             gain, shift, told = gain * g, shift * g + h, told or layer.name
-        elif (
-            OPERATIONS[facts["kind"]].role != MOVES and OPERATIONS[facts["kind"]] is not RESIZE
-        ):  # which leaves values between the same ends
-            break
-        elif layer.output_shape[-1:] != layer.input_shape[-1:]:
+            continue
+        op = OPERATIONS[facts["kind"]]  # a resize leaves values between the same ends
+        if not (op.role == MOVES or op is RESIZE) or layer.output_shape[-1:] != layer.input_shape[-1:]:
             break
     if not told or not np.all(gain):
         return None

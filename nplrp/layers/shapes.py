@@ -341,7 +341,7 @@ def flip(call: Call) -> Tensor:
     return x
 
 
-def _runs(places: Sequence[int]) -> list[tuple[int, int]]:
+def neighbours(places: Sequence[int]) -> list[tuple[int, int]]:
     """Return places as runs of neighbours, each from its first to behind its last."""
     runs: list[tuple[int, int]] = []
     for place in places:
@@ -354,7 +354,7 @@ def _runs(places: Sequence[int]) -> list[tuple[int, int]]:
 
 def cut(call: Call, x: Tensor, axis: int, places: Sequence[int], part: str) -> Tensor:
     """Take some places along one of Keras's axes: one crop for each run of neighbours, put behind each other."""
-    runs = _runs(places)
+    runs = neighbours(places)
     if len(runs) > MAX_PIECES:
         raise ValueError(f"it takes {len(runs)} places in an order of their own, at most {MAX_PIECES} are supported")
     size, single = x.keras_shape[axis], len(x.axes) == 1
