@@ -126,6 +126,87 @@ def test_a_heap_that_holds_itself(tmp_path):
     assert content.attribute(root, "name7")[:16] == expected[:16]
 
 
+def trees(path, libver):
+    """Write a file whose trees have several levels; return its bytes."""
+    with h5py.File(path, "w", libver=libver) as file:
+        links, holder = (file.create_group(name, track_order=libver == "latest") for name in ("links", "holder"))
+        for i in range(20_000 if libver == "latest" else 400):
+            links[f"n{i}"] = h5py.SoftLink("/nowhere")
+        file.create_dataset("chunks", data=np.arange(160_000.0).reshape(400, 400), chunks=(4, 4), maxshape=(None, None))
+        for i in range(20_000 if libver == "latest" else 10):
+            holder.attrs[f"a{i}"] = i
+    return bytearray(path.read_bytes())
+
+
+def everything(path):
+    with hdf5.open_hdf5(map_plain(path)[0]) as (file, source):
+        links, holder = (hdf5.child(source, file, name) for name in ("links", "holder"))
+        chunks = hdf5.numbers(source, hdf5.child(source, file, "chunks"))
+        return len(hdf5.members(source, links)), len(hdf5.attributes(source, holder)), chunks.sum()
+
+
+def old_tree(raw, kind):
+    """Return where the highest node of a version 1 tree is, and where its pointers are: 0 for members, 1 for chunks."""
+    found = [at for at in range(len(raw)) if raw[at : at + 4] == b"TREE" and raw[at + 4] == kind and raw[at + 5]]
+    key, (count,) = (8, 32)[kind], struct.unpack_from("<H", raw, found[0] + 6)
+    return found[0], [found[0] + 24 + key + i * (key + 8) for i in range(count)]
+
+
+@pytest.mark.parametrize("libver", ["earliest", "v108", "v110", "latest"])
+def test_trees_of_many_levels_are_read(libver, tmp_path):
+    trees(tmp_path / "file.h5", libver)
+    many = libver == "latest"
+    assert everything(tmp_path / "file.h5") == (20_000 if many else 400, 20_000 if many else 10, np.arange(160_000.0).sum())
+
+
+@pytest.mark.parametrize("level", [1, 200])
+@pytest.mark.parametrize("kind", [0, 1], ids=["members", "chunks"])
+def test_an_old_tree_that_leads_back(kind, level, tmp_path):
+    """libhdf5 goes down it until its stack ends."""
+    raw = trees(tmp_path / "file.h5", "earliest")
+    at, pointers = old_tree(raw, kind)
+    raw[at + 5] = level
+    for place in pointers:
+        raw[place : place + 8] = struct.pack("<Q", at)
+    (tmp_path / "file.h5").write_bytes(raw)
+    with pytest.raises(WeightsError, match=f"has a node of level {level} where one of level {level - 1} belongs"):
+        everything(tmp_path / "file.h5")
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=["members", "chunks"])
+def test_an_old_tree_with_several_ways(kind, tmp_path):
+    """Sixty levels with two ways from each to the next: libhdf5 would go them all."""
+    raw = trees(tmp_path / "file.h5", "earliest")
+    at, pointers = old_tree(raw, kind)
+    node = bytes(raw[at : pointers[-1] + 40])
+    leaf = raw.index(b"TREE" + bytes([kind, 0]))
+    places = [at, *(len(raw) + i * len(node) for i in range(60))]
+    for i, place in enumerate(places):
+        if i:
+            raw += node
+        raw[place + 5] = 61 - i
+        for pointer in pointers:
+            raw[place + pointer - at : place + pointer - at + 8] = struct.pack("<Q", places[i + 1] if i < 60 else leaf)
+    (tmp_path / "file.h5").write_bytes(raw)
+    with pytest.raises(WeightsError, match=f"leads to its node at {places[-1]} twice"):
+        everything(tmp_path / "file.h5")
+
+
+@pytest.mark.parametrize("depth", [None, 60_000], ids=["as it was", "deep"])
+@pytest.mark.parametrize("kind", [5, 6, 8, 9, 10], ids=["members", "members in order", "attributes", "attributes in order", "chunks"])
+def test_a_newer_tree_that_leads_back(kind, depth, tmp_path):
+    raw = trees(tmp_path / "file.h5", "latest")
+    header = next(at for at in range(len(raw)) if raw[at : at + 4] == b"BTHD" and raw[at + 5] == kind)
+    record, levels, root, count = struct.unpack_from("<HH2xQH", raw, header + 10)
+    assert levels > 1
+    place = root + 6 + count * record  # of the pointer to the first node below
+    raw[place : place + 8] = struct.pack("<Q", root)
+    struct.pack_into("<H", raw, header + 12, depth or levels)
+    (tmp_path / "file.h5").write_bytes(raw)
+    with pytest.raises(WeightsError, match="claims 60000 levels" if depth else "twice"):
+        everything(tmp_path / "file.h5")
+
+
 def test_texts_of_a_dataset(tmp_path):
     path = tmp_path / "file.h5"
     words = np.array([["a", "", "\u00e9\u4e2d"], ["bb" * 5000, "c", "d"]], object)

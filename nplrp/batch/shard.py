@@ -168,7 +168,7 @@ class Shard:
         return hdf5.numbers(self._source, dataset) if hdf5.is_numbers(dataset) else hdf5.texts(self._source, dataset)
 
     def _dataset(self, name: str) -> hdf5.Dataset:
-        found = hdf5.child(self._file, name)
+        found = hdf5.child(self._source, self._file, name)
         if not isinstance(found, hdf5.Dataset):
             raise KeyError(f"there is no {name}")
         return found

@@ -94,15 +94,16 @@ def open_hdf5(data: memoryview) -> Iterator[tuple[h5py.File, Source]]:
         raise WeightsError(f"the HDF5 structure is damaged ({source.damage or error}); copy or download the file again") from error
 
 
-def members(group: Group) -> list[str]:
+def members(source: Source, group: Group) -> list[str]:
     """Return the names in a group, in h5py's order."""
+    source.check(group)
     names = list(itertools.islice(group, MAX_MEMBERS + 1))
     if len(names) > MAX_MEMBERS:
         raise WeightsError(f"group {group.name!r} has more than {MAX_MEMBERS} members: not a weight file")
     return names
 
 
-def child(group: Group, path: str) -> Group | Dataset | None:
+def child(source: Source, group: Group, path: str) -> Group | Dataset | None:
     """Return what a relative path leads to, or None; only hard links are followed.
 
     Raises
@@ -112,7 +113,10 @@ def child(group: Group, path: str) -> Group | Dataset | None:
     """
     found: Group | Dataset = group
     for part in filter(None, path.split("/")):
-        if not isinstance(found, Group) or part == "." or not found.id.links.exists(part.encode()):
+        if not isinstance(found, Group) or part == ".":
+            return None
+        source.check(found)
+        if not found.id.links.exists(part.encode()):
             return None
         if found.id.links.get_info(part.encode()).type != h5py.h5l.TYPE_HARD:
             raise WeightsError(
@@ -122,8 +126,9 @@ def child(group: Group, path: str) -> Group | Dataset | None:
     return found
 
 
-def has_attribute(holder: Group, name: str) -> bool:
+def has_attribute(source: Source, holder: Group | Dataset, name: str) -> bool:
     """Tell whether there is an attribute, of whatever type."""
+    source.check(holder)
     return bool(h5py.h5a.exists(holder.id, name.encode()))
 
 
@@ -146,7 +151,7 @@ def text(source: Source, holder: Group, name: str) -> list[str] | None:
 
 
 def _text(source: Source, holder: Group, name: str) -> list[str] | None:
-    if not h5py.h5a.exists(holder.id, name.encode()):
+    if not has_attribute(source, holder, name):
         return None
     where = f"attribute {name!r} of {holder.name!r}"
     attribute = h5py.h5a.open(holder.id, name.encode())
@@ -200,7 +205,7 @@ def attribute(source: Source, holder: Group | Dataset, name: str) -> Any:
     WeightsError
         If it holds anything else.
     """
-    if not has_attribute(holder, name):
+    if not has_attribute(source, holder, name):
         return None
     found = h5py.h5a.open(holder.id, name.encode())
     if isinstance(found.get_type(), h5py.h5t.TypeStringID):
@@ -218,6 +223,7 @@ def attribute(source: Source, holder: Group | Dataset, name: str) -> Any:
 
 def attributes(source: Source, holder: Group | Dataset) -> dict[str, Any]:
     """Return all attributes by name, as `attribute` does."""
+    source.check(holder)
     count = h5py.h5a.get_num_attrs(holder.id)
     if count > MAX_MEMBERS:
         raise WeightsError(f"{holder.name!r} has {count} attributes, at most {MAX_MEMBERS} are expected; the file is damaged")
@@ -233,14 +239,14 @@ def datasets(source: Source, group: Group) -> dict[str, Dataset]:
         As `child`; also if there are too many.
     """
     found: dict[str, Dataset] = {}
-    seen, todo = {address(group)}, [("", group, iter(sorted(members(group))))]
+    seen, todo = {address(group)}, [("", group, iter(sorted(members(source, group))))]
     while todo:
         path, holder, names = todo[-1]
         name = next(names, None)
         if name is None:
             todo.pop()
             continue
-        item = child(holder, name)
+        item = child(source, holder, name)
         if not isinstance(item, Group | Dataset) or address(item) in seen:
             continue
         seen.add(address(item))
@@ -249,7 +255,7 @@ def datasets(source: Source, group: Group) -> dict[str, Dataset]:
         if isinstance(item, Dataset):
             found[f"{path}{name}"] = item
         else:
-            todo.append((f"{path}{name}/", item, iter(sorted(members(item)))))
+            todo.append((f"{path}{name}/", item, iter(sorted(members(source, item)))))
     return found
 
 
@@ -340,6 +346,7 @@ def _place(source: Source, dataset: Dataset, size: int) -> int | None:
     WeightsError
         If they lie in another file, outside of this one, or are more than is stored.
     """
+    source.check(dataset)
     where, shape, creation = f"dataset {dataset.name!r}", dataset.shape, dataset.id.get_create_plist()
     layout = creation.get_layout()
     if creation.get_external_count() or layout == h5py.h5d.VIRTUAL:
@@ -398,7 +405,7 @@ class Source(io.RawIOBase):
         self.texts: dict[bytes, list[str]] = {}
         self._position, self._raw = 0, False
         self._read: dict[tuple[int, str], np.ndarray] = {}
-        self._entered: set[int] = set()
+        self._entered, self._checked = set[int](), set[int]()
         self._stored = 0
 
     @contextmanager
@@ -424,6 +431,18 @@ class Source(io.RawIOBase):
                 f"group {group.name!r} stands in the file under several names; it is damaged, or was made to be: save it again"
             )
         self._entered.add(place)
+
+    def check(self, item: Group | Dataset) -> None:
+        """Refuse an object whose trees don't end, before libhdf5 walks them.
+
+        Raises
+        ------
+        WeightsError
+        """
+        place = address(item)
+        if place not in self._checked:
+            self.content.check_trees(place)
+            self._checked.add(place)
 
     def once(self, dataset: Dataset, dtype: np.dtype) -> np.ndarray:
         """Read a dataset, or return what was read of it before; the array is read-only.

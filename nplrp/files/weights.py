@@ -234,18 +234,18 @@ def _is_hdf5(data: memoryview) -> bool:
 
 def _read_hdf5(data: memoryview) -> _Contents:
     with hdf5.open_hdf5(data) as (file, source):
-        within = hdf5.child(file, "model_weights")
+        within = hdf5.child(source, file, "model_weights")
         within = within if isinstance(within, hdf5.Group) else file
         names = hdf5.text(source, within, "layer_names")
         if names is not None:
             contents = _Contents(True, _read_by_name(source, within, names))
-        elif hdf5.has_attribute(within, "nb_layers"):
+        elif hdf5.has_attribute(source, within, "nb_layers"):
             contents = _Contents(True, _read_old(source, within), old=True)
-        elif any(isinstance(hdf5.child(file, container), hdf5.Group) for container in CONTAINERS):
+        elif any(isinstance(hdf5.child(source, file, container), hdf5.Group) for container in CONTAINERS):
             contents = _Contents(False, {})
             _read_by_number(source, file, "", contents.stored, 0)
         else:
-            raise _no_weights(data, hdf5.members(file))
+            raise _no_weights(data, hdf5.members(source, file))
         contents.config = _json_attribute(source, file, "model_config")
         contents.version = _word(source, file, "keras_version") or _word(source, within, "keras_version")
         contents.backend = _word(source, file, "backend") or _word(source, within, "backend")
@@ -274,7 +274,7 @@ def _word(source: hdf5.Source, group: hdf5.Group, name: str) -> str | None:
 def _read_by_name(source: hdf5.Source, within: hdf5.Group, names: list[str]) -> dict[str, _Stored]:
     found = {}
     for name in dict.fromkeys(names):
-        group = hdf5.child(within, name)
+        group = hdf5.child(source, within, name)
         if not isinstance(group, hdf5.Group):
             raise WeightsError(
                 f"layer {name!r} is listed, but its group is missing from the file; it is damaged: copy or download it again"
@@ -282,7 +282,7 @@ def _read_by_name(source: hdf5.Source, within: hdf5.Group, names: list[str]) -> 
         source.enter(group)
         found[name] = _Stored(name)
         for variable in hdf5.text(source, group, "weight_names") or []:
-            dataset = hdf5.child(group, variable)
+            dataset = hdf5.child(source, group, variable)
             if not isinstance(dataset, hdf5.Dataset):
                 raise WeightsError(
                     f"layer {name!r}: dataset {variable!r} is listed, but missing from the file; it is damaged: copy or download it again"
@@ -294,13 +294,13 @@ def _read_by_name(source: hdf5.Source, within: hdf5.Group, names: list[str]) -> 
 def _read_old(source: hdf5.Source, within: hdf5.Group) -> dict[str, _Stored]:
     """Read what was written before Keras 1: ``layer_0/param_0``, ... in forward order, of layers without names."""
     found = {}
-    for name in sorted(hdf5.members(within), key=_natural):
-        group = hdf5.child(within, name)
+    for name in sorted(hdf5.members(source, within), key=_natural):
+        group = hdf5.child(source, within, name)
         if isinstance(group, hdf5.Group) and re.fullmatch(r"layer_\d{1,6}", name):
             source.enter(group)
             found[name] = _Stored(None)
-            for key in sorted(hdf5.members(group), key=_natural):
-                dataset = hdf5.child(group, key)
+            for key in sorted(hdf5.members(source, group), key=_natural):
+                dataset = hdf5.child(source, group, key)
                 if isinstance(dataset, hdf5.Dataset):
                     _keep(source, found[name], key, dataset)
     return found
@@ -311,21 +311,21 @@ def _read_by_number(source: hdf5.Source, group: hdf5.Group, prefix: str, found: 
     if depth > keras_config.MAX_DEPTH:
         raise WeightsError(f"more than {keras_config.MAX_DEPTH} models lie inside each other in the file; it is damaged")
     for container in CONTAINERS:
-        layers = hdf5.child(group, container)
-        for name in hdf5.members(layers) if isinstance(layers, hdf5.Group) else []:
-            layer = hdf5.child(layers, name)
+        layers = hdf5.child(source, group, container)
+        for name in hdf5.members(source, layers) if isinstance(layers, hdf5.Group) else []:
+            layer = hdf5.child(source, layers, name)
             if not isinstance(layer, hdf5.Group):
                 continue
             source.enter(layer)
-            path, wrapped = f"{prefix}layers/{name}", hdf5.child(layer, "layer")
+            path, wrapped = f"{prefix}layers/{name}", hdf5.child(source, layer, "layer")
             if isinstance(wrapped, hdf5.Group):  # a wrapper's own variables are for training
                 layer, path = wrapped, f"{path}/layer"
                 source.enter(layer)
-            variables = hdf5.child(layer, "vars")
+            variables = hdf5.child(source, layer, "vars")
             if isinstance(variables, hdf5.Group):
                 stored = found[path] = _Stored(next(iter(hdf5.text(source, variables, "name") or []), None))
-                for key in sorted(hdf5.members(variables), key=_natural):
-                    dataset = hdf5.child(variables, key)
+                for key in sorted(hdf5.members(source, variables), key=_natural):
+                    dataset = hdf5.child(source, variables, key)
                     if isinstance(dataset, hdf5.Dataset):
                         _keep(source, stored, key, dataset)
             _read_by_number(source, layer, f"{path}/", found, depth + 1)

@@ -14,7 +14,8 @@ from nplrp.golden.diagnosis import plan_of, trace_of
 from nplrp.golden.errors import GoldenError
 from nplrp.golden.forward_faults import normalised
 from nplrp.golden.judging import CHAINED, FLOOR
-from nplrp.golden.recording import side_by_side, start_errors, tensor_of
+from nplrp.golden.recording import start_errors, tensor_of
+from nplrp.golden.threads import side_by_side
 from nplrp.golden.values import UNIT, Golden, Scales, Tensor
 from nplrp.golden.whole_run import Progress, with_activations
 from nplrp.layers import INPUT, Layer, Step

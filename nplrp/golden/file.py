@@ -18,6 +18,7 @@ import numpy as np
 from nplrp.errors import OutputError, WeightsError, brief
 from nplrp.files import hdf5
 from nplrp.files.hdf5 import path_name
+from nplrp.files.packing import write_packed
 from nplrp.files.plain import read_plain
 from nplrp.files.sealed import SealError, digest_of, opened_sealed, sealed_hdf5
 from nplrp.golden.errors import GoldenError
@@ -33,7 +34,6 @@ _FACTS: dict[str, Any] = {
     **dict.fromkeys(("content_sha256", "weights_sha256", "input_sha256", "profile", "composite", "dialect", "start"), str),
     **{"format_version": int, "layers": list, "runs": list, "targets": list | None, "env": dict, "preprocessing": dict},
 }
-_STORAGE: dict[str, Any] = {"compression": "gzip", "shuffle": True, "fletcher32": True}
 #: Of gzip: a full VGG16 takes a third of the time with level 1, and 4 % more space.
 _LEVELS = {"full": 1, "digest": 9}
 
@@ -141,9 +141,10 @@ def check_digest(path: str | os.PathLike[str], expected: str) -> None:
 def _fill(file: h5py.File, golden: Golden) -> None:
     for key, value in golden.facts.items():
         file.attrs[key] = json.dumps(value, sort_keys=True) if key in _JSON else value
+    write_packed(file, ((path, array) for path, array in golden.arrays() if array.nbytes >= SMALL), _LEVELS[golden.profile])
     for path, array in golden.arrays():
-        plain = array.nbytes < SMALL  # a chunk's index would be larger than what packing saves
-        file.create_dataset(path, data=array, **({} if plain else {**_STORAGE, "compression_opts": _LEVELS[golden.profile]}))
+        if array.nbytes < SMALL:  # a chunk's index would be larger than what packing saves
+            file.create_dataset(path, data=array)
     relevances = file.create_group("layerwise_relevances")
     for layer in golden.layers:
         group = file["layers"][path_name(layer.name)]
@@ -195,14 +196,14 @@ class _Reader:
         return json.loads(value)
 
     def _group(self, group: hdf5.Group, path: str) -> hdf5.Group:
-        found = hdf5.child(group, path)
+        found = hdf5.child(self._source, group, path)
         if not isinstance(found, hdf5.Group):
             raise WeightsError(f"{group.name}/{path} is missing")
         return found
 
     def _array(self, group: hdf5.Group, name: str, needed: bool = True) -> Any:
         """Return an array of numbers; None if it isn't there and needn't be."""
-        found = hdf5.child(group, name)
+        found = hdf5.child(self._source, group, name)
         if found is None and not needed:
             return None
         if not isinstance(found, hdf5.Dataset):
@@ -219,7 +220,7 @@ class _Reader:
 
     def _layer(self, group: hdf5.Group) -> GoldenLayer:
         activation = self._tensor(group, "activation", "activation_")
-        relevance = self._tensor(group, "relevance", "") if hdf5.child(group, "relevance") is not None else None
+        relevance = self._tensor(group, "relevance", "") if hdf5.child(self._source, group, "relevance") is not None else None
         ambiguous = self._array(group, "ambiguous", needed=False)
         if ambiguous is not None:
             count = math.prod(activation.shape)
@@ -229,9 +230,9 @@ class _Reader:
         name, kind, rule = (self._attribute(group, each, str) for each in ("name", "kind", "rule"))
         count = self._attribute(group, "ambiguous_count", int)
         edges: dict[str, Tensor] = {}
-        if hdf5.child(group, "edges") is not None:
+        if hdf5.child(self._source, group, "edges") is not None:
             above = self._group(group, "edges")
-            for path in hdf5.members(above):
+            for path in hdf5.members(self._source, above):
                 edge = self._group(above, path)
                 edges[self._attribute(edge, "name", str)] = self._tensor(edge, "relevance", "")
         indices = self._array(group, "indices", needed=False)

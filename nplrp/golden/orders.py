@@ -12,12 +12,13 @@ are uneven: each place has its own noise.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from nplrp.golden.threads import side_by_side
 from nplrp.golden.whole_run import Noise, Progress, Run, whole_run
 from nplrp.layers import INPUT, KINDS, Layer, activation
 from nplrp.layers.base import FREE, MADE, SAME, Renumbering
@@ -64,19 +65,19 @@ def reordered_runs(
                 signs |= {name: other} if other else {}
         return deviations, shifts, signs
 
-    told, waiting = list[tuple[str, bool]](), list[Future[Any]]()
-    with ThreadPoolExecutor(1) as beside:  # a run is measured while the next one goes on
-        for number, (kind, model, orders, algorithm, noise) in enumerate(_variants(golden.model, forward, backward), 1):
-            progress(f"float32 run {number} of {2 + RENUMBERINGS + NOISY + UNEVEN}")
-            plan = make_plan(model, golden.plan.composite, "float32", algorithm, golden.plan.dialect)
-            with np.errstate(under="ignore"):
-                ran = whole_run(plan, golden.x, golden.start, golden.targets, noise=noise, one_pass=False)
-            if waiting:
-                waiting[-1].result()  # so that no more than two runs are held
-            waiting.append(beside.submit(measured, ran, orders))
-            told.append((kind, noise is None or noise.even))
-    results = [each.result() for each in waiting]
-    runs = [{"kind": kind, "even": even, "signs": signs} for (kind, even), (_, _, signs) in zip(told, results, strict=True)]
+    variants = _variants(golden.model, forward, backward)
+
+    def one_run(number: int) -> tuple[list[list[float]], list[list[float]], dict[str, int]]:
+        progress(f"float32 run {number + 1} of {len(variants)}")
+        variant = variants[number]
+        model, orders = variant.made()
+        plan = make_plan(model, golden.plan.composite, "float32", variant.algorithm, golden.plan.dialect)
+        with np.errstate(under="ignore"):
+            return measured(whole_run(plan, golden.x, golden.start, golden.targets, noise=variant.noise, one_pass=False), orders)
+
+    results = side_by_side(one_run, range(len(variants)))  # so no more than two runs are held
+    told = ((each.kind, each.noise is None or each.noise.even, signs) for each, (_, _, signs) in zip(variants, results, strict=True))
+    runs = [{"kind": kind, "even": even, "signs": signs} for kind, even, signs in told]
     found, moved = ({key: np.array([each[k][i] for each in results]) for i, key in enumerate(sizes)} for k in (0, 1))
     return found, moved, runs
 
@@ -184,12 +185,22 @@ class _Groups:
         self._above[max(one, other)] = min(one, other)
 
 
-def _variants(
-    model: Model, forward: Sequence[np.ndarray], backward: Sequence[np.ndarray]
-) -> Iterator[tuple[str, Model, dict[str, np.ndarray], str, Noise | None]]:
-    yield "direct", model, {}, "direct", None
-    yield "auto", model, {}, "auto", None
-    for seed in range(RENUMBERINGS):
-        yield "renumbered", *renumbered(model, seed), "direct", None
-    for seed in range(NOISY + UNEVEN):
-        yield "noise", model, {}, "direct", Noise(forward, backward, seed, seed < NOISY)
+class _Variant(NamedTuple):
+    """How a run rounds otherwise: its kind, the model with the orders of its channels, made when it is wanted, and what else differs."""
+
+    kind: str
+    made: Callable[[], tuple[Model, dict[str, np.ndarray]]]
+    algorithm: str = "direct"
+    noise: Noise | None = None
+
+
+def _variants(model: Model, forward: Sequence[np.ndarray], backward: Sequence[np.ndarray]) -> list[_Variant]:
+    def itself() -> tuple[Model, dict[str, np.ndarray]]:
+        return model, {}
+
+    return [
+        _Variant("direct", itself),
+        _Variant("auto", itself, "auto"),
+        *(_Variant("renumbered", functools.partial(renumbered, model, seed)) for seed in range(RENUMBERINGS)),
+        *(_Variant("noise", itself, noise=Noise(forward, backward, seed, seed < NOISY)) for seed in range(NOISY + UNEVEN)),
+    ]

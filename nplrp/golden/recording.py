@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import platform
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from nplrp.golden.bounds import (
 )
 from nplrp.golden.errors import GoldenError, ProvenanceError
 from nplrp.golden.orders import reordered_runs
+from nplrp.golden.threads import side_by_side
 from nplrp.golden.values import FORMAT, PROFILES, UNIT, VERSIONS, Golden, GoldenLayer, Scales, Tensor, sha256
 from nplrp.golden.whole_run import Progress, Run, whole_run
 from nplrp.layers import Step
@@ -42,8 +42,6 @@ from nplrp.targets import find_targets
 #: Samples of each array in a digest; and the largest input that it holds whole.
 SAMPLES = 576
 SMALL_INPUT = 8192
-#: Layers that are bounded side by side; each takes several arrays of its size.
-AT_ONCE = 2
 #: Since this version of the file, relevance is computed from the activations that are stored, where batch norms are merged too.
 ONE_PASS = 3
 
@@ -228,34 +226,40 @@ def _layers(e: Run, progress: Progress) -> tuple[list[GoldenLayer], list[dict[st
     names, above = edges.names_of(plan.steps), edges.readers(plan.steps)
     activations, relevances = e.activations, e.relevances
     own = make_steps(e.model, plan.dtype, plan.algorithm, merge=False)
-    forward, scales = _forward(e, own, progress)
     R = [relevances[name] for name in names]
     back, bounds, shares = dict[int, np.ndarray](), dict[int, Bounds](), dict[int, dict[int, edges.Share]]()
-    sums = dict[int, Scales | None]()
+    sums, below = dict[int, Scales | None](), list[tuple[dict[str, Forward], dict[str, Scales | None]]]()
 
-    def bound(i: int) -> None:
-        """Bound what step i gives back; all relevance is there, so that each step stands for itself."""
+    def bound(i: int | None) -> None:
+        """Bound what step i gives back, or all activations; all numbers are there, so that each step stands for itself."""
+        if i is None:
+            below.append(_forward(e, own, progress))
+            return
         progress(f"bounds of relevance: {names[i + 1]}")
         back[i] = edges.given_back(plan, trace, R, above, i)
         whole = len(plan.steps[i].inputs) == 1  # what it works on is one layer's output
         bounds[i], sums[i] = relevance_errors(plan, i, trace, R[i + 1], back[i] if whole else None)
         shares[i] = edges.cut_bounds(plan.steps[i], back[i], bounds[i])
 
-    side_by_side(bound, range(len(plan.steps) - 1, -1, -1))
+    side_by_side(bound, [None, *range(len(plan.steps) - 1, -1, -1)])
+    ((forward, scales),) = below
     top = start_errors(e.model, plan.steps, trace.activations, trace.logits, e.start, relevances[names[-1]], None)
     of_sums = {names[-1]: top}
     for j, readers in above.items():
         if readers:
             of_sums[names[j + 1]] = edges.add([shares[i][j] for i in readers]).bounds
-    noise, noise_back = [], []
-    for i, (step, unmerged) in enumerate(zip(plan.steps, own, strict=True)):
+
+    def noise_of(i: int) -> tuple[np.ndarray, np.ndarray]:
+        step = plan.steps[i]
         z = trace.logits if step.score else trace.activations[i + 1]
-        error = _sum_errors(step, unmerged, layers.gather(step, trace.activations), forward[step.name])
-        noise.append(chain_noise(step, error, z.reshape(error.shape)))
-        noise_back.append(chain_noise(step, bounds[i].expected, back[i]))
-    spreads, shifts, runs = reordered_runs(e, noise, noise_back, progress)
-    found = []
-    for i, name in enumerate(names):
+        error = _sum_errors(step, own[i], layers.gather(step, trace.activations), forward[step.name])
+        return chain_noise(step, error, z.reshape(error.shape)), chain_noise(step, bounds[i].expected, back[i])
+
+    noise = side_by_side(noise_of, range(len(plan.steps)))
+    spreads, shifts, runs = reordered_runs(e, [there for there, _ in noise], [back for _, back in noise], progress)
+
+    def put_together(i: int) -> GoldenLayer:
+        name = names[i]
         kind, rule = ("input", "") if i == 0 else (e.model.layers[i - 1].kind, str(plan.rules[i - 1]))
         of_sum, ambiguous, _ = forward[name]
         of_sum = of_sum._replace(undecided=np.zeros(activations[name].shape))
@@ -265,14 +269,10 @@ def _layers(e: Run, progress: Progress) -> tuple[list[GoldenLayer], list[dict[st
         given = {names[j + 1]: share for j, share in shares.get(i - 1, {}).items() if len(above[j]) > 1}
         of_edges = {other: tensor_of(*share, np.zeros((0, 2)), sums[i - 1]) for other, share in given.items()}
         in_order = dict(sorted(of_edges.items(), key=lambda item: path_name(item[0])))
-        found.append(GoldenLayer(name, kind, rule, activation, relevance, None, ambiguous, int(ambiguous.sum()), in_order))
-    return found, runs
+        return GoldenLayer(name, kind, rule, activation, relevance, None, ambiguous, int(ambiguous.sum()), in_order)
 
-
-def side_by_side(work: Callable[[int], None], steps: Iterable[int]) -> None:
-    """Work on steps that stand each for itself, a few at a time: kernels run one by one, what NumPy does beside them."""
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        list(pool.map(work, steps))
+    progress("tolerances")
+    return side_by_side(put_together, range(len(names))), runs
 
 
 def _forward(e: Run, steps: Sequence[Step], progress: Progress) -> tuple[dict[str, Forward], dict[str, Scales | None]]:

@@ -146,7 +146,11 @@ def is_reference(path: str | os.PathLike[str]) -> bool:
     """Tell whether a file is one of iNNvestigate's references, and no golden file."""
     try:
         with hdf5.open_hdf5(map_plain(path)[0]) as (file, source):
-            return "input" in file and bool(hdf5.text(source, file, "analyzer_name")) and not hdf5.has_attribute(file, "format")
+            return (
+                hdf5.child(source, file, "input") is not None
+                and bool(hdf5.text(source, file, "analyzer_name"))
+                and not hdf5.has_attribute(source, file, "format")
+            )
     except (OSError, WeightsError):
         return False
 
@@ -190,10 +194,10 @@ def _references(path: str | os.PathLike[str]) -> Iterator[tuple[str, str, list[n
             if analyzer not in ANALYZERS:
                 raise GoldenError(f"{path}: {analyzer} isn't audited; expected one of {', '.join(ANALYZERS)}")
             x = _array(source, file, "input")
-            for name in sorted(hdf5.members(file)):
-                group = hdf5.child(file, name)
+            for name in sorted(hdf5.members(source, file)):
+                group = hdf5.child(source, file, name)
                 if isinstance(group, hdf5.Group) and name.removesuffix("_relu") in _KINDS:
-                    held = hdf5.child(group, "weights")
+                    held = hdf5.child(source, group, "weights")
                     if not isinstance(held, hdf5.Group):
                         raise GoldenError(f"{path}: {name} has no group 'weights'; expected a reference file of iNNvestigate")
                     weights = [hdf5.numbers(source, each) for each in hdf5.datasets(source, held).values()]
@@ -205,7 +209,7 @@ def _references(path: str | os.PathLike[str]) -> Iterator[tuple[str, str, list[n
 
 
 def _array(source: hdf5.Source, group: hdf5.Group, name: str) -> np.ndarray:
-    found = hdf5.child(group, name)
+    found = hdf5.child(source, group, name)
     if not isinstance(found, hdf5.Dataset):
         raise WeightsError(f"there is no dataset {name!r} in {group.name}")
     return hdf5.numbers(source, found)
