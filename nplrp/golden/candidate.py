@@ -14,14 +14,14 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from nplrp.errors import WeightsError
+from nplrp.errors import WeightsError, brief
 from nplrp.files.arrays import read_npz
 from nplrp.files.plain import map_plain, read_plain
 from nplrp.golden.errors import GoldenError
@@ -36,6 +36,7 @@ _EDGE = r"(?:edges/([^/]+)/([^/]+)|layers/([^/]+)/edges/([^/]+)/relevance)"
 #: What golden files and their exports hold beside these.
 _BESIDE = r"layers/.+/(?!activation$|relevance$)[^/]+|layers/[^/]+/edges/.+"
 _INPUT, _ATTRIBUTION = ("x", "input"), ("relevance", "attribution")
+_Key = TypeVar("_Key")
 #: What files that aren't what they seem make their readers raise.
 _DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, EOFError, MemoryError, OverflowError)
 _DAMAGE += (zipfile.BadZipFile, zlib.error)  # type: ignore[assignment]
@@ -106,12 +107,25 @@ def read_candidate(path: str | os.PathLike[str], names: Mapping[str, str] | None
 
 
 def sorted_out(arrays: Mapping[str, np.ndarray], about: Mapping[str, Any], names: Mapping[str, str], source: str) -> Candidate:
-    """Tell arrays apart by their names."""
+    """Tell arrays apart by their names.
+
+    Raises
+    ------
+    GoldenError
+        If two are of the same layer: nobody knows which is meant.
+    """
     found: dict[str, dict[str, np.ndarray]] = {"relevance": {}, "activation": {}}
     edges: dict[tuple[str, str], np.ndarray] = {}
 
     def ours(layer: str) -> str:
         return names.get(layer, layer).replace("%2F", "/").replace("%25", "%")
+
+    taken = dict[str, str]()
+
+    def take(into: dict[_Key, np.ndarray], place: _Key, array: np.ndarray, key: str, what: str) -> None:
+        if place in into and taken[what] not in _ATTRIBUTION:
+            raise GoldenError(f"{source}: {taken[what]!r} and {key!r} are both {what}; give one of them, or other names in the table")
+        into[place], taken[what] = array, key
 
     x, ignored = None, []
     bare = not any("/" in key for key in arrays) and not any(key in _ATTRIBUTION for key in arrays)  # layers' names alone
@@ -123,7 +137,7 @@ def sorted_out(arrays: Mapping[str, np.ndarray], about: Mapping[str, Any], names
         edge = re.fullmatch(_EDGE, name)
         if edge:
             above, below = (ours(each) for each in edge.groups() if each is not None)
-            edges[above, below] = array
+            take(edges, (above, below), array, key, f"the relevance of {below!r} along its edge to {above!r}")
             continue
         role, layer = "relevance", name
         for pattern, kind in _ROLES:
@@ -140,7 +154,7 @@ def sorted_out(arrays: Mapping[str, np.ndarray], about: Mapping[str, Any], names
         layer = ours(layer)
         if layer in found[role] and name in _ATTRIBUTION:
             continue
-        found[role][layer] = array
+        take(found[role], layer, array, key, f"the {role} of {layer!r}")
     return Candidate(found["relevance"], found["activation"], x, about, tuple(ignored), source, edges)
 
 
@@ -155,19 +169,29 @@ def read_map(path: str | os.PathLike[str]) -> dict[str, str]:
     try:
         text = read_plain(path).decode("utf-8")
         if text.lstrip().startswith("{"):
-            table = json.loads(text)
+            table = json.loads(text, object_pairs_hook=_once_each)
             if not all(isinstance(value, str) for value in table.values()):
                 raise ValueError("values must be names")
             return dict(table)
         rows = [line.split() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
         if any(len(row) != 2 for row in rows):
             raise ValueError("expected two names on each line")
-        return {row[0]: row[1] for row in rows}
+        return _once_each(rows)
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
         raise GoldenError(
             f"{path}: can't be read as a table of names: {reason}; write JSON {{theirs: ours}}, or lines 'theirs ours'"
         ) from None
+
+
+def _once_each(pairs: Iterable[Sequence[Any]]) -> dict[str, Any]:
+    """Return a table of pairs whose names come once."""
+    table: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in table:
+            raise ValueError(f"{brief(name)} stands in it twice")
+        table[name] = value
+    return table
 
 
 def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -192,7 +216,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
     size = int.from_bytes(data[:8], "little")
     if len(data) < 8 or size > len(data) - 8:
         raise ValueError("it is truncated")
-    table, body = json.loads(bytes(data[8 : 8 + size])), data[8 + size :]
+    table, body = json.loads(bytes(data[8 : 8 + size]), object_pairs_hook=_once_each), data[8 + size :]
     about = table.pop("__metadata__", {})
     arrays, total = {}, 0
     for name, row in table.items():

@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 from nplrp import explain, golden, save_png
 from nplrp.cli import main
 from nplrp.files.save import save
-from nplrp.golden.candidate import Candidate, read_candidate, sorted_out
+from nplrp.golden.candidate import Candidate, read_candidate, read_map, sorted_out
 from nplrp.golden.errors import GoldenError, NothingComparedError, ProvenanceError
 from nplrp.golden.faults import FAULTS
 from nplrp.golden.isolated import isolated_run, places_of
@@ -239,6 +239,35 @@ def test_names_batches_and_partial_sets(goldens, isolated):
     assert report.passed and len(report.rows) == 1 and "flatten" in report.missing
     with pytest.raises(GoldenError, match="--first"):
         golden.check(recorded, mapped, mode="isolated")
+
+
+@pytest.mark.parametrize(
+    ("names", "table"),
+    [
+        (("relevances/a", "layerwise_relevances/a"), {}),
+        (("relevances/a", "relevances/b"), {"b": "a"}),
+        (("activations/a", "layers/a/activation"), {}),
+        (("edges/a/b", "layers/a/edges/b/relevance"), {}),
+        (("a", "c"), {"c": "a"}),
+    ],
+)
+def test_two_arrays_of_one_layer_are_refused(names, table):
+    """Which of them is meant, nobody knows; the last one counted."""
+    with pytest.raises(golden.GoldenError, match=f"'{names[0]}' and '{names[1]}' are both the"):
+        sorted_out({name: np.ones(3) for name in names}, {}, table, "theirs")
+
+
+def test_the_input_s_relevance_may_have_two_names():
+    both = {"attribution": np.ones(3), "relevances/input": np.full(3, 2.0)}
+    for arrays in (both, dict(reversed(both.items()))):
+        assert sorted_out(arrays, {}, {}, "theirs").relevances["input"][0] == 2
+
+
+@pytest.mark.parametrize("text", ['{"a": "b", "a": "c"}', "a b\na c\n"])
+def test_a_table_that_names_a_layer_twice_is_refused(text, tmp_path):
+    (tmp_path / "names").write_text(text)
+    with pytest.raises(golden.GoldenError, match="'a' stands in it twice"):
+        read_map(tmp_path / "names")
 
 
 def test_command_line_and_exit_codes(goldens, isolated, model, x, tmp_path, capsys):
