@@ -372,6 +372,26 @@ def test_a_graph_that_begins_with_the_pictures_arithmetic_tells_it(tmp_path):
     np.testing.assert_allclose(e.relevance, rest.relevance, rtol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("mean", "mode"), [((103.939, 116.779, 123.68, 110.0), "none"), ((0.4, 0.45, 0.5, 0.4), "unit"), ((0.0, 0.0, 0.0, 0.0), "unknown")]
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_arithmetic_around_exchanged_channels_tells_it(first, mean, mode, tmp_path):
+    """As Keras's `preprocess_input` of ResNet50 and VGG16 does it, called inside of a model."""
+    scale = np.float32(0.2 if mode == "unit" else 1)
+    constants = {"m": np.reshape(mean, (1, 4, 1, 1)).astype("f4"), "d": scale, "w": VALUES["w"], "back": np.array([3, 2, 1, 0])}
+    turn = node("Gather", "x back" if first else "b back", "e" if first else "c", axis=1)
+    nodes = [
+        node("Sub", "e m" if first else "x m", "a"),
+        node("Div", "a d", "b"),
+        node("Conv", "b w" if first else "c w", pads=[1, 1, 1, 1]),
+    ]
+    nodes.insert(0 if first else 2, turn)
+    path = graph_file(tmp_path / "net.onnx", nodes, constants, IMAGE)
+    write(from_onnx(path), tmp_path / "out.h5", path, "from-onnx")
+    assert nplrp.load(tmp_path / "out.h5").preprocessing.mode == mode
+
+
 def test_constants_along_other_axes_find_theirs(tmp_path):
     assert kinds(compare(tmp_path, [node("Mul", "x rowwise")], {"rowwise": numbers(6, 1)})).count("permute") == 2
 

@@ -175,7 +175,7 @@ def _as_batch_norms(drafts: Sequence[Draft]) -> list[Draft]:
     """Return drafts with factors and summands as batch norms, but for those on the input itself, which prepare the picture."""
     before = {-1}
     for i, draft in enumerate(drafts):
-        if before.issuperset(draft.inputs) and draft.kind in ("affine", "permute", "pad", "crop", *VIEWS):
+        if before.issuperset(draft.inputs) and draft.kind in ("affine", "permute", "pad", "crop", "concatenate", "resize", *VIEWS):
             before.add(i)
     return [_as_constants(draft) if i in before else _as_batch_norm(draft) for i, draft in enumerate(drafts)]
 

@@ -563,7 +563,8 @@ def _arithmetic(walk: Walk, node: Any, options: Options) -> None:
     if kind == "average":
         raise unsupported(node, "it has a constant among its inputs, which isn't supported")
     one = np.float32(1)
-    scale = {"multiply": each, "divide": one / each, "subtract": None if first else -one * np.ones(1, np.float32)}.get(kind)
+    turned = None if first else np.full(1, -one)
+    scale = one / each if kind == "divide" else {"multiply": each, "subtract": turned}.get(kind)
     shift = {"add": each, "subtract": -each if first else each}.get(kind)
     walk.give(node, _scaled(walk, node, x, scale, shift))
 

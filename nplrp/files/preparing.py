@@ -17,7 +17,7 @@ from nplrp.layers import KINDS, OPERATIONS
 from nplrp.layers.base import MOVES
 from nplrp.layers.resize import RESIZE
 from nplrp.layers.scale import AFFINE
-from nplrp.model import Model
+from nplrp.model import Model, sources
 from nplrp.preprocessing import CHOICES, UNKNOWN, Preprocessing
 
 _logger = logging.getLogger(__name__)
@@ -79,18 +79,27 @@ def of_layers(model: Model) -> Preprocessing | None:
     It brings pixels x to (x - m) / s. Trained networks work on numbers of a few units around 0, so that pixels up to 255 have an s of
     tens or an m in their middle, pixels up to 1 an m in theirs and an s of half of it at most; else nothing is told.
     """
-    gain, shift, told = np.ones(1), np.zeros(1), ""
-    for layer in model.layers:
-        facts = KINDS[layer.kind].step(layer)
-        if layer.inputs or layer.activation != "linear":
+    one, none = np.ones(1), np.zeros(1)
+    known, found, told = [(one, none)], (one, none), ""  # of the input and every layer: gain and shift, of each channel or of all
+    for layer, reads in zip(model.layers, sources(model.layers), strict=True):
+        facts, given = KINDS[layer.kind].step(layer), [known[j + 1] for j in reads]
+        gain, shift = found = given[0]
+        if layer.activation != "linear":
             break
         if KINDS[layer.kind] is AFFINE:
             g, h = (np.asarray(facts[key], np.float64) for key in ("weight", "bias"))
-            gain, shift, told = gain * g, shift * g + h, told or layer.name
+            known.append((gain * g, shift * g + h))
+            told = told or layer.name
             continue
         op = OPERATIONS[facts["kind"]]  # a resize leaves values between the same ends
-        if not (op.role == MOVES or op is RESIZE) or layer.output_shape[-1:] != layer.input_shape[-1:]:
+        apart = len(reads) > 1 or layer.output_shape[-1:] != layer.input_shape[-1:]
+        alike = not apart or all(np.ptp(np.concatenate([each[k] for each in given])) == 0 for k in (0, 1))
+        if not (op.role == MOVES or op is RESIZE) or not alike:
             break
+        known.append((gain[:1], shift[:1]) if apart else found)
+    else:
+        found = known[-1]
+    gain, shift = found
     if not told or not np.all(gain):
         return None
     deviation, mean = 1 / np.abs(gain), -shift / gain
