@@ -33,6 +33,61 @@ def test_libhdf5_reads_what_was_packed(kind, level, tmp_path):
             assert found.dtype == np.dtype(kind).newbyteorder("<")
 
 
+@pytest.mark.parametrize("filters", [{}, {"shuffle": True}, {"fletcher32": True}, {"shuffle": True, "fletcher32": True}])
+@pytest.mark.parametrize("kind", ["<f8", "<f4", "u1", "<i2"])
+def test_what_libhdf5_packed_is_read(kind, filters, tmp_path):
+    """Chunks that don't become smaller it leaves unpacked."""
+    chunks = {(99000,): (45000,), (300, 150): (170, 137), (1, 90, 90, 40): (1, 37, 90, 17), (3, 70, 50, 33): (2, 70, 50, 7)}
+    arrays = {f"a/{i}": numbers(shape, kind) for i, shape in enumerate(chunks)}
+    arrays["random"] = np.frombuffer(np.random.default_rng(0).bytes(80_000), kind)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for path, array in arrays.items():
+            shape = chunks.get(array.shape, (array.size,))
+            file.create_dataset(path, data=array, chunks=shape, compression="gzip", **filters)
+    with h5py.File(tmp_path / "a.h5") as file:
+        for path, array in arrays.items():
+            found = np.full(array.shape, 77, array.dtype)
+            assert packing.read_packed(file[path], found)
+            np.testing.assert_array_equal(found, array)
+
+
+def test_what_is_packed_otherwise_is_left_to_libhdf5(tmp_path):
+    array = numbers((150, 140), "<f8")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        packed = {"chunks": (70, 90), "compression": "gzip"}
+        made = [
+            file.create_dataset("plain", data=array),
+            file.create_dataset("lzf", data=array, chunks=(70, 90), compression="lzf"),
+            file.create_dataset("big-endian", data=array.astype(">f8"), **packed),
+            file.create_dataset("single", data=array.astype("f4"), **packed),
+            file.create_dataset("small chunks", data=array, chunks=(7, 9), compression="gzip"),
+            file.create_dataset("a part of it", shape=array.shape, dtype="f8", **packed),
+        ]
+        made[-1][:70, :90] = 1
+        for dataset in made:  # of another type, without some of its chunks, or of so small ones that libhdf5 is faster
+            assert not packing.read_packed(dataset, np.empty(array.shape))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda raw: raw[:50] + bytes([raw[50] ^ 1]) + raw[51:], "doesn't have the checksum"),
+        (lambda raw: raw[:-1], "doesn't have the checksum"),
+        (lambda raw: b"x", "can't be unpacked|another length|checksum"),
+        (lambda raw: packing.packed_chunk(np.zeros(1999), (1999,), 1), "has another length than its 16000 bytes"),
+        (lambda raw: packing.packed_chunk(np.zeros(9_000_000), (9_000_000,), 1), "has another length than its 16000 bytes"),
+        (lambda raw: b"no zlib" + packing.fletcher32(b"no zlib").to_bytes(4, "little"), "can't be unpacked"),
+    ],
+)
+def test_damaged_chunks_are_refused(change, message, tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        packing.write_packed(file, [("a", numbers((2000,), "<f8"))], 1)
+        raw = file["a"].id.read_direct_chunk((0,))[1]
+        file["a"].id.write_direct_chunk((0,), change(raw))
+    with h5py.File(tmp_path / "a.h5") as file, pytest.raises(OSError, match=message):
+        packing.read_packed(file["a"], np.empty(2000))
+
+
 def test_a_wrong_byte_is_seen_by_libhdf5(tmp_path):
     array, name = numbers((50, 40), "<f8"), tmp_path / "a.h5"
     with h5py.File(name, "w") as file:

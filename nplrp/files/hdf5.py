@@ -20,6 +20,7 @@ from h5py import Dataset, Group
 
 from nplrp.errors import WeightsError
 from nplrp.files.hdf5_format import MAX_TEXT, REFERENCE_SIZE, Content
+from nplrp.files.packing import read_packed
 
 __all__ = [
     "MAX_TEXT",
@@ -461,7 +462,7 @@ class Source(io.RawIOBase):
                 )
             result = np.empty(dataset.shape, dtype)
             with self.reading_numbers():
-                if result.size:
+                if result.size and not read_packed(dataset, result):
                     dataset.read_direct(result)
             result.flags.writeable = False
             self._read[key] = result

@@ -1,10 +1,11 @@
-"""Datasets packed by several threads: shuffle, gzip and fletcher32, which libhdf5 does chunk after chunk on one."""
+"""Datasets packed and unpacked by several threads: shuffle, gzip and fletcher32, which libhdf5 does chunk after chunk on one."""
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import h5py
@@ -14,8 +15,16 @@ from nplrp.jit.team import cores
 
 #: Bytes of a chunk, about: much smaller ones cost a call each, much larger ones more memory.
 CHUNK = 1 << 18
-#: Chunks that wait for being written, for each thread.
+#: Chunks that wait for being packed or unpacked, for each thread.
 _AHEAD = 4
+#: Bytes of a chunk below which libhdf5 is faster.
+_SMALLEST = 1 << 13
+#: The filters that are undone here, in the order in which they were applied.
+_FILTERS = [
+    [*shuffle, h5py.h5z.FILTER_DEFLATE, *checksum]
+    for shuffle in ((), (h5py.h5z.FILTER_SHUFFLE,))
+    for checksum in ((), (h5py.h5z.FILTER_FLETCHER32,))
+]
 
 
 def write_packed(file: h5py.File, arrays: Iterable[tuple[str, np.ndarray]], level: int) -> None:
@@ -53,6 +62,68 @@ def write_packed(file: h5py.File, arrays: Iterable[tuple[str, np.ndarray]], leve
                     write_first()
         while waiting:
             write_first()
+
+
+def read_packed(dataset: h5py.Dataset, out: np.ndarray) -> bool:
+    """Read a dataset of numbers whose chunks are packed.
+
+    Parameters
+    ----------
+    dataset : h5py.Dataset
+        That declares no more than it may.
+    out : ndarray
+        C-contiguous, of its shape.
+
+    Returns
+    -------
+    bool
+        Whether it was read; what is packed otherwise or in small pieces, or has another type than `out`, is left to libhdf5.
+
+    Raises
+    ------
+    OSError
+        If a chunk is damaged.
+    """
+    creation, dtype, shape = dataset.id.get_create_plist(), dataset.dtype, dataset.chunks
+    filters = [creation.get_filter(i)[0] for i in range(creation.get_nfilters())]
+    if shape is None or filters not in _FILTERS or dtype != out.dtype or not dtype.isnative or dtype.kind not in "fiu":
+        return False
+    if math.prod(shape) * dtype.itemsize < _SMALLEST:
+        return False
+    if dataset.id.get_num_chunks() < math.prod(-(-side // length) for side, length in zip(dataset.shape, shape, strict=True)):
+        return False  # what isn't there has a value for all
+    threads, waiting = cores(), deque[Future[None]]()
+    with ThreadPoolExecutor(threads, "nplrp-packing") as pool:
+        for block in dataset.iter_chunks():
+            mask, packed = dataset.id.read_direct_chunk(tuple(each.start for each in block))
+            done = [kind for i, kind in enumerate(filters) if not mask >> i & 1]
+            waiting.append(pool.submit(_unpack, packed, done, shape, out[block]))
+            if len(waiting) > _AHEAD * threads:
+                waiting.popleft().result()
+        while waiting:
+            waiting.popleft().result()
+    return True
+
+
+def _unpack(packed: bytes, filters: Sequence[int], shape: tuple[int, ...], out: np.ndarray) -> None:
+    """Unpack a chunk of this shape into what of it lies inside of the array."""
+    size = math.prod(shape) * out.itemsize
+    if h5py.h5z.FILTER_FLETCHER32 in filters:
+        packed, stated = packed[:-4], int.from_bytes(packed[-4:], "little")
+        if fletcher32(packed) != stated:
+            raise OSError("a chunk of data doesn't have the checksum that it states")
+    if h5py.h5z.FILTER_DEFLATE in filters:
+        try:
+            packed = zlib.decompressobj().decompress(packed, size + 1)
+        except zlib.error as error:
+            raise OSError(f"a chunk of data can't be unpacked ({error})") from None
+    if len(packed) != size:
+        raise OSError(f"a chunk of data has another length than its {size} bytes")
+    if h5py.h5z.FILTER_SHUFFLE in filters:
+        values = np.ascontiguousarray(np.frombuffer(packed, np.uint8).reshape(out.itemsize, -1).T).view(out.dtype)
+    else:
+        values = np.frombuffer(packed, out.dtype)
+    out[...] = values.reshape(shape)[tuple(map(slice, out.shape))]
 
 
 def chunk_of(array: np.ndarray) -> tuple[int, ...]:
