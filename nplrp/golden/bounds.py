@@ -26,6 +26,7 @@ import numpy as np
 
 from nplrp import layers
 from nplrp.golden import fast_convolutions
+from nplrp.golden.blocks import in_blocks
 from nplrp.golden.scales import COMMON, Roundings, chain_deviation, scales_of
 from nplrp.golden.values import UNIT, Scales
 from nplrp.gradients import behind_activation
@@ -87,7 +88,7 @@ def chain_noise(step: Step, expected: np.ndarray, values: np.ndarray) -> np.ndar
         Expected bound, which is a known gain times u A, and z.
     """
     n = max(operation(step).terms(step))
-    return np.asarray(expected / gains(n)[0] + UNIT * (n / 3) ** 0.5 * np.abs(values))
+    return in_blocks(lambda bound, z: bound / gains(n)[0] + UNIT * (n / 3) ** 0.5 * np.abs(z), expected, values)
 
 
 def forward_bounds(
@@ -271,7 +272,7 @@ def relevance_errors(
             if unknown is not None:
                 more = _magnitudes(step, [unknown] * len(inputs), changes, NOTHING, held)
                 errors = [each + more for each in errors]
-        carried = [_error_of_s(s, each, d) for each in errors]
+        carried = [in_blocks(_error_of_s, s, each, d) for each in errors]
         if sums is not None:
             sums.add(rule.undivided, inputs, changes, part.bias, lines, held, A, d)
         lost = (d == 0) & (A > 0) & (R_part != 0)  # dropped as 0 / 0 here, but rounding may leave a denominator there

@@ -15,6 +15,7 @@ from nplrp.errors import RuleError
 from nplrp.explanation import explain
 from nplrp.files.hdf5 import path_name
 from nplrp.golden import edges
+from nplrp.golden.blocks import in_blocks
 from nplrp.golden.bounds import (
     Bounds,
     Forward,
@@ -342,7 +343,7 @@ def tensor_of(
     values = np.ascontiguousarray(values, np.float64)
     size = np.abs(values)
     sums = (math.fsum(layers.sums(values)), math.fsum(layers.sums(size)), float(size.max(initial=0.0)))
-    expected, certified, undecided = (_rounded_up(each) for each in bounds)
+    expected, certified, undecided = (in_blocks(_rounded_up, each) for each in bounds)
     shifts = np.zeros((0, 2)) if shifts is None else shifts
     if spread is None:
         return Tensor(values.shape, values, expected, certified, undecided, np.zeros((0, 2)), "", sums, scales, shifts)

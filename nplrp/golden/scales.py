@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nplrp.golden.blocks import in_blocks
 from nplrp.golden.values import UNIT, Scales
 
 #: Standard deviations that a sum of independent roundings never exceeds: one in 5e8 does by chance.
@@ -108,4 +109,4 @@ def gathered(numbers: np.ndarray, key: np.ndarray, channels: int = 1) -> np.ndar
 
 def chain_deviation(terms: float, magnitude: np.ndarray, value: np.ndarray) -> np.ndarray:
     """Return the root mean square of the error of a sum of so many terms with that sum of absolute values."""
-    return np.asarray(UNIT * np.sqrt(np.square(magnitude) + (terms / 9) * np.square(value)))
+    return in_blocks(lambda A, z: UNIT * np.sqrt(np.square(A) + (terms / 9) * np.square(z)), magnitude, value)

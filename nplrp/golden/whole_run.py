@@ -12,6 +12,7 @@ import numpy as np
 from nplrp import layers
 from nplrp.explanation import carry_back
 from nplrp.fused import fusions
+from nplrp.golden.blocks import in_blocks
 from nplrp.layers import Step
 from nplrp.lrp import run_backward, step_back
 from nplrp.model import Model
@@ -81,10 +82,14 @@ class Noise:
     def of(self, values: np.ndarray, size: np.ndarray, place: int) -> np.ndarray:
         """Return values with noise; the bits are the same everywhere."""
         if self.even:
-            uniform = _hashed(values, 2 * place + self.seed * 1000003)
-        else:
-            uniform = np.random.Generator(np.random.PCG64([self.seed, place])).random(values.shape)
-        return np.asarray(values + size * (2 * uniform - 1)).astype(values.dtype)
+            seed = 2 * place + self.seed * 1000003
+            return in_blocks(lambda v, spread: _noisy(v, spread, _hashed(v, seed)), values, size)
+        uniform = np.random.Generator(np.random.PCG64([self.seed, place])).random(values.shape)
+        return in_blocks(_noisy, values, size, uniform)
+
+
+def _noisy(values: np.ndarray, size: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+    return np.asarray(values + size * (2 * uniform - 1)).astype(values.dtype)
 
 
 def _hashed(values: np.ndarray, seed: int) -> np.ndarray:
