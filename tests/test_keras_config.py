@@ -166,6 +166,13 @@ def test_what_acts_only_in_training_is_the_identity(kind):
         ("DepthToSpace", {"block_size": 2, "data_format": "channels_last"}, "of 3 channels"),
         ("SpaceToDepth", {"block_size": 3, "data_format": "channels_last"}, "8 x 8 pixels"),
         ("MaxPool", {"pool_size": [2, 2, 2, 1], "strides": None, "padding": "valid"}, "1 for batch and channels"),
+        ("Pad", {"pad_width": [[0, 0], [8, 0], [0, 0], [0, 0]], "mode": "reflect"}, "at most 7 can be copied"),
+        (
+            "Pad",
+            {"pad_width": [[0, 0], [1, 0], [0, 0], [0, 0]], "mode": "linear_ramp"},
+            "only zeros and copies (reflect, symmetric, edge, wrap)",
+        ),
+        ("Sum", {"axis": [1, 2, 3], "keepdims": False}, "not over all"),
         ("Resize", {"size": [4], "interpolation": "nearest"}, "size is"),
         ("Resize", {"size": [4, 4], "interpolation": "bicubic"}, "bicubic"),
         ("mine>Conv2D", CONV, "isn't one of Keras's"),
@@ -216,7 +223,9 @@ def test_own_classes_are_told_from_keras_ones_of_the_same_name(own, module, regi
     config = sequential(("Dense", DENSE), shape=(4,))
     config["config"]["layers"][1] |= {"module": module, "registered_name": registered}
     if own:
-        with pytest.raises(WeightsError, match=r"'layer0' is of class Dense, .*: it isn't one of Keras's, and its Python code isn't in the"):
+        with pytest.raises(
+            WeightsError, match=r"'layer0' is of class Dense, .*: it isn't one of Keras's, and its Python code isn't in the"
+        ):
             parse(config)
     else:
         assert [item.layer.kind for item in parse(config).layers] == ["dense"]

@@ -49,11 +49,8 @@ MAX_ATTRIBUTE = 1 << 20
 #: Deflate packs at most 1032 : 1; a dataset that declares more than this is damaged or a trap.
 MAX_COMPRESSION = 1100
 
-#: Plain bytes of two: what h5py makes of TensorFlow's and JAX's bfloat16, the upper half of a float32, which HDF5 has no name for.
-_BFLOAT16 = h5py.h5t.py_create(np.dtype("V2"))
-_FLOATS = tuple(
-    [*(h5py.h5t.py_create(np.dtype(code)) for code in ("<f4", "<f2", "<f8", ">f2", ">f4", ">f8")), _BFLOAT16]
-)  # the first can be mapped as it is
+#: The first can be mapped as it is. The last, two plain bytes, is what h5py makes of bfloat16, a float32's upper half.
+_FLOATS = tuple(h5py.h5t.py_create(np.dtype(code)) for code in ("<f4", "<f2", "<f8", ">f2", ">f4", ">f8", "V2"))
 #: Types of plain numbers; libhdf5 2.0 crashes on others with a flipped bit.
 _NUMBERS = (h5py.h5t.TypeIntegerID, h5py.h5t.TypeFloatID)
 _DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, MemoryError, OverflowError, SystemError)
@@ -289,7 +286,7 @@ def array(source: Source, dataset: Dataset) -> np.ndarray:
     offset = _place(source, dataset, math.prod(shape) * kind.get_size())
     if offset is not None and kind.equal(_FLOATS[0]):
         return np.frombuffer(source.data, "<f4", math.prod(shape), offset).reshape(shape)
-    if kind.equal(_BFLOAT16):
+    if kind.equal(_FLOATS[-1]):
         widened = (source.once(dataset, np.dtype("V2")).view("<u2").astype(np.uint32) << np.uint32(16)).view(np.float32)
         widened.flags.writeable = False
         return widened

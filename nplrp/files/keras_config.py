@@ -717,8 +717,9 @@ def _use_layer(
             raise ValueError("its config is no JSON object")
         class_name, options, inside = _unwrapped(class_name, options)
         policy = options.get("dtype")
-        if "Quantized" in str(policy.get("class_name") if isinstance(policy, dict) else ""):
-            mode = policy.get("config", {}).get("mode") if isinstance(policy.get("config"), dict) else None
+        if isinstance(policy, dict) and "Quantized" in str(policy.get("class_name")):
+            config = policy.get("config")
+            mode = config.get("mode") if isinstance(config, dict) else None
             raise ValueError(f"it is quantised ({brief(mode)}), and what it computes isn't linear in its input; save the model before that")
         key, options, arguments = _operation(class_name, options, arguments)
         read = READERS.get(key) if not _is_own(entry.raw) else None
@@ -771,7 +772,7 @@ def _operation(class_name: str, options: Options, arguments: list[Any]) -> tuple
 
 
 def _is_own(raw: Mapping[str, Any]) -> bool:
-    """Whether an entry says of its class that it is none of Keras's, whatever its name; those of Keras have no registered name, or a module."""
+    """Whether an entry's class is none of Keras's, whatever its name: those have no registered name, or a module of Keras's."""
     module = raw.get("module")
     keras = isinstance(module, str) and module.partition(".")[0] in ("keras", "tf_keras", "tensorflow")
     return raw.get("registered_name") is not None and not keras
