@@ -25,8 +25,8 @@ from nplrp.layers.base import FREE, MADE, SAME, Renumbering
 from nplrp.model import Model, sources
 from nplrp.plan import make_plan
 
-#: Bytes from which on differences take the place, and the memory order, of what they are made of. NumPy has done so by itself on Linux, where
-#: it can tell that nobody else wants it, and sums were recorded so.
+#: Bytes from which on differences take the place, and the memory order, of what they are made of. NumPy has done so by itself on Linux,
+#: where it can tell that nobody else wants it, and sums were recorded so.
 IN_PLACE = 1 << 18
 #: Runs of each kind, beside the plain ones.
 RENUMBERINGS, NOISY, UNEVEN = 2, 2, 2
