@@ -7,6 +7,7 @@ the processor's name, no times of day.
 import html
 import io
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -137,7 +138,7 @@ def growth_figure(results):
             ax.set_xscale("log", base=2)
             ax.set_yscale(log)
             ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            ax.set_xticks(n, minor=False)
+            ax.set_xticks([here for here, above in zip(n, [*n[1:], math.inf], strict=True) if above / here > 1.5], minor=False)
             ax.tick_params(axis="x", labelsize=7)
             ax.xaxis.set_minor_formatter(NullFormatter())
             ax.grid(color="#eee")

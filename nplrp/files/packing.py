@@ -17,6 +17,8 @@ from nplrp.jit.team import cores
 CHUNK = 1 << 18
 #: Chunks that wait for being packed or unpacked, for each thread.
 _AHEAD = 4
+#: Of gzip; with `Z_RLE` others change little.
+_LEVEL = 1
 #: Bytes of a chunk below which libhdf5 is faster.
 _SMALLEST = 1 << 13
 #: The filters that are undone here, in the order in which they were applied.
@@ -27,7 +29,7 @@ _FILTERS = [
 ]
 
 
-def write_packed(file: h5py.File, arrays: Iterable[tuple[str, np.ndarray]], level: int) -> None:
+def write_packed(file: h5py.File, arrays: Iterable[tuple[str, np.ndarray]]) -> None:
     """Create datasets of numbers with shuffle, gzip and fletcher32; every HDF5 reader reads them.
 
     Parameters
@@ -35,8 +37,6 @@ def write_packed(file: h5py.File, arrays: Iterable[tuple[str, np.ndarray]], leve
     file : h5py.File
     arrays : iterable of (path, ndarray)
         Not empty, of at least one axis.
-    level : int
-        Of gzip, 0 to 9.
 
     Raises
     ------
@@ -54,10 +54,10 @@ def write_packed(file: h5py.File, arrays: Iterable[tuple[str, np.ndarray]], leve
             values = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
             shape = chunk_of(values)
             dataset = file.create_dataset(
-                path, values.shape, values.dtype, chunks=shape, compression="gzip", compression_opts=level, shuffle=True, fletcher32=True
+                path, values.shape, values.dtype, chunks=shape, compression="gzip", compression_opts=_LEVEL, shuffle=True, fletcher32=True
             )
             for block in dataset.iter_chunks():
-                waiting.append((dataset, tuple(each.start for each in block), pool.submit(packed_chunk, values[block], shape, level)))
+                waiting.append((dataset, tuple(each.start for each in block), pool.submit(packed_chunk, values[block], shape)))
                 if len(waiting) > _AHEAD * threads:
                     write_first()
         while waiting:
@@ -135,14 +135,15 @@ def chunk_of(array: np.ndarray) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def packed_chunk(values: np.ndarray, shape: tuple[int, ...], level: int) -> bytes:
+def packed_chunk(values: np.ndarray, shape: tuple[int, ...]) -> bytes:
     """Return a chunk's bytes as they stand in the file; at an array's end it is filled up with zeros."""
     if values.shape != shape:
         whole = np.zeros(shape, values.dtype)
         whole[tuple(map(slice, values.shape))] = values
         values = whole
     shuffled = np.ascontiguousarray(values).reshape(-1).view(np.uint8).reshape(-1, values.itemsize).T
-    packed = zlib.compress(np.ascontiguousarray(shuffled), level)
+    packer = zlib.compressobj(_LEVEL, strategy=zlib.Z_RLE)  # of shuffled numbers runs and frequencies are all there is to save
+    packed = packer.compress(np.ascontiguousarray(shuffled)) + packer.flush()
     return packed + fletcher32(packed).to_bytes(4, "little")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
@@ -136,29 +137,36 @@ def _forward_again(
             golden.input, Bounds(2 * UNIT * np.abs(golden.input), 2 * UNIT * np.abs(golden.input), exact)
         )
     errors = [UNIT * np.abs(before[0])]
-    for step, layer in zip(make_steps(model, plan.dtype, plan.algorithm, merge=False), model.layers, strict=True):
-        progress(f"activation of {step.name} again")
-        a = np.ascontiguousarray(layers.gather(step, before))
-        done = layers.apply(step, a)
-        check_finite(done[0], f"layer {step.name!r}")
-        y = layers.activate(step, done[0], in_place=False)
-        bounds, error = _any_way(layer, forward_bounds(step, a, y, layers.gather(step, errors), convolutions, done))
-        errors.append(error)
-        open_ = [gaps.get(name) for name in golden.inputs[step.name]]
-        if any(open_):
-            shapes = [before[j + 1].shape for j in step.inputs]
-            parts = ([np.zeros(shape) if gap is None else gap[k] for gap, shape in zip(open_, shapes, strict=True)] for k in (0, 1))
-            most = _most(golden, step.name)
-            passed = [np.minimum(carried_error(step, a, _gathered(step, part)), most) for part in parts]
-            bounds = Bounds(bounds.expected + passed[0], bounds.certified + passed[1], bounds.undecided)
-        if step.name in activations:
-            scales = activation_scales(step, y, bounds.expected) if convolutions == "direct" and not any(open_) else None
-            found["activation", step.name] = tensor_of(y, bounds, scales=scales)
-        if step.name in finite:
-            before.append(np.ascontiguousarray(finite[step.name], np.float64))
-        else:
-            before.append(y)
-            gaps[step.name] = bounds
+
+    def summed_up(step: Step, y: np.ndarray, bounds: Bounds, sure: bool) -> Tensor:
+        return tensor_of(y, bounds, scales=activation_scales(step, y, bounds.expected) if sure else None)
+
+    with ThreadPoolExecutor(1) as beside:  # while the next layer is computed
+        waiting: dict[Key, Future[Tensor]] = {}
+        for step, layer in zip(make_steps(model, plan.dtype, plan.algorithm, merge=False), model.layers, strict=True):
+            progress(f"activation of {step.name} again")
+            a = np.ascontiguousarray(layers.gather(step, before))
+            done = layers.apply(step, a)
+            check_finite(done[0], f"layer {step.name!r}")
+            y = layers.activate(step, done[0], in_place=False)
+            bounds, error = _any_way(layer, forward_bounds(step, a, y, layers.gather(step, errors), convolutions, done))
+            errors.append(error)
+            open_ = [gaps.get(name) for name in golden.inputs[step.name]]
+            if any(open_):
+                shapes = [before[j + 1].shape for j in step.inputs]
+                parts = ([np.zeros(shape) if gap is None else gap[k] for gap, shape in zip(open_, shapes, strict=True)] for k in (0, 1))
+                most = _most(golden, step.name)
+                passed = [np.minimum(carried_error(step, a, _gathered(step, part)), most) for part in parts]
+                bounds = Bounds(bounds.expected + passed[0], bounds.certified + passed[1], bounds.undecided)
+            if step.name in activations:
+                sure = convolutions == "direct" and not any(open_)
+                waiting["activation", step.name] = beside.submit(summed_up, step, y, bounds, sure)
+            if step.name in finite:
+                before.append(np.ascontiguousarray(finite[step.name], np.float64))
+            else:
+                before.append(y)
+                gaps[step.name] = bounds
+        found.update((key, each.result()) for key, each in waiting.items())
     return before
 
 

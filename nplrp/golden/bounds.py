@@ -41,6 +41,8 @@ from nplrp.trace import Trace
 EXTRA = 6
 #: The smallest float32, an absolute error that underflow adds to each operation.
 TINY = 2.0**-149
+#: Weights that are squared at a time.
+SQUARED = 1 << 20
 #: No sum is taken to err by more than this many times the root mean square of a single chain's error.
 SPREAD = 6.0
 
@@ -366,16 +368,23 @@ class _Sums:
 def _squares_back(step: Step, squares: np.ndarray, change: Change, held: Any) -> np.ndarray:
     """Carry squares of the step's output back with the squares of its weights."""
     of, weight = _absolute(step, change, NOTHING)
-    if of.weight is not None and weight != AS_IS:
-        changed = layers.change_weight(layers.wide(step), change)
-        squared = np.square(changed, out=None if changed is layers.wide(step) else changed)
-        of, weight = dataclasses.replace(of, weight=squared, prepared={}), AS_IS
-    elif of.weight is not None:
-        of = dataclasses.replace(of, weight=np.square(layers.wide(of)), prepared={})
-    elif isinstance(weight, Clamp):
-        weight = Clamp(*(each * each for each in weight))
     held = _of_all(held, lambda each: np.square(each) if each.dtype.kind == "f" else each)
-    return layers.transpose(of, squares, [weight], held)[0]
+    if of.weight is None:
+        squared = Clamp(*(each * each for each in weight)) if isinstance(weight, Clamp) else weight
+        return layers.transpose(of, squares, [squared], held)[0]
+    left = AS_IS if weight == AS_IS else change  # the sign that `_absolute` takes away doesn't matter
+    if not operation(of).widens:
+        own = layers.wide(of)
+        changed = layers.change_weight(own, left)
+        whole = dataclasses.replace(of, weight=np.square(changed, out=None if changed is own else changed), prepared={})
+        return layers.transpose(whole, squares, [AS_IS], held)[0]
+    found, rows = [], max(SQUARED // of.weight.shape[1], 1)
+    for begin in range(0, len(of.weight), rows):  # a matrix may be large, and each of its rows stands for itself
+        part = layers.change_weight(of.weight[begin : begin + rows].astype(np.float64), left)
+        shape = (*of.input_shape[:-1], len(part))
+        block = dataclasses.replace(of, weight=np.square(part, out=part), input_shape=shape, prepared={})
+        found.append(layers.transpose(block, squares, [AS_IS], held)[0])
+    return np.concatenate(found, axis=-1)
 
 
 def _moved_scales(values: np.ndarray, copies: int) -> Scales:

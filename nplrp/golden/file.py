@@ -34,8 +34,6 @@ _FACTS: dict[str, Any] = {
     **dict.fromkeys(("content_sha256", "weights_sha256", "input_sha256", "profile", "composite", "dialect", "start"), str),
     **{"format_version": int, "layers": list, "runs": list, "targets": list | None, "env": dict, "preprocessing": dict},
 }
-#: Of gzip: a full VGG16 takes a third of the time with level 1, and 4 % more space.
-_LEVELS = {"full": 1, "digest": 9}
 
 
 def write(golden: Golden, path: str | os.PathLike[str]) -> None:
@@ -141,7 +139,7 @@ def check_digest(path: str | os.PathLike[str], expected: str) -> None:
 def _fill(file: h5py.File, golden: Golden) -> None:
     for key, value in golden.facts.items():
         file.attrs[key] = json.dumps(value, sort_keys=True) if key in _JSON else value
-    write_packed(file, ((path, array) for path, array in golden.arrays() if array.nbytes >= SMALL), _LEVELS[golden.profile])
+    write_packed(file, ((path, array) for path, array in golden.arrays() if array.nbytes >= SMALL))
     for path, array in golden.arrays():
         if array.nbytes < SMALL:  # a chunk's index would be larger than what packing saves
             file.create_dataset(path, data=array)

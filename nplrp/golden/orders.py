@@ -25,6 +25,9 @@ from nplrp.layers.base import FREE, MADE, SAME, Renumbering
 from nplrp.model import Model, sources
 from nplrp.plan import make_plan
 
+#: Bytes from which on differences take the place, and the memory order, of what they are made of. NumPy has done so by itself on Linux,
+#: where it can tell that nobody else wants it, and sums were recorded so.
+IN_PLACE = 1 << 18
 #: Runs of each kind, beside the plain ones.
 RENUMBERINGS, NOISY, UNEVEN = 2, 2, 2
 
@@ -96,7 +99,8 @@ class _Sizes:
 
     def compare(self, got: np.ndarray, v: np.ndarray) -> tuple[list[float], list[float]]:
         """Return (sum |d| / sum |v|, max |d| / max |v|), and (sum d / sum |v|, sum d v / sum v^2), for d = got - v (0 / 0 is 0)."""
-        d = np.asarray(got, np.float64) - v  # in the memory order that this gives, sums keep their bits
+        wide = np.array(got, np.float64)  # of a renumbered run in another memory order, by which sums have their bits
+        d = np.subtract(wide, v, out=wide if wide.nbytes >= IN_PLACE else None)
         flat, size = d.reshape(-1), np.abs(d)
         far = [(size.sum(), self.sum), (size.max(initial=0.0), self.largest)]
         moved = [(flat.sum(), self.flat_sum), ((flat * v.reshape(-1)).sum(), self.squares)]

@@ -71,10 +71,10 @@ def scales_of(values: np.ndarray, made: Roundings) -> Scales:
     made : Roundings
     """
     found = []
-    units = 0.0
+    units, of_units, of_values = 0.0, boxes_of(made.key), boxes_of(values)
     for number, (shared, weight) in enumerate(zip(made.shared, (np.ones(()), np.abs(values)), strict=True)):
-        together = gathered(shared, made.key) ** 2
-        variance = float(together.sum() + (gathered(weight * made.own, values) ** 2).sum())
+        together = gathered(shared, of_units) ** 2
+        variance = float(together.sum() + (gathered(weight * made.own, of_values) ** 2).sum())
         found.append((variance**0.5, made.systematic[number]))
         if not number:
             units = float(together.sum() ** 2 / np.square(together).sum()) if together.any() else float(np.count_nonzero(values))
@@ -89,22 +89,35 @@ def _by_channel(values: np.ndarray, made: Roundings) -> np.ndarray:
     if values.ndim < 2 or values.size // channels < FEW:
         return np.zeros((0, 2))
     size = np.abs(values)
-    together = gathered(size * made.whole, values, channels)
+    together = gathered(size * made.whole, boxes_of(values, channels))
     deviation = np.sqrt(made.reach * np.square(together).sum(axis=0))
     return np.stack([deviation, COMMON * UNIT * np.square(size).reshape(-1, channels).sum(axis=0)], axis=-1)
 
 
-def gathered(numbers: np.ndarray, key: np.ndarray, channels: int = 1) -> np.ndarray:
-    """Add up numbers whose keys are equal: [boxes, channels], apart for each channel of the last axis."""
+class Boxes(NamedTuple):
+    """Which box each number is gathered in, how many boxes there are for each channel, and how many channels."""
+
+    places: np.ndarray
+    count: int
+    channels: int
+
+
+def boxes_of(key: np.ndarray, channels: int = 1) -> Boxes:
+    """Return boxes that numbers with equal keys share, apart for each channel of the last axis."""
     boxes = max(BOXES // channels, 1 << 8)
     bits = boxes.bit_length() - 1
-    mixed = (np.ascontiguousarray(key, np.float64).reshape(-1).view(np.uint64) * np.uint64(_GOLDEN)) >> np.uint64(64 - bits)
-    place = mixed.astype(np.intp)
+    mixed = np.ascontiguousarray(key, np.float64).reshape(-1).view(np.uint64) * np.uint64(_GOLDEN)
+    mixed >>= np.uint64(64 - bits)
+    places = mixed.view(np.int64)
     if channels > 1:
-        place *= channels
-        place += np.tile(np.arange(channels), place.size // channels)
-    count = (1 << bits) * channels
-    return np.bincount(place, np.broadcast_to(numbers, key.shape).reshape(-1), count).reshape(-1, channels)
+        places *= channels
+        places.reshape(-1, channels)[...] += np.arange(channels)
+    return Boxes(places, 1 << bits, channels)
+
+
+def gathered(numbers: np.ndarray, boxes: Boxes) -> np.ndarray:
+    """Add up the numbers in each box: [boxes, channels]."""
+    return np.bincount(boxes.places, numbers.reshape(-1), boxes.count * boxes.channels).reshape(-1, boxes.channels)
 
 
 def chain_deviation(terms: float, magnitude: np.ndarray, value: np.ndarray) -> np.ndarray:
