@@ -115,7 +115,8 @@ def check(
     tolerances = None if rtol is None and atol is None else (rtol or 0.0, atol or 0.0)
 
     def compare(mode: str) -> Report:
-        found = _compare(golden, candidate, given, mode, precision, convolutions, tolerances, model, progress)
+        seen = given._replace(activations={}) if mode == "local" and _of_two_passes(golden, candidate) else given
+        found = _compare(golden, candidate, seen, mode, precision, convolutions, tolerances, model, progress)
         return dataclasses.replace(found, require_all=require_all, fail_on=fail_on)
 
     report = compare(mode)
@@ -127,6 +128,16 @@ def check(
         sentences = diagnose(golden, model, told, given.relevances, given.activations, given.along, convolutions)
         report = dataclasses.replace(report, diagnosis=sentences)
     return report
+
+
+def _of_two_passes(golden: Golden, candidate: Candidate) -> bool:
+    """Whether a candidate is an explanation that nplrp saved, of a model whose batch norms the pass had merged.
+
+    Its activations are those of the model as it is, and relevance was computed from others, which are rounded otherwise: no layer can be
+    computed again from both.
+    """
+    ours = {"generator", "rules", "relevance_of"} <= set(candidate.about)  # as nplrp.files.save writes
+    return ours and bool(candidate.activations) and any(row.get("merged") for row in golden.facts["layers"])
 
 
 class Given(NamedTuple):

@@ -110,6 +110,21 @@ def test_a_renumbered_graph_computes_the_same(model, x):
             assert "add" in moved and np.array_equal(orders["shortcut_conv"], orders["body2_conv"])
 
 
+@pytest.mark.parametrize("mode", ["chained", "local"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_saved_explanation_whose_pass_merged_batch_norms_is_right(model, x, tmp_path, dtype, mode):
+    """Its activations are those of the model as it is, its relevance was computed from a merged pass's: no layer fits both to the bit."""
+    recorded = golden.record(model, x, "epsilon")
+    e = explain(model, x, "epsilon", recorded.facts["targets"], dtype)
+    assert any(step.merged for step in e.plan.steps)
+    e.save(tmp_path / "e.npz", layers=True)
+    saved = read_candidate(tmp_path / "e.npz")
+    assert not golden.check(recorded, Candidate(saved.relevances, saved.activations), mode="local", model=model).passed
+    assert golden.check(recorded, saved, mode=mode, model=model).passed
+    wrong = dataclasses.replace(saved, relevances={**saved.relevances, "stem_bn": saved.relevances["stem_bn"] * 1.001})
+    assert not golden.check(recorded, wrong, mode=mode, model=model).passed
+
+
 def test_command_line(tmp_path, capsys):
     network = zoo.network("keras2/residual_projection")
     weights, path, x = zoo.write(network, tmp_path), tmp_path / "g.lrpgold.h5", network.inputs()[:1]
