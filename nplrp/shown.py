@@ -54,7 +54,7 @@ def said(e: Shown) -> str:
 
 def of_image(e: Shown, i: int) -> np.ndarray | None:
     """Return the picture [H, W, 3] of bytes that one image's input was made of, or None where inputs are no pictures."""
-    x = e.x[i]
+    x = _upright(e.x[i])
     if x.ndim != 3 or x.shape[-1] not in (1, 3):
         return None
     try:
@@ -62,6 +62,12 @@ def of_image(e: Shown, i: int) -> np.ndarray | None:
     except ImageError:  # nobody knows how it was made
         low, high = float(x.min()), float(x.max())
         return display((x[np.newaxis] - low) / ((high - low) or 1.0) * 255)[0]
+
+
+def _upright(x: np.ndarray) -> np.ndarray:
+    """Return an input's numbers with channels last; a network of Keras 2 or 3 with channels first takes them as (C, H, W)."""
+    first = x.ndim == 3 and x.shape[0] in (1, 3) and x.shape[2] not in (1, 3)
+    return np.ascontiguousarray(np.moveaxis(x, 0, 2)) if first else x
 
 
 def drawable(e: Shown) -> bool:
@@ -72,11 +78,12 @@ def drawable(e: Shown) -> bool:
 def maps_of(e: Shown, i: int) -> dict[str, np.ndarray]:
     """Return one image's maps by what is written above them."""
     rows, labels = np.flatnonzero(e.images == i), e.target_labels()
+    maps = [_upright(e.relevance[row]) if e.layer == INPUT else e.relevance[row] for row in rows]
     if len(rows) == 1:
-        return {e.facts.composite: e.relevance[rows[0]]}
+        return {e.facts.composite: maps[0]}
     names = [labels[row].plain for row in rows]
     told = [name if names.count(name) == 1 else f"{name} ({labels[row].unit})" for name, row in zip(names, rows, strict=True)]
-    return {f"{e.facts.composite}: {name}": e.relevance[row] for name, row in zip(told, rows, strict=True)}
+    return {f"{e.facts.composite}: {name}": each for name, each in zip(told, maps, strict=True)}
 
 
 def title_of(e: Shown, i: int) -> str:

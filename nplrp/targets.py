@@ -53,7 +53,8 @@ class Label(NamedTuple):
     @property
     def heading(self) -> str:
         """Name, id where it says more, and score, as above a picture."""
-        more = "" if self.id in (str(self.unit), self.name) or self.unit < 0 else f" ({self.id})"
+        known = self.id in (str(self.unit), self.name) or self.name.replace(" ", "").endswith(self.id)  # a position's id is in its name
+        more = "" if known or self.unit < 0 else f" ({self.id})"
         return f"{self.plain}{more}, {self.said}"
 
 

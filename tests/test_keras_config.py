@@ -118,6 +118,11 @@ def test_what_acts_only_in_training_is_the_identity(kind):
         ("Conv2D", {**CONV, "activation": {"class_name": "Softmax", "config": {"axis": 1}}}, "axis=1"),
         ("Conv2D", {**CONV, "activation": {"class_name": "ReLU", "config": {**RELU, "max_value": "6"}}}, "'6'"),
         ("Conv2D", {**CONV, "activation": {"class_name": "function", "config": "relu", "registered_name": "mine>relu"}}, "mine"),
+        ("Conv2D", {**CONV, "activation": {"value": ["4wEAAAAA", None, None]}}, "a lambda"),  # as Keras 2.16 and 3.15 write one
+        ("Dense", {**DENSE, "activation": {"class_name": "__lambda__", "config": {"value": "4wEAAAAA"}}}, "a lambda"),
+        ("Dense", {**DENSE, "activation": ["relu"]}, "expected the name"),
+        ("Dense", {**DENSE, "dtype": {"class_name": "QuantizedDTypePolicy", "config": {"mode": "int8"}}}, "quantised ('int8')"),
+        ("LayerScale", {"gamma": 2}, "isn't one of Keras's"),
         ("Conv2D", {**CONV, "strides": [0, 1]}, "strides"),
         ("Conv2D", {**CONV, "kernel_size": [3, 3, 3]}, "kernel_size"),
         ("Conv2D", {**CONV, "filters": True}, "filters"),
@@ -161,6 +166,13 @@ def test_what_acts_only_in_training_is_the_identity(kind):
         ("DepthToSpace", {"block_size": 2, "data_format": "channels_last"}, "of 3 channels"),
         ("SpaceToDepth", {"block_size": 3, "data_format": "channels_last"}, "8 x 8 pixels"),
         ("MaxPool", {"pool_size": [2, 2, 2, 1], "strides": None, "padding": "valid"}, "1 for batch and channels"),
+        ("Pad", {"pad_width": [[0, 0], [8, 0], [0, 0], [0, 0]], "mode": "reflect"}, "at most 7 can be copied"),
+        (
+            "Pad",
+            {"pad_width": [[0, 0], [1, 0], [0, 0], [0, 0]], "mode": "linear_ramp"},
+            "only zeros and copies (reflect, symmetric, edge, wrap)",
+        ),
+        ("Sum", {"axis": [1, 2, 3], "keepdims": False}, "not over all"),
         ("Resize", {"size": [4], "interpolation": "nearest"}, "size is"),
         ("Resize", {"size": [4, 4], "interpolation": "bicubic"}, "bicubic"),
         ("mine>Conv2D", CONV, "isn't one of Keras's"),
@@ -192,6 +204,31 @@ def test_no_option_is_guessed(kind, options):
     for key in options:
         with pytest.raises(WeightsError, match=key):
             only(kind, {other: value for other, value in options.items() if other != key})
+
+
+@pytest.mark.parametrize(
+    ("own", "module", "registered"),
+    [
+        (True, None, "Dense"),  # a class of one's own that is called as Keras's
+        (True, "__main__", "Dense"),
+        (True, None, "mine>Dense"),
+        (True, "kerastuner.layers", "Dense"),
+        (False, "keras.layers", None),
+        (False, "keras.src.layers.core.dense", "Dense"),
+        (False, "tf_keras.src.layers.core.dense", "Dense"),
+        (False, None, None),
+    ],
+)
+def test_own_classes_are_told_from_keras_ones_of_the_same_name(own, module, registered):
+    config = sequential(("Dense", DENSE), shape=(4,))
+    config["config"]["layers"][1] |= {"module": module, "registered_name": registered}
+    if own:
+        with pytest.raises(
+            WeightsError, match=r"'layer0' is of class Dense, .*: it isn't one of Keras's, and its Python code isn't in the"
+        ):
+            parse(config)
+    else:
+        assert [item.layer.kind for item in parse(config).layers] == ["dense"]
 
 
 def test_open_sides_are_imagenets():

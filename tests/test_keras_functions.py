@@ -29,6 +29,15 @@ def erf(x):
     return np.vectorize(math.erf)(x)
 
 
+def padded(x, sides, mode):
+    return np.pad(x, ((0, 0), *sides), mode)
+
+
+def mirrored(x):
+    """Worked by hand: rows 2, 1 before the first, and the last but one and two behind the last; column 1 before the first."""
+    return x[:, [2, 1, 0, 1, 2, 3, 2, 1]][:, :, [1, 0, 1, 2, 3, 4]]
+
+
 def loaded(tmp_path, kind, options, keywords=None, dialect=3, shape=SHAPE):
     """Write a model of one layer, used once, and load it."""
     use = (["x"], keywords or {})
@@ -53,6 +62,21 @@ def halves(x, axis):
         ("Flip", {"axis": [1, 2]}, lambda x: x[:, ::-1, ::-1]),
         ("Flip", {"axis": 3}, lambda x: x[..., ::-1]),
         ("Erf", {}, erf),
+        ("Sum", {"axis": [1, 2], "keepdims": False}, lambda x: x.sum((1, 2))),
+        ("Sum", {"axis": 1, "keepdims": True}, lambda x: x.sum(1, keepdims=True)),
+        ("Sum", {"axis": -1, "keepdims": False}, lambda x: x.sum(-1)),
+        (
+            "Pad",
+            {"pad_width": [[0, 0], [3, 1], [0, 2], [1, 0]], "mode": "reflect"},
+            lambda x: padded(x, ((3, 1), (0, 2), (1, 0)), "reflect"),
+        ),
+        ("Pad", {"pad_width": [[0, 0], [2, 2], [1, 0], [0, 0]], "mode": "reflect", "constant_values": None}, mirrored),
+        (
+            "Pad",
+            {"pad_width": [[0, 0], [4, 1], [0, 0], [0, 0]], "mode": "symmetric"},
+            lambda x: padded(x, ((4, 1), (0, 0), (0, 0)), "symmetric"),
+        ),
+        ("Pad", {"pad_width": [[0, 0], [0, 0], [9, 0], [0, 0]], "mode": "edge"}, lambda x: padded(x, ((0, 0), (9, 0), (0, 0)), "edge")),
     ],
 )
 def test_operations_of_keras_3(tmp_path, kind, options, expected):
@@ -65,6 +89,7 @@ def test_operations_of_keras_3(tmp_path, kind, options, expected):
         ("reverse", {"axis": [-1]}, lambda x: x[..., ::-1]),
         ("math.divide_no_nan", {"y": 4.0}, lambda x: x / 4),
         ("math.erf", {}, erf),
+        ("math.reduce_sum", {"axis": [1, 2], "keepdims": False}, lambda x: x.sum((1, 2))),
     ],
 )
 def test_functions_of_tensorflow(tmp_path, function, keywords, expected):

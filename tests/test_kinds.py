@@ -52,6 +52,7 @@ LINEAR = {  # (family, layer, shape of its input)
         (3, 2, 3),
     ),
     "bilinear": lambda rng: ("avgpool", plain("l", "resize", options={"size": [5, 2]}), (3, 4, 2)),
+    "bilinear, corner on corner": lambda rng: ("avgpool", plain("l", "resize", options={"size": [5, 2], "align_corners": True}), (3, 4, 2)),
     "bilinear upsampling": lambda rng: (
         "avgpool",
         plain("l", "upsample", options={"size": [2, 3], "interpolation": "bilinear"}),
@@ -103,7 +104,7 @@ def test_every_rule_that_fits_is_its_twin(name, rule):
 
 def test_how_many_twins_there_are():
     rules = {family: sum(len(set(variants(name))) for name, row in RULES.items() if family in row.fits) for family in ("conv", "avgpool")}
-    assert len(TWINS) == 11 * rules["conv"] + 4 * rules["avgpool"]
+    assert len(TWINS) == 11 * rules["conv"] + 5 * rules["avgpool"]
     assert rules["conv"] >= 30 and rules["avgpool"] >= 20
 
 
@@ -322,6 +323,8 @@ def of_ones(kind, shape, stride=(1, 1), bias=0, **options):
         (Layer("l", "prelu", arrays={"alpha": np.ones((1, 1, 1, 1))}), "doesn't broadcast against"),
         (Layer("l", "resize", options={"size": [2, 2], "interpolation": "bicubic"}), "interpolation 'bicubic'; supported are nearest, bil"),
         (Layer("l", "resize", options={"size": [2, 2], "crop_to_aspect_ratio": True}), "with crop_to_aspect_ratio isn't supported"),
+        (Layer("l", "resize", options={"size": [2, 2], "align_corners": True, "interpolation": "nearest"}), "only a bilinear resize is"),
+        (Layer("l", "upsample", options={"size": [2, 2], "align_corners": True, "interpolation": "bilinear"}), "only a bilinear resize is"),
         (Layer("l", "resize", options={"size": [2, 0]}), "doesn't fit"),
         (Layer("l", "resize"), "has no size"),
         (Layer("l", "upsample", options={"size": [2, 2], "interpolation": "area"}), "interpolation 'area'"),

@@ -136,6 +136,16 @@ def test_transposed_convolutions(tmp_path, options):
     assert kinds(model) == ["conv_transpose"]
 
 
+@pytest.mark.parametrize("groups", [2, 4])
+def test_transposed_convolutions_in_groups(tmp_path, groups):
+    arrays = {"t": numbers(4, 3, 3, 2) / 6, "bias": numbers(3 * groups, seed=3)}
+    nodes = [node("ConvTranspose", "x t bias", group=groups, strides=[2, 1], pads=[1, 0, 0, 1], output_padding=[1, 0])]
+    assert kinds(check(tmp_path, nodes, arrays)).count("conv_transpose") == groups
+    path = graph_file(tmp_path / "odd.onnx", [node("ConvTranspose", "x t", group=3)], {"t": arrays["t"]}, IMAGE)
+    with pytest.raises(WeightsError, match="group=3 of 4 channels isn't supported, at most 64 that they fall into"):
+        from_onnx(path)
+
+
 SIDE = st.integers(1, 3)
 
 
@@ -182,6 +192,15 @@ def test_means_over_axes(tmp_path, axes, kind, keepdims):
     assert kind in kinds(model)
 
 
+@pytest.mark.parametrize("keepdims", [0, 1])
+@pytest.mark.parametrize(("axes", "places"), [([2, 3], 30), ([-1], 5), ([1], 4), ([1, 2], 24)])
+def test_sums_over_axes_are_as_many_times_the_mean(tmp_path, axes, places, keepdims):
+    over = {"axes": np.array(axes)}
+    model = compare(tmp_path, [node("ReduceSum", "x axes", keepdims=keepdims)], over)
+    (scale,) = (layer for layer in model if layer.kind in ("affine", "batchnorm"))
+    assert set(scale.arrays["gamma" if scale.kind == "batchnorm" else "scale"].tolist()) == {places}
+
+
 # Shapes
 
 
@@ -222,6 +241,9 @@ def test_flatten_keeps_its_order_whoever_reads_it(tmp_path):
         [node("Unsqueeze", "x three", "a"), node("Tile", "a more", "b"), node("Reshape", "b wide")],
         [node("Pad", "x pads")],
         [node("Pad", "x chpads")],
+        [node("Pad", "x pads", mode="reflect")],
+        [node("Pad", "x allpads", "a", mode="edge"), node("Relu", "a")],
+        [node("Transpose", "x", "a", perm=[0, 3, 1, 2]), node("Pad", "a chpads", mode="edge")],
         [node("GlobalAveragePool", "x", "a"), node("Squeeze", "a rows", "b"), node("Unsqueeze", "b rows", "c"), node("Mul", "x c")],
         [node("Expand", "x ones", "a"), node("Relu", "a")],
         [node("Identity", "x", "a"), node("Dropout", "a", "b"), node("Cast", "b", "c", to=1), node("Relu", "c")],
@@ -239,6 +261,7 @@ def test_moves(tmp_path, nodes):
         "sizes": np.array([1, 3, 1]),
         "pads": np.array([0, 0, 1, 2, 0, 0, 0, 3]),
         "chpads": np.array([0, 2, 0, 0, 0, 1, 0, 0]),
+        "allpads": np.array([0, 1, 2, 0, 0, 2, 0, 7]),
         "ones": np.array([1, 1, 1, 1]),
         "back": np.array([-1]),
         "before": np.array([-9223372036854775807]),
@@ -250,6 +273,13 @@ def test_moves(tmp_path, nodes):
         "wide": np.array([1, 4, 12, 5]),
     }
     compare(tmp_path, nodes, constants)
+
+
+def test_padding_that_goes_around(tmp_path):
+    compare(tmp_path, [node("Pad", "x pads", mode="wrap")], {"pads": np.array([0, 0, 1, 2, 0, 0, 3, 0])}, opset=19)
+    pads = {"pads": np.array([0, 0, 6, 0, 0, 0, 0, 0])}
+    with pytest.raises(WeightsError, match="pads 6 places by 6 and 0, at most 5 can be copied"):
+        from_onnx(graph_file(tmp_path / "far.onnx", [node("Pad", "x pads", mode="reflect")], pads, IMAGE))
 
 
 def compare(tmp_path, nodes, constants=(), sizes=IMAGE, opset=17):
@@ -291,6 +321,7 @@ def test_sequences_are_images_of_height_1(tmp_path):
         ({"mode": "nearest"}, "upsample"),
         ({"mode": "linear"}, "resize"),
         ({"mode": "linear", "coordinate_transformation_mode": "pytorch_half_pixel"}, "resize"),
+        ({"mode": "linear", "coordinate_transformation_mode": "align_corners"}, "resize"),
     ],
 )
 def test_images_are_enlarged(tmp_path, options, kind):
@@ -303,6 +334,10 @@ def test_images_are_resized_to_sizes(tmp_path):
     to = {"to": np.array([1, 4, 4, 9]), "down": np.array([1, 1, 0.5, 0.8], "f4"), "twice": np.array([1, 1, 2, 2], "f4")}
     assert kinds(check(tmp_path, [node("Resize", "x - - to", mode="linear")], to)) == ["resize"]
     assert kinds(check(tmp_path, [node("Resize", "x - down", mode="linear")], to)) == ["resize"]
+    corners = {"mode": "linear", "coordinate_transformation_mode": "align_corners"}
+    assert kinds(check(tmp_path, [node("Resize", "x - - to", **corners)], to)) == ["resize"]
+    to["to"] = np.array([1, 4, 1, 3])
+    assert kinds(check(tmp_path, [node("Resize", "x - - to", **corners)], to)) == ["resize"]
     assert kinds(check(tmp_path, [node("Upsample", "x twice", mode="nearest")], to, opset=9)) == ["upsample"]
 
 

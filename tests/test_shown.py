@@ -20,8 +20,9 @@ from nplrp.errors import ImageError, OutputError
 from nplrp.heatmaps import Picture, Scale, figure, heatmap, panel, pixels_of, scale_of, sheet, tinted
 from nplrp.ledger import TERMS, Ledger
 from nplrp.model import Layer, build
-from nplrp.shown import MOST
+from nplrp.shown import MOST, maps_of, of_image
 from nplrp.tables import bar, table
+from nplrp.targets import Label
 from tests.networks import images, small_vgg
 
 EVIL = "<script>alert('x')</script>&\x1b[2J\nname"
@@ -141,6 +142,22 @@ def test_the_picture_is_what_the_input_was_made_of(mode):
     pixels = np.random.default_rng(1).integers(0, 256, (1, *small.input_shape), dtype=np.uint8)
     e = nplrp.explain(small, nplrp.preprocess(pixels, small), "zplus")
     np.testing.assert_array_equal(e.plot().axes[0].images[0].get_array(), pixels[0])
+
+
+def test_channels_first_are_drawn_as_channels_last_are(e):
+    """Keras 2 and 3 take them as (C, H, W), and relevance lies as they do."""
+    turned = dataclasses.replace(e, x=np.moveaxis(e.x, 3, 1), relevance=np.moveaxis(e.relevance, 3, 1))
+    for i in range(len(e)):
+        np.testing.assert_array_equal(of_image(turned, i), of_image(e, i))
+        for (name, found), (expected, wanted) in zip(maps_of(turned, i).items(), maps_of(e, i).items(), strict=True):
+            assert name == expected
+            np.testing.assert_array_equal(found, wanted)
+    assert turned._repr_png_() == e._repr_png_()
+
+
+def test_a_position_stands_once_above_a_picture():
+    assert Label(44, "(1,2,0)", "output (1, 2, 0)", 0.25, "value").heading == "output (1, 2, 0), value 0.25"
+    assert Label(44, "n01440764", "tench", 0.25).heading == "tench (n01440764), 0.2500"
 
 
 def test_a_plot_has_a_row_for_every_image(e):

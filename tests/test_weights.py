@@ -138,6 +138,22 @@ def test_twins_two_models_deep_keep_apart(tmp_path):
     assert [(layer.name, layer.arrays["kernel"][0, 0]) for layer in load(path)] == [("a/d", 1), ("b/d", 2)]
 
 
+def test_names_with_slashes_in_a_model_inside(tmp_path):
+    """Keras 2's DenseNet has layers called conv1/conv; here one called conv beside."""
+    names = ("conv", "conv1/conv", "2/conv1/conv")
+    layers = [{"class_name": "Dense", "config": {"name": name, "units": 3, "activation": "linear", "use_bias": False}} for name in names]
+    config = sequential(shape=(3,))
+    config["config"]["layers"].append({"class_name": "Sequential", "config": {"name": "inner", "layers": layers}})
+    kernels = [np.full((3, 3), value, "f4") for value in range(3)]
+    path = write_by_name(tmp_path / "w.h5", [("inner", kernels)], [f"{name}/kernel:0" for name in names], "model_weights", config)
+    with h5py.File(path, "r+") as file:  # no name of the model before those of its layers
+        group = file["model_weights/inner"]
+        for name in ("conv", "conv1", "2"):
+            group.move(f"inner/{name}", name)
+        group.attrs["weight_names"] = [f"{name}/kernel:0" for name in names]
+    assert [(layer.name, layer.arrays["kernel"][0, 0]) for layer in load(path)] == list(zip(names, range(3), strict=True))
+
+
 def test_shards_are_one_model():
     assert load(FILES / "keras3_tiny.weights.json").content_hash == load(FILES / "keras3_tiny.keras").content_hash
 
@@ -208,6 +224,26 @@ def test_half_precision_is_widened(tmp_path):
     model = load(write_by_name(tmp_path / "w.h5", vgg(), dtype="f2"))
     kernel = dict(vgg())["fc1"][0]
     np.testing.assert_array_equal(model["fc1"].arrays["kernel"], kernel.astype("f2").astype("f4"))
+
+
+def test_bfloat16_is_widened(tmp_path):
+    """HDF5 has no name for it: h5py writes two plain bytes, the upper half of a float32."""
+    layers = vgg()
+    halves = [(name, [(array.view("u4") >> 16).astype("u2").view("V2") for array in arrays]) for name, arrays in layers]
+    kernel = load(write_by_name(tmp_path / "w.h5", halves))["fc1"].arrays["kernel"]
+    np.testing.assert_array_equal(kernel, (dict(layers)["fc1"][0].view("u4") & 0xFFFF0000).view("f4"))
+    assert not kernel.flags.writeable
+
+
+def test_a_class_of_ones_own_is_named(tmp_path):
+    """Its arrays lie where its code has laid them; the archive's configuration tells whose they are."""
+    with zipfile.ZipFile(tmp_path / "m.keras", "w") as archive:
+        archive.writestr("config.json", json.dumps({"class_name": "Mine", "config": {}}))
+        with h5py.File(tmp_path / "w.h5", "w") as file:
+            file["conv/vars/0"] = np.ones(3, "f4")
+        archive.write(tmp_path / "w.h5", "model.weights.h5")
+    with pytest.raises(WeightsError, match="the model is of class Mine, expected one of Sequential, Functional, Model"):
+        load(tmp_path / "m.keras")
 
 
 def test_newer_file_format_and_user_block(tmp_path):

@@ -699,7 +699,7 @@ CONV = {"w": numbers(4, 2, 3, 3), "k": numbers(64, 3), "one": numbers(1), "four"
         ([node("Conv", "x w", "a"), node("Transpose", "a", perm=[1, 0, 2, 3])], "moves the batch axis"),
         ([node("Conv", "x w", "a"), node("Transpose", "a", "b", perm=[0, 2, 3, 1]), node("Conv", "b w")], "its input has 4 channels"),
         ([node("Conv", "x w", "a"), node("Reshape", "a target")], "which doesn't keep the batch axis"),
-        ([node("Pad", "x pads", "a", mode="edge"), node("Conv", "a w")], "only constant padding"),
+        ([node("Pad", "x pads one", "a"), node("Conv", "a w")], "only padding with zeros, or with copies"),
         ([node("Pad", "x batchpads", "a"), node("Conv", "a w")], "only height, width and channels may be padded"),
         ([node("Conv", "x w", "a")], "no node gives the graph's output 'y'"),
         ([node("Identity", "x")], "no layers"),
@@ -716,7 +716,7 @@ CONV = {"w": numbers(4, 2, 3, 3), "k": numbers(64, 3), "one": numbers(1), "four"
         ([node("Slice", "x zero one zero")], r"it takes 0:0:1 of axis 0, expected some of its places"),
         ([node("Slice", "x zero two three zero")], r"it takes 0:2:0 of axis 3"),
         ([node("Resize", "x - scales", mode="cubic")], "mode='cubic'"),
-        ([node("Resize", "x - scales", mode="linear", coordinate_transformation_mode="align_corners")], "align_corners"),
+        ([node("Resize", "x - down", mode="nearest", coordinate_transformation_mode="align_corners")], "align_corners"),
         ([node("Concat", "x four4", axis=1)], "its input 1 .'four4'. is a constant"),
         ([node("Conv", "x w", "a"), node("Flatten", "a", "b"), node("Add", "a b")], "expected as many axes in each"),
         ([node("MaxPool", "x")], "breaks ONNX's own rules"),
@@ -725,7 +725,7 @@ CONV = {"w": numbers(4, 2, 3, 3), "k": numbers(64, 3), "one": numbers(1), "four"
 def test_anything_else_is_refused_by_name(tmp_path, nodes, message):
     constants = {**CONV, "double": numbers(4, 2, 3, 3).astype("f8"), "four4": numbers(4, 1, 1)}
     constants |= {"five": numbers(5, 1, 1), "map": numbers(4, 4, 4), "zero": np.array([0]), "two": np.array([2]), "three": np.array([3])}
-    constants |= {"scales": np.array([1, 1, 2, 2], "f4"), "batchpads": np.array([1, 0, 0, 0] * 2)}
+    constants |= {"scales": np.array([1, 1, 2, 2], "f4"), "down": np.array([1, 1, 2.5, 1.5], "f4"), "batchpads": np.array([1, 0, 0, 0] * 2)}
     constants |= {"target": np.array([2, 8, 4]), "pads": np.array([0, 0, 1, 1] * 2), "chpads": np.array([0, 1, 0, 0] * 2)}
     path = graph_file(tmp_path / "net.onnx", nodes, constants, [1, 2, 6, 6])
     with pytest.raises(NplrpError, match=message) as caught:

@@ -24,7 +24,8 @@ def jacobian(step, ones=False):
     if step.kind in ("reshape", "identity"):
         return np.eye(size)
     if step.kind == "resize":
-        sides = [bilinear(n, out) for n, out in zip(step.input_shape[:2], step.output_shape[:2], strict=True)]
+        corners = step.options.get("align_corners", False)
+        sides = [bilinear(n, out, corners) for n, out in zip(step.input_shape[:2], step.output_shape[:2], strict=True)]
         W = np.kron(np.kron(*sides), np.eye(step.input_shape[2]))
         return (W != 0).astype(float) if ones else W
     window = step.window
@@ -41,9 +42,10 @@ def jacobian(step, ones=False):
     return columns.reshape(size, -1).T
 
 
-def bilinear(size, out):
+def bilinear(size, out, corners=False):
     """[out, size]: hats of width 1 about the centres of the pixels, the image's border going on as it is"""
     at = np.clip((np.arange(out) + 0.5) * size / out - 0.5, 0, size - 1)
+    at = np.linspace(0, size - 1, out) if corners else at
     return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(size)))
 
 

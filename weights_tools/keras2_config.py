@@ -189,7 +189,8 @@ def _layernorm(layer: Layer) -> Options:
 def _resizing(layer: Layer) -> Options:
     height, width = layer.options["size"]
     how = layer.options.get("interpolation", "bilinear")
-    return {"height": height, "width": width, "interpolation": how, "crop_to_aspect_ratio": False}
+    corners = {"align_corners": True} if layer.options.get("align_corners") else {}  # our own word, see docs/weights-format.md
+    return {"height": height, "width": width, "interpolation": how, "crop_to_aspect_ratio": False, **corners}
 
 
 def _upsampling(layer: Layer) -> Options:

@@ -12,7 +12,7 @@ import numpy as np
 
 from nplrp.errors import ModelError
 from nplrp.layers.activation_names import PARAMETERS, clipped, written
-from nplrp.layers.shapes import MAX_PIECES, neighbours
+from nplrp.layers.shapes import COPIES, MAX_PIECES, copies, neighbours
 from nplrp.model import Window
 from weights_tools.onnx_walk import Value, Walk, unsupported
 
@@ -47,8 +47,9 @@ def _conv(walk: Walk, node: Any, options: Options) -> None:
 def _conv_transpose(walk: Walk, node: Any, options: Options) -> None:
     x = walk.image(node, walk.value(node, 0))
     kernel, bias, dims = _kernel(walk, node, x), walk.weights(node, 2), len(x.axes) - 1
-    if options.get("group", 1) != 1:
-        raise unsupported(node, f"group={options['group']} isn't supported, only 1")
+    groups, channels = options.get("group", 1), x.shape[2]
+    if not 1 <= groups <= MAX_PIECES or channels % groups or len(kernel) != channels:
+        raise unsupported(node, f"group={groups} of {channels} channels isn't supported, at most {MAX_PIECES} that they fall into")
     size, stride, dilation = kernel.shape[2:], _two(options.get("strides", (1,) * dims), 1), _two(options.get("dilations", (1,) * dims), 1)
     more, wanted = _two(options.get("output_padding", (0,) * dims), 0), options.get("output_shape")
     spans = [(k - 1) * d + 1 for k, d in zip(size, dilation, strict=True)]
@@ -64,15 +65,17 @@ def _conv_transpose(walk: Walk, node: Any, options: Options) -> None:
     if min(pads) < 0:
         raise unsupported(node, f"its output is larger than its weights reach: padding {pads} (top, bottom, left, right)")
     window = Window((size[0], size[1]), stride, dilation, pads)
-    found = walk.add(
-        node,
-        "conv_transpose",
-        x,
-        window=window,
-        arrays=_weights(kernel.transpose(2, 3, 1, 0), bias),  # IOHW -> HWOI
-        options={"output_padding": list(more)},
-    )
-    walk.give(node, found)
+    pieces = []
+    for i in range(groups):
+        mine, first = channels // groups, i * (channels // groups)
+        piece = walk.cut(node, x, x.axes.index(2), first, first + mine, f"_{i}") if groups > 1 else x
+        weights = kernel[first : first + mine].transpose(2, 3, 1, 0)  # IOHW -> HWOI
+        own = bias if bias is None else np.split(bias, groups)[i]
+        suffix = f"_group_{i}" if groups > 1 else ""
+        extra = {"output_padding": list(more)}
+        piece = walk.add(node, "conv_transpose", piece, suffix=suffix, window=window, arrays=_weights(weights, own), options=extra)
+        pieces.append(piece)
+    walk.give(node, pieces[0] if groups == 1 else walk.add(node, "concatenate", *pieces, options={"axis": 2}))
 
 
 def _kernel(walk: Walk, node: Any, x: Value) -> np.ndarray:
@@ -166,7 +169,7 @@ def _global_pool(walk: Walk, node: Any, options: Options) -> None:
 
 
 def _reduce(walk: Walk, node: Any, options: Options) -> None:
-    """Read a mean or maximum over rows and columns, or over some of the axes."""
+    """Read a mean, maximum or sum over rows and columns, or over some of the axes; a sum is as many times the mean as there are places."""
     x, kind = walk.value(node, 0), "maxpool" if "Max" in node.op_type else "avgpool"
     given, keep, rank = walk.whole(node, 1, options, "axes"), bool(options.get("keepdims", 1)), len(x.axes)
     if not given and options.get("noop_with_empty_axes", 0):
@@ -184,12 +187,13 @@ def _reduce(walk: Walk, node: Any, options: Options) -> None:
         x = walk.arrange(node, x, tuple(order.index(axis) + 3 - rank for axis in range(rank)), 3)
     if len(kept) == 1:
         found = walk.add(node, f"global_{kind}", x, keepdims=keep)
-        walk.give(node, found if keep else replace(found, axes=(0,)))
-        return
-    window = (x.shape[0], 1)
-    found = walk.add(node, kind, x, window=Window(window, window))
-    left = found.shape[1:]
-    walk.give(node, found if keep else walk.reshape(node, found, left, tuple(found.axes[axis] - 1 for axis in kept)))
+        found = found if keep else replace(found, axes=(0,))
+    else:
+        window = (x.shape[0], 1)
+        found = walk.add(node, kind, x, window=Window(window, window))
+        found = found if keep else walk.reshape(node, found, found.shape[1:], tuple(found.axes[axis] - 1 for axis in kept))
+    count = math.prod(x.shape) // math.prod(found.shape)
+    walk.give(node, _scaled(walk, node, found, np.full(1, count, np.float32), None) if node.op_type == "ReduceSum" else found)
 
 
 # Shapes
@@ -203,8 +207,9 @@ def _pad(walk: Walk, node: Any, options: Options) -> None:
     some = walk.constant(node, 3)
     axes = list(range(rank + 1)) if some is None else [int(axis) % (rank + 1) for axis in some.reshape(-1)]
     zeros = value is None or not np.any(value)
-    if given is None or len(given) != 2 * len(axes) or options.get("mode", b"constant") != b"constant" or not zeros:
-        raise unsupported(node, "only constant padding with zeros is supported")
+    mode = options.get("mode", b"constant").decode()
+    if given is None or len(given) != 2 * len(axes) or mode not in ("constant", *COPIES) or (mode == "constant" and not zeros):
+        raise unsupported(node, "only padding with zeros, or with copies (reflect, edge, wrap), is supported")
     wanted = {axis - 1: (given[i], given[i + len(axes)]) for i, axis in enumerate(axes) if given[i] or given[i + len(axes)]}
     if not wanted:
         walk.same(node, x)
@@ -212,6 +217,14 @@ def _pad(walk: Walk, node: Any, options: Options) -> None:
     if -1 in wanted or min(min(pair) for pair in wanted.values()) < 0:
         raise unsupported(node, f"only height, width and channels may be padded, and not by less than nothing: {given}")
     x = walk.unflattened(x, node.name)
+    if mode != "constant":
+        for axis, pair in wanted.items():
+            try:
+                x = _taken(walk, node, x, axis, copies(x.sizes[axis], pair, mode))
+            except ValueError as error:
+                raise unsupported(node, str(error)) from error
+        walk.give(node, x)
+        return
     if rank == 2:
         x = walk.image(node, x)
     places = {x.axes[axis]: pair for axis, pair in wanted.items()}
@@ -371,6 +384,7 @@ def _resize(walk: Walk, node: Any, options: Options) -> None:
     if out == x.shape[:2]:
         walk.same(node, x)
         return
+    corners = False
     usual_at = [(np.arange(o) + 0.5) * n / o - 0.5 for n, o in pairs]
     if mode == "nearest":
         chosen = [np.clip(_rounded(each, rounding), 0, n - 1) for each, (n, _) in zip(at, pairs, strict=True)]
@@ -380,6 +394,8 @@ def _resize(walk: Walk, node: Any, options: Options) -> None:
             return
         wanted = [np.clip(np.floor(each + 0.5), 0, n - 1) for each, (n, _) in zip(usual_at, pairs, strict=True)]
         fits = all(np.array_equal(each, other) for each, other in zip(chosen, wanted, strict=True))
+    elif mode == "linear" and centres == "align_corners":
+        fits = corners = True
     else:
         clipped = [[np.clip(each, 0, n - 1) for each, (n, _) in zip(places, pairs, strict=True)] for places in (at, usual_at)]
         fits = mode == "linear" and all(np.allclose(each, other, atol=1e-4) for each, other in zip(*clipped, strict=True))
@@ -387,10 +403,10 @@ def _resize(walk: Walk, node: Any, options: Options) -> None:
         raise unsupported(
             node,
             f"mode={mode!r} with coordinate_transformation_mode={centres!r} from {list(x.shape[:2])} to {list(out)} isn't supported, only "
-            "copies of pixels, nearest and linear with half_pixel (align_corners=False)",
+            "copies of pixels, nearest with half_pixel, and linear with half_pixel or align_corners",
         )
-    interpolation = "nearest" if mode == "nearest" else "bilinear"
-    walk.give(node, walk.add(node, "resize", x, options={"size": list(out), "interpolation": interpolation}))
+    how = {"interpolation": "nearest" if mode == "nearest" else "bilinear"} | ({"align_corners": True} if corners else {})
+    walk.give(node, walk.add(node, "resize", x, options={"size": list(out), **how}))
 
 
 def _scales(walk: Walk, node: Any, options: Options, rank: int) -> tuple[list[float], list[int] | None]:
@@ -819,6 +835,7 @@ HANDLERS: Mapping[str, Handler] = MappingProxyType(
         "Pad": _pad,
         "ReduceMax": _reduce,
         "ReduceMean": _reduce,
+        "ReduceSum": _reduce,
         "Relu": _activation("relu"),
         "Reshape": _reshape,
         "Resize": _resize,

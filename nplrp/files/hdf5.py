@@ -49,9 +49,8 @@ MAX_ATTRIBUTE = 1 << 20
 #: Deflate packs at most 1032 : 1; a dataset that declares more than this is damaged or a trap.
 MAX_COMPRESSION = 1100
 
-_FLOATS = tuple(
-    h5py.h5t.py_create(np.dtype(code)) for code in ("<f4", "<f2", "<f8", ">f2", ">f4", ">f8")
-)  # the first can be mapped as it is
+#: The first can be mapped as it is. The last, two plain bytes, is what h5py makes of bfloat16, a float32's upper half.
+_FLOATS = tuple(h5py.h5t.py_create(np.dtype(code)) for code in ("<f4", "<f2", "<f8", ">f2", ">f4", ">f8", "V2"))
 #: Types of plain numbers; libhdf5 2.0 crashes on others with a flipped bit.
 _NUMBERS = (h5py.h5t.TypeIntegerID, h5py.h5t.TypeFloatID)
 _DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, MemoryError, OverflowError, SystemError)
@@ -270,6 +269,8 @@ def address(item: Group | Dataset) -> int:
 def array(source: Source, dataset: Dataset) -> np.ndarray:
     """Return a dataset of floats as float32: mapped from the file where it lies there as such, otherwise read and converted.
 
+    Two plain bytes are a bfloat16: Keras writes nothing else so.
+
     A mapped array is read-only, takes no memory until it is used, and may be unaligned (in a zip).
 
     Raises
@@ -285,6 +286,10 @@ def array(source: Source, dataset: Dataset) -> np.ndarray:
     offset = _place(source, dataset, math.prod(shape) * kind.get_size())
     if offset is not None and kind.equal(_FLOATS[0]):
         return np.frombuffer(source.data, "<f4", math.prod(shape), offset).reshape(shape)
+    if kind.equal(_FLOATS[-1]):
+        widened = (source.once(dataset, np.dtype("V2")).view("<u2").astype(np.uint32) << np.uint32(16)).view(np.float32)
+        widened.flags.writeable = False
+        return widened
     return source.once(dataset, np.dtype(np.float32))
 
 

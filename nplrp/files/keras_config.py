@@ -87,12 +87,7 @@ def parse(
     WeightsError
         If a layer or one of its options isn't supported, or the graph is damaged; names the layer, its class, and what to do.
     """
-    entry = _entry(config, 0, "")
-    if entry.class_name not in MODELS:
-        raise WeightsError(
-            f"the model is of class {entry.class_name}, expected one of {', '.join(MODELS)}: other classes keep no list of their layers; "
-            "rebuild it as Sequential or Functional and save that"
-        )
+    entry = check_class(config)
     graph = _graph(entry, 0)
     number = _output(graph, output)
     order = _order(graph, {number})
@@ -126,6 +121,23 @@ def parse(
     used = {item.entry for item in order}
     whole = all(number in used or each.class_name in CALLS for number, each in enumerate(graph.entries))
     return Network(graph.name, shape, tuple(layers), whole, None in declared and input_size is None)
+
+
+def check_class(config: Any) -> Entry:
+    """Return a whole model's entry.
+
+    Raises
+    ------
+    WeightsError
+        If its class isn't one that lists its layers.
+    """
+    entry = _entry(config, 0, "")
+    if entry.class_name not in MODELS:
+        raise WeightsError(
+            f"the model is of class {entry.class_name}, expected one of {', '.join(MODELS)}: other classes keep no list of their layers; "
+            "rebuild it as Sequential or Functional and save that"
+        )
+    return entry
 
 
 # From JSON to entries and nodes
@@ -704,8 +716,13 @@ def _use_layer(
         if not isinstance(options, dict):
             raise ValueError("its config is no JSON object")
         class_name, options, inside = _unwrapped(class_name, options)
+        policy = options.get("dtype")
+        if isinstance(policy, dict) and "Quantized" in str(policy.get("class_name")):
+            config = policy.get("config")
+            mode = config.get("mode") if isinstance(config, dict) else None
+            raise ValueError(f"it is quantised ({brief(mode)}), and what it computes isn't linear in its input; save the model before that")
         key, options, arguments = _operation(class_name, options, arguments)
-        read = READERS.get(key)
+        read = READERS.get(key) if not _is_own(entry.raw) else None
         if read is None:
             what = "calls" if key.startswith("tf.") else "is of class"
             raise WeightsError(f"layer {name!r} {what} {key}, which isn't supported: {_reason(key, entry.raw)}")
@@ -749,7 +766,16 @@ def _operation(class_name: str, options: Options, arguments: list[Any]) -> tuple
         waiting = iter(tensors)
         return f"op.{operation}", {}, [fixed[i] if i in fixed else next(waiting, None) for i in range(len(tensors) + len(fixed))]
     package, _, bare = class_name.rpartition(">")
-    return (bare if package.partition(".")[0] in ("", "keras", "tf_keras") or bare in _APPLICATIONS else class_name), options, arguments
+    if bare in _APPLICATIONS:
+        return (bare if _APPLICATIONS[bare] in options else f"own>{bare}"), options, arguments
+    return (bare if package.partition(".")[0] in ("", "keras", "tf_keras") else class_name), options, arguments
+
+
+def _is_own(raw: Mapping[str, Any]) -> bool:
+    """Whether an entry's class is none of Keras's, whatever its name: those have no registered name, or a module of Keras's."""
+    module = raw.get("module")
+    keras = isinstance(module, str) and module.partition(".")[0] in ("keras", "tf_keras", "tensorflow")
+    return raw.get("registered_name") is not None and not keras
 
 
 def _parsed(text: str) -> Any:
@@ -759,8 +785,8 @@ def _parsed(text: str) -> Any:
         return None
 
 
-#: Layers that keras.applications registers under its own packages.
-_APPLICATIONS = ("CustomScaleLayer", "LayerScale", "StochasticDepth")
+#: Layers that keras.applications registers under packages of its own, and an option that tells them from others of that name.
+_APPLICATIONS = MappingProxyType({"CustomScaleLayer": "scale", "LayerScale": "projection_dim", "StochasticDepth": "drop_path_rate"})
 
 _REASONS = MappingProxyType(
     {
@@ -792,12 +818,13 @@ _PATTERNS = (
 
 def _reason(class_name: str, raw: Mapping[str, Any]) -> str:
     """Return why a class isn't supported, and what to do about it."""
+    own = _is_own(raw)
     for pattern, reason in _PATTERNS:
-        if re.search(pattern, class_name):
+        if re.search(pattern, class_name) and not own:
             return _REASONS[reason]
     near = difflib.get_close_matches(class_name, READERS, 3)
     package = str(raw.get("registered_name") or class_name).rpartition(">")[0]
     hint = f"; names that look like it: {', '.join(near)}" if near else ""
-    if package:
-        return _REASONS["own"] + hint
+    if package or own:
+        return _REASONS["own"] + ("" if own else hint)
     return "put layers of Keras in its place that are (docs/layers.md lists them), and save the model again" + hint

@@ -16,7 +16,7 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
@@ -393,8 +393,13 @@ def _read_keras(path: Path, data: memoryview) -> _Contents:
         raise WeightsError(f"the .keras archive is damaged ({error}); copy or download it again") from error
     if not _is_hdf5(weights):
         raise WeightsError("model.weights.h5 in the archive is no HDF5 file; it is damaged: copy or download it again")
-    contents = _read_hdf5(weights)
-    contents.config = _json(config, "config.json in the archive")
+    described = _json(config, "config.json in the archive")
+    try:
+        contents = _read_hdf5(weights)
+    except WeightsError:
+        keras_config.check_class(described)  # a class of one's own lays its arrays down as it likes
+        raise
+    contents.config = described
     return contents
 
 
@@ -773,11 +778,11 @@ def _pick(item: ConfigLayer, stored: _Stored) -> Mapping[str, np.ndarray]:
     mine = list(paths)
     nested = len(item.path) > 1 and any(len(parts) > 1 for parts in paths.values())
     if nested:  # the group of a model inside holds the variables of all its layers, as [model/]layer/variable
-        mine = [variable for variable, parts in paths.items() if parts[-2:-1] == [item.path[-1]]]
-        depth = 2
+        mine, depth = _below(paths, mine, item.path[-1:]), 2
         while len(mine) > len(item.variables) and depth <= len(item.path):
-            closer = [variable for variable in mine if tuple(paths[variable][-1 - depth : -1]) == item.path[-depth:]]
-            mine, depth = closer or mine, depth + 1
+            mine, depth = _below(paths, mine, item.path[-depth:]) or mine, depth + 1
+        if len(mine) > len(item.variables):  # conv, beside a layer that is called conv1/conv
+            mine = [variable for variable in mine if paths[variable][:-1] == item.path[-1].split("/")] or mine
     by_name = {_our_name(paths[variable][-1], item.variables): stored.arrays[variable] for variable in mine}
     if set(by_name) == set(item.variables) and len(mine) == len(by_name):
         return by_name
@@ -788,6 +793,12 @@ def _pick(item: ConfigLayer, stored: _Stored) -> Mapping[str, np.ndarray]:
         f"layer {item.layer.name!r}: expected its {', '.join(item.variables)}, found {_names(stored)}{odd}; "
         "the weights belong to another model or are damaged"
     )
+
+
+def _below(paths: Mapping[str, list[str]], variables: list[str], names: Sequence[str]) -> list[str]:
+    """Return those variables whose place ends in these names of models and a layer, which may have slashes of their own."""
+    parts = "/".join(names).split("/")
+    return [variable for variable in variables if paths[variable][:-1][-len(parts) :] == parts]
 
 
 def _our_name(name: str, variables: Mapping[str, Any]) -> str:

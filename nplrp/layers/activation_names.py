@@ -112,16 +112,21 @@ def named(value: Any, dialect: int) -> str:
             return found
         package = str(value.get("registered_name") or "").rpartition(">")[0]
         value = inner if isinstance(inner, str) and package in ("", *_PACKAGES) else package or class_name
+        if value in (None, "__lambda__"):  # the bytes of a lambda: whatever it computes, it isn't nothing
+            raise ValueError(
+                "its activation is a lambda, Python code that isn't run; use one of Keras's own, or put layers or arithmetic in its place"
+            )
     value = "linear" if value is None else value
-    if isinstance(value, str) and value.endswith(")"):
+    if not isinstance(value, str):
+        raise ValueError(f"activation {brief(given)} isn't supported; expected the name of one of Keras's own")
+    if value.endswith(")"):
         return _called(value)
-    if isinstance(value, str):
-        package, _, name = value.rpartition(">")
-        name = ALIASES.get(name, name)
-        if name == "hard_sigmoid" and dialect == 2:  # Keras 3 has another one: max(min(x / 6 + 0.5, 1), 0)
-            return "hard_sigmoid_2"
-        if package in ("", *_PACKAGES) and (name in PARAMETERS or name in ALIASES.values()):
-            return name
+    package, _, name = value.rpartition(">")
+    name = ALIASES.get(name, name)
+    if name == "hard_sigmoid" and dialect == 2:  # Keras 3 has another one: max(min(x / 6 + 0.5, 1), 0)
+        return "hard_sigmoid_2"
+    if package in ("", *_PACKAGES) and (name in PARAMETERS or name in ALIASES.values()):
+        return name
     what = brief(given)
     if "PReLU" in what:
         hint = "make it a PReLU layer behind this one"

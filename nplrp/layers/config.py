@@ -35,6 +35,7 @@ Named = tuple[tuple[str, ...], str]
 #: What an option is in files that were written before Keras had it. All others are always written: one that is missing was damaged.
 _DEFAULTS: Options = MappingProxyType(
     {
+        "align_corners": False,
         "antialias": False,
         "crop_to_aspect_ratio": False,
         "data_format": "channels_last",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,6 +30,7 @@ from nplrp.layers.base import (
 )
 from nplrp.layers.config import Call, Reader, Tensor, items
 from nplrp.layers.lines import clamps, divide_parts, runs, scale_of_ones, stabilisers, threads
+from nplrp.layers.scale import scaled
 from nplrp.layers.ties import window_row
 from nplrp.rules.rule import AS_IS, Change, Part
 from nplrp.workspace import Workspace
@@ -380,25 +382,30 @@ def _adaptive_reader(kind: str, dims: int) -> Reader:
 
 def _reduction(kind: str) -> Reader:
     """Return the reader of a mean or maximum over some axes."""
+    return lambda call: _reduced(call, kind)
 
-    def read(call: Call) -> Tensor:
-        x, axes, keeps = call.tensor, call.get("axis"), bool(call.get("keepdims"))
-        rank = len(x.axes)
-        over = sorted(call.axes(axes, rank)) if axes is not None else list(range(rank))
-        kept = [i for i in range(rank) if i not in over]
-        if rank not in (2, 3) or not kept:
-            raise ValueError(
-                f"over axis={axes!r} of {x.keras_shape} isn't supported, only over rows, columns or channels, and not over all"
-            )
-        order = [*over, *kept]
-        image = call.arrange(x, tuple(order.index(i) + 3 - rank for i in range(rank)), 3)
-        if len(kept) == 1:
-            return call.add(f"global_{kind}", image, keepdims=keeps)
-        window = (image.shape[0], 1)
-        found = call.add(kind, image, window=Window(window, window))
-        return found if keeps else dataclasses.replace(found, axes=tuple(found.axes[i] for i in kept))
 
-    return read
+def _sum(call: Call) -> Tensor:
+    """Read a sum over some axes: as many times the mean as there are places."""
+    mean = _reduced(call, "avgpool", "mean")
+    count = math.prod(call.tensor.shape) // math.prod(mean.shape)
+    return scaled(call, mean, np.full(1, float(count)))
+
+
+def _reduced(call: Call, kind: str, part: str = "") -> Tensor:
+    x, axes, keeps = call.tensor, call.get("axis"), bool(call.get("keepdims"))
+    rank = len(x.axes)
+    over = sorted(call.axes(axes, rank)) if axes is not None else list(range(rank))
+    kept = [i for i in range(rank) if i not in over]
+    if rank not in (2, 3) or not kept:
+        raise ValueError(f"over axis={axes!r} of {x.keras_shape} isn't supported, only over rows, columns or channels, and not over all")
+    order = [*over, *kept]
+    image = call.arrange(x, tuple(order.index(i) + 3 - rank for i in range(rank)), 3)
+    if len(kept) == 1:
+        return call.add(f"global_{kind}", image, part=part, keepdims=keeps)
+    window = (image.shape[0], 1)
+    found = call.add(kind, image, part=part, window=Window(window, window))
+    return found if keeps else dataclasses.replace(found, axes=tuple(found.axes[i] for i in kept))
 
 
 def _readers(kind: str, name: str, whole: bool) -> dict[str, Reader]:
@@ -452,6 +459,7 @@ _MAX_OVER: dict[str, Reader] = {
 }
 _MEAN_OVER: dict[str, Reader] = {
     **dict.fromkeys(("Mean", "tf.math.reduce_mean"), _reduction("avgpool")),
+    **dict.fromkeys(("Sum", "tf.math.reduce_sum"), _sum),
     **dict.fromkeys(("AveragePool", *(f"tf.nn.avg_pool{dims}" for dims in ("", "1d", "2d"))), _function("avgpool")),
 }
 

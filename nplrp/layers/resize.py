@@ -47,6 +47,8 @@ def _interpolation(layer: Layer) -> str:
     name = str(layer.options.get("interpolation", "nearest" if layer.kind == "upsample" else "bilinear"))
     if name not in INTERPOLATIONS:
         raise ModelError(f"layer {layer.name!r} ({layer.kind}) has interpolation {name!r}; supported are {', '.join(INTERPOLATIONS)}")
+    if layer.options.get("align_corners") and (name != "bilinear" or layer.kind == "upsample"):
+        raise ModelError(f"layer {layer.name!r} ({layer.kind}) with align_corners isn't supported for {name}; only a bilinear resize is")
     return name
 
 
@@ -54,16 +56,22 @@ def _step(nearest: str) -> Any:
     def fields(layer: Layer) -> dict[str, Any]:
         if _interpolation(layer) == "nearest":
             return {"kind": nearest}
-        return {"kind": "resize", "bias": np.zeros(layer.output_shape[-1])}
+        corners = {"align_corners": True} if layer.options.get("align_corners") else {}
+        return {"kind": "resize", "bias": np.zeros(layer.output_shape[-1]), "options": corners}
 
     return fields
 
 
-def _bilinear(size: int, out: int) -> Taps:
-    """Return for each output the one or two places that it lies between, with their weights."""
+def _bilinear(size: int, out: int, corners: bool = False) -> Taps:
+    """Return for each output the one or two places that it lies between, with their weights.
+
+    The centres of squares that fill the same length; with `corners` the first and last centres lie on each other, as in PyTorch's
+    ``align_corners=True`` (a single output lies on the first).
+    """
     found = []
     for i in range(out):
-        at = (i + 0.5) * size / out - 0.5
+        whole, rest = divmod(i * (size - 1), max(out - 1, 1))  # in whole numbers, so that what lies on a place is that place
+        at = whole + rest / max(out - 1, 1) if corners else (i + 0.5) * size / out - 0.5
         low = math.floor(at)
         places = {min(max(low, 0), size - 1): 1.0 - (at - low)}
         high = min(max(low + 1, 0), size - 1)
@@ -86,6 +94,11 @@ def _transposed(taps: Taps, size: int) -> Taps:
     return found
 
 
+def _taps(step: Step, size: int, out: int) -> Taps:
+    """Return what each output along an axis is made of."""
+    return _bilinear(size, out, bool(step.options.get("align_corners"))) if step.kind == "resize" else _nearest(size, out)
+
+
 def _changed(taps: Taps, change: Change) -> Taps:
     """Return the weights of one side after a change: w, w^2 or 1."""
     if isinstance(change, Clamp):
@@ -102,7 +115,7 @@ def _tables(step: Step, change: Change, back: bool, dtype: np.dtype) -> list[Any
         sides = []
         factor = change.positive if isinstance(change, Clamp) else 1.0
         for size, out in zip(step.input_shape[:2], step.output_shape[:2], strict=True):
-            taps = _changed((_bilinear if step.kind == "resize" else _nearest)(size, out), change)
+            taps = _changed(_taps(step, size, out), change)
             taps = [[(place, factor * weight) for place, weight in each] for each in taps]
             sides.append(resize.table(_transposed(taps, size) if back else taps, dtype))
             factor = 1.0
@@ -152,7 +165,7 @@ def move_back(step: Step, R: np.ndarray, workspace: Workspace | None = None) -> 
 def terms(step: Step) -> tuple[int, int]:
     """Return the number of terms in a sum over inputs, and over outputs."""
     sides = zip(step.input_shape[:2], step.output_shape[:2], strict=True)
-    most = [max(map(len, _transposed((_bilinear if step.kind == "resize" else _nearest)(size, out), size))) for size, out in sides]
+    most = [max(map(len, _transposed(_taps(step, size, out), size))) for size, out in sides]
     return 5, math.prod(most)
 
 

@@ -8,9 +8,13 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from nplrp.errors import brief
-from nplrp.layers.config import Call, Reader, Tensor, is_size, items
+import numpy as np
 
+from nplrp.errors import brief
+from nplrp.layers.config import MAX_SIZE, Call, Reader, Tensor, is_size, items
+
+#: What a tensor may be padded with, but for zeros, by NumPy's names: copies of its own places.
+COPIES = ("reflect", "symmetric", "edge", "wrap")
 #: The most pieces that a slice is put together from.
 MAX_PIECES = 64
 
@@ -159,20 +163,40 @@ def cropping(dims: int) -> Reader:
 
 
 def pad(call: Call) -> Tensor:
-    """Read zeros around a tensor, as operation or function."""
+    """Read zeros around a tensor, or copies of what it holds, as operation or function."""
     mode = str({"mode": "constant", **call.keywords, **call.options}["mode"]).lower()
     value = {"constant_values": 0, **call.keywords, **call.options}["constant_values"]
-    if mode != "constant" or value not in (0, None):
-        raise ValueError(f"mode={brief(mode)} with constant_values={brief(value)} isn't supported, only zeros")
+    if mode not in ("constant", *COPIES) or value not in (0, None):
+        raise ValueError(
+            f"mode={brief(mode)} with constant_values={brief(value)} isn't supported, only zeros and copies ({', '.join(COPIES)})"
+        )
     given = next((call.get(key) for key in ("pad_width", "paddings") if key in call.options or key in call.keywords), None)
     sides, rank = [items(side) for side in items(given)], len(call.tensor.axes)
     if [len(side) for side in sides] != [2] * (rank + 1) or not all(is_size(each, 0) for side in sides for each in side):
         raise ValueError(f"it pads by {brief(given)}, expected two whole numbers for each axis of {call.tensor.keras_shape} and the batch")
     x, wanted = call.tensor, {i: (*side,) for i, side in enumerate(sides[1:]) if any(side)}
+    if mode != "constant" and not any(sides[0]):
+        for number, (i, side) in enumerate(wanted.items(), 1):
+            x = cut(call, x, i, copies(x.keras_shape[i], side, mode), "" if number == len(wanted) else f"axis_{i + 1}")
+        return x if wanted else call.add("identity", x)
     if any(sides[0]) or len(wanted) > 2 or rank not in (2, 3):
         raise ValueError(f"it pads by {brief(given)}; only two axes of images, or those of sequences, can be padded")
     image, pads = _two_axes(call, x, wanted)
     return call.add("pad", image, pads=pads)
+
+
+def copies(size: int, sides: tuple[int, int], mode: str) -> list[int]:
+    """Return which places stand along an axis that is padded by copies: mirrored, the edge repeated, or from the other end.
+
+    Raises
+    ------
+    ValueError
+        If there aren't as many places to copy.
+    """
+    most = {"reflect": size - 1, "edge": MAX_SIZE}.get(mode, size)
+    if max(sides) > most:
+        raise ValueError(f"mode={mode!r} pads {size} places by {sides[0]} and {sides[1]}, at most {most} can be copied")
+    return [int(place) for place in np.pad(np.arange(size), sides, mode)]  # type: ignore[call-overload]
 
 
 def _two_axes(call: Call, x: Tensor, wanted: Mapping[int, tuple[int, int]]) -> tuple[Tensor, tuple[int, int, int, int]]:
@@ -214,7 +238,11 @@ def resizing(call: Call) -> Tensor:
     image = call.image(2)
     if call.only("crop_to_aspect_ratio", False, True):
         image = _cut_to_proportions(call, image, size)
-    return _resized(call, image, size, call.only("interpolation", "nearest", "bilinear"))
+    how = call.only("interpolation", "nearest", "bilinear")
+    corners = call.only("align_corners", False, True)  # our own word, see docs/weights-format.md
+    if corners and how != "bilinear":
+        raise ValueError(f"align_corners=True with interpolation={how!r} isn't supported, only with 'bilinear'")
+    return _resized(call, image, size, how, corners)
 
 
 def resize(call: Call) -> Tensor:
@@ -258,10 +286,11 @@ def _cut_to_proportions(call: Call, image: Tensor, size: tuple[int, int]) -> Ten
     return call.add("crop", image, part="crop", pads=(top, height - rows - top, left, width - columns - left))
 
 
-def _resized(call: Call, image: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
+def _resized(call: Call, image: Tensor, size: tuple[int, int], interpolation: str, corners: bool = False) -> Tensor:
     if size == image.shape[:2]:
         return call.add("identity", image)
-    return call.add("resize", image, options={"size": list(size), "interpolation": interpolation})
+    more = {"align_corners": True} if corners else {}
+    return call.add("resize", image, options={"size": list(size), "interpolation": interpolation, **more})
 
 
 # Slices
