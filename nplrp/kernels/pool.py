@@ -3,8 +3,8 @@
 Arrays are NHWC. A window of kh x kw moves by (sh, sw) over an image with `top` rows and `left` columns before it; what lies outside
 never wins a maximum and isn't counted in a mean. A winner is i * kw + j, of dtype `winner_dtype(kh, kw)`.
 
-Order of operations: a mean adds its window up in row-major order, from 0, and divides; a transpose adds up, for each pixel, the windows
-that hold it in row-major order, from 0.
+Order of operations: a mean adds its window up in row-major order, from 0, and divides, in float64, and is rounded once; a transpose adds up,
+for each pixel, the windows that hold it in row-major order, from 0.
 """
 
 import numpy as np
@@ -229,13 +229,14 @@ def _span(start, size, limit):
 @shared_kernel
 def _avg_forward(t, nt, x, geometry, z):
     n, h, w, channels, ho, wo, kh, kw, sh, sw, top, left = geometry
+    total = np.empty(channels, np.float64)  # a window may be a whole image, whose sum errs by many times its rounding in float32
     for row in range(n * ho * t // nt, n * ho * (t + 1) // nt):
         b, r = row // ho, row % ho
         y0, y1 = _span(r * sh - top, kh, h)
         for q in range(wo):
             u0, u1 = _span(q * sw - left, kw, w)
-            count = z.dtype.type((y1 - y0) * (u1 - u0))
-            total = z[(row * wo + q) * channels : (row * wo + q + 1) * channels]
+            count = np.float64((y1 - y0) * (u1 - u0))
+            mean = z[(row * wo + q) * channels : (row * wo + q + 1) * channels]
             for k in range(channels):
                 total[k] = 0
             for y in range(y0, y1):
@@ -244,7 +245,7 @@ def _avg_forward(t, nt, x, geometry, z):
                     for k in range(channels):
                         total[k] += pixel[k]
             for k in range(channels):
-                total[k] /= count
+                mean[k] = total[k] / count
 
 
 @shared_kernel
