@@ -143,7 +143,7 @@ def packed_chunk(values: np.ndarray, shape: tuple[int, ...]) -> bytes:
         values = whole
     shuffled = np.ascontiguousarray(values).reshape(-1).view(np.uint8).reshape(-1, values.itemsize).T
     packer = zlib.compressobj(_LEVEL, strategy=zlib.Z_RLE)  # of shuffled numbers runs and frequencies are all there is to save
-    packed = packer.compress(np.ascontiguousarray(shuffled)) + packer.flush()
+    packed = packer.compress(shuffled.tobytes()) + packer.flush()
     return packed + fletcher32(packed).to_bytes(4, "little")
 
 

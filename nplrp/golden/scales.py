@@ -98,7 +98,7 @@ class Boxes(NamedTuple):
     """Which box each number is gathered in, how many boxes there are for each channel, and how many channels."""
 
     places: np.ndarray
-    count: int
+    number: int
     channels: int
 
 
@@ -117,7 +117,7 @@ def boxes_of(key: np.ndarray, channels: int = 1) -> Boxes:
 
 def gathered(numbers: np.ndarray, boxes: Boxes) -> np.ndarray:
     """Add up the numbers in each box: [boxes, channels]."""
-    return np.bincount(boxes.places, numbers.reshape(-1), boxes.count * boxes.channels).reshape(-1, boxes.channels)
+    return np.bincount(boxes.places, numbers.reshape(-1), boxes.number * boxes.channels).reshape(-1, boxes.channels)
 
 
 def chain_deviation(terms: float, magnitude: np.ndarray, value: np.ndarray) -> np.ndarray:

@@ -9,7 +9,8 @@ from typing import TypeVar
 #: Things at a time; each takes several arrays of its size.
 AT_ONCE = 2
 
-_Item, _Made = TypeVar("_Item"), TypeVar("_Made")
+_Item = TypeVar("_Item")
+_Made = TypeVar("_Made")
 
 
 def side_by_side(work: Callable[[_Item], _Made], items: Iterable[_Item]) -> list[_Made]:

@@ -3,8 +3,8 @@
 Arrays are NHWC. A window of kh x kw moves by (sh, sw) over an image with `top` rows and `left` columns before it; what lies outside
 never wins a maximum and isn't counted in a mean. A winner is i * kw + j, of dtype `winner_dtype(kh, kw)`.
 
-Order of operations: a mean adds its window up in row-major order, from 0, and divides, in float64, and is rounded once; a transpose adds up,
-for each pixel, the windows that hold it in row-major order, from 0.
+Order of operations: a mean adds its window up in row-major order, from 0, and divides, in float64, and is rounded once; a transpose adds
+up, for each pixel, the windows that hold it in row-major order, from 0.
 """
 
 import numpy as np
