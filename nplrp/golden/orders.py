@@ -81,7 +81,8 @@ def reordered_runs(
     results = side_by_side(one_run, range(len(variants)))  # so no more than two runs are held
     told = ((each.kind, each.noise is None or each.noise.even, signs) for each, (_, _, signs) in zip(variants, results, strict=True))
     runs = [{"kind": kind, "even": even, "signs": signs} for kind, even, signs in told]
-    found, moved = ({key: np.array([each[k][i] for each in results]) for i, key in enumerate(sizes)} for k in (0, 1))
+    both = [far for far, _, _ in results], [moved for _, moved, _ in results]
+    found, moved = ({key: np.array([each[i] for each in rows]) for i, key in enumerate(sizes)} for rows in both)
     return found, moved, runs
 
 
