@@ -409,6 +409,7 @@ def main():
     parser.add_argument("--minutes", type=float, default=5.0, help="how long (default 5)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for soak.json and soak.png (default benchmarks/results)")
     arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)  # before the hour, not after it
     with tempfile.TemporaryDirectory() as folder:
         soak = Soak(Path(folder), arguments.minutes)
         found = soak.run()
@@ -416,9 +417,9 @@ def main():
     for line in log.splitlines():
         if "Traceback" in line or "Error" in line:
             found["wrong"].append(line[:200])
-    draw(found, arguments.out / "soak.png")
     summary = {key: value for key, value in found.items() if key not in ("processes", "latencies")}
     print(json.dumps(summary, indent=1))
+    draw(found, arguments.out / "soak.png")
     thinned = [{key: value[::5] if isinstance(value, list) else value for key, value in each.items()} for each in found["processes"]]
     stored = summary | {"processes": thinned}
     (arguments.out / "soak.json").write_text(json.dumps(stored, indent=1) + "\n", "utf-8")
