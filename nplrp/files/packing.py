@@ -17,6 +17,8 @@ from nplrp.jit.team import cores
 CHUNK = 1 << 18
 #: Chunks that wait for being packed or unpacked, for each thread.
 _AHEAD = 4
+#: Bytes of an array below which a chunk's index would be larger than what packing saves.
+_SMALL = 1024
 #: Of gzip; with `Z_RLE` others change little.
 _LEVEL = 1
 #: Bytes of a chunk below which libhdf5 is faster.
@@ -36,7 +38,7 @@ def write_packed(file: h5py.File, arrays: Iterable[tuple[str, np.ndarray]]) -> N
     ----------
     file : h5py.File
     arrays : iterable of (path, ndarray)
-        Not empty, of at least one axis.
+        Small ones are written as they are.
 
     Raises
     ------
@@ -51,6 +53,9 @@ def write_packed(file: h5py.File, arrays: Iterable[tuple[str, np.ndarray]]) -> N
 
     with ThreadPoolExecutor(threads, "nplrp-packing") as pool:
         for path, array in arrays:
+            if array.nbytes < _SMALL:
+                file.create_dataset(path, data=array)
+                continue
             values = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
             shape = chunk_of(values)
             dataset = file.create_dataset(
@@ -77,7 +82,7 @@ def read_packed(dataset: h5py.Dataset, out: np.ndarray) -> bool:
     Returns
     -------
     bool
-        Whether it was read; what is packed otherwise or in small pieces, or has another type than `out`, is left to libhdf5.
+        Whether it was read; what is packed otherwise, in one piece or in small ones, or has another type than `out`, is left to libhdf5.
 
     Raises
     ------
@@ -90,8 +95,9 @@ def read_packed(dataset: h5py.Dataset, out: np.ndarray) -> bool:
         return False
     if math.prod(shape) * dtype.itemsize < _SMALLEST:
         return False
-    if dataset.id.get_num_chunks() < math.prod(-(-side // length) for side, length in zip(dataset.shape, shape, strict=True)):
-        return False  # what isn't there has a value for all
+    count = math.prod(-(-side // length) for side, length in zip(dataset.shape, shape, strict=True))
+    if count < 2 or dataset.id.get_num_chunks() < count:
+        return False  # there is nothing to share, or what isn't there has a value for all
     threads, waiting = cores(), deque[Future[None]]()
     with ThreadPoolExecutor(threads, "nplrp-packing") as pool:
         for block in dataset.iter_chunks():

@@ -21,16 +21,13 @@ def in_blocks(work: Callable[..., np.ndarray], *arrays: np.ndarray) -> np.ndarra
         All of one shape.
     """
     shape = arrays[0].shape
-    if arrays[0].size <= BLOCK:
-        width = shape[-1] if shape else 1
-        return np.asarray(work(*(each.reshape(-1, width) for each in arrays))).reshape(shape)
-    rows = [each.reshape(-1, shape[-1]) for each in arrays]
-    step, made = max(BLOCK // shape[-1], 1), None
-    for begin in range(0, len(rows[0]), step):
+    width = shape[-1] if shape else 1
+    rows, step = [each.reshape(-1, width) for each in arrays], max(BLOCK // width, 1)
+    made = work(*(each[:step] for each in rows))
+    if len(rows[0]) > step:
+        first, made = made, np.empty(rows[0].shape, made.dtype)
+        made[:step] = first
+    for begin in range(step, len(rows[0]), step):
         part = slice(begin, begin + step)
-        found = work(*(each[part] for each in rows))
-        if made is None:
-            made = np.empty(rows[0].shape, found.dtype)
-        made[part] = found
-    assert made is not None
+        made[part] = work(*(each[part] for each in rows))
     return made.reshape(shape)

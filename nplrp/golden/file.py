@@ -25,7 +25,6 @@ from nplrp.golden.errors import GoldenError
 from nplrp.golden.values import FORMAT, PROFILES, VERSIONS, Golden, GoldenLayer, Scales, Tensor
 
 SUFFIX = ".lrpgold.h5"
-SMALL = 1024
 _KIND = "nplrp-golden"
 #: Attributes that are JSON texts; the others are text or numbers.
 _JSON = ("preprocessing", "targets", "layers", "runs", "env")
@@ -139,10 +138,7 @@ def check_digest(path: str | os.PathLike[str], expected: str) -> None:
 def _fill(file: h5py.File, golden: Golden) -> None:
     for key, value in golden.facts.items():
         file.attrs[key] = json.dumps(value, sort_keys=True) if key in _JSON else value
-    write_packed(file, ((path, array) for path, array in golden.arrays() if array.nbytes >= SMALL))
-    for path, array in golden.arrays():
-        if array.nbytes < SMALL:  # a chunk's index would be larger than what packing saves
-            file.create_dataset(path, data=array)
+    write_packed(file, golden.arrays())
     relevances = file.create_group("layerwise_relevances")
     for layer in golden.layers:
         group = file["layers"][path_name(layer.name)]

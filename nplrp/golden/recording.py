@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -229,21 +230,19 @@ def _layers(e: Run, progress: Progress) -> tuple[list[GoldenLayer], list[dict[st
     own = make_steps(e.model, plan.dtype, plan.algorithm, merge=False)
     R = [relevances[name] for name in names]
     back, bounds, shares = dict[int, np.ndarray](), dict[int, Bounds](), dict[int, dict[int, edges.Share]]()
-    sums, below = dict[int, Scales | None](), list[tuple[dict[str, Forward], dict[str, Scales | None]]]()
+    sums = dict[int, Scales | None]()
 
-    def bound(i: int | None) -> None:
-        """Bound what step i gives back, or all activations; all numbers are there, so that each step stands for itself."""
-        if i is None:
-            below.append(_forward(e, own, progress))
-            return
+    def bound(i: int) -> None:
+        """Bound what step i gives back; all relevance is there, so that each step stands for itself."""
         progress(f"bounds of relevance: {names[i + 1]}")
         back[i] = edges.given_back(plan, trace, R, above, i)
         whole = len(plan.steps[i].inputs) == 1  # what it works on is one layer's output
         bounds[i], sums[i] = relevance_errors(plan, i, trace, R[i + 1], back[i] if whole else None)
         shares[i] = edges.cut_bounds(plan.steps[i], back[i], bounds[i])
 
-    side_by_side(bound, [None, *range(len(plan.steps) - 1, -1, -1)])
-    ((forward, scales),) = below
+    jobs: list[Callable[[], Any]] = [lambda: _forward(e, own, progress)]
+    jobs += [functools.partial(bound, i) for i in range(len(plan.steps) - 1, -1, -1)]
+    (forward, scales), *_ = side_by_side(lambda job: job(), jobs)
     top = start_errors(e.model, plan.steps, trace.activations, trace.logits, e.start, relevances[names[-1]], None)
     of_sums = {names[-1]: top}
     for j, readers in above.items():

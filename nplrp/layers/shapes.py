@@ -196,7 +196,8 @@ def copies(size: int, sides: tuple[int, int], mode: str) -> list[int]:
     most = {"reflect": size - 1, "edge": MAX_SIZE}.get(mode, size)
     if max(sides) > most:
         raise ValueError(f"mode={mode!r} pads {size} places by {sides[0]} and {sides[1]}, at most {most} can be copied")
-    return [int(place) for place in np.pad(np.arange(size), sides, mode)]  # type: ignore[call-overload]
+    how: Any = mode  # one of several words, to NumPy's types
+    return [int(place) for place in np.pad(np.arange(size), sides, how)]
 
 
 def _two_axes(call: Call, x: Tensor, wanted: Mapping[int, tuple[int, int]]) -> tuple[Tensor, tuple[int, int, int, int]]:
